@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Every test, on a machine where nothing of ours may be installed: installs what is missing, starts the real Kafka, S3, GCS and
+# Azure parts on loopback, runs the Rust tests and the end-to-end proofs, and stops what it started. A service that does
+# not come up is a failure. The long proofs (2,000,000 records, 20 kills, benchmarks) are scripts to be run by hand.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+SERVICES=(kafka s3 gcs azure)
+started_at=$SECONDS
+step() { printf '\n== %s (%d s so far)\n' "$1" "$((SECONDS - started_at))"; }
+
+step "what a build needs"
+scripts/prepare.sh
+
+step "services are installed beside the build"
+log=$(mktemp)
+(scripts/python.sh && scripts/services.sh install "${SERVICES[@]}") >"$log" 2>&1 &
+installing=$!
+
+step "formatting"
+cargo fmt --check
+
+step "build"
+cargo build --tests --bins
+
+step "services"
+if ! wait "$installing"; then
+    cat "$log" >&2
+    echo "installing the services failed" >&2
+    exit 1
+fi
+already=$(scripts/services.sh status | awk '$3 == "running," || $3 == "running" {print $1}' || true)
+scripts/services.sh start "${SERVICES[@]}"
+stop_ours() {
+    for name in "${SERVICES[@]}"; do
+        grep -qx "$name" <<<"$already" || scripts/services.sh stop "$name" || true
+    done
+}
+trap stop_ours EXIT
+set -a
+eval "$(scripts/services.sh env)"
+set +a
+python=$(scripts/python.sh)
+
+step "rust tests"
+cargo test
+
+step "the independent reader sees what is wrong"
+"$python" tests/reader/test_check.py
+
+step "Kafka to every store and back"
+scripts/e2e.sh --records 200000 --store s3,gcs,azure,file --format gzip,parquet
+scripts/e2e.sh --records 100000 --store s3 --format raw,zstd,parquet-schema --broken 0.01
+
+step "two processes, killed"
+scripts/kills.sh --kills 6 --format gzip
+scripts/kills.sh --kills 6 --format parquet
+
+step "done"
+echo "everything passed in $((SECONDS - started_at)) s"

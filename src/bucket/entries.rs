@@ -1,0 +1,164 @@
+//! Finding claims and receipts of a Kafka partition: what takeover reads.
+//!
+//! All of them lie in one folder per Kafka partition, named by first offset, so a listing is in offset order and can
+//! begin anywhere. Names that are neither a claim's nor a receipt's are passed over.
+
+use super::claim::Claim;
+use super::receipt::Receipt;
+use super::{Bucket, BucketError, receipts_folder};
+use crate::record::TopicPartition;
+use futures::{StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+
+/// Documents read side by side.
+const READS_MAX: usize = 8;
+
+/// What the bucket holds about the batch that begins at `first`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// First offset of the batch.
+    pub first: i64,
+    /// Its claim.
+    pub claim: Option<Claim>,
+    /// Its receipt.
+    pub receipt: Option<Receipt>,
+}
+
+impl Entry {
+    /// Where the batch ends: what its receipt says, or else its claim.
+    pub fn reach(&self) -> i64 {
+        let receipt = self.receipt.as_ref().map(|receipt| receipt.end);
+        receipt.or(self.claim.as_ref().map(|claim| claim.end)).unwrap_or(self.first)
+    }
+}
+
+/// Which documents there are about the batch that begins at `first`, without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// First offset of the batch.
+    pub first: i64,
+    /// There is a claim.
+    pub claim: bool,
+    /// There is a receipt.
+    pub receipt: bool,
+}
+
+impl Bucket {
+    /// Everything about batches that begin at or after `offset`, in offset order. Reads every document: meant for the few
+    /// that follow a committed offset.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn entries_from(&self, partition: &TopicPartition, offset: i64) -> Result<Vec<Entry>, BucketError> {
+        let listed = self.listed_from(partition, offset).await?;
+        let reads = listed.into_iter().map(|listed| self.read_listed(partition, listed));
+        futures::stream::iter(reads).buffered(READS_MAX).try_collect().await
+    }
+
+    /// Everything about the batch that begins exactly at `first`; `None` where there is nothing.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn entry_at(&self, partition: &TopicPartition, first: i64) -> Result<Option<Entry>, BucketError> {
+        let both = Listed { first, claim: true, receipt: true };
+        let entry = self.read_listed(partition, both).await?;
+        Ok((entry.claim.is_some() || entry.receipt.is_some()).then_some(entry))
+    }
+
+    /// The last batch that begins below `offset`. Lists the partition's whole folder: for when the group's metadata is
+    /// missing or an offset has no entry of its own.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn last_below(&self, partition: &TopicPartition, offset: i64) -> Result<Option<Entry>, BucketError> {
+        let listed = self.listed_from(partition, 0).await?;
+        match listed.into_iter().take_while(|listed| listed.first < offset).last() {
+            Some(listed) => self.read_listed(partition, listed).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The last batch of all. Lists the partition's whole folder.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn highest(&self, partition: &TopicPartition) -> Result<Option<Entry>, BucketError> {
+        self.last_below(partition, i64::MAX).await
+    }
+
+    /// Which documents there are about batches that begin at or after `offset`, in offset order.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn listed_from(&self, partition: &TopicPartition, offset: i64) -> Result<Vec<Listed>, BucketError> {
+        let key = receipts_folder(partition, self.generation);
+        let folder = self.destination.path(&key)?;
+        // Right before both documents of `offset`, which have an extension each.
+        let before = self.destination.path(&format!("{key}/{offset:020}"))?;
+        let store = self.destination.store();
+        let mut objects =
+            if offset <= 0 { store.list(Some(&folder)) } else { store.list_with_offset(Some(&folder), &before) };
+        let mut found: BTreeMap<i64, Listed> = BTreeMap::new();
+        while let Some(object) = objects.try_next().await.map_err(|error| self.store_error("list", &key, &error))? {
+            let Some((first, is_claim)) = object.location.filename().and_then(parse_name) else { continue };
+            // Some stores and emulators take the offset as a hint only, and not all list in order.
+            if first < offset {
+                continue;
+            }
+            let listed = found.entry(first).or_insert(Listed { first, claim: false, receipt: false });
+            listed.claim |= is_claim;
+            listed.receipt |= !is_claim;
+        }
+        Ok(found.into_values().collect())
+    }
+
+    async fn read_listed(&self, partition: &TopicPartition, listed: Listed) -> Result<Entry, BucketError> {
+        let claim = if listed.claim { self.get_claim(partition, listed.first).await? } else { None };
+        let receipt = if listed.receipt { self.get_receipt(partition, listed.first).await? } else { None };
+        Ok(Entry { first: listed.first, claim, receipt })
+    }
+}
+
+/// First offset, and whether it is a claim.
+fn parse_name(name: &str) -> Option<(i64, bool)> {
+    let (digits, extension) = name.split_once('.')?;
+    let is_claim = match extension {
+        "claim" => true,
+        "json" => false,
+        _ => return None,
+    };
+    let well_formed = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let first = well_formed.then(|| digits.parse().ok()).flatten()?;
+    Some((first, is_claim))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_of_others_are_passed_over() {
+        let cases = [
+            ("00000000000000000010.claim", Some((10, true))),
+            ("09223372036854775807.json", Some((i64::MAX, false))),
+            ("99999999999999999999.json", None),
+            ("00000000000000000010.json.tmp", None),
+            ("0000000000000000001.json", None),
+            ("+0000000000000000010.json", None),
+            (".DS_Store", None),
+            ("", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(parse_name(name), expected, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_parses_or_is_passed_over(name in ".*", first in 0..i64::MAX) {
+            let _ = parse_name(&name);
+            prop_assert_eq!(parse_name(&format!("{first:020}.claim")), Some((first, true)));
+        }
+    }
+}

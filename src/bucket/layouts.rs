@@ -1,0 +1,66 @@
+//! Stored layouts: `_siltstone/layouts/<fingerprint>.json`, before the first plan that uses them.
+//!
+//! The bytes are the layout's canonical JSON, so their SHA-256 must begin with the fingerprint they are stored under.
+
+use super::{Bucket, BucketError, CONTROL_FOLDER, Created};
+use crate::layout::{LAYOUT_VERSION, Layout};
+use crate::upload::hex;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// Key of the layout with that fingerprint.
+pub fn layout_key(fingerprint: &str) -> String {
+    format!("{CONTROL_FOLDER}/layouts/{fingerprint}.json")
+}
+
+#[derive(Deserialize)]
+struct LayoutVersion {
+    version: u32,
+}
+
+impl Bucket {
+    /// Stores `layout` unless it is there.
+    ///
+    /// # Errors
+    /// [`BucketError::Unreadable`]: something else is there under its fingerprint. Others as they are.
+    pub async fn put_layout(&self, layout: &Layout) -> Result<(), BucketError> {
+        let fingerprint = layout.fingerprint();
+        let key = layout_key(&fingerprint);
+        match self.create(&key, layout.canonical_json()).await? {
+            Created::Now => Ok(()),
+            Created::Found(bytes) => self.check_fingerprint(&key, &fingerprint, &bytes),
+        }
+    }
+
+    /// The layout with that fingerprint.
+    ///
+    /// # Errors
+    /// [`BucketError::Layout`]: it is not there, or this release cannot read it. [`BucketError::Unreadable`]: damaged.
+    /// Others as they are.
+    pub async fn get_layout(&self, fingerprint: &str) -> Result<Layout, BucketError> {
+        let unusable = |what: String| BucketError::Layout {
+            fingerprint: fingerprint.to_string(),
+            destination: self.destination.id().to_string(),
+            what,
+        };
+        let key = layout_key(fingerprint);
+        let bytes = self.get(&key).await?.ok_or_else(|| unusable("it is not stored there".to_string()))?;
+        self.check_fingerprint(&key, fingerprint, &bytes)?;
+        let version: LayoutVersion =
+            serde_json::from_slice(&bytes).map_err(|error| self.unreadable(&key, error.to_string()))?;
+        if version.version > LAYOUT_VERSION {
+            let what = format!("it has version {}, this release reads up to {LAYOUT_VERSION}", version.version);
+            return Err(unusable(what));
+        }
+        // Its bytes are right, so what does not parse is a setting of another release.
+        serde_json::from_slice(&bytes).map_err(|error| unusable(format!("this release cannot read it: {error}")))
+    }
+
+    fn check_fingerprint(&self, key: &str, fingerprint: &str, bytes: &[u8]) -> Result<(), BucketError> {
+        let found = hex(&Sha256::digest(bytes));
+        if fingerprint.is_empty() || !found.starts_with(fingerprint) {
+            return Err(self.unreadable(key, format!("its SHA-256 is {found}")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,252 @@
+//! What the protocol keeps in the bucket: claims, receipts, layouts, schemas and whose archive it is.
+//!
+//! All of it lies under `_siltstone/` at the first destination of an archive, as small JSON documents. Each is written
+//! once and whole; none is ever changed. Readers accept fields they do not know and refuse versions they do not know.
+//!
+//! # Invariants
+//! - **K-1** What is created only if absent is never replaced: on stores that can, the store guarantees it; on others
+//!   (`conditional_put = false`) it is a read and then a plain PUT, and the plan in Kafka is the fence.
+//! - **K-2** A create whose answer is lost is looked for: the caller learns what is in the bucket, not what was tried.
+//!
+//! No call waits longer than the client's own bounded retries; [`BucketError::verdict`] tells what to do next.
+
+pub mod claim;
+pub mod entries;
+pub mod identity;
+pub mod layouts;
+pub mod probe;
+pub mod receipt;
+pub mod schemas;
+
+use crate::destination::fault::{Fault, FaultKind, Verdict};
+use crate::destination::{Destination, DestinationError};
+use crate::record::TopicPartition;
+use bytes::Bytes;
+use object_store::{Attribute, Attributes, ObjectStoreExt, PutMode, PutOptions};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Folder of everything in this module.
+pub const CONTROL_FOLDER: &str = "_siltstone";
+
+/// The control documents of one archive's first destination.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    destination: Arc<Destination>,
+    /// Of the archive, from 1: each generation has claims and receipts of its own.
+    generation: u32,
+}
+
+/// Why a control document is not known to be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    /// The store did not do it, or its answer was lost.
+    #[error("{action} {key} at {destination}: {fault}")]
+    Store {
+        /// What was tried: read, write, list, …
+        action: &'static str,
+        /// Key.
+        key: String,
+        /// Destination id.
+        destination: String,
+        /// What came back.
+        fault: Fault,
+    },
+    /// The document is there, but it is not what its place says. Somebody must look at it.
+    #[error("{key} at {destination} is damaged: {what}")]
+    Unreadable {
+        /// Key.
+        key: String,
+        /// Destination id.
+        destination: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Written by a newer release.
+    #[error("{key} at {destination} has version {found}, this release reads up to {known}: use the newer release")]
+    Newer {
+        /// Key.
+        key: String,
+        /// Destination id.
+        destination: String,
+        /// Version found.
+        found: u32,
+        /// Newest version known here.
+        known: u32,
+    },
+    /// The archive belongs to another cluster or group.
+    #[error(
+        "the archive at {destination} belongs to {what} {theirs:?} (its _siltstone/archive.json says), and this is {what} \
+         {ours:?}: give this one another prefix, or {way_back}"
+    )]
+    IdentityMismatch {
+        /// `cluster` or `group`.
+        what: &'static str,
+        /// Of this process.
+        ours: String,
+        /// Of the archive.
+        theirs: String,
+        /// Destination id.
+        destination: String,
+        /// How to go on with the archive.
+        way_back: &'static str,
+    },
+    /// A batch was planned with a layout that this release cannot use.
+    #[error(
+        "layout {fingerprint} at {destination} cannot be used: {what}; run the release that wrote it until the batch is \
+         finished, or discard the unfinished batch with --replan"
+    )]
+    Layout {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// Destination id.
+        destination: String,
+        /// Why not.
+        what: String,
+    },
+    /// Pinning needs a store that creates only if absent.
+    #[error(
+        "{destination} cannot create objects only if they are absent (conditional_put = false), so an inferred schema \
+         cannot be pinned there: give the schema in the configuration"
+    )]
+    CannotPin {
+        /// Destination id.
+        destination: String,
+    },
+    /// The key is not one: a mistake in the program, or a topic called `.` or `..`.
+    #[error(transparent)]
+    Key(#[from] DestinationError),
+}
+
+impl BucketError {
+    /// What the caller does next.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Store { fault, .. } => fault.verdict(),
+            Self::IdentityMismatch { .. } | Self::CannotPin { .. } => Verdict::Refused,
+            Self::Unreadable { .. } | Self::Newer { .. } | Self::Layout { .. } | Self::Key(_) => Verdict::Stop,
+        }
+    }
+}
+
+/// What became of a create.
+enum Created {
+    /// It is there now, and it was not before.
+    Now,
+    /// This was there, or came there meanwhile: perhaps our own bytes, by a request whose answer was lost.
+    Found(Bytes),
+}
+
+/// The one field that every document has.
+#[derive(Deserialize)]
+struct Version {
+    #[serde(alias = "format")]
+    version: u32,
+}
+
+impl Bucket {
+    /// The control documents at `destination`.
+    pub fn new(destination: Arc<Destination>) -> Self {
+        Self { destination, generation: 1 }
+    }
+
+    /// The same for a later generation of the archive: its claims and receipts lie beside those before, in folders that end
+    /// in `.g<generation>`.
+    pub fn of_generation(self, generation: u32) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// Where they are.
+    pub fn destination(&self) -> &Arc<Destination> {
+        &self.destination
+    }
+
+    fn store_error(&self, action: &'static str, key: &str, error: &object_store::Error) -> BucketError {
+        self.fault(action, key, Fault::of(error))
+    }
+
+    fn fault(&self, action: &'static str, key: &str, fault: Fault) -> BucketError {
+        BucketError::Store { action, key: key.to_string(), destination: self.destination.id().to_string(), fault }
+    }
+
+    fn unreadable(&self, key: &str, what: impl Into<String>) -> BucketError {
+        let destination = self.destination.id().to_string();
+        BucketError::Unreadable { key: key.to_string(), destination, what: what.into() }
+    }
+
+    /// The bytes under `key`; `None` where there are none.
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
+        let path = self.destination.path(key)?;
+        let got = match self.destination.store().get(&path).await {
+            Ok(got) => got.bytes().await,
+            Err(error) => Err(error),
+        };
+        match got {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.store_error("read", key, &error)),
+        }
+    }
+
+    /// Writes `text` under `key`, whatever is there.
+    async fn put(&self, key: &str, text: String) -> Result<(), BucketError> {
+        self.put_as(key, text, PutMode::Overwrite).await
+    }
+
+    async fn put_as(&self, key: &str, text: String, mode: PutMode) -> Result<(), BucketError> {
+        let path = self.destination.path(key)?;
+        let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        let put = self.destination.store().put_opts(&path, text.into(), options).await;
+        put.map(|_| ()).map_err(|error| self.store_error("write", key, &error))
+    }
+
+    /// Writes `text` under `key` unless something is there (K-1, K-2).
+    async fn create(&self, key: &str, text: String) -> Result<Created, BucketError> {
+        if !self.destination.conditional_put() {
+            if let Some(found) = self.get(key).await? {
+                return Ok(Created::Found(found));
+            }
+            return self.put(key, text).await.map(|()| Created::Now);
+        }
+        let error = match self.put_as(key, text, PutMode::Create).await {
+            Ok(()) => return Ok(Created::Now),
+            Err(error) => error,
+        };
+        let BucketError::Store { fault, .. } = &error else { return Err(error) };
+        let exists = fault.kind == FaultKind::Exists;
+        // A write-once bucket may say 403 to a write over what is there.
+        if !(exists || fault.kind == FaultKind::Denied || fault.may_have_happened()) {
+            return Err(error);
+        }
+        match self.get(key).await {
+            Ok(Some(found)) => Ok(Created::Found(found)),
+            // Refused as existing, and yet not there: another create at the same moment, not done yet.
+            Ok(None) if exists => Err(self.fault("write", key, fault.clone().passing())),
+            Ok(None) | Err(_) => Err(error),
+        }
+    }
+
+    /// Reads a document of up to version `known`.
+    fn parse<T: DeserializeOwned>(&self, key: &str, bytes: &[u8], known: u32) -> Result<T, BucketError> {
+        let version: Version =
+            serde_json::from_slice(bytes).map_err(|error| self.unreadable(key, error.to_string()))?;
+        if version.version > known {
+            let destination = self.destination.id().to_string();
+            return Err(BucketError::Newer { key: key.to_string(), destination, found: version.version, known });
+        }
+        serde_json::from_slice(bytes).map_err(|error| self.unreadable(key, error.to_string()))
+    }
+}
+
+/// Documents hold only strings, numbers, lists and maps with string keys.
+fn to_json<T: Serialize>(document: &T) -> String {
+    serde_json::to_string(document).expect("a document holds only what JSON has")
+}
+
+/// The folder of a Kafka partition's claims and receipts.
+pub fn receipts_folder(partition: &TopicPartition, generation: u32) -> String {
+    let suffix = if generation > 1 { format!(".g{generation}") } else { String::new() };
+    format!("{CONTROL_FOLDER}/receipts/v1/{}/{:05}{suffix}", partition.topic, partition.partition)
+}

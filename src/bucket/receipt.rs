@@ -1,0 +1,250 @@
+//! The receipt: what a finished batch holds.
+//!
+//! `_siltstone/receipts/v1/{topic}/{partition:05}/{first:020}.json`, written after every object of the batch has been
+//! confirmed and before its end is committed. It lists what its writer knows to be in the bucket.
+//!
+//! # The document, version 1
+//! ```json
+//! {
+//!   "version": 1, "topic": "access", "partition": 3, "first": 1000, "end": 2000,
+//!   "topic_id": "…", "cluster_id": "…", "archive": "access", "generation": 1,
+//!   "fingerprint": "…", "writer": "0.1.0", "schemas": {"parquet": "…"}, "reason": "age",
+//!   "watermark_ms": 1763695000000,
+//!   "balance": {
+//!     "consumed": 990,
+//!     "outputs": {"json": {"archived": 980, "rows": 980, "dead_lettered": 8, "dropped": {"tombstones": 2}}},
+//!     "absent": [{"first": 1000, "end": 1010, "cause": "deleted by retention"}]
+//!   },
+//!   "objects": [{
+//!     "output": "json", "destination": "s3://logs/prod", "key": "access/dt=…/access+00003+….json.gz",
+//!     "folder": "access/dt=…/hr=03", "records": 980, "rows": 980, "bytes": 51234, "sha256": "…",
+//!     "event_min_ms": 1763694000000, "event_max_ms": 1763694999000
+//!   }],
+//!   "written_ms": 1763695100000
+//! }
+//! ```
+//! Offsets are half-open, times milliseconds UTC, counts whole records. `records` counts Kafka records, `rows` what they
+//! unfolded to. `absent` are offsets that Kafka no longer held when they were to be read: never consumed, so beside the
+//! sum. `kept` in an object tells why it is not the one that this batch would have put; then `records` and `rows` are
+//! left out where they are not known. Readers accept fields they do not know.
+
+use super::{Bucket, BucketError, receipts_folder, to_json};
+use crate::destination::fault::FaultKind;
+use crate::record::TopicPartition;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of the stored form.
+pub const RECEIPT_VERSION: u32 = 1;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// [`RECEIPT_VERSION`] of the writer.
+    pub version: u32,
+    /// Topic.
+    pub topic: String,
+    /// Kafka partition.
+    pub partition: i32,
+    /// First offset covered.
+    pub first: i64,
+    /// One past the last offset covered: what Kafka commits.
+    pub end: i64,
+    /// The topic's id, where the client could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Name of the archive.
+    pub archive: String,
+    /// Generation of the archive.
+    pub generation: u32,
+    /// Fingerprint of the layout.
+    pub fingerprint: String,
+    /// Version of the program: hashes compare only between equal ones.
+    pub writer: String,
+    /// Hash of the pinned schema, by output.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schemas: BTreeMap<String, String>,
+    /// Why the batch was sealed.
+    pub reason: String,
+    /// Event-time watermark of the Kafka partition at `end`, milliseconds UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
+    /// Where the records went.
+    pub balance: Balance,
+    /// What is in the bucket. Empty where every record was dropped.
+    pub objects: Vec<ReceiptObject>,
+    /// Wall time of the writer, for people. The only field that two writers of one batch may differ in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_ms: Option<i64>,
+}
+
+/// Where the records of a batch went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// Records read.
+    pub consumed: u64,
+    /// Fields outside a schema that `unknown = "drop"` left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fields_dropped: u64,
+    /// Per output of the layout; dead letters are counted in the output that refused them.
+    pub outputs: BTreeMap<String, OutputBalance>,
+    /// Offsets that Kafka no longer held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<Absent>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Where the records of a batch went in one output.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputBalance {
+    /// Records in its objects.
+    pub archived: u64,
+    /// Rows in its objects.
+    pub rows: u64,
+    /// Records in the dead letters instead.
+    #[serde(default)]
+    pub dead_lettered: u64,
+    /// Records dropped, by rule.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Offsets `[first, end)` that were gone before they could be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absent {
+    /// First offset.
+    pub first: i64,
+    /// One past the last offset.
+    pub end: i64,
+    /// Why, as far as it is known.
+    pub cause: String,
+}
+
+/// An object of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptObject {
+    /// Output.
+    pub output: String,
+    /// Destination id.
+    pub destination: String,
+    /// Key under the destination's prefix.
+    pub key: String,
+    /// The folder of that key: the window.
+    pub folder: String,
+    /// Records inside; `None` in a kept object whose count is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// Rows inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256, hex; `None` in a kept object that was not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Smallest event time inside, milliseconds UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_min_ms: Option<i64>,
+    /// Largest event time inside, milliseconds UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_max_ms: Option<i64>,
+    /// Why this object, already there, was kept instead of the one this batch would have put.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+}
+
+impl Balance {
+    /// The first output whose records do not add up: consumed = archived + dead-lettered + dropped. `None`: all do.
+    pub fn unbalanced(&self) -> Option<&str> {
+        let adds_up = |output: &OutputBalance| {
+            output.archived + output.dead_lettered + output.dropped.values().sum::<u64>() == self.consumed
+        };
+        self.outputs.iter().find(|(_, output)| !adds_up(output)).map(|(name, _)| name.as_str())
+    }
+}
+
+impl Receipt {
+    /// The Kafka partition.
+    pub fn topic_partition(&self) -> TopicPartition {
+        TopicPartition::new(self.topic.as_str(), self.partition)
+    }
+}
+
+/// Key of the receipt of the batch that begins at `first`.
+pub fn receipt_key(partition: &TopicPartition, generation: u32, first: i64) -> String {
+    format!("{}/{first:020}.json", receipts_folder(partition, generation))
+}
+
+impl Bucket {
+    /// Vouches for a batch. Writing it again is the same. In a write-once bucket a receipt of the same range and layout
+    /// that is there already is enough.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn put_receipt(&self, receipt: &Receipt) -> Result<(), BucketError> {
+        debug_assert!(receipt.balance.unbalanced().is_none(), "{:?}", receipt.balance);
+        let partition = receipt.topic_partition();
+        let Err(error) = self.put(&receipt_key(&partition, self.generation, receipt.first), to_json(receipt)).await
+        else {
+            return Ok(());
+        };
+        let write_once = matches!(&error, BucketError::Store { fault, .. }
+            if matches!(fault.kind, FaultKind::Exists | FaultKind::Denied));
+        if write_once
+            && let Ok(Some(found)) = self.get_receipt(&partition, receipt.first).await
+            && found.end == receipt.end
+            && found.fingerprint == receipt.fingerprint
+        {
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    /// The receipt of the batch that begins at `first`; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn get_receipt(&self, partition: &TopicPartition, first: i64) -> Result<Option<Receipt>, BucketError> {
+        let key = receipt_key(partition, self.generation, first);
+        let Some(bytes) = self.get(&key).await? else { return Ok(None) };
+        let receipt: Receipt = self.parse(&key, &bytes, RECEIPT_VERSION)?;
+        if receipt.topic_partition() != *partition || receipt.first != first || receipt.end < first {
+            let what = format!("it vouches for [{}, {}) of {}", receipt.first, receipt.end, receipt.topic_partition());
+            return Err(self.unreadable(&key, what));
+        }
+        Ok(Some(receipt))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a document of today is read by every later release, and one with fields of a later release by this one.
+    #[test]
+    fn the_stored_form_stays() {
+        let stored = r#"{"version":1,"topic":"t","partition":3,"first":10,"end":20,"cluster_id":"c","archive":"a",
+            "generation":1,"fingerprint":"f","writer":"0.1.0","reason":"age","new_field":[1],
+            "balance":{"consumed":9,"outputs":{"json":{"archived":7,"rows":7,"dead_lettered":1,"dropped":{"tombstones":1}}}},
+            "objects":[{"output":"json","destination":"s3://b","key":"k/x","folder":"k","bytes":5,"kept":"more rows"}]}"#;
+        let receipt: Receipt = serde_json::from_str(stored).expect("version 1");
+        assert_eq!(receipt.balance.unbalanced(), None);
+        assert_eq!(receipt.objects[0].kept.as_deref(), Some("more rows"));
+        assert_eq!(receipt.topic_id, None);
+        let again: Receipt = serde_json::from_str(&to_json(&receipt)).expect("what we write");
+        assert_eq!(again, receipt);
+    }
+
+    #[test]
+    fn a_balance_that_does_not_add_up_is_named() {
+        let mut balance = Balance { consumed: 3, ..Balance::default() };
+        balance.outputs.insert("json".into(), OutputBalance { archived: 3, rows: 3, ..OutputBalance::default() });
+        balance.outputs.insert("raw".into(), OutputBalance { archived: 2, rows: 2, ..OutputBalance::default() });
+        assert_eq!(balance.unbalanced(), Some("raw"));
+    }
+}

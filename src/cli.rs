@@ -1,0 +1,167 @@
+//! The command line: what was typed, nothing of what it means.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Archives Kafka topics to object stores as hourly gzip and Parquet objects, exactly once.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "siltstone",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = "New here? `siltstone demo` needs no Kafka, no bucket and no configuration. \
+                  `siltstone help` lists the pages of the guide."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Archive until told to stop.
+    ///
+    /// Reads the topics of the configuration as a member of its consumer group and puts every record into the bucket
+    /// exactly once. SIGTERM seals, uploads and commits what is open, within shutdown.timeout; a second signal leaves
+    /// at once and loses nothing.
+    Run(RunArgs),
+    /// Check a configuration without archiving anything.
+    ///
+    /// Prints every problem of the file at once, each with its line and what is allowed. Opens no connection unless
+    /// --connect is given.
+    Check(CheckArgs),
+    /// Show where each Kafka partition stands: committed offset, plan, watermark, lag, last receipt.
+    ///
+    /// Only reads: it never joins the group, commits or writes.
+    Inspect(InspectArgs),
+    /// See the whole pipeline work, without a server or a configuration.
+    ///
+    /// Starts a Kafka cluster inside the process, produces access logs of several hours, archives them into a local
+    /// folder with the very pipeline that `run` uses, and counts them again from the objects.
+    Demo(DemoArgs),
+    /// Show a page of the guide.
+    Help(HelpArgs),
+}
+
+/// Which configuration.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration file (TOML); config/full.toml documents every key.
+    #[arg(short = 'c', long = "config", value_name = "FILE", env = "SILTSTONE_CONFIG")]
+    pub config: PathBuf,
+}
+
+/// How to log.
+#[derive(Clone, Debug, Args)]
+pub struct LogArgs {
+    /// Form of the log on standard error.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Least level that is logged: error, warn, info, debug, trace; or a filter such as `info,siltstone::upload=debug`.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Archive up to the ends of the partitions as they are now, commit, and exit.
+    #[arg(long)]
+    pub drain: bool,
+    /// Go on where the receipts in the bucket end, for partitions whose committed offset is gone or was reset.
+    #[arg(long)]
+    pub resume_from_receipts: bool,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Also prove that brokers, topics and destinations can be reached: puts, reads and deletes a small object in each
+    /// destination, and shows which archive gets which topic.
+    #[arg(long)]
+    pub connect: bool,
+    /// Also print the effective configuration, with every default; secrets as ***.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// A JSON object a line and partition instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Folder for the archive; a new temporary folder where none is given.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How many access logs to produce and archive.
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub records: u64,
+}
+
+/// `help`.
+#[derive(Clone, Debug, Args)]
+pub struct HelpArgs {
+    /// Name of the page; without it, the list of all pages.
+    #[arg(value_name = "TOPIC")]
+    pub topic: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_read() {
+        for (line, good) in [
+            ("run -c a.toml --drain --resume-from-receipts --log-format json --log-level debug", true),
+            ("check -c a.toml --connect -v", true),
+            ("inspect --config a.toml --json", true),
+            ("demo --dir /tmp/x --records 10", true),
+            ("demo --records 0", false),
+            ("help", true),
+            ("help layout", true),
+            ("run -c a.toml --log-format xml", false),
+            ("walk", false),
+            ("", false),
+        ] {
+            let words = std::iter::once("siltstone").chain(line.split_whitespace());
+            assert_eq!(Cli::try_parse_from(words).is_ok(), good, "{line}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `siltstone help TOPIC`: the long pages, the same that the documentation shows.
+
+use crate::exit::{Exit, Failure};
+
+/// Name, what it is about, text.
+pub const PAGES: [(&str, &str, &str); 5] = [
+    (
+        "delivery",
+        "how a record reaches the bucket exactly once, and what breaks it",
+        include_str!("../guide/delivery.md"),
+    ),
+    (
+        "configuration",
+        "the configuration file, key by key where it needs more than full.toml says",
+        include_str!("../guide/configuration.md"),
+    ),
+    ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
+    ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
+    ("benchmarks", "what it costs and how that was measured", include_str!("../guide/benchmarks.md")),
+];
+
+/// The text of a page, or the list of pages.
+///
+/// # Errors
+/// [`Exit::Config`] for a page that does not exist.
+pub fn help(topic: Option<&str>) -> Result<String, Failure> {
+    let list: String = PAGES.iter().map(|(name, about, _)| format!("  {name:<14} {about}\n")).collect();
+    let Some(topic) = topic else { return Ok(format!("siltstone help TOPIC, where TOPIC is one of\n{list}")) };
+    match PAGES.iter().find(|(name, _, _)| *name == topic) {
+        Some((_, _, text)) => Ok((*text).to_string()),
+        None => Err(Failure::new(Exit::Config, format!("there is no help page {topic:?}; there are\n{list}"))),
+    }
+}

@@ -1,0 +1,136 @@
+//! `siltstone run`: archive until told to stop, or with `--drain` up to the log ends seen at the start.
+
+use super::drive::{Stop, drive, exit_of, stop_on_signals};
+use crate::cli::RunArgs;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::consume::Coordinator;
+use crate::exit::{Exit, Failure};
+use crate::kafka;
+use crate::pipeline::start::{MemoryShares, Parts, chain, open_destinations, pipeline, prepare};
+use crate::record::TopicPartition;
+use crate::telemetry::health::Health;
+use crate::telemetry::http::{self, Heartbeat, Shown};
+use crate::telemetry::progress::Progress;
+use crate::telemetry::status::Status;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// Runs it. `progress`: where the live lines go, on a terminal.
+///
+/// # Errors
+/// A [`Failure`] with its exit code.
+pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> Result<Exit, Failure> {
+    let stop = Stop::default();
+    stop_on_signals(stop.clone())?;
+    let metrics = http::metrics_recorder().map_err(|reason| Failure::new(Exit::Failed, reason))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let health = Health::new();
+    let heartbeat = Arc::new(Heartbeat::default());
+    if let Some(address) = config.http {
+        let shown = Shown { health: health.clone(), heartbeat: heartbeat.clone(), clock: clock.clone(), metrics };
+        let bound = http::serve(address, shown).await.map_err(|reason| Failure::new(Exit::Config, reason))?;
+        tracing::info!(%bound, "http listener: /metrics /healthz /readyz");
+    }
+    let destinations = open_destinations(&config)?;
+    let Connected { source, coordinator, topics, cluster } = connect(&config).await?;
+    tracing::info!("{cluster}");
+    let parts = Parts {
+        coordinator: coordinator.clone(),
+        clock: clock.clone(),
+        destinations,
+        topics: topics.clone(),
+        health,
+        resume_from_receipts: args.resume_from_receipts,
+    };
+    let context = prepare(&config, parts).await?;
+    let status = Arc::new(Status::default());
+    let mut pipeline = pipeline(&config, context, source, Handle::current(), status.clone())?;
+    if args.drain {
+        let named = config.archives.iter().flat_map(|archive| &archive.topics.names);
+        let missing: Vec<&str> = named.filter(|name| !topics.contains_key(*name)).map(String::as_str).collect();
+        if !missing.is_empty() || topics.is_empty() {
+            let what = if missing.is_empty() {
+                "no topic matches any archive".to_string()
+            } else {
+                format!("no such topic: {}", missing.join(", "))
+            };
+            return Err(Failure::new(
+                Exit::Refused,
+                format!("--drain: {what}; `siltstone check --connect` shows what is there"),
+            ));
+        }
+        let ends = drain_ends(&*coordinator, &topics).await?;
+        tracing::info!(partitions = ends.len(), "draining to the log ends seen now");
+        pipeline.drain_to(ends);
+    }
+    if let Some(progress) = &progress {
+        progress.follow(status);
+    }
+    let ended = drive(pipeline, stop, heartbeat, clock).await?;
+    if let Some(progress) = progress {
+        progress.clear();
+    }
+    tracing::info!(?ended, "ended");
+    exit_of(ended)
+}
+
+/// How long a broker may be out of reach when a process starts.
+const KAFKA_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection to Kafka for every topic that an archive wants, and what the cluster holds.
+pub struct Connected {
+    /// Records and rebalances.
+    pub source: kafka::KafkaSource,
+    /// Offsets.
+    pub coordinator: Arc<kafka::KafkaCoordinator>,
+    /// Wanted topics with their partition counts.
+    pub topics: BTreeMap<String, i32>,
+    /// The cluster in one line.
+    pub cluster: String,
+}
+
+/// Connects to Kafka; the group is not joined before the source is polled.
+///
+/// # Errors
+/// [`Exit::Config`] for settings the client refuses, [`Exit::Unreachable`] when no broker answers or lets us in.
+pub async fn connect(config: &Config) -> Result<Connected, Failure> {
+    let failed = |error: kafka::KafkaError| Failure::new(error.exit(), chain(&error));
+    let patterns: Vec<_> = config.archives.iter().map(|archive| archive.topics.clone()).collect();
+    let memory = MemoryShares::of(config.memory.budget).kafka;
+    let wanted = kafka::Wanted::of(patterns.clone());
+    let (source, coordinator) = kafka::connect(&config.kafka, memory, wanted).map_err(failed)?;
+    let meta = coordinator.meta().clone();
+    let asked = tokio::task::spawn_blocking(move || meta.wait_for_cluster(KAFKA_PATIENCE)).await;
+    let cluster = asked
+        .map_err(|error| Failure::new(Exit::Failed, format!("ask the Kafka cluster: {error}")))?
+        .map_err(failed)?;
+    let wanted = cluster.topics.iter().filter(|topic| patterns.iter().any(|patterns| patterns.matches(&topic.name)));
+    let topics =
+        wanted.map(|topic| (topic.name.clone(), i32::try_from(topic.partitions).unwrap_or(i32::MAX))).collect();
+    Ok(Connected { source, coordinator, topics, cluster: cluster.describe() })
+}
+
+/// Where each Kafka partition's readable log ends now.
+///
+/// # Errors
+/// The broker does not answer.
+async fn drain_ends(
+    coordinator: &dyn Coordinator,
+    topics: &BTreeMap<String, i32>,
+) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+    let mut ends = BTreeMap::new();
+    for (topic, &count) in topics {
+        for number in 0..count {
+            let partition = TopicPartition::new(topic.as_str(), number);
+            let bounds = coordinator.log_bounds(partition.clone()).await;
+            let bounds = bounds.map_err(|reason| {
+                Failure::new(Exit::Unreachable, format!("{partition}: read the log's end: {reason}"))
+            })?;
+            ends.insert(partition, bounds.readable_end);
+        }
+    }
+    Ok(ends)
+}

@@ -1,0 +1,345 @@
+//! `[[archive]]`: topics, decoding, event time, rotation and dead letters. Outputs are in [`super::output`].
+
+use super::error::did_you_mean;
+use super::interpolate::is_per_process;
+use super::raw::{Field, Section};
+use super::tree::{Node, Value, join};
+use super::{ArchiveConfig, DestinationConfig, Rotate, TopicPatterns, output, place, resolve, shape, time};
+use crate::layout::template::TemplateKind;
+use crate::layout::{
+    CodeRevision, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, Place, TimestampSource, Tombstones,
+};
+use regex::Regex;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+/// `archive.name` where none is given.
+pub const DEFAULT_ARCHIVE: &str = "main";
+/// `archive.max_future`: 1 s to 3650 d, default 1 h.
+pub const DEFAULT_MAX_FUTURE: Duration = Duration::from_secs(3_600);
+
+const MAX_FUTURE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_650 * 86_400);
+const GENERATION: RangeInclusive<u64> = 1..=1_000_000;
+/// Keys of an archive that decide neither names nor rows.
+const FREE_KEYS: &[&str] = &["topics", "exclude", "rotate", "on_gap", "max_future", "content_encoding"];
+pub(super) const NAME: &str = "1 to 64 letters, digits, `.`, `-` or `_`, the first one a letter or digit";
+const TOPICS: &str = "names of 1 to 249 letters, digits, `.`, `-`, `_`, or patterns that start with ^";
+
+/// What an archive needs from the rest of the file.
+pub(super) struct Surroundings<'a> {
+    pub(super) base_dir: &'a Path,
+    pub(super) destinations: &'a BTreeMap<String, DestinationConfig>,
+    pub(super) rotate: Rotate,
+    pub(super) budget: u64,
+}
+
+/// All archives in file order.
+pub(super) fn resolve(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Vec<ArchiveConfig> {
+    const NEEDED: &str = "at least one section [[archive]] with topics";
+    let fields = match root.field("archive") {
+        Some(field) => field.list(NEEDED).unwrap_or_default(),
+        None => {
+            if !root.has("archive") {
+                root.missing("archive", "no archive is given", NEEDED);
+            }
+            return Vec::new();
+        }
+    };
+    let mut archives = Vec::new();
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    let mut owners: BTreeMap<String, String> = BTreeMap::new();
+    refuse_per_process_urls(root);
+    for field in &fields {
+        let Some(section) = field.section(&shape::ARCHIVE) else { continue };
+        refuse_per_process(field);
+        let archive = archive(&section, surroundings);
+        if let Some(other) = names.insert(archive.name.clone(), section.path.clone()) {
+            section.cross(
+                "name",
+                format!("the same name as {other}"),
+                format!("another name for each archive; without one it is {DEFAULT_ARCHIVE}"),
+            );
+        }
+        for (topic, item) in named_topics(&section) {
+            if let Some(other) = owners.insert(topic, section.path.clone()).filter(|other| *other != section.path) {
+                item.wrong::<()>(
+                    format!("{other} claims this topic by name, too"),
+                    "each topic in one archive; several outputs of one archive share one read",
+                );
+            }
+        }
+        archives.push(archive);
+    }
+    archives
+}
+
+/// The topics that an archive names, with where they stand.
+fn named_topics<'a>(section: &Section<'a>) -> Vec<(String, Field<'a>)> {
+    let items = section.field("topics").map(|field| field.items()).unwrap_or_default();
+    let text = |item: Field<'a>| match &item.node.value {
+        Value::Text(text) if is_topic(text) => Some((text.clone(), item)),
+        _ => None,
+    };
+    items.into_iter().filter_map(text).collect()
+}
+
+/// Refuses variables of one process in everything that decides names and rows.
+fn refuse_per_process(archive: &Field<'_>) {
+    let Value::Table(table) = &archive.node.value else { return };
+    for (key, node) in table {
+        if !FREE_KEYS.contains(&key.as_str()) {
+            refuse_in(archive, &join(&archive.path, key), node);
+        }
+    }
+}
+
+/// The same for the URLs of destinations: they are part of the layout.
+fn refuse_per_process_urls(root: &Section<'_>) {
+    let Some(destinations) = root.field("destinations").filter(Field::is_table) else { return };
+    for (_, destination) in destinations.hide().entries("").unwrap_or_default() {
+        if let Some(url) = destination.peek("url") {
+            refuse_in(&url, &url.path, url.node);
+        }
+    }
+}
+
+fn refuse_in(field: &Field<'_>, path: &str, node: &Node) {
+    node.all_variables(path, &mut |path, node| {
+        for variable in node.variables.iter().filter(|name| is_per_process(name)) {
+            field.at(path, node).wrong::<()>(
+                format!("the variable {variable} differs between processes, and this value decides names or rows"),
+                "values that are equal in every process of the group and after every restart",
+            );
+        }
+    });
+}
+
+fn archive(section: &Section<'_>, surroundings: &Surroundings<'_>) -> ArchiveConfig {
+    let name = name(section, "name").unwrap_or(DEFAULT_ARCHIVE).to_string();
+    let decode = section.field("decode").and_then(|field| decode(&field)).unwrap_or(Decode::Json { validate: true });
+    let timestamp = time::rule(section);
+    if decode == Decode::Raw && matches!(timestamp.source, TimestampSource::Field(_)) {
+        section.cross(
+            "timestamp",
+            "a field, but decode = \"raw\" looks into no payload".to_string(),
+            "a header, the Kafka timestamp, or decode = \"json\"".to_string(),
+        );
+    }
+    let outputs = output::resolve(section, surroundings, &decode);
+    let first = outputs.first().map(|(_, names)| names.clone()).unwrap_or_default();
+    let (dead_letters, dead_letter_names) = dead_letters(section, surroundings, &decode, first);
+    let (outputs, mut destination_names): (Vec<_>, Vec<_>) = outputs.into_iter().unzip();
+    destination_names.push(dead_letter_names);
+    let layout = Layout {
+        version: LAYOUT_VERSION,
+        code: CodeRevision::current(),
+        archive: name.clone(),
+        generation: section
+            .field("generation")
+            .and_then(|field| field.count(GENERATION))
+            .and_then(|generation| u32::try_from(generation).ok())
+            .unwrap_or(1),
+        decode,
+        timestamp,
+        tombstones: section
+            .field("tombstones")
+            .and_then(|field| {
+                field.choice(&[
+                    ("keep", Tombstones::Keep),
+                    ("dead_letter", Tombstones::DeadLetter),
+                    ("drop", Tombstones::Drop),
+                ])
+            })
+            .unwrap_or(Tombstones::Keep),
+        outputs,
+        dead_letters,
+    };
+    ArchiveConfig {
+        name,
+        topics: topics(section),
+        layout,
+        destination_names,
+        rotate: resolve::rotate(&section.section("rotate", &shape::ARCHIVE_ROTATE), surroundings.rotate),
+        halt_on_gap: section
+            .field("on_gap")
+            .and_then(|field| field.choice(&[("continue", false), ("halt", true)]))
+            .unwrap_or(false),
+        max_future: section.field("max_future").and_then(|field| field.time(MAX_FUTURE)).unwrap_or(DEFAULT_MAX_FUTURE),
+        content_encoding: section.field("content_encoding").and_then(|field| field.flag()).unwrap_or(false),
+    }
+}
+
+/// A name that can be part of a path.
+pub(super) fn name<'a>(section: &Section<'a>, key: &'static str) -> Option<&'a str> {
+    let field = section.field(key)?;
+    let name = field.word(64, |c| c.is_ascii_alphanumeric() || "._-".contains(c), NAME)?;
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        Some(name)
+    } else {
+        field.wrong("it starts with a punctuation mark", NAME)
+    }
+}
+
+fn decode(field: &Field<'_>) -> Option<Decode> {
+    const TYPES: &[(&str, Decode)] = &[("json", Decode::Json { validate: true }), ("raw", Decode::Raw)];
+    let choose = |field: &Field<'_>| {
+        let kinds: Vec<_> = TYPES.iter().enumerate().map(|(index, (name, _))| (*name, index)).collect();
+        field.choice(&kinds).map(|index| TYPES[index].1.clone())
+    };
+    if !field.is_table() {
+        return choose(field);
+    }
+    let kind = match field.peek("type") {
+        Some(kind) => choose(&kind)?,
+        None => Decode::Json { validate: true },
+    };
+    match kind {
+        Decode::Raw => field.section(&shape::DECODE_RAW).map(|_| Decode::Raw),
+        Decode::Json { validate } => {
+            let section = field.section(&shape::DECODE_JSON)?;
+            let validate = section.field("validate").and_then(|field| field.flag()).unwrap_or(validate);
+            Some(Decode::Json { validate })
+        }
+    }
+}
+
+fn topics(section: &Section<'_>) -> TopicPatterns {
+    let (names, patterns) = match section.field("topics") {
+        Some(field) => selection(&field, false),
+        None => {
+            if !section.has("topics") {
+                section.missing("topics", "missing", TOPICS);
+            }
+            (Vec::new(), Vec::new())
+        }
+    };
+    let (exclude_names, exclude_patterns) =
+        section.field("exclude").map(|field| selection(&field, true)).unwrap_or_default();
+    let topics = TopicPatterns { names, patterns, exclude_names, exclude_patterns };
+    for (_, item) in named_topics(section).iter().filter(|(name, _)| !topics.matches(name)) {
+        item.wrong::<()>("named here, but left out by `exclude`", "names that `exclude` does not match");
+    }
+    topics
+}
+
+type Selection = (Vec<String>, Vec<(String, Regex)>);
+
+fn selection(field: &Field<'_>, may_be_empty: bool) -> Selection {
+    let mut selection: Selection = Default::default();
+    let Some(items) = field.list(TOPICS) else { return selection };
+    if items.is_empty() && !may_be_empty {
+        field.wrong::<()>("empty: nothing would be archived", TOPICS);
+    }
+    for item in items {
+        let Some(text) = item.text(TOPICS) else { continue };
+        if text.starts_with('^') {
+            match from_start(text) {
+                Ok(pattern) => selection.1.push((text.to_string(), pattern)),
+                Err(problem) => item.wrong(format!("not a pattern: {problem}"), TOPICS).unwrap_or(()),
+            }
+        } else if is_topic(text) {
+            if selection.0.iter().any(|name| name == text) {
+                item.wrong::<()>("named twice", TOPICS);
+            }
+            selection.0.push(text.to_string());
+        } else {
+            item.wrong::<()>("not a name of a topic", TOPICS);
+        }
+    }
+    selection
+}
+
+fn is_topic(text: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=249).contains(&text.len()) && text != "." && text != ".." && text.chars().all(legal)
+}
+
+/// Compiles a pattern, which matches from the start of a name as in Kafka's own clients; `$` at its end makes it match whole
+/// names only.
+fn from_start(text: &str) -> Result<Regex, String> {
+    let last_line = |error: regex::Error| {
+        let text = error.to_string();
+        text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_string()
+    };
+    Regex::new(text).map_err(last_line)?;
+    Regex::new(&format!(r"\A(?:{text})")).map_err(last_line)
+}
+
+fn dead_letters(
+    section: &Section<'_>,
+    surroundings: &Surroundings<'_>,
+    decode: &Decode,
+    first_output: Vec<String>,
+) -> (DeadLetterLayout, Vec<String>) {
+    let section = section.section("dead_letters", &shape::DEAD_LETTERS);
+    let names = match section.field("destination") {
+        Some(field) => destinations(&field, surroundings),
+        None => first_output,
+    };
+    let name = place::preset(place::DEFAULT_PRESET).map_or("", |(_, name)| name);
+    let place = place(&section, (place::DEAD_LETTER_PATH, name), decode, urls(&names, surroundings));
+    (DeadLetterLayout { place }, names)
+}
+
+/// Path, name and zone of `section` over the given templates.
+pub(super) fn place(section: &Section<'_>, base: (&str, &str), decode: &Decode, destinations: Vec<String>) -> Place {
+    const TEMPLATE: &str = "text with {topic}, {topic[1]}, {partition}, {first}, {end}, {output}, {generation}, {field.a.b}, \
+         {header.x}, {key} and strftime parts; `siltstone help layout`";
+    let template = |key, kind, base: &str| {
+        let Some(field) = section.field(key) else { return base.to_string() };
+        // A path may be empty: objects then lie in the destination's own folder.
+        let text = match &field.node.value {
+            Value::Text(text) => text,
+            _ => return field.text(TEMPLATE).unwrap_or(base).to_string(),
+        };
+        if let Err(problem) = place::check_template(text, kind, decode) {
+            field.wrong::<()>(problem, TEMPLATE);
+        }
+        text.to_string()
+    };
+    Place {
+        path: template("path", TemplateKind::Path, base.0),
+        name: template("name", TemplateKind::Name, base.1),
+        zone: section.field("zone").and_then(|field| time::zone(&field)).unwrap_or_else(|| "UTC".to_string()),
+        destinations,
+    }
+}
+
+/// The destinations that an output or the dead letters name: known ones, each once.
+pub(super) fn destinations(field: &Field<'_>, surroundings: &Surroundings<'_>) -> Vec<String> {
+    let known = || surroundings.destinations.keys().map(String::as_str);
+    let allowed =
+        format!("one or several of the sections [destinations.*]: {}", known().collect::<Vec<_>>().join(", "));
+    let mut names: Vec<String> = Vec::new();
+    let Some(items) = field.one_or_many(&allowed) else { return names };
+    if items.is_empty() {
+        field.wrong::<()>("empty", &allowed);
+    }
+    for item in items {
+        let Some(name) = item.text(&allowed) else { continue };
+        let Some(destination) = surroundings.destinations.get(name) else {
+            item.wrong::<()>(format!("no such destination{}", did_you_mean(name, known())), &allowed);
+            continue;
+        };
+        let same = |other: &&String| {
+            surroundings
+                .destinations
+                .get(*other)
+                .is_some_and(|other| other.url == destination.url && !other.url.is_empty())
+        };
+        if names.iter().any(|other| other == name) {
+            item.wrong::<()>("named twice", &allowed);
+        } else if let Some(other) = names.iter().find(same) {
+            item.wrong::<()>(format!("the same URL as the destination {}", other), &allowed);
+        }
+        names.push(name.to_string());
+    }
+    names
+}
+
+/// The URLs of destinations.
+pub(super) fn urls(names: &[String], surroundings: &Surroundings<'_>) -> Vec<String> {
+    names.iter().filter_map(|name| surroundings.destinations.get(name)).map(|found| found.url.clone()).collect()
+}

@@ -1,0 +1,322 @@
+//! The effective configuration as TOML: every default filled in, secrets as `***`.
+
+use super::units::{show_size, show_time};
+use super::{
+    ArchiveConfig, Config, GroupProtocol, Isolation, KafkaConfig, Rotate, Secret, Start, client, destination, output,
+};
+use crate::layout::{
+    Column, ColumnKind, Compression, Decode, Keep, Newlines, OutputFormat, OutputLayout, Place, SchemaSource,
+    TimeFormat, TimeUnit, TimestampFallback, TimestampRule, TimestampSource, Tombstones, UnknownFields,
+};
+use std::time::Duration;
+
+/// `config` as a configuration file that resolves to the same, but for secrets: these are `"***"`.
+///
+/// Every key is there, whether it was given or is a default; only what is not set and has no default is left out.
+pub fn effective_toml(config: &Config) -> String {
+    let mut text = String::new();
+    kafka(&mut text, &config.kafka);
+    section(
+        &mut text,
+        "spool",
+        &[("dir", string(&config.spool.dir.to_string_lossy())), ("limit", size(config.spool.limit))],
+    );
+    let threads = config.memory.threads.to_string();
+    section(&mut text, "memory", &[("budget", size(config.memory.budget)), ("threads", threads)]);
+    let listen = config.http.map(|address| ("listen", string(&address.to_string())));
+    section(&mut text, "http", listen.as_slice());
+    section(
+        &mut text,
+        "upload",
+        &[("concurrency", config.upload.concurrency.to_string()), ("part_size", size(config.upload.part_size))],
+    );
+    section(&mut text, "shutdown", &[("timeout", time(config.shutdown_timeout))]);
+    for (name, destination) in &config.destinations {
+        let mut lines = vec![("url", string(&destination.url))];
+        for (key, value) in &destination.options {
+            lines.push((key, option(key, value)));
+        }
+        section(&mut text, &format!("destinations.{name}"), &lines);
+    }
+    for archive in &config.archives {
+        archive_section(&mut text, archive);
+    }
+    text
+}
+
+fn section(text: &mut String, name: &str, lines: &[(&str, String)]) {
+    headed(text, &format!("[{name}]"), lines);
+}
+
+fn headed(text: &mut String, head: &str, lines: &[(&str, String)]) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(head);
+    text.push('\n');
+    for (key, value) in lines {
+        text.push_str(&format!("{key} = {value}\n"));
+    }
+}
+
+/// A TOML string that stands for `text` itself: nothing in it is a variable.
+fn string(text: &str) -> String {
+    toml::Value::String(text.replace("${", "$${")).to_string()
+}
+
+fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    format!("[{}]", texts.into_iter().map(string).collect::<Vec<_>>().join(", "))
+}
+
+fn size(bytes: u64) -> String {
+    string(&show_size(bytes))
+}
+
+fn time(time: Duration) -> String {
+    string(&show_time(time))
+}
+
+fn option(key: &str, value: &Secret) -> String {
+    if !destination::SHOWN_OPTIONS.contains(&key) {
+        return string("***");
+    }
+    match key {
+        "path_style" | "allow_http" | "conditional_put" | "use_emulator" => value.reveal().to_string(),
+        _ => string(value.reveal()),
+    }
+}
+
+fn kafka(text: &mut String, kafka: &KafkaConfig) {
+    let start = match kafka.start {
+        Start::Earliest => "earliest".to_string(),
+        Start::Latest => "latest".to_string(),
+        Start::Time(ms) => chrono::DateTime::from_timestamp_millis(ms).map_or(ms.to_string(), |time| time.to_rfc3339()),
+    };
+    let isolation = match kafka.isolation {
+        Isolation::ReadCommitted => "read_committed",
+        Isolation::ReadUncommitted => "read_uncommitted",
+    };
+    let protocol = match kafka.protocol {
+        GroupProtocol::Classic => "classic",
+        GroupProtocol::Consumer => "consumer",
+    };
+    let mut lines = vec![
+        ("brokers", string(&kafka.brokers)),
+        ("group", string(&kafka.group)),
+        ("start", string(&start)),
+        ("isolation", string(isolation)),
+        ("protocol", string(protocol)),
+        ("revoke_grace", time(kafka.revoke_grace)),
+    ];
+    if let Some(instance_id) = &kafka.instance_id {
+        lines.push(("instance_id", string(instance_id)));
+    }
+    section(text, "kafka", &lines);
+    let shown = |name: &str, value: &Secret| string(if client::is_shown(name) { value.reveal() } else { "***" });
+    let settings: Vec<_> = kafka.client.iter().map(|(name, value)| (string(name), shown(name, value))).collect();
+    let lines: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    section(text, "kafka.client", &lines);
+}
+
+fn archive_section(text: &mut String, archive: &ArchiveConfig) {
+    let topics = &archive.topics;
+    let selection = |names: &[String], patterns: &[(String, regex::Regex)]| {
+        strings(names.iter().chain(patterns.iter().map(|(pattern, _)| pattern)).map(String::as_str))
+    };
+    let layout = &archive.layout;
+    let decode = match layout.decode {
+        Decode::Json { validate } => format!("{{ type = \"json\", validate = {validate} }}"),
+        Decode::Raw => "{ type = \"raw\" }".to_string(),
+    };
+    let tombstones = match layout.tombstones {
+        Tombstones::Keep => "keep",
+        Tombstones::DeadLetter => "dead_letter",
+        Tombstones::Drop => "drop",
+    };
+    headed(
+        text,
+        "[[archive]]",
+        &[
+            ("name", string(&archive.name)),
+            ("topics", selection(&topics.names, &topics.patterns)),
+            ("exclude", selection(&topics.exclude_names, &topics.exclude_patterns)),
+            ("decode", decode),
+            ("timestamp", timestamp(&layout.timestamp)),
+            ("tombstones", string(tombstones)),
+            ("generation", layout.generation.to_string()),
+            ("on_gap", string(if archive.halt_on_gap { "halt" } else { "continue" })),
+            ("max_future", time(archive.max_future)),
+            ("content_encoding", archive.content_encoding.to_string()),
+        ],
+    );
+    section(text, "archive.rotate", &rotate(&archive.rotate));
+    let mut names = archive.destination_names.iter().map(|names| strings(names.iter().map(String::as_str)));
+    let mut outputs = String::new();
+    for output in &layout.outputs {
+        headed(&mut outputs, "[[archive.output]]", &output_lines(output, names.next().unwrap_or_default()));
+    }
+    let mut lines = place_lines(&layout.dead_letters.place);
+    lines.push(("destination", names.next().unwrap_or_default()));
+    section(text, "archive.dead_letters", &lines);
+    text.push('\n');
+    text.push_str(&outputs);
+}
+
+fn timestamp(rule: &TimestampRule) -> String {
+    let mut parts = Vec::new();
+    match &rule.source {
+        TimestampSource::Kafka => {}
+        TimestampSource::Field(path) => parts.push(format!("field = {}", strings(path.iter().map(String::as_str)))),
+        TimestampSource::Header(name) => parts.push(format!("header = {}", string(name))),
+    }
+    if rule.source != TimestampSource::Kafka {
+        match &rule.format {
+            TimeFormat::Auto => parts.push("format = \"auto\"".to_string()),
+            TimeFormat::Rfc3339 => parts.push("format = \"rfc3339\"".to_string()),
+            TimeFormat::Epoch(unit) => parts.push(format!("unit = \"{}\"", unit_name(*unit))),
+            TimeFormat::Pattern(pattern) => parts.push(format!("format = {}", string(pattern))),
+        }
+        parts.push(format!("zone = {}", string(&rule.zone)));
+    }
+    let fallback = match rule.fallback {
+        TimestampFallback::Kafka => "kafka",
+        TimestampFallback::DeadLetter => "dead_letter",
+    };
+    parts.push(format!("fallback = \"{fallback}\""));
+    format!("{{ {} }}", parts.join(", "))
+}
+
+fn unit_name(unit: TimeUnit) -> &'static str {
+    match unit {
+        TimeUnit::S => "s",
+        TimeUnit::Ms => "ms",
+        TimeUnit::Us => "us",
+        TimeUnit::Ns => "ns",
+    }
+}
+
+fn rotate(rotate: &Rotate) -> Vec<(&'static str, String)> {
+    vec![
+        ("size", size(rotate.size)),
+        ("age", time(rotate.age)),
+        ("records", rotate.records.to_string()),
+        ("bytes", rotate.bytes.map_or_else(|| string("off"), size)),
+        ("grace", rotate.grace.map_or_else(|| string("off"), time)),
+    ]
+}
+
+fn place_lines(place: &Place) -> Vec<(&'static str, String)> {
+    vec![("path", string(&place.path)), ("name", string(&place.name)), ("zone", string(&place.zone))]
+}
+
+fn inline(lines: &[(&str, String)]) -> String {
+    format!("{{ {} }}", lines.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", "))
+}
+
+fn output_lines(output: &OutputLayout, destination: String) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("name", string(&output.name)), ("format", inline(&format_lines(&output.format)))];
+    if let Some(keep) = &output.keep {
+        lines.push(("keep", keep_text(keep)));
+    }
+    lines.push(("layout", inline(&place_lines(&output.place))));
+    lines.push(("destination", destination));
+    lines
+}
+
+fn keep_text(keep: &Keep) -> String {
+    let name = |column| output::KEPT.iter().find(|(_, kept)| *kept == column).map_or("", |(name, _)| *name);
+    let columns = strings(keep.columns.iter().map(|column| name(*column)));
+    inline(&[("columns", columns), ("prefix", string(&keep.prefix))])
+}
+
+fn format_lines(format: &OutputFormat) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    match format {
+        OutputFormat::Raw { compression, newlines } => {
+            lines.push(("type", string("raw")));
+            lines.extend(compression_lines(*compression));
+            let newlines = match newlines {
+                Newlines::Refuse => "refuse",
+                Newlines::Escape => "escape",
+                Newlines::Length => "length",
+            };
+            lines.push(("newlines", string(newlines)));
+        }
+        OutputFormat::Json { compression } => {
+            lines.push(("type", string("json")));
+            lines.extend(compression_lines(*compression));
+        }
+        OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows } => {
+            lines.push(("type", string("parquet")));
+            lines.extend(compression_lines(*compression));
+            lines.push((
+                "schema",
+                match schema {
+                    SchemaSource::Infer => string("infer"),
+                    SchemaSource::Columns(columns) => columns_text(columns),
+                },
+            ));
+            let unknown = match unknown {
+                UnknownFields::Rest => "rest",
+                UnknownFields::DeadLetter => "dead_letter",
+                UnknownFields::Drop => "drop",
+            };
+            lines.push(("unknown", string(unknown)));
+            lines.push(("row_group_bytes", size(*row_group_bytes)));
+            lines.push(("row_group_rows", row_group_rows.to_string()));
+        }
+    }
+    lines
+}
+
+fn compression_lines(compression: Compression) -> Vec<(&'static str, String)> {
+    match compression {
+        Compression::None => vec![("compression", string("none"))],
+        Compression::Snappy => vec![("compression", string("snappy"))],
+        Compression::Gzip(level) => vec![("compression", string("gzip")), ("level", level.to_string())],
+        Compression::Zstd(level) => vec![("compression", string("zstd")), ("level", level.to_string())],
+    }
+}
+
+fn columns_text(columns: &[Column]) -> String {
+    format!("[{}]", columns.iter().map(|column| column_text(column, false)).collect::<Vec<_>>().join(", "))
+}
+
+/// A column in BigQuery's form.
+fn column_text(column: &Column, repeated: bool) -> String {
+    if let ColumnKind::List(element) = &column.kind {
+        let element = Column { name: column.name.clone(), ..(**element).clone() };
+        return column_text(&element, true);
+    }
+    let mut lines = vec![("name", string(&column.name))];
+    let kind = match &column.kind {
+        ColumnKind::Bool => "BOOL",
+        ColumnKind::Int64 => "INT64",
+        ColumnKind::Float64 => "FLOAT64",
+        ColumnKind::String => "STRING",
+        ColumnKind::Bytes => "BYTES",
+        ColumnKind::Json => "JSON",
+        ColumnKind::Date => "DATE",
+        ColumnKind::Timestamp { .. } => "TIMESTAMP",
+        ColumnKind::Decimal { .. } => "NUMERIC",
+        ColumnKind::Struct(_) => "RECORD",
+        // Neither can be written in a configuration.
+        ColumnKind::List(_) | ColumnKind::Map(_) => "JSON",
+    };
+    lines.push(("type", string(kind)));
+    if repeated {
+        lines.push(("mode", string("REPEATED")));
+    } else if !column.nullable {
+        lines.push(("mode", string("REQUIRED")));
+    }
+    match &column.kind {
+        ColumnKind::Timestamp { unit: Some(unit) } => lines.push(("unit", string(unit_name(*unit)))),
+        ColumnKind::Decimal { precision, scale } => {
+            lines.push(("precision", precision.to_string()));
+            lines.push(("scale", scale.to_string()));
+        }
+        ColumnKind::Struct(fields) => lines.push(("fields", columns_text(fields))),
+        _ => {}
+    }
+    inline(&lines)
+}

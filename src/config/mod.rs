@@ -1,0 +1,285 @@
+//! The configuration: a TOML file, resolved into typed values with every default filled in.
+//!
+//! ```text
+//!       tree, interpolate             raw, shape           resolve, archive, …
+//! text ───────────────────▶ values ──────────────▶ sections ──────────────────▶ Config
+//!                           with lines              known keys
+//! ```
+//! Every problem of a file is reported at once; each names the key, the value, the line and what is allowed.
+//! Nothing here opens a connection or a file but the configuration itself and the schema files it names.
+
+mod archive;
+mod client;
+mod destination;
+mod effective;
+mod error;
+mod interpolate;
+mod output;
+mod place;
+mod raw;
+mod resolve;
+mod schema;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod time;
+mod tree;
+mod units;
+
+pub use archive::{DEFAULT_ARCHIVE, DEFAULT_MAX_FUTURE};
+pub use client::refused_setting;
+pub use effective::effective_toml;
+pub use error::{ConfigError, ConfigErrors};
+pub use interpolate::PER_PROCESS_VARIABLES;
+pub use output::{
+    DEFAULT_GZIP_LEVEL, DEFAULT_PREFIX, DEFAULT_ROW_GROUP_BYTES, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ZSTD_LEVEL,
+    REST_COLUMN,
+};
+pub use resolve::{
+    DEFAULT_BUDGET, DEFAULT_GROUP, DEFAULT_PART_SIZE, DEFAULT_REVOKE_GRACE, DEFAULT_ROTATE, DEFAULT_SHUTDOWN_TIMEOUT,
+    DEFAULT_SPOOL_DIR, DEFAULT_SPOOL_LIMIT, DEFAULT_UPLOADS,
+};
+pub use schema::{DEPTH_MOST, FIELDS_MOST, LIST_ELEMENT};
+pub use shape::{SHAPES, Shape};
+
+use crate::layout::Layout;
+use regex::Regex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Reads the configuration in `path`; relative paths in it start at its folder. `env` gives the variables.
+///
+/// # Errors
+/// Everything that is wrong with it, at once: see [`parse`]. A file that cannot be read is one error.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, path.parent().unwrap_or(Path::new("")), env),
+        Err(error) => Err(ConfigErrors(vec![ConfigError {
+            key: String::new(),
+            line: None,
+            value: None,
+            problem: format!("the configuration file {} cannot be read: {error}", path.display()),
+            allowed: None,
+        }])),
+    }
+}
+
+/// Reads a configuration from its text; relative paths in it start at `base_dir`. `env` gives the variables.
+///
+/// Never panics, whatever the text. Opens no file but the schema files that the text names.
+///
+/// # Errors
+/// Everything that is wrong with it, at once, by line. Text that is not TOML is reported alone.
+/// No error holds a secret, and none shows what a variable was replaced by as the value of its key.
+pub fn parse(text: &str, base_dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
+    let errors = error::Errors::default();
+    let root = tree::read(text, env, &errors);
+    let config = root.and_then(|root| resolve::resolve(&root, base_dir, &errors));
+    match config {
+        Some(config) if errors.is_empty() => Ok(config),
+        _ => Err(errors.into_errors()),
+    }
+}
+
+/// A value that never shows itself in logs or errors.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `value`.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+    /// The value itself, for the client that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[kafka]`.
+    pub kafka: KafkaConfig,
+    /// `[spool]`.
+    pub spool: SpoolConfig,
+    /// `[memory]`.
+    pub memory: MemoryConfig,
+    /// `[http]`; `None`: no listener.
+    pub http: Option<SocketAddr>,
+    /// `[upload]`.
+    pub upload: UploadConfig,
+    /// `[shutdown] timeout`: how long SIGTERM may take to seal, upload and commit. Default 60 s.
+    pub shutdown_timeout: Duration,
+    /// `[destinations.*]` by name.
+    pub destinations: BTreeMap<String, DestinationConfig>,
+    /// `[[archive]]` in file order. At least one.
+    pub archives: Vec<ArchiveConfig>,
+}
+
+/// `[kafka]`.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    /// `host:port,…`.
+    pub brokers: String,
+    /// Consumer group. Default `siltstone`.
+    pub group: String,
+    /// Where a partition without committed offset starts. Default earliest.
+    pub start: Start,
+    /// Default read_committed.
+    pub isolation: Isolation,
+    /// Group protocol. Default classic (cooperative-sticky).
+    pub protocol: GroupProtocol,
+    /// Static membership.
+    pub instance_id: Option<String>,
+    /// How long a revoke waits for planned batches to be committed. Default 10 s.
+    pub revoke_grace: Duration,
+    /// `[kafka.client]`: other librdkafka settings. Values may be secrets.
+    pub client: BTreeMap<String, Secret>,
+}
+
+/// First position of a partition that never had one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The log's first offset.
+    Earliest,
+    /// The log's end at that moment.
+    Latest,
+    /// The first record whose Kafka timestamp is at or after this many milliseconds UTC.
+    Time(i64),
+}
+
+/// Kafka's isolation level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Aborted and open transactions are not read.
+    ReadCommitted,
+    /// Everything is read.
+    ReadUncommitted,
+}
+
+/// Kafka's group protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// Classic, cooperative-sticky.
+    Classic,
+    /// KIP-848.
+    Consumer,
+}
+
+/// `[spool]`.
+#[derive(Clone, Debug)]
+pub struct SpoolConfig {
+    /// Folder. Default `/var/lib/siltstone`.
+    pub dir: PathBuf,
+    /// Most bytes on disk before reading pauses. Default 20 GiB.
+    pub limit: u64,
+}
+
+/// `[memory]`.
+#[derive(Clone, Debug)]
+pub struct MemoryConfig {
+    /// Bytes for queues, rows, encoders and upload buffers together. Default 256 MiB.
+    pub budget: u64,
+    /// Encoder threads. Default: the machine's cores.
+    pub threads: usize,
+}
+
+/// `[upload]`.
+#[derive(Clone, Debug)]
+pub struct UploadConfig {
+    /// Objects uploaded side by side in the whole process. Default 8.
+    pub concurrency: usize,
+    /// Bytes of one multipart piece; larger objects than this go up in pieces. Default 8 MiB, at least 5 MiB.
+    pub part_size: u64,
+}
+
+/// `[destinations.NAME]`.
+#[derive(Clone, Debug)]
+pub struct DestinationConfig {
+    /// `file:///…`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, as written and without secrets.
+    pub url: String,
+    /// Everything else of the section, by key: `endpoint`, `region`, `access_key_id`, … Values may be secrets.
+    pub options: BTreeMap<String, Secret>,
+}
+
+/// `[[archive]]`.
+#[derive(Clone, Debug)]
+pub struct ArchiveConfig {
+    /// Stable name.
+    pub name: String,
+    /// Which topics; a topic belongs to the first archive in file order that matches.
+    pub topics: TopicPatterns,
+    /// Names, rows and destinations: what the fingerprint covers.
+    pub layout: Layout,
+    /// Names of the destinations of each output, in the order of `layout.outputs`, then of the dead letters.
+    /// The first destination of the first output holds claims and receipts.
+    pub destination_names: Vec<Vec<String>>,
+    /// When batches are sealed.
+    pub rotate: Rotate,
+    /// Records gone before they were read: go on (counted) or halt the partition. Default go on.
+    pub halt_on_gap: bool,
+    /// Event times further ahead of the Kafka timestamp than this do not move the watermark. Default 1 h.
+    pub max_future: Duration,
+    /// Whether objects of gzip and zstd text carry `Content-Encoding`. Default no (`Content-Type` tells).
+    pub content_encoding: bool,
+}
+
+/// `topics` and `exclude`.
+#[derive(Clone, Debug)]
+pub struct TopicPatterns {
+    /// Exact names.
+    pub names: Vec<String>,
+    /// Patterns as written, with their leading `^`, and compiled (matching from the start of the name).
+    pub patterns: Vec<(String, Regex)>,
+    /// The same for `exclude`; names are exact.
+    pub exclude_names: Vec<String>,
+    /// Patterns of `exclude`.
+    pub exclude_patterns: Vec<(String, Regex)>,
+}
+
+impl TopicPatterns {
+    /// Whether `topic` belongs here. Topics that start with `__` match no pattern, only exact names.
+    pub fn matches(&self, topic: &str) -> bool {
+        let excluded = self.exclude_names.iter().any(|name| name == topic)
+            || self.exclude_patterns.iter().any(|(_, pattern)| pattern.is_match(topic));
+        if excluded {
+            return false;
+        }
+        let by_name = self.names.iter().any(|name| name == topic);
+        let by_pattern = !topic.starts_with("__") && self.patterns.iter().any(|(_, pattern)| pattern.is_match(topic));
+        by_name || by_pattern
+    }
+
+    /// The topic, if there can only ever be this one.
+    pub fn only(&self) -> Option<&str> {
+        match (self.names.as_slice(), self.patterns.is_empty()) {
+            ([name], true) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// `[rotate]` and `[archive.rotate]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotate {
+    /// Bytes on disk of any part. Default 128 MiB.
+    pub size: u64,
+    /// Age of the oldest record, wall clock. Default 10 min.
+    pub age: Duration,
+    /// Records of the batch. Default 5,000,000.
+    pub records: u64,
+    /// Payload bytes read. Default none.
+    pub bytes: Option<u64>,
+    /// After the end of a window that was open when it ended. Default 2 min; `None`: windows closing seal nothing.
+    pub grace: Option<Duration>,
+}

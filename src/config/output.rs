@@ -1,0 +1,306 @@
+//! `[[archive.output]]`: format, kept columns, layout and destinations of each output.
+
+use super::archive::{self, Surroundings, destinations, place, urls};
+use super::raw::{Field, Section};
+use super::{place as presets, schema, shape, units};
+use crate::layout::{
+    Compression, Decode, Keep, KeptColumn, Newlines, OutputFormat, OutputLayout, SchemaSource, UnknownFields,
+};
+use std::ops::RangeInclusive;
+
+/// gzip's `level`: 1 to 9, default 6.
+pub const DEFAULT_GZIP_LEVEL: u32 = 6;
+/// zstd's `level`: 1 to 19, default 3.
+pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
+/// `row_group_bytes`: 64 KiB to 1 GiB and at most half of `memory.budget`, default 8 MiB.
+pub const DEFAULT_ROW_GROUP_BYTES: u64 = 8 << 20;
+/// `row_group_rows`: 1 to 100,000,000, default 1,000,000.
+pub const DEFAULT_ROW_GROUP_ROWS: u32 = 1_000_000;
+/// `keep.prefix` where none is given.
+pub const DEFAULT_PREFIX: &str = "_kafka_";
+/// The column that Parquet's `unknown = "rest"` adds.
+pub const REST_COLUMN: &str = "_rest";
+
+const GZIP_LEVELS: RangeInclusive<u64> = 1..=9;
+const ZSTD_LEVELS: RangeInclusive<u64> = 1..=19;
+const ROW_GROUP_BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
+const ROW_GROUP_ROWS: RangeInclusive<u64> = 1..=100_000_000;
+
+/// The outputs of an archive with the names of their destinations. Without any: one, of the archive's own kind.
+pub(super) fn resolve(
+    archive: &Section<'_>,
+    surroundings: &Surroundings<'_>,
+    decode: &Decode,
+) -> Vec<(OutputLayout, Vec<String>)> {
+    const NEEDED: &str = "sections [[archive.output]]";
+    let fields = archive.field("output").and_then(|field| field.list(NEEDED)).unwrap_or_default();
+    if fields.is_empty() {
+        let implied = archive.section("output", &shape::OUTPUT);
+        return if archive.has("output") { Vec::new() } else { vec![output(&implied, surroundings, decode)] };
+    }
+    let mut outputs: Vec<(OutputLayout, Vec<String>)> = Vec::new();
+    for field in fields {
+        let Some(section) = field.section(&shape::OUTPUT) else { continue };
+        let output = output(&section, surroundings, decode);
+        if outputs.iter().any(|(other, _)| other.name == output.0.name) {
+            section.cross(
+                "name",
+                "the same name as another output of this archive".to_string(),
+                "another name for each output; without one it is the format".to_string(),
+            );
+        }
+        outputs.push(output);
+    }
+    check_pinning(archive, surroundings, &outputs);
+    outputs
+}
+
+/// A schema that is inferred must be pinned by create-if-absent, at the destination that holds claims and receipts.
+fn check_pinning(archive: &Section<'_>, surroundings: &Surroundings<'_>, outputs: &[(OutputLayout, Vec<String>)]) {
+    let Some((_, first)) = outputs.first() else { return };
+    let Some(keeper) = first.first().and_then(|name| surroundings.destinations.get(name)) else { return };
+    let creates_once = keeper.options.get("conditional_put").is_none_or(|value| value.reveal() == "true");
+    let infers =
+        |output: &OutputLayout| matches!(&output.format, OutputFormat::Parquet { schema: SchemaSource::Infer, .. });
+    if !creates_once && outputs.iter().any(|(output, _)| infers(output)) {
+        archive.cross(
+            "output",
+            "schema = \"infer\", but the first destination of the first output has conditional_put = false".to_string(),
+            "a schema from a file or in the configuration, or a store that can create an object only if it is absent"
+                .to_string(),
+        );
+    }
+}
+
+fn output(section: &Section<'_>, surroundings: &Surroundings<'_>, decode: &Decode) -> (OutputLayout, Vec<String>) {
+    let default_type = if *decode == Decode::Raw { Type::Raw } else { Type::Json };
+    let (kind, format) = format(section, surroundings, default_type);
+    if *decode == Decode::Raw && kind != Type::Raw {
+        section.cross(
+            "format",
+            "rows of this format need decoded payloads, but decode = \"raw\"".to_string(),
+            "raw, or decode = \"json\"".to_string(),
+        );
+    }
+    let names = match section.field("destination") {
+        Some(field) => destinations(&field, surroundings),
+        None => the_only(section, surroundings),
+    };
+    let layout = section.section("layout", &shape::LAYOUT);
+    let place = place(&layout, preset(&layout), decode, urls(&names, surroundings));
+    let name = archive::name(section, "name").unwrap_or(kind.name()).to_string();
+    if name == presets::DEAD_LETTERS {
+        section.cross("name", "the name of the archive's dead letters".to_string(), archive::NAME.to_string());
+    }
+    let keep = section.field("keep").and_then(|field| keep(&field, kind, &format));
+    (OutputLayout { name, format, keep, place }, names)
+}
+
+fn the_only(section: &Section<'_>, surroundings: &Surroundings<'_>) -> Vec<String> {
+    let names: Vec<String> = surroundings.destinations.keys().cloned().collect();
+    if names.len() > 1 && !section.has("destination") {
+        section.missing(
+            "destination",
+            "missing: there is more than one",
+            &format!("one or several of {}", names.join(", ")),
+        );
+    }
+    names.into_iter().take(1).collect()
+}
+
+fn preset(layout: &Section<'_>) -> (&'static str, &'static str) {
+    let choices: Vec<_> = presets::PRESETS.iter().map(|name| (*name, *name)).collect();
+    let chosen = layout.field("preset").and_then(|field| field.choice(&choices)).unwrap_or(presets::DEFAULT_PRESET);
+    presets::preset(chosen).unwrap_or(("", ""))
+}
+
+/// The type of a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    Raw,
+    Json,
+    Parquet,
+}
+
+impl Type {
+    const ALL: &[(&'static str, Type)] = &[("raw", Type::Raw), ("json", Type::Json), ("parquet", Type::Parquet)];
+
+    fn name(self) -> &'static str {
+        match self {
+            Type::Raw => "raw",
+            Type::Json => "json",
+            Type::Parquet => "parquet",
+        }
+    }
+
+    fn keys(self) -> &'static shape::Shape {
+        match self {
+            Type::Raw => &shape::FORMAT_RAW,
+            Type::Json => &shape::FORMAT_JSON,
+            Type::Parquet => &shape::FORMAT_PARQUET,
+        }
+    }
+}
+
+fn format(output: &Section<'_>, surroundings: &Surroundings<'_>, default: Type) -> (Type, OutputFormat) {
+    let field = output.field("format");
+    let named = match &field {
+        Some(field) if field.is_table() => field.peek("type"),
+        other => other.clone(),
+    };
+    let kind = named.and_then(|named| named.choice(Type::ALL)).unwrap_or(default);
+    let table = field.filter(Field::is_table).and_then(|field| field.section(kind.keys()));
+    let section = table.unwrap_or_else(|| output.nothing("format", kind.keys()));
+    let format = match kind {
+        Type::Raw => OutputFormat::Raw {
+            compression: compression(&section, kind),
+            newlines: section
+                .field("newlines")
+                .and_then(|field| {
+                    field.choice(&[
+                        ("refuse", Newlines::Refuse),
+                        ("escape", Newlines::Escape),
+                        ("length", Newlines::Length),
+                    ])
+                })
+                .unwrap_or(Newlines::Refuse),
+        },
+        Type::Json => OutputFormat::Json { compression: compression(&section, kind) },
+        Type::Parquet => parquet(&section, surroundings),
+    };
+    (kind, format)
+}
+
+fn parquet(section: &Section<'_>, surroundings: &Surroundings<'_>) -> OutputFormat {
+    let unknown = section.field("unknown").and_then(|field| {
+        field.choice(&[
+            ("rest", UnknownFields::Rest),
+            ("dead_letter", UnknownFields::DeadLetter),
+            ("drop", UnknownFields::Drop),
+        ])
+    });
+    let unknown = unknown.unwrap_or(UnknownFields::Rest);
+    let schema_field = section.field("schema");
+    let schema = schema_field.as_ref().and_then(|field| schema::source(field, surroundings.base_dir));
+    let schema = schema.unwrap_or(SchemaSource::Infer);
+    if let (Some(field), SchemaSource::Columns(columns), UnknownFields::Rest) = (&schema_field, &schema, unknown)
+        && columns.iter().any(|column| column.name.eq_ignore_ascii_case(REST_COLUMN))
+    {
+        field.wrong::<()>(
+            format!("a field is called {REST_COLUMN}, as the column that unknown = \"rest\" adds"),
+            "another name, or unknown = \"dead_letter\" or \"drop\"",
+        );
+    }
+    let row_group_bytes = section.field("row_group_bytes").and_then(|field| {
+        let bytes = field.size(ROW_GROUP_BYTES)?;
+        let most = surroundings.budget / 2;
+        if bytes <= most {
+            return Some(bytes);
+        }
+        field.wrong("more than half of memory.budget", format!("at most {}", units::show_size(most)))
+    });
+    let row_group_rows = section.field("row_group_rows").and_then(|field| field.count(ROW_GROUP_ROWS));
+    OutputFormat::Parquet {
+        compression: compression(section, Type::Parquet),
+        schema,
+        unknown,
+        row_group_bytes: row_group_bytes.unwrap_or(DEFAULT_ROW_GROUP_BYTES),
+        row_group_rows: row_group_rows.and_then(|rows| u32::try_from(rows).ok()).unwrap_or(DEFAULT_ROW_GROUP_ROWS),
+    }
+}
+
+fn compression(section: &Section<'_>, kind: Type) -> Compression {
+    const NONE: (&str, Compression) = ("none", Compression::None);
+    const GZIP: (&str, Compression) = ("gzip", Compression::Gzip(DEFAULT_GZIP_LEVEL));
+    const ZSTD: (&str, Compression) = ("zstd", Compression::Zstd(DEFAULT_ZSTD_LEVEL));
+    const SNAPPY: (&str, Compression) = ("snappy", Compression::Snappy);
+    let (choices, default): (&[_], _) = match kind {
+        Type::Parquet => (&[NONE, GZIP, ZSTD, SNAPPY], ZSTD.1),
+        Type::Raw | Type::Json => (&[NONE, GZIP, ZSTD], GZIP.1),
+    };
+    let given = section.field("compression");
+    let chosen = match &given {
+        Some(field) => field.choice(choices),
+        None => Some(default),
+    };
+    // Whether a level is right cannot be told while its codec is wrong.
+    let (Some(codec), Some(level)) = (chosen, section.field("level")) else { return chosen.unwrap_or(default) };
+    match codec {
+        Compression::Gzip(default) => {
+            let level = level.count(GZIP_LEVELS).and_then(|level| u32::try_from(level).ok());
+            Compression::Gzip(level.unwrap_or(default))
+        }
+        Compression::Zstd(default) => {
+            let level = level.count(ZSTD_LEVELS).and_then(|level| i32::try_from(level).ok());
+            Compression::Zstd(level.unwrap_or(default))
+        }
+        Compression::None | Compression::Snappy => {
+            level.wrong::<()>("this compression has no levels", "a level for gzip (1 to 9) or zstd (1 to 19) only");
+            codec
+        }
+    }
+}
+
+/// Names of the kept columns, in the order in which messages list them.
+pub(super) const KEPT: &[(&str, KeptColumn)] = &[
+    ("key", KeptColumn::Key),
+    ("headers", KeptColumn::Headers),
+    ("timestamp", KeptColumn::Timestamp),
+    ("topic", KeptColumn::Topic),
+    ("partition", KeptColumn::Partition),
+    ("offset", KeptColumn::Offset),
+];
+
+fn keep(field: &Field<'_>, kind: Type, format: &OutputFormat) -> Option<Keep> {
+    const COLUMNS: &str = "a list of key, headers, timestamp, topic, partition, offset";
+    const PREFIX: &str = "1 to 64 letters, digits or `_`, the first one no digit";
+    if kind == Type::Raw {
+        return field.wrong("raw rows are the payload's bytes and nothing else", "keep with json or parquet only");
+    }
+    let (columns_field, prefix) = if field.is_table() {
+        let section = field.section(&shape::KEEP)?;
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let prefix = section.field("prefix").and_then(|field| {
+            let prefix = field.word(64, legal, PREFIX)?;
+            if prefix.starts_with(|c: char| c.is_ascii_digit()) {
+                field.wrong("starts with a digit", PREFIX)
+            } else {
+                Some(prefix)
+            }
+        });
+        if !section.has("columns") {
+            section.missing("columns", "missing", COLUMNS);
+        }
+        (section.field("columns")?, prefix.unwrap_or(DEFAULT_PREFIX))
+    } else {
+        (field.clone(), DEFAULT_PREFIX)
+    };
+    let mut columns = Vec::new();
+    for item in columns_field.list(COLUMNS)? {
+        let Some(column) = item.choice(KEPT) else { continue };
+        if columns.contains(&column) {
+            item.wrong::<()>("named twice", COLUMNS);
+        }
+        columns.push(column);
+    }
+    check_names(&columns_field, &columns, prefix, format);
+    (!columns.is_empty()).then(|| Keep { columns, prefix: prefix.to_string() })
+}
+
+/// Refuses kept columns that are called like a column of the schema or the rest column.
+fn check_names(field: &Field<'_>, columns: &[KeptColumn], prefix: &str, format: &OutputFormat) {
+    let OutputFormat::Parquet { schema, unknown, .. } = format else { return };
+    let given: &[_] = match schema {
+        SchemaSource::Columns(given) => given,
+        SchemaSource::Infer => &[],
+    };
+    for (name, column) in KEPT {
+        let kept = format!("{prefix}{name}");
+        let of_schema = given.iter().any(|other| other.name.eq_ignore_ascii_case(&kept));
+        let is_rest = *unknown == UnknownFields::Rest && kept == REST_COLUMN;
+        if columns.contains(column) && (of_schema || is_rest) {
+            field
+                .wrong::<()>(format!("the kept column `{name}` would be called like another column"), "another prefix");
+        }
+    }
+}

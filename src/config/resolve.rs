@@ -1,0 +1,300 @@
+//! From the tree to [`Config`]: every default, every range, every check that needs more than one key.
+
+use super::error::Errors;
+use super::raw::{Field, Section};
+use super::tree::{Node, Value};
+use super::units::show_size;
+use super::{
+    Config, GroupProtocol, Isolation, KafkaConfig, MemoryConfig, Rotate, SpoolConfig, Start, UploadConfig, archive,
+    client, destination, place, shape,
+};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// `kafka.group` where none is given.
+pub const DEFAULT_GROUP: &str = "siltstone";
+/// `kafka.revoke_grace`: 0 s to 5 min, default 10 s.
+pub const DEFAULT_REVOKE_GRACE: Duration = Duration::from_secs(10);
+/// `spool.dir` where none is given.
+pub const DEFAULT_SPOOL_DIR: &str = "/var/lib/siltstone";
+/// `spool.limit`: 1 MiB to 1024 TiB and at least twice `rotate.size`, default 20 GiB.
+pub const DEFAULT_SPOOL_LIMIT: u64 = 20 * GIB;
+/// `memory.budget`: 64 MiB to 1 TiB, default 256 MiB.
+pub const DEFAULT_BUDGET: u64 = 256 * MIB;
+/// `upload.concurrency`: 1 to 256, default 8.
+pub const DEFAULT_UPLOADS: u64 = 8;
+/// `upload.part_size`: 5 MiB to 5 GiB, default 8 MiB.
+pub const DEFAULT_PART_SIZE: u64 = 8 * MIB;
+/// `shutdown.timeout`: 1 s to 1 h, default 60 s.
+pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = MINUTE;
+/// `rotate.*`: size 1 KiB to 1 TiB, age 1 s to 7 d, records 1 to 10^12, bytes 1 KiB to 1024 TiB, grace 0 s to 7 d.
+pub const DEFAULT_ROTATE: Rotate = Rotate {
+    size: 128 * MIB,
+    age: Duration::from_secs(600),
+    records: 5_000_000,
+    bytes: None,
+    grace: Some(Duration::from_secs(120)),
+};
+/// Most pieces that an object may be uploaded in: S3's limit.
+const PIECES_MOST: u64 = 10_000;
+
+const REVOKE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(300);
+const SPOOL_LIMIT: RangeInclusive<u64> = MIB..=1024 * TIB;
+const BUDGET: RangeInclusive<u64> = 64 * MIB..=TIB;
+const THREADS: RangeInclusive<u64> = 1..=1024;
+const UPLOADS: RangeInclusive<u64> = 1..=256;
+const PART_SIZE: RangeInclusive<u64> = 5 * MIB..=5 * GIB;
+const SHUTDOWN: RangeInclusive<Duration> = SECOND..=HOUR;
+const ROTATE_SIZE: RangeInclusive<u64> = KIB..=TIB;
+const ROTATE_AGE: RangeInclusive<Duration> = SECOND..=Duration::from_secs(7 * DAY.as_secs());
+const ROTATE_RECORDS: RangeInclusive<u64> = 1..=1_000_000_000_000;
+const ROTATE_BYTES: RangeInclusive<u64> = KIB..=1024 * TIB;
+const ROTATE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(7 * DAY.as_secs());
+
+/// Resolves the whole file. What it gives is only good if `errors` stayed empty.
+pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<Config> {
+    let Value::Table(table) = &root.value else { return None };
+    let root = Section::root(table, errors);
+    let base_rotate = rotate(&root.section("rotate", &shape::ROTATE), DEFAULT_ROTATE);
+    let destinations = destination::resolve(&root, base_dir);
+    let memory = memory(&root.section("memory", &shape::MEMORY));
+    let surroundings =
+        archive::Surroundings { base_dir, destinations: &destinations, rotate: base_rotate, budget: memory.budget };
+    let spool_section = root.section("spool", &shape::SPOOL);
+    let upload_section = root.section("upload", &shape::UPLOAD);
+    let config = Config {
+        kafka: kafka(&root.section("kafka", &shape::KAFKA)),
+        spool: spool(&spool_section, base_dir),
+        memory,
+        http: http(&root.section("http", &shape::HTTP)),
+        upload: upload(&upload_section),
+        shutdown_timeout: root
+            .section("shutdown", &shape::SHUTDOWN)
+            .field("timeout")
+            .and_then(|field| field.time(SHUTDOWN))
+            .unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT),
+        archives: archive::resolve(&root, &surroundings),
+        destinations,
+    };
+    check_sizes(&config, &spool_section, &upload_section, errors);
+    if errors.is_empty() {
+        check_collisions(&config, &root);
+    }
+    Some(config)
+}
+
+/// Names that different records could share, each at the output that has them.
+fn check_collisions(config: &Config, root: &Section<'_>) {
+    let fields = root.field("archive").map(|field| field.items()).unwrap_or_default();
+    for clash in place::collisions(&config.archives, &config.destinations) {
+        let Some(index) = config.archives.iter().position(|archive| archive.name == clash.archive) else { continue };
+        let Some(archive) = fields.get(index) else { continue };
+        let outputs = archive.peek("output").map(|field| field.items()).unwrap_or_default();
+        let named = config.archives[index].layout.outputs.iter().position(|output| output.name == clash.output);
+        let output = match named {
+            Some(index) => outputs.get(index).cloned(),
+            None => archive.peek("dead_letters"),
+        };
+        let field = output.unwrap_or_else(|| archive.clone());
+        field.wrong::<()>(clash.problem, "paths and names that tell every two batches apart; `siltstone help layout`");
+    }
+}
+
+fn kafka(section: &Section<'_>) -> KafkaConfig {
+    const GROUP: &str = "1 to 255 printable characters without spaces";
+    let brokers = match section.field("brokers") {
+        Some(field) => brokers(&field),
+        None => {
+            if !section.has("brokers") {
+                section.missing("brokers", "missing", BROKERS);
+            }
+            None
+        }
+    };
+    let protocol = section
+        .field("protocol")
+        .and_then(|field| field.choice(&[("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)]))
+        .unwrap_or(GroupProtocol::Classic);
+    KafkaConfig {
+        brokers: brokers.unwrap_or_default(),
+        group: section
+            .field("group")
+            .and_then(|field| field.word(255, |c| c.is_ascii_graphic(), GROUP))
+            .unwrap_or(DEFAULT_GROUP)
+            .to_string(),
+        start: section.field("start").and_then(|field| start(&field)).unwrap_or(Start::Earliest),
+        isolation: section
+            .field("isolation")
+            .and_then(|field| {
+                field.choice(&[
+                    ("read_committed", Isolation::ReadCommitted),
+                    ("read_uncommitted", Isolation::ReadUncommitted),
+                ])
+            })
+            .unwrap_or(Isolation::ReadCommitted),
+        protocol,
+        instance_id: section
+            .field("instance_id")
+            .and_then(|field| {
+                let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+                field.word(249, legal, "1 to 249 letters, digits, `.`, `_`, `-`; another one for each process")
+            })
+            .map(str::to_string),
+        revoke_grace: section
+            .field("revoke_grace")
+            .and_then(|field| field.time(REVOKE_GRACE))
+            .unwrap_or(DEFAULT_REVOKE_GRACE),
+        client: section.field("client").map(|field| client::settings(&field, protocol)).unwrap_or_default(),
+    }
+}
+
+const BROKERS: &str = "host:port of one or more brokers, separated by commas; the port is 9092 where none is given";
+
+fn brokers(field: &Field<'_>) -> Option<String> {
+    let text = field.text(BROKERS)?;
+    for broker in text.split(',') {
+        let broker = broker.trim();
+        let after_brackets = broker.rsplit(']').next().unwrap_or(broker);
+        let port_is_right = match after_brackets.rsplit_once(':') {
+            Some((_, port)) => port.parse::<u16>().is_ok_and(|port| port > 0),
+            None => true,
+        };
+        let host_is_right = !broker.is_empty()
+            && !broker.starts_with(':')
+            && broker.chars().all(|c| c.is_ascii_graphic() && !"@?#\"'\\".contains(c));
+        if !host_is_right || !port_is_right {
+            // What holds an @ may be a password in the wrong place.
+            let field = if text.contains('@') { field.clone().hide() } else { field.clone() };
+            return field.wrong("not a list of brokers", BROKERS);
+        }
+    }
+    Some(text.split(',').map(str::trim).collect::<Vec<_>>().join(","))
+}
+
+fn start(field: &Field<'_>) -> Option<Start> {
+    const NEEDED: &str = "earliest, latest, or a time after 1970 as in 2025-11-21T00:00:00Z";
+    let text = match &field.node.value {
+        Value::Time(time) => time,
+        _ => field.text(NEEDED)?,
+    };
+    match text {
+        "earliest" => return Some(Start::Earliest),
+        "latest" => return Some(Start::Latest),
+        _ => {}
+    }
+    match chrono::DateTime::parse_from_rfc3339(text) {
+        Ok(time) if time.timestamp_millis() >= 0 => Some(Start::Time(time.timestamp_millis())),
+        Ok(_) => field.wrong("before 1970", NEEDED),
+        Err(_) => field.wrong("not a start: neither one of the words nor RFC 3339 with its offset from UTC", NEEDED),
+    }
+}
+
+fn spool(section: &Section<'_>, base_dir: &Path) -> SpoolConfig {
+    let dir = section.field("dir").and_then(|field| path(&field, base_dir, "a folder of this process alone"));
+    SpoolConfig {
+        dir: dir.unwrap_or_else(|| DEFAULT_SPOOL_DIR.into()),
+        limit: section.field("limit").and_then(|field| field.size(SPOOL_LIMIT)).unwrap_or(DEFAULT_SPOOL_LIMIT),
+    }
+}
+
+/// A path of the file system; relative ones start at the folder of the configuration.
+pub(super) fn path(field: &Field<'_>, base_dir: &Path, needed: &str) -> Option<std::path::PathBuf> {
+    let text = field.text(needed)?;
+    if text.contains('\0') {
+        field.wrong("a zero byte cannot stand in a path", needed)
+    } else {
+        Some(base_dir.join(text))
+    }
+}
+
+fn memory(section: &Section<'_>) -> MemoryConfig {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let threads = section.field("threads").and_then(|field| field.count(THREADS)).unwrap_or(cores);
+    MemoryConfig {
+        budget: section.field("budget").and_then(|field| field.size(BUDGET)).unwrap_or(DEFAULT_BUDGET),
+        threads: usize::try_from(threads).unwrap_or(usize::MAX),
+    }
+}
+
+fn http(section: &Section<'_>) -> Option<SocketAddr> {
+    const NEEDED: &str = "an address and a port, as in 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080";
+    let field = section.field("listen")?;
+    let text = field.text(NEEDED)?;
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => field.wrong("not an address with a port (names of hosts are not looked up)", NEEDED),
+    }
+}
+
+fn upload(section: &Section<'_>) -> UploadConfig {
+    let concurrency = section.field("concurrency").and_then(|field| field.count(UPLOADS)).unwrap_or(DEFAULT_UPLOADS);
+    UploadConfig {
+        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX),
+        part_size: section.field("part_size").and_then(|field| field.size(PART_SIZE)).unwrap_or(DEFAULT_PART_SIZE),
+    }
+}
+
+/// `[rotate]` over the defaults, `[archive.rotate]` over `[rotate]`: key by key.
+pub(super) fn rotate(section: &Section<'_>, base: Rotate) -> Rotate {
+    let age = section.field("age").and_then(|field| field.time(ROTATE_AGE));
+    let records = section.field("records").and_then(|field| field.count(ROTATE_RECORDS));
+    let bytes = match section.field("bytes") {
+        Some(field) if field.is_off() => None,
+        Some(field) => field.size(ROTATE_BYTES),
+        None => base.bytes,
+    };
+    let grace = match section.field("grace") {
+        Some(field) if field.is_off() => None,
+        Some(field) => field.time(ROTATE_GRACE),
+        None => base.grace,
+    };
+    Rotate {
+        size: section.field("size").and_then(|field| field.size(ROTATE_SIZE)).unwrap_or(base.size),
+        age: age.unwrap_or(base.age),
+        records: records.unwrap_or(base.records),
+        bytes,
+        grace,
+    }
+}
+
+/// Sizes that must fit each other.
+fn check_sizes(config: &Config, spool: &Section<'_>, upload: &Section<'_>, errors: &Errors) {
+    if errors.about("spool.limit") || errors.about("upload.part_size") || errors.about("rotate.size") {
+        return;
+    }
+    for (index, archive) in config.archives.iter().enumerate() {
+        if errors.about(&format!("archive[{index}].rotate.size")) {
+            continue;
+        }
+        let size = archive.rotate.size;
+        if config.spool.limit < 2 * size {
+            spool.cross(
+                "limit",
+                format!("smaller than twice the rotate.size of archive[{index}], {}", show_size(size)),
+                format!("at least {}: one batch uploads while the next one fills", show_size(2 * size)),
+            );
+        }
+        let piece = size.div_ceil(PIECES_MOST);
+        if config.upload.part_size < piece {
+            upload.cross(
+                "part_size",
+                format!("too small for the rotate.size of archive[{index}], {}", show_size(size)),
+                format!(
+                    "at least {}: an object has at most {PIECES_MOST} pieces",
+                    show_size(piece.div_ceil(MIB) * MIB)
+                ),
+            );
+        }
+    }
+}

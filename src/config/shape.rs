@@ -1,0 +1,136 @@
+//! Which keys a configuration can have. The one list behind unknown keys, their nearest names, and the test that
+//! `config/full.toml` documents every key.
+
+/// The keys of one section.
+#[derive(Debug)]
+pub struct Shape {
+    /// Where it stands; `*` is any name.
+    pub at: &'static str,
+    /// What its keys depend on: a scheme or a type. Empty where there is only one such section.
+    pub of: &'static str,
+    /// Its keys.
+    pub keys: &'static [&'static str],
+}
+
+/// Every key that a configuration can have, by section. Sections whose keys depend on a `type` or on the scheme of a
+/// URL come once for each. `[kafka.client]` is not among them: its keys are librdkafka's.
+pub const SHAPES: &[&Shape] = &[
+    &ROOT,
+    &KAFKA,
+    &SPOOL,
+    &MEMORY,
+    &HTTP,
+    &UPLOAD,
+    &SHUTDOWN,
+    &FILE,
+    &S3,
+    &GS,
+    &AZ,
+    &ROTATE,
+    &ARCHIVE,
+    &DECODE_JSON,
+    &DECODE_RAW,
+    &TIMESTAMP,
+    &ARCHIVE_ROTATE,
+    &DEAD_LETTERS,
+    &OUTPUT,
+    &FORMAT_RAW,
+    &FORMAT_JSON,
+    &FORMAT_PARQUET,
+    &KEEP,
+    &LAYOUT,
+];
+
+pub(super) const ROOT: Shape = Shape {
+    at: "",
+    of: "",
+    keys: &["kafka", "spool", "memory", "http", "upload", "shutdown", "destinations", "rotate", "archive"],
+};
+pub(super) const KAFKA: Shape = Shape {
+    at: "kafka",
+    of: "",
+    keys: &["brokers", "group", "start", "isolation", "protocol", "instance_id", "revoke_grace", "client"],
+};
+pub(super) const SPOOL: Shape = Shape { at: "spool", of: "", keys: &["dir", "limit"] };
+pub(super) const MEMORY: Shape = Shape { at: "memory", of: "", keys: &["budget", "threads"] };
+pub(super) const HTTP: Shape = Shape { at: "http", of: "", keys: &["listen"] };
+pub(super) const UPLOAD: Shape = Shape { at: "upload", of: "", keys: &["concurrency", "part_size"] };
+pub(super) const SHUTDOWN: Shape = Shape { at: "shutdown", of: "", keys: &["timeout"] };
+pub(super) const FILE: Shape = Shape { at: "destinations.*", of: "file://", keys: &["url"] };
+pub(super) const S3: Shape = Shape {
+    at: "destinations.*",
+    of: "s3://",
+    keys: &[
+        "url",
+        "endpoint",
+        "region",
+        "access_key_id",
+        "secret_access_key",
+        "session_token",
+        "path_style",
+        "allow_http",
+        "checksum",
+        "conditional_put",
+    ],
+};
+pub(super) const GS: Shape = Shape {
+    at: "destinations.*",
+    of: "gs://",
+    keys: &["url", "endpoint", "service_account_file", "service_account_key", "allow_http"],
+};
+pub(super) const AZ: Shape = Shape {
+    at: "destinations.*",
+    of: "az://",
+    keys: &["url", "account", "access_key", "sas_token", "client_id", "tenant_id", "endpoint", "use_emulator"],
+};
+pub(super) const ROTATE: Shape = Shape { at: "rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
+pub(super) const ARCHIVE: Shape = Shape {
+    at: "archive",
+    of: "",
+    keys: &[
+        "name",
+        "topics",
+        "exclude",
+        "decode",
+        "timestamp",
+        "tombstones",
+        "generation",
+        "on_gap",
+        "max_future",
+        "content_encoding",
+        "rotate",
+        "dead_letters",
+        "output",
+    ],
+};
+pub(super) const DECODE_JSON: Shape =
+    Shape { at: "archive.decode", of: "type = \"json\"", keys: &["type", "validate"] };
+pub(super) const DECODE_RAW: Shape = Shape { at: "archive.decode", of: "type = \"raw\"", keys: &["type"] };
+pub(super) const TIMESTAMP: Shape =
+    Shape { at: "archive.timestamp", of: "", keys: &["field", "header", "unit", "format", "zone", "fallback"] };
+pub(super) const ARCHIVE_ROTATE: Shape =
+    Shape { at: "archive.rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
+pub(super) const DEAD_LETTERS: Shape =
+    Shape { at: "archive.dead_letters", of: "", keys: &["path", "name", "zone", "destination"] };
+pub(super) const OUTPUT: Shape =
+    Shape { at: "archive.output", of: "", keys: &["name", "format", "keep", "layout", "destination"] };
+pub(super) const FORMAT_RAW: Shape =
+    Shape { at: "archive.output.format", of: "type = \"raw\"", keys: &["type", "compression", "level", "newlines"] };
+pub(super) const FORMAT_JSON: Shape =
+    Shape { at: "archive.output.format", of: "type = \"json\"", keys: &["type", "compression", "level"] };
+pub(super) const FORMAT_PARQUET: Shape = Shape {
+    at: "archive.output.format",
+    of: "type = \"parquet\"",
+    keys: &["type", "compression", "level", "schema", "unknown", "row_group_bytes", "row_group_rows"],
+};
+pub(super) const KEEP: Shape = Shape { at: "archive.output.keep", of: "", keys: &["columns", "prefix"] };
+pub(super) const LAYOUT: Shape =
+    Shape { at: "archive.output.layout", of: "", keys: &["preset", "path", "name", "zone"] };
+
+impl Shape {
+    /// Where else `key` would be right: what the sections of the same name depend on.
+    pub(super) fn elsewhere(&self, key: &str) -> Vec<&'static str> {
+        let others = SHAPES.iter().filter(|other| other.at == self.at && other.keys.contains(&key));
+        others.map(|other| other.of).collect()
+    }
+}

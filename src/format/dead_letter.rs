@@ -1,0 +1,163 @@
+//! Dead letters: records that could not become rows, whole and with the reason, as gzip JSON lines.
+//!
+//! ```json
+//! {"topic":"access","partition":3,"offset":17,"index":0,"timestamp":1763712000000,"key_base64":null,
+//!  "headers":[["trace","YWI="],["gone",null]],"value_base64":"ey4=","stage":"decode","outputs":["json"],"reason":"…"}
+//! ```
+//! Lossless: key, payload and header values are base64 of their bytes or null, headers keep order and repeats. Takes
+//! every record: nothing here can fail. `index` counts the rows a record unfolds to; it is 0 while one record is one row.
+
+use super::compress::Codec;
+use super::keep::{write_base64, write_json_string};
+use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
+use crate::record::Record;
+use std::io::Write;
+use std::sync::Arc;
+
+/// Codec of all dead letters.
+const CODEC: Codec = Codec::Gzip(6);
+
+/// What a record failed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeadLetterStage {
+    /// Its payload does not decode.
+    Decode,
+    /// It has no readable event time, and the rule asks for one.
+    Timestamp,
+    /// It has no payload, and the rule is to put such records here.
+    Tombstone,
+    /// An output cannot hold it.
+    Row,
+}
+
+impl DeadLetterStage {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Timestamp => "timestamp",
+            Self::Tombstone => "tombstone",
+            Self::Row => "row",
+        }
+    }
+}
+
+/// Adds one dead letter to `rows`: `record` failed at `stage` and is missing in `outputs` for `reason`.
+pub fn append(record: &Record<'_>, stage: DeadLetterStage, outputs: &[&str], reason: &str, rows: &mut Vec<u8>) {
+    rows.extend_from_slice(b"{\"topic\":");
+    write_json_string(record.topic, rows);
+    let numbers =
+        format!(",\"partition\":{},\"offset\":{},\"index\":0,\"timestamp\":", record.partition, record.offset);
+    rows.extend_from_slice(numbers.as_bytes());
+    match record.timestamp {
+        Some(ms) => rows.extend_from_slice(ms.to_string().as_bytes()),
+        None => rows.extend_from_slice(b"null"),
+    }
+    rows.extend_from_slice(b",\"key_base64\":");
+    write_bytes(record.key, rows);
+    rows.extend_from_slice(b",\"headers\":[");
+    for index in 0..record.headers.len() {
+        let (name, value) = record.headers.get(index);
+        rows.extend_from_slice(if index > 0 { b",[" } else { b"[" });
+        write_json_string(name, rows);
+        rows.push(b',');
+        write_bytes(value, rows);
+        rows.push(b']');
+    }
+    rows.extend_from_slice(b"],\"value_base64\":");
+    write_bytes(record.value, rows);
+    rows.extend_from_slice(b",\"stage\":");
+    write_json_string(stage.as_str(), rows);
+    rows.extend_from_slice(b",\"outputs\":[");
+    for (index, output) in outputs.iter().enumerate() {
+        if index > 0 {
+            rows.push(b',');
+        }
+        write_json_string(output, rows);
+    }
+    rows.extend_from_slice(b"],\"reason\":");
+    write_json_string(reason, rows);
+    rows.extend_from_slice(b"}\n");
+}
+
+fn write_bytes(bytes: Option<&[u8]>, rows: &mut Vec<u8>) {
+    match bytes {
+        Some(bytes) => write_base64(bytes, rows),
+        None => rows.extend_from_slice(b"null"),
+    }
+}
+
+/// How dead letters become a file. Rows come from [`append`]: [`Format::append_row`] refuses each record, because a
+/// dead letter without its reason is none.
+pub fn dead_letters() -> Arc<dyn Format> {
+    Arc::new(DeadLetterFormat)
+}
+
+struct DeadLetterFormat;
+
+impl Format for DeadLetterFormat {
+    fn extension(&self) -> String {
+        CODEC.extension("json")
+    }
+
+    fn content_type(&self) -> &'static str {
+        "application/x-ndjson"
+    }
+
+    fn block_limit(&self) -> BlockLimit {
+        CODEC.block_limit()
+    }
+
+    fn append_row(&self, _row: &Row<'_>, _rows: &mut Vec<u8>) -> Result<Appended, RowError> {
+        Err(RowError("a dead letter is appended with its stage and reason".to_string()))
+    }
+
+    fn encode_block(&self, rows: &[u8], count: u32) -> Result<EncodedBlock, FormatError> {
+        CODEC.encode(rows, count)
+    }
+
+    fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
+        CODEC.assemble(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::testing::{Sample, file_of};
+    use flate2::read::GzDecoder;
+    use std::io::Read;
+
+    #[test]
+    fn a_dead_letter_is_one_line_with_all_of_the_record() {
+        let mut sample = Sample::new(Some(b"{\xff\n"));
+        sample.record.key = Some(b"k".to_vec());
+        sample.record.headers = vec![("t".to_string(), Some(b"ab".to_vec())), ("t".to_string(), None)];
+        let mut rows = Vec::new();
+        append(&sample.record.as_record(), DeadLetterStage::Decode, &["json", "raw\""], "breaks at\nline 1", &mut rows);
+        let expected = concat!(
+            r#"{"topic":"access","partition":3,"offset":17,"index":0,"timestamp":1763712000000,"key_base64":"aw==","#,
+            r#""headers":[["t","YWI="],["t",null]],"value_base64":"e/8K","stage":"decode","outputs":["json","raw\""],"#,
+            r#""reason":"breaks at\nline 1"}"#,
+            "\n"
+        );
+        assert_eq!(String::from_utf8(rows.clone()).expect("JSON is UTF-8"), expected);
+
+        let file = file_of(dead_letters().as_ref(), &[(rows, 1)], &[]);
+        let mut text = String::new();
+        GzDecoder::new(file.as_slice()).read_to_string(&mut text).expect("one gzip member");
+        assert_eq!(text, expected);
+        assert_eq!(dead_letters().extension(), "json.gz");
+    }
+
+    #[test]
+    fn nulls_are_told_from_empty_bytes() {
+        let mut sample = Sample::new(None);
+        sample.record.timestamp = None;
+        sample.record.key = Some(Vec::new());
+        let mut rows = Vec::new();
+        append(&sample.record.as_record(), DeadLetterStage::Tombstone, &[], "", &mut rows);
+        let line = String::from_utf8(rows).expect("JSON is UTF-8");
+        assert!(line.contains(r#""timestamp":null,"key_base64":"","headers":[],"value_base64":null"#), "{line}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What objects hold. A [`Format`] turns rows into blocks and blocks into a file.
+//!
+//! ```text
+//! append_row*            encode_block (any core)        Assembler::append, in order      finish
+//! plain rows ─────────▶ [rows of one block] ─────────▶ EncodedBlock ─────────────────▶ the file's bytes
+//! ```
+//! # Invariants
+//! - **F-1** Block borders are a function of the rows alone: a block is full as soon as it holds
+//!   [`BlockLimit::bytes`] or [`BlockLimit::rows`]. Never of time, memory, threads or what was spilled.
+//! - **F-2** Equal rows in equal order give equal bytes, within one release of the program.
+//! - **F-3** `append_row` either adds exactly one row or leaves the buffer as it was. A row that it accepted can be encoded.
+//! - **F-4** Between blocks a part holds no encoder: only the assembler's few numbers.
+
+pub mod compress;
+pub mod dead_letter;
+pub mod json;
+pub mod keep;
+mod object;
+pub mod parquet;
+pub mod raw;
+#[cfg(test)]
+mod testing;
+
+pub use dead_letter::dead_letters;
+
+use crate::layout::{Column, Keep, OutputFormat, SchemaSource};
+use crate::record::Record;
+use std::io::Write;
+use std::sync::Arc;
+
+/// Makes the format of an output. `keep` is what it keeps of Kafka's own; `pinned` the columns that were inferred and
+/// pinned, where the schema is [`SchemaSource::Infer`].
+///
+/// # Errors
+/// The output cannot be: a compression or level that the format has not, kept columns for `raw`, a schema that Parquet
+/// cannot hold or that is not pinned yet. In words for the person who wrote the layout.
+pub fn build(output: &OutputFormat, keep: Option<&Keep>, pinned: Option<&[Column]>) -> Result<Arc<dyn Format>, String> {
+    match output {
+        OutputFormat::Raw { compression, newlines } => {
+            if keep.is_some_and(|keep| !keep.columns.is_empty()) {
+                return Err("raw has no place for kept columns: they need json or parquet".to_string());
+            }
+            Ok(Arc::new(raw::RawFormat::new(compress::Codec::new(*compression)?, *newlines)))
+        }
+        OutputFormat::Json { compression } => {
+            Ok(Arc::new(json::JsonFormat::new(compress::Codec::new(*compression)?, keep)))
+        }
+        OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows } => {
+            let columns = match (schema, pinned) {
+                (SchemaSource::Columns(columns), _) => columns.as_slice(),
+                (SchemaSource::Infer, Some(pinned)) => pinned,
+                (SchemaSource::Infer, None) => return Err("the inferred schema is not pinned yet".to_string()),
+            };
+            let bytes = usize::try_from(*row_group_bytes)
+                .map_err(|_| format!("row groups of {row_group_bytes} bytes do not fit this machine"))?;
+            let limit = BlockLimit { bytes, rows: *row_group_rows };
+            Ok(Arc::new(parquet::ParquetFormat::new(columns, keep, *unknown, *compression, limit)?))
+        }
+    }
+}
+
+/// One record on its way into an output.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    /// The record.
+    pub record: &'a Record<'a>,
+    /// The payload as JSON text without surrounding white space, where the archive decodes JSON and the record has a
+    /// payload. Valid UTF-8 and not too deep; valid JSON where the archive validates, unless all outputs are Parquet, whose
+    /// rows are made of valid JSON alone.
+    pub json: Option<&'a [u8]>,
+    /// Event time, milliseconds UTC.
+    pub event_ms: i64,
+}
+
+/// What happened while a row was appended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Fields left out by `unknown = "drop"`.
+    pub fields_dropped: u32,
+}
+
+/// Why a record cannot be a row of this output: it becomes a dead letter with this text as its reason.
+/// Permanent and decided by the record alone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RowError(pub String);
+
+/// Why a block or file could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// The spool file could not be written.
+    #[error("write the spool file")]
+    Io(#[from] std::io::Error),
+    /// The encoder refused rows that `append_row` had accepted: a bug; the partition stops and nothing is lost.
+    #[error("encode a block of {rows} rows: {what}")]
+    Encode {
+        /// Rows in the block.
+        rows: u32,
+        /// What the encoder said.
+        what: String,
+    },
+}
+
+/// When a block is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockLimit {
+    /// Bytes of plain rows.
+    pub bytes: usize,
+    /// Rows.
+    pub rows: u32,
+}
+
+/// A block, encoded but not yet placed in a file.
+pub enum EncodedBlock {
+    /// Bytes of a text format.
+    Bytes(compress::CompressedBlock),
+    /// One Parquet row group.
+    RowGroup(parquet::EncodedRowGroup),
+}
+
+/// How rows become the bytes of an object. Shared by all threads; holds no state of any file.
+pub trait Format: Send + Sync {
+    /// Extension of the object's name without its first dot: `json.gz`, `parquet`.
+    fn extension(&self) -> String;
+    /// MIME type of the object.
+    fn content_type(&self) -> &'static str;
+    /// When a block is full.
+    fn block_limit(&self) -> BlockLimit;
+    /// Adds `row` in its plain form to `rows`.
+    ///
+    /// # Errors
+    /// [`RowError`]: not representable here; `rows` is unchanged and the record becomes a dead letter.
+    fn append_row(&self, row: &Row<'_>, rows: &mut Vec<u8>) -> Result<Appended, RowError>;
+    /// Encodes one block of `count` plain rows. Pure; takes one core for some milliseconds.
+    ///
+    /// # Errors
+    /// [`FormatError::Encode`], see there.
+    fn encode_block(&self, rows: &[u8], count: u32) -> Result<EncodedBlock, FormatError>;
+    /// Starts a file that is written to `out`. `out` counts and hashes; it is flushed by its owner.
+    ///
+    /// # Errors
+    /// [`FormatError::Io`].
+    fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError>;
+}
+
+/// Puts encoded blocks behind each other into one file.
+pub trait Assembler: Send {
+    /// Writes the next block.
+    ///
+    /// # Errors
+    /// [`FormatError::Io`]: the file is unusable.
+    fn append(&mut self, block: EncodedBlock) -> Result<(), FormatError>;
+    /// Writes the footer. `metadata` goes into the file where the format has a place for it (Parquet's key-value
+    /// metadata), otherwise nowhere.
+    ///
+    /// # Errors
+    /// [`FormatError::Io`]: the file is unusable.
+    fn finish(self: Box<Self>, metadata: &[(String, String)]) -> Result<(), FormatError>;
+}

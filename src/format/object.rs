@@ -1,0 +1,160 @@
+//! The fields of a JSON object, one level deep, without copying a value.
+//!
+//! Guarantees that the whole text was valid JSON once it returns without an error (escapes of surrogates inside values
+//! aside, see [`unescape`]). Never builds a tree and never descends: nesting costs no stack here.
+
+use super::RowError;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Most characters of a value or name that an error text quotes.
+const QUOTED_CHARS_MAX: usize = 40;
+
+/// Calls `visit` with name and value text of each field of the object `text`, in order, repeats included.
+///
+/// # Errors
+/// What `visit` says; or that `text` is no JSON object.
+pub(super) fn for_each_field<'a, F>(text: &'a str, visit: F) -> Result<(), RowError>
+where
+    F: FnMut(Cow<'a, str>, &'a str) -> Result<(), RowError>,
+{
+    let mut fields = Fields { visit, refused: None };
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let outcome = reader.deserialize_map(&mut fields).and_then(|()| reader.end());
+    match (fields.refused, outcome) {
+        (Some(refused), _) => Err(refused),
+        (None, Ok(())) => Ok(()),
+        (None, Err(broken)) => Err(not_json(&broken)),
+    }
+}
+
+/// The elements of the JSON array `text`, as texts.
+///
+/// # Errors
+/// `text` is no JSON array.
+pub(super) fn elements(text: &str) -> Result<Vec<&RawValue>, RowError> {
+    serde_json::from_str(text).map_err(|broken| not_json(&broken))
+}
+
+/// The characters of the JSON string literal `text`; `None` where it is no string literal or holds a lone surrogate.
+pub(super) fn unescape(text: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str::<Text<'_>>(text).ok().map(|found| found.0)
+}
+
+/// `text` in quotes, cut to what an error may show.
+pub(super) fn quote(text: &str) -> String {
+    let mut characters = text.chars();
+    let shown: String = characters.by_ref().take(QUOTED_CHARS_MAX).collect();
+    let more = if characters.next().is_some() { "…" } else { "" };
+    format!("`{}{more}`", shown.escape_debug())
+}
+
+/// Says where the JSON breaks, never with which bytes.
+pub(super) fn not_json(broken: &serde_json::Error) -> RowError {
+    let kind = if broken.is_eof() { "ends too early" } else { "breaks" };
+    RowError(format!("the JSON {kind} at line {} column {}", broken.line(), broken.column()))
+}
+
+struct Fields<F> {
+    visit: F,
+    /// What `visit` said, past serde's own error type.
+    refused: Option<RowError>,
+}
+
+impl<'a, F> Visitor<'a> for &mut Fields<F>
+where
+    F: FnMut(Cow<'a, str>, &'a str) -> Result<(), RowError>,
+{
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<Text<'a>>()? {
+            let value: &'a RawValue = map.next_value()?;
+            if let Err(refused) = (self.visit)(name.0, value.get()) {
+                self.refused = Some(refused);
+                return Err(A::Error::custom("refused"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A string, borrowed where it holds no escape (serde's own `Cow` always copies).
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+
+impl<'a> Deserialize<'a> for Text<'a> {
+    fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'a> Visitor<'a> for TextVisitor {
+    type Value = Text<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_borrowed_str<E>(self, text: &'a str) -> Result<Text<'a>, E> {
+        Ok(Text(Cow::Borrowed(text)))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Text<'a>, E> {
+        Ok(Text(Cow::Owned(text.to_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> Result<Vec<(String, String)>, RowError> {
+        let mut found = Vec::new();
+        for_each_field(text, |name, value| {
+            found.push((name.into_owned(), value.to_string()));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn values_come_as_they_are_written() {
+        let found = fields(" {\"a\" : 1.50 , \"b\\n\":[1, {\"x\":2}],\"a\":\"\\ud800\" } ").expect("valid");
+        let expected = [("a", "1.50"), ("b\n", "[1, {\"x\":2}]"), ("a", "\"\\ud800\"")];
+        assert_eq!(found, expected.map(|(name, value)| (name.to_string(), value.to_string())));
+    }
+
+    #[test]
+    fn broken_text_is_refused_without_quoting_it() {
+        for text in
+            ["", "{", "{\"secret\":1", "{\"secret\":}", "{\"secret\":1}x", "[1]", "\"secret\"", "{\"secret\":01}"]
+        {
+            let refused = fields(text).expect_err(text);
+            assert!(!refused.0.contains("secret"), "{text}: {refused}");
+        }
+        // Nesting is walked without recursion.
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
+        assert_eq!(fields(&deep).expect("valid").len(), 1);
+    }
+
+    #[test]
+    fn lone_surrogates_are_no_text() {
+        for (text, valid) in
+            [("\"a\"", true), ("\"\\u00e4\"", true), ("\"\\ud83d\\ude00\"", true), ("\"\\ud83d\"", false)]
+        {
+            assert_eq!(unescape(text).is_some(), valid, "{text}");
+        }
+    }
+
+    #[test]
+    fn quotes_are_short_and_printable() {
+        assert_eq!(quote("a\nb"), "`a\\nb`");
+        assert_eq!(quote(&"ä".repeat(41)), format!("`{}…`", "ä".repeat(40)));
+    }
+}

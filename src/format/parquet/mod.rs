@@ -1,0 +1,101 @@
+//! Parquet files from JSON payloads.
+//!
+//! ```text
+//! append_row: check.rs          encode_block: columns.rs, encode.rs       Assembler: encode.rs
+//! payload ──────▶ row, as row.rs has it ───────▶ column chunks of a row group ───────▶ file
+//! ```
+//! Until its row group is full a row is a few bytes that hold only columns of the schema, each checked and in its own
+//! type; so what is accepted can be encoded (F-3), and nothing but bytes lies in the spool (F-4). A payload is parsed
+//! once on its way.
+//!
+//! [`schema`] has the columns in Parquet's and arrow's words, `check.rs` the rules of what a column takes and what
+//! becomes of the rest, [`infer`] makes columns from records. Never changes a value other than its column's type says
+//! (a `Float64` rounds fractions, a `Timestamp` ends at microseconds): what does not fit is a dead letter, what has no
+//! column is in `_rest` by default, dropped fields are counted.
+
+mod check;
+mod columns;
+mod encode;
+pub mod infer;
+mod kept;
+mod number;
+mod row;
+mod scalar;
+pub mod schema;
+mod unique;
+
+pub use encode::EncodedRowGroup;
+
+use super::json::payload;
+use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
+use crate::layout::{Column, Compression, Keep, UnknownFields};
+use check::RowCheck;
+use encode::Encoder;
+use std::io::Write;
+
+/// Parquet with one schema.
+pub(super) struct ParquetFormat {
+    check: RowCheck,
+    encoder: Encoder,
+    limit: BlockLimit,
+}
+
+impl ParquetFormat {
+    /// Prepares files of `columns` beside the kept ones.
+    ///
+    /// # Errors
+    /// The schema, the compression or the limit cannot be; in words for the person who wrote the layout.
+    pub(super) fn new(
+        columns: &[Column],
+        keep: Option<&Keep>,
+        unknown: UnknownFields,
+        compression: Compression,
+        limit: BlockLimit,
+    ) -> Result<Self, String> {
+        schema::check_columns(columns, keep, unknown)?;
+        if limit.bytes == 0 || limit.rows == 0 {
+            return Err("a row group of 0 bytes or 0 rows".to_string());
+        }
+        let encoder = Encoder::new(schema::arrow_schema(columns, keep, unknown), compression)?;
+        Ok(Self { check: RowCheck::new(columns, keep, unknown), encoder, limit })
+    }
+}
+
+impl Format for ParquetFormat {
+    fn extension(&self) -> String {
+        "parquet".to_string()
+    }
+
+    fn content_type(&self) -> &'static str {
+        "application/vnd.apache.parquet"
+    }
+
+    fn block_limit(&self) -> BlockLimit {
+        self.limit
+    }
+
+    fn append_row(&self, row: &Row<'_>, rows: &mut Vec<u8>) -> Result<Appended, RowError> {
+        let json = payload(row)?;
+        let start = rows.len();
+        match self.check.append(row, json, rows) {
+            Ok(fields_dropped) => Ok(Appended { fields_dropped }),
+            Err(refused) => {
+                rows.truncate(start);
+                Err(refused)
+            }
+        }
+    }
+
+    fn encode_block(&self, rows: &[u8], count: u32) -> Result<EncodedBlock, FormatError> {
+        self.encoder.encode(rows, count)
+    }
+
+    fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
+        self.encoder.assemble(out)
+    }
+}
+
+#[cfg(test)]
+mod roundtrip;
+#[cfg(test)]
+mod tests;

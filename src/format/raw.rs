@@ -1,0 +1,193 @@
+//! Raw payloads: the bytes of each record, never looked into. Takes every record, decodable or not, but for payloads
+//! that the newline rule refuses.
+//!
+//! | rule | a row | a tombstone |
+//! |---|---|---|
+//! | [`Newlines::Refuse`] | payload, newline; a payload with a newline is refused | an empty line |
+//! | [`Newlines::Escape`] | payload with `\` as `\\` and newline as `\n`, newline | an empty line |
+//! | [`Newlines::Length`] | length as 4 bytes big endian, payload | the length [`TOMBSTONE_LENGTH`] and nothing behind it |
+//!
+//! Only length framing tells a tombstone from an empty payload: in lines both are an empty line.
+
+use super::compress::Codec;
+use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
+use crate::layout::Newlines;
+use std::io::Write;
+
+/// The length that stands for a null payload in length framing: no payload can be that long.
+pub const TOMBSTONE_LENGTH: u32 = u32::MAX;
+
+/// Raw payloads, compressed by `codec`.
+pub(super) struct RawFormat {
+    codec: Codec,
+    newlines: Newlines,
+}
+
+impl RawFormat {
+    pub(super) fn new(codec: Codec, newlines: Newlines) -> Self {
+        Self { codec, newlines }
+    }
+}
+
+impl Format for RawFormat {
+    fn extension(&self) -> String {
+        match self.newlines {
+            Newlines::Refuse | Newlines::Escape => self.codec.extension("txt"),
+            Newlines::Length => self.codec.extension("bin"),
+        }
+    }
+
+    fn content_type(&self) -> &'static str {
+        match self.newlines {
+            Newlines::Refuse | Newlines::Escape => "text/plain",
+            Newlines::Length => "application/octet-stream",
+        }
+    }
+
+    fn block_limit(&self) -> BlockLimit {
+        self.codec.block_limit()
+    }
+
+    fn append_row(&self, row: &Row<'_>, rows: &mut Vec<u8>) -> Result<Appended, RowError> {
+        let payload = row.record.value;
+        match self.newlines {
+            Newlines::Refuse => {
+                let line = payload.unwrap_or_default();
+                if memchr::memchr(b'\n', line).is_some() {
+                    return Err(RowError("the payload holds a newline, and the rule is to refuse it".to_string()));
+                }
+                rows.extend_from_slice(line);
+                rows.push(b'\n');
+            }
+            Newlines::Escape => {
+                append_escaped(payload.unwrap_or_default(), rows);
+                rows.push(b'\n');
+            }
+            Newlines::Length => append_framed(payload, rows)?,
+        }
+        Ok(Appended::default())
+    }
+
+    fn encode_block(&self, rows: &[u8], count: u32) -> Result<EncodedBlock, FormatError> {
+        self.codec.encode(rows, count)
+    }
+
+    fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
+        self.codec.assemble(out)
+    }
+}
+
+fn append_escaped(payload: &[u8], rows: &mut Vec<u8>) {
+    let mut unread = 0;
+    for at in memchr::memchr2_iter(b'\\', b'\n', payload) {
+        rows.extend_from_slice(&payload[unread..at]);
+        rows.extend_from_slice(if payload[at] == b'\n' { b"\\n" } else { b"\\\\" });
+        unread = at + 1;
+    }
+    rows.extend_from_slice(&payload[unread..]);
+}
+
+fn append_framed(payload: Option<&[u8]>, rows: &mut Vec<u8>) -> Result<(), RowError> {
+    let Some(payload) = payload else {
+        rows.extend_from_slice(&TOMBSTONE_LENGTH.to_be_bytes());
+        return Ok(());
+    };
+    match u32::try_from(payload.len()) {
+        Ok(length) if length != TOMBSTONE_LENGTH => rows.extend_from_slice(&length.to_be_bytes()),
+        _ => return Err(RowError(format!("a payload of {} bytes does not fit a 4-byte length", payload.len()))),
+    }
+    rows.extend_from_slice(payload);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::testing::row_of;
+    use proptest::prelude::*;
+
+    fn rows_of(newlines: Newlines, payloads: &[Option<&[u8]>]) -> Result<Vec<u8>, RowError> {
+        let format = RawFormat::new(Codec::None, newlines);
+        let mut rows = Vec::new();
+        for payload in payloads {
+            row_of(*payload, None, |row| format.append_row(row, &mut rows))?;
+        }
+        Ok(rows)
+    }
+
+    /// What a reader does to get the payloads of an escaped file back.
+    fn unescape(line: &[u8]) -> Vec<u8> {
+        let mut bytes = line.iter();
+        let mut payload = Vec::new();
+        while let Some(&byte) = bytes.next() {
+            match byte {
+                b'\\' if bytes.next() == Some(&b'n') => payload.push(b'\n'),
+                other => payload.push(other),
+            }
+        }
+        payload
+    }
+
+    #[test]
+    fn each_rule_writes_its_rows() {
+        let payloads: [Option<&[u8]>; 3] = [Some(b"a\\b"), Some(b""), None];
+        let cases: [(Newlines, &[u8]); 3] = [
+            (Newlines::Refuse, b"a\\b\n\n\n"),
+            (Newlines::Escape, b"a\\\\b\n\n\n"),
+            (Newlines::Length, b"\0\0\0\x03a\\b\0\0\0\0\xff\xff\xff\xff"),
+        ];
+        for (newlines, expected) in cases {
+            assert_eq!(rows_of(newlines, &payloads).expect("no newline inside"), expected, "{newlines:?}");
+        }
+    }
+
+    #[test]
+    fn a_newline_inside_follows_the_rule() {
+        assert!(rows_of(Newlines::Refuse, &[Some(b"a\nb")]).is_err());
+        assert_eq!(rows_of(Newlines::Escape, &[Some(b"a\nb\r")]).expect("escaped"), b"a\\nb\r\n");
+        assert_eq!(rows_of(Newlines::Length, &[Some(b"a\nb")]).expect("framed"), b"\0\0\0\x03a\nb");
+    }
+
+    #[test]
+    fn names_tell_the_framing_and_the_codec() {
+        let cases = [
+            (Codec::None, Newlines::Refuse, "txt", "text/plain"),
+            (Codec::Gzip(6), Newlines::Escape, "txt.gz", "text/plain"),
+            (Codec::Zstd(3), Newlines::Length, "bin.zst", "application/octet-stream"),
+        ];
+        for (codec, newlines, extension, content_type) in cases {
+            let format = RawFormat::new(codec, newlines);
+            assert_eq!((format.extension().as_str(), format.content_type()), (extension, content_type));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn escaping_is_reversible(payloads: Vec<Vec<u8>>) {
+            let borrowed: Vec<Option<&[u8]>> = payloads.iter().map(|payload| Some(payload.as_slice())).collect();
+            let rows = rows_of(Newlines::Escape, &borrowed).expect("takes every record");
+            let lines: Vec<Vec<u8>> = rows.split_inclusive(|&b| b == b'\n').map(|l| unescape(&l[..l.len() - 1])).collect();
+            prop_assert_eq!(lines, payloads);
+        }
+
+        #[test]
+        fn frames_are_reversible(payloads: Vec<Option<Vec<u8>>>) {
+            let borrowed: Vec<Option<&[u8]>> = payloads.iter().map(Option::as_deref).collect();
+            let rows = rows_of(Newlines::Length, &borrowed).expect("takes every record");
+            let mut unread = rows.as_slice();
+            let mut found = Vec::new();
+            while let Some((length, rest)) = unread.split_first_chunk::<4>() {
+                match u32::from_be_bytes(*length) {
+                    TOMBSTONE_LENGTH => { found.push(None); unread = rest; }
+                    length => {
+                        let (payload, rest) = rest.split_at(length as usize);
+                        found.push(Some(payload.to_vec()));
+                        unread = rest;
+                    }
+                }
+            }
+            prop_assert!(unread.is_empty());
+            prop_assert_eq!(found, payloads);
+        }
+    }
+}

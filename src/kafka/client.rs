@@ -1,0 +1,219 @@
+//! librdkafka's settings: ours, the user's, and which of the two wins.
+//!
+//! The user's `[kafka.client]` settings override ours, except those that the delivery protocol owns: these are refused
+//! with the reason ([`refused_setting`]), here as in the configuration. Values never appear in an error: any of them may be a secret.
+
+use super::KafkaError;
+use crate::config::{GroupProtocol, Isolation, KafkaConfig, refused_setting};
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+/// How often librdkafka and the topic watcher look for new topics and partitions. One look, one rebalance and a round
+/// of assignment stay well under the promised 60 s.
+pub(super) const REFRESH_MS: u64 = 15_000;
+
+/// How librdkafka's memory is divided. With one queue for all partitions its limits hold for all of them together.
+///
+/// ```text
+/// queue     = budget / 2            payload and keys waiting (queued.max.messages.kbytes)
+/// records   = budget / 4 / 512 B    what librdkafka spends on each waiting record (queued.min.messages)
+/// response  = budget / 32           one fetch, as sent by the broker (fetch.max.bytes), 1 to 16 MiB
+/// partition = response / 2          of it from one partition (max.partition.fetch.bytes), at least 1 MiB
+/// ```
+/// The rest, a quarter, is for responses unpacked while the queue is full: brokers × compression ratio ≤ 8 fits. A record
+/// larger than `response` is still read: Kafka sends at least one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Payload and keys waiting, bytes.
+    pub queue_bytes: u64,
+    /// Records waiting.
+    pub queue_records: u64,
+    /// One fetch response, bytes.
+    pub response_bytes: u64,
+    /// One partition's share of it, bytes.
+    pub partition_bytes: u64,
+}
+
+impl Memory {
+    /// Divides `budget` bytes. Below 32 MiB the smallest working sizes are used and the budget is exceeded.
+    pub fn of(budget: u64) -> Self {
+        const MIB: u64 = 1 << 20;
+        let response_bytes = (budget / 32).clamp(MIB, 16 * MIB);
+        Self {
+            // librdkafka's own range of the setting ends at 2 GiB.
+            queue_bytes: (budget / 2).clamp(2 * MIB, 2047 * MIB),
+            queue_records: (budget / 4 / 512).clamp(1_000, 10_000_000),
+            response_bytes,
+            partition_bytes: (response_bytes / 2).max(MIB),
+        }
+    }
+}
+
+/// The settings of the group member.
+///
+/// # Errors
+/// [`KafkaError::Setting`]: a setting may not be set, is unknown or has a bad value.
+pub(super) fn member(config: &KafkaConfig, memory: Memory) -> Result<Member, KafkaError> {
+    let mut client = common(config);
+    client
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Not the default in librdkafka. Without it a damaged batch would be archived.
+        .set("check.crcs", "true")
+        .set("fetch.queue.backoff.ms", "10")
+        .set("fetch.wait.max.ms", "250")
+        .set("queued.max.messages.kbytes", (memory.queue_bytes / 1024).to_string())
+        .set("queued.min.messages", memory.queue_records.to_string())
+        .set("fetch.max.bytes", memory.response_bytes.to_string())
+        .set("max.partition.fetch.bytes", memory.partition_bytes.to_string());
+    match config.protocol {
+        GroupProtocol::Classic => client.set("partition.assignment.strategy", "cooperative-sticky"),
+        GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
+    };
+    if let Some(instance) = &config.instance_id {
+        client.set("group.instance.id", instance);
+    }
+    overlay(&mut client, config)?;
+    Ok(Member { client, memory })
+}
+
+/// Checked settings of the group member.
+pub(super) struct Member {
+    pub(super) client: ClientConfig,
+    pub(super) memory: Memory,
+}
+
+/// The settings of the client that only asks questions. It names the group, to read its offsets, and never joins it.
+///
+/// # Errors
+/// As [`member`].
+pub(super) fn asking(config: &KafkaConfig, isolation: Isolation) -> Result<ClientConfig, KafkaError> {
+    let mut client = common(config);
+    client
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", isolation_level(isolation))
+        // Closed connections are told at this level only, and they explain an unreachable broker.
+        .set_log_level(log_level(RDKafkaLogLevel::Info));
+    overlay(&mut client, config)?;
+    Ok(client)
+}
+
+fn isolation_level(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::ReadCommitted => "read_committed",
+        Isolation::ReadUncommitted => "read_uncommitted",
+    }
+}
+
+fn common(config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.brokers)
+        .set("group.id", &config.group)
+        .set("client.id", "siltstone")
+        .set("isolation.level", isolation_level(config.isolation))
+        .set("allow.auto.create.topics", "false")
+        .set("topic.metadata.refresh.interval.ms", REFRESH_MS.to_string())
+        .set("metadata.max.age.ms", (3 * REFRESH_MS).to_string())
+        .set("statistics.interval.ms", "0")
+        .set_log_level(log_level(RDKafkaLogLevel::Warning));
+    client
+}
+
+/// librdkafka formats only what the log will show, and what is at least `least`.
+fn log_level(least: RDKafkaLogLevel) -> RDKafkaLogLevel {
+    if tracing::enabled!(target: "librdkafka", tracing::Level::TRACE) {
+        RDKafkaLogLevel::Debug
+    } else if tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG) {
+        RDKafkaLogLevel::Info
+    } else {
+        least
+    }
+}
+
+/// Puts the user's settings over ours and lets librdkafka check all of them.
+fn overlay(client: &mut ClientConfig, config: &KafkaConfig) -> Result<(), KafkaError> {
+    for (key, value) in &config.client {
+        if let Some(reason) = refused_setting(key, config.protocol) {
+            return Err(refused(key, format!("may not be set: {reason}")));
+        }
+        client.set(key, value.reveal());
+    }
+    match client.create_native_config() {
+        Ok(_) => Ok(()),
+        Err(rdkafka::error::KafkaError::ClientConfig(_, problem, key, value)) => {
+            // librdkafka quotes the value in its sentence.
+            let shown = if value.is_empty() { problem } else { problem.replace(&value, "***") };
+            Err(refused(&key, shown))
+        }
+        Err(other) => Err(KafkaError::Create { brokers: config.brokers.clone(), problem: other.to_string() }),
+    }
+}
+
+fn refused(key: &str, problem: String) -> KafkaError {
+    KafkaError::Setting { key: key.to_string(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::tests::config;
+
+    #[test]
+    fn the_users_settings_win_over_ours() {
+        let plain = member(&config("b:1"), Memory::of(64 << 20)).expect("our own settings are sound");
+        assert_eq!(plain.client.get("check.crcs"), Some("true"));
+        assert_eq!(plain.client.get("queued.max.messages.kbytes"), Some("32768"));
+        let mut tuned = config("b:1");
+        tuned.client.insert("check.crcs".into(), crate::config::Secret::new("false"));
+        let tuned = member(&tuned, Memory::of(64 << 20)).expect("allowed");
+        assert_eq!(tuned.client.get("check.crcs"), Some("false"));
+    }
+
+    #[test]
+    fn bad_settings_are_named_and_their_values_hidden() {
+        let cases = [
+            ("enable.auto.commit", "true", "may not be set: siltstone alone commits"),
+            ("auto.offset.reset", "latest", "set `start` in [kafka]"),
+            ("no.such.key", "hush-hush", "No such configuration property"),
+            ("security.protocol", "hush-hush", "Invalid value"),
+            ("socket.timeout.ms", "hush-hush", "Invalid value"),
+        ];
+        for (key, value, expected) in cases {
+            let mut config = config("b:1");
+            config.client.insert(key.into(), crate::config::Secret::new(value));
+            let error = match member(&config, Memory::of(64 << 20)) {
+                Ok(_) => panic!("{key} = {value} was taken"),
+                Err(error) => error.to_string(),
+            };
+            assert!(error.starts_with(&format!("[kafka.client] \"{key}\": ")), "{error}");
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("hush-hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_new_group_protocol_refuses_settings_of_the_old_one() {
+        for key in ["session.timeout.ms", "heartbeat.interval.ms"] {
+            let mut config = config("b:1");
+            config.client.insert(key.into(), crate::config::Secret::new("10000"));
+            member(&config, Memory::of(64 << 20)).map(drop).expect("allowed with the classic protocol");
+            config.protocol = GroupProtocol::Consumer;
+            let error = member(&config, Memory::of(64 << 20)).map(drop).expect_err("refused").to_string();
+            assert!(error.contains("the broker decides it"), "{error}");
+        }
+    }
+
+    #[test]
+    fn memory_stays_in_the_budget() {
+        for mib in [32_u64, 64, 256, 1024] {
+            let budget = mib << 20;
+            let memory = Memory::of(budget);
+            let used = memory.queue_bytes + memory.queue_records * 512 + 8 * memory.response_bytes;
+            assert!(used <= budget, "{mib} MiB: {used} of {budget}");
+            assert!(memory.partition_bytes >= 1 << 20 && memory.partition_bytes <= memory.response_bytes);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! siltstone archives Kafka topics to object stores, exactly once, with nothing but Kafka and the bucket.
+//!
+//! # Modules, in reading order
+//! - [`record`], [`clock`]: Kafka's words; time.
+//! - [`config`]: the file; [`layout`]: what decides names and rows.
+//! - [`consume`]: the seams towards Kafka; [`kafka`]: librdkafka behind them.
+//! - [`parse`]: payloads and event times; [`mod@format`]: rows, blocks and files.
+//! - [`spool`]: local parts; [`batch`]: the batch and its rules.
+//! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
+//! - [`pipeline`]: everything wired together; [`cli`], [`commands`]: what a user types and calls.
+
+pub mod batch;
+pub mod bucket;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod consume;
+pub mod destination;
+pub mod exit;
+pub mod format;
+pub mod kafka;
+pub mod layout;
+pub mod parse;
+pub mod pipeline;
+pub mod record;
+pub mod spool;
+pub mod telemetry;
+pub mod upload;

@@ -1,0 +1,280 @@
+//! A layout compiled into something that can route records: decoder, event time, outputs with their destinations.
+//!
+//! Pure once compiled: the same record gives the same rows in the same windows.
+
+use crate::bucket::Bucket;
+use crate::destination::Destination;
+use crate::format::dead_letter::DeadLetterStage;
+use crate::format::{self, Format};
+use crate::layout::window::{KeyTemplate, Window, WindowValues};
+use crate::layout::{
+    Column, Decode, Layout, OutputFormat, SchemaSource, TimestampFallback, TimestampSource, Tombstones,
+};
+use crate::parse::json::{Captures, JsonScan};
+use crate::parse::timestamp::TimeReader;
+use crate::record::Record;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A compiled layout.
+pub struct Archive {
+    /// What it was compiled from.
+    pub layout: Layout,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Hash of each inferred schema, by output.
+    pub schemas: BTreeMap<String, String>,
+    /// The outputs in layout order, then the dead letters.
+    pub outputs: Vec<Output>,
+    /// Claims and receipts: under the first destination of the first output.
+    pub bucket: Bucket,
+    scan: JsonScan,
+    /// Reads a payload to its end, where `scan` does not because every output does.
+    whole: Option<JsonScan>,
+    time: TimeReader,
+}
+
+/// One output, or the dead letters.
+pub struct Output {
+    /// Its name; `dead_letters` for the dead letters.
+    pub name: String,
+    /// How its objects are written.
+    pub format: Arc<dyn Format>,
+    /// Where its objects lie.
+    pub keys: KeyTemplate,
+    /// Confirmed in all of these before the commit.
+    pub destinations: Vec<Arc<Destination>>,
+    /// Takes records whether they decode or not.
+    pub takes_every_record: bool,
+    /// Positions of the fields its templates need among the archive's captured fields.
+    fields: Vec<usize>,
+    headers: Vec<String>,
+    /// Whether the window depends on the event time alone.
+    pub by_time_alone: bool,
+}
+
+/// Why a record is not a row: the stage and the reason of its dead letter.
+pub type Refusal = (DeadLetterStage, String);
+
+/// A record after decoding.
+pub struct Decoded<'a> {
+    /// The JSON text, or why there is none. `None` where the record has no payload or the archive does not decode.
+    pub json: Result<Option<&'a [u8]>, Refusal>,
+    /// The event time, or why there is none.
+    pub event_ms: Result<i64, Refusal>,
+    /// Captured fields, for the templates.
+    pub captures: Captures<'a>,
+}
+
+/// What an output's schema must be when it was inferred, by output name.
+pub type PinnedSchemas = BTreeMap<String, Vec<Column>>;
+
+/// The name of the dead letters among outputs.
+pub const DEAD_LETTERS: &str = "dead_letters";
+
+impl Archive {
+    /// Compiles `layout`. `destinations`: by URL; `pinned`: a schema for every output that infers one.
+    ///
+    /// # Errors
+    /// What this version cannot read or this configuration does not have, for the operator.
+    pub fn compile(
+        layout: &Layout,
+        destinations: &BTreeMap<String, Arc<Destination>>,
+        pinned: &PinnedSchemas,
+    ) -> Result<Self, String> {
+        let mut fields = Vec::new();
+        if let TimestampSource::Field(path) = &layout.timestamp.source {
+            fields.push(path.clone());
+        }
+        let mut outputs = Vec::new();
+        let mut schemas = BTreeMap::new();
+        for output in &layout.outputs {
+            let columns = pinned.get(&output.name).map(Vec::as_slice);
+            if let (Some(columns), OutputFormat::Parquet { schema: SchemaSource::Infer, .. }) =
+                (columns, &output.format)
+            {
+                schemas.insert(output.name.clone(), format::parquet::schema::schema_hash(columns));
+            }
+            let format = format::build(&output.format, output.keep.as_ref(), columns)?;
+            let place = &output.place;
+            let keys = KeyTemplate::compile(place, &output.name, &format.extension(), layout.generation)
+                .map_err(|error| format!("output {}: {error}", output.name))?;
+            let takes_every_record = matches!(output.format, OutputFormat::Raw { .. });
+            outputs.push(Output::new(
+                &output.name,
+                format,
+                keys,
+                resolve(&place.destinations, destinations)?,
+                takes_every_record,
+                &mut fields,
+            ));
+        }
+        let dead = &layout.dead_letters.place;
+        let format = format::dead_letter::dead_letters();
+        let keys = KeyTemplate::compile(dead, DEAD_LETTERS, &format.extension(), layout.generation)
+            .map_err(|error| format!("dead letters: {error}"))?;
+        outputs.push(Output::new(
+            DEAD_LETTERS,
+            format,
+            keys,
+            resolve(&dead.destinations, destinations)?,
+            true,
+            &mut fields,
+        ));
+        let validate = matches!(layout.decode, Decode::Json { validate: true });
+        // A row of Parquet is made of the whole payload and refuses a broken one: nobody needs to read it before.
+        let outputs_validate =
+            layout.outputs.iter().all(|output| matches!(output.format, OutputFormat::Parquet { .. }));
+        let home =
+            outputs.first().and_then(|output| output.destinations.first()).ok_or("the layout has no destination")?;
+        Ok(Self {
+            fingerprint: layout.fingerprint(),
+            layout: layout.clone(),
+            schemas,
+            bucket: Bucket::new(home.clone()).of_generation(layout.generation),
+            scan: JsonScan::new(&fields, validate && !outputs_validate),
+            whole: (validate && outputs_validate).then(|| JsonScan::new(&fields, true)),
+            time: TimeReader::new(&layout.timestamp)?,
+            outputs,
+        })
+    }
+
+    /// Outputs without the dead letters.
+    pub fn data_outputs(&self) -> usize {
+        self.outputs.len() - 1
+    }
+
+    /// The dead letters' place among the outputs.
+    pub fn dead_letters(&self) -> usize {
+        self.outputs.len() - 1
+    }
+
+    /// One hash over all inferred schemas; `None` where none is inferred.
+    pub fn schemas_hash(&self) -> Option<String> {
+        if self.schemas.is_empty() {
+            return None;
+        }
+        let all: Vec<String> = self.schemas.iter().map(|(output, hash)| format!("{output}={hash}")).collect();
+        Some(all.join(","))
+    }
+
+    /// What the layout says of tombstones.
+    pub fn tombstones(&self) -> Tombstones {
+        self.layout.tombstones
+    }
+
+    /// Decodes `record` and finds its event time. Never fails as a whole: what could not be read says why. Where every
+    /// output is Parquet the payload is read no further than the fields needed: see [`Archive::broken`].
+    pub fn decode<'a>(&self, record: &Record<'a>) -> Decoded<'a> {
+        let mut captures = Captures::new();
+        let json = match (&self.layout.decode, record.value) {
+            (Decode::Raw, _) | (_, None) => Ok(None),
+            (Decode::Json { .. }, Some(payload)) => match self.scan.scan(payload, &mut captures) {
+                Ok(text) => Ok(Some(text)),
+                Err(error) => {
+                    captures = Captures::new();
+                    Err((DeadLetterStage::Decode, error.to_string()))
+                }
+            },
+        };
+        let event_ms = self.event_time(record, &json, &captures);
+        // A broken payload is refused for that alone, also where it has no event time.
+        match &event_ms {
+            Err(_) => self.broken(record).unwrap_or(Decoded { json, event_ms, captures }),
+            Ok(_) => Decoded { json, event_ms, captures },
+        }
+    }
+
+    /// What [`Archive::decode`] leaves to the outputs where all of them read a payload to its end: the record as it
+    /// counts if it is broken, `None` if it is not. To be asked when an output has refused the record.
+    #[cold]
+    pub fn broken<'a>(&self, record: &Record<'a>) -> Option<Decoded<'a>> {
+        let error = self.whole.as_ref()?.scan(record.value?, &mut Captures::new()).err()?;
+        let json = Err((DeadLetterStage::Decode, error.to_string()));
+        let captures = Captures::new();
+        let event_ms = self.event_time(record, &json, &captures);
+        Some(Decoded { json, event_ms, captures })
+    }
+
+    fn event_time(
+        &self,
+        record: &Record<'_>,
+        json: &Result<Option<&[u8]>, Refusal>,
+        captures: &Captures<'_>,
+    ) -> Result<i64, Refusal> {
+        let kafka = || {
+            record
+                .timestamp
+                .ok_or_else(|| (DeadLetterStage::Timestamp, "the record has no Kafka timestamp".to_string()))
+        };
+        let found = match &self.layout.timestamp.source {
+            TimestampSource::Kafka => return kafka(),
+            // A tombstone has no fields; a payload that does not decode is judged by `json`.
+            TimestampSource::Field(_) if record.value.is_none() || json.is_err() => return kafka(),
+            TimestampSource::Field(path) => match captures.as_slice().first().copied().flatten() {
+                Some(raw) => self.time.read_json(raw).map_err(|error| format!("field {}: {error}", path.join("."))),
+                None => Err(format!("field {} is missing", path.join("."))),
+            },
+            TimestampSource::Header(name) => match record.headers.last(name) {
+                Some(value) => self.time.read_text(value).map_err(|error| format!("header {name}: {error}")),
+                None => Err(format!("header {name} is missing")),
+            },
+        };
+        match (found, self.layout.timestamp.fallback) {
+            (Ok(event_ms), _) => Ok(event_ms),
+            (Err(_), TimestampFallback::Kafka) => kafka(),
+            (Err(reason), TimestampFallback::DeadLetter) => Err((DeadLetterStage::Timestamp, reason)),
+        }
+    }
+}
+
+impl Output {
+    fn new(
+        name: &str,
+        format: Arc<dyn Format>,
+        keys: KeyTemplate,
+        destinations: Vec<Arc<Destination>>,
+        takes_every_record: bool,
+        captured: &mut Vec<Vec<String>>,
+    ) -> Self {
+        let needs = keys.needs();
+        let by_time_alone = needs.fields.is_empty() && needs.headers.is_empty() && !needs.key;
+        let fields = needs.fields.iter().map(|path| position_or_add(captured, path)).collect();
+        let headers = needs.headers.clone();
+        Self { name: name.to_string(), format, destinations, takes_every_record, fields, headers, by_time_alone, keys }
+    }
+
+    /// The window of a record whose event time is `event_ms`.
+    pub fn window(&self, record: &Record<'_>, captures: &Captures<'_>, event_ms: i64) -> Window {
+        let fields: Vec<Option<&str>> =
+            self.fields.iter().map(|&index| captures.as_slice().get(index).copied().flatten()).collect();
+        let headers: Vec<Option<&[u8]>> = self.headers.iter().map(|name| record.headers.last(name)).collect();
+        self.keys.window(&WindowValues {
+            topic: record.topic,
+            partition: record.partition,
+            event_ms,
+            fields: &fields,
+            headers: &headers,
+            key: record.key,
+        })
+    }
+}
+
+fn position_or_add(captured: &mut Vec<Vec<String>>, path: &[String]) -> usize {
+    captured.iter().position(|known| known == path).unwrap_or_else(|| {
+        captured.push(path.to_vec());
+        captured.len() - 1
+    })
+}
+
+fn resolve(
+    urls: &[String],
+    destinations: &BTreeMap<String, Arc<Destination>>,
+) -> Result<Vec<Arc<Destination>>, String> {
+    let find = |url: &String| {
+        destinations.get(url).cloned().ok_or_else(|| {
+            format!("the layout writes to {url}, which this configuration has no [destinations] section for; add one")
+        })
+    };
+    urls.iter().map(find).collect()
+}

@@ -1,0 +1,360 @@
+//! From a sealed batch to a committed one: plan, claim, upload, receipt, commit. Read this beside the delivery page.
+//!
+//! Every step is repeated until it is done or the partition is no longer held; the order never changes, and nothing
+//! is skipped because time is short.
+
+use super::archive::Archive;
+use super::context::{Context, Halt, Try};
+use super::start::chain;
+use crate::batch::balance::Balance;
+use crate::batch::metadata::{OffsetMetadata, OffsetState};
+use crate::batch::rotation::SealReason;
+use crate::bucket::claim::{CLAIM_VERSION, Claim, ClaimOutcome, ClaimedObject};
+use crate::bucket::receipt::{self, RECEIPT_VERSION, Receipt, ReceiptObject};
+use crate::consume::Held;
+use crate::destination::fault::Verdict;
+use crate::record::OffsetRange;
+use crate::spool::BatchDir;
+use crate::spool::part::Finished;
+use crate::upload::{self, How, PutRule, UploadError, UploadFile, UploadSettings};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A part of a sealed batch: a finished local file and where it goes.
+pub struct SealedPart {
+    /// Index among the archive's outputs.
+    pub output: usize,
+    /// Folder below the destination's prefix.
+    pub folder: String,
+    /// Object key below the destination's prefix.
+    pub key: String,
+    /// The file.
+    pub file: Finished,
+    /// Rows in it.
+    pub rows: u64,
+    /// Least and greatest event time, milliseconds UTC.
+    pub event_ms: (i64, i64),
+}
+
+/// A batch that takes no more records and whose parts are complete.
+pub struct SealedBatch {
+    /// The assignment that made it. It is finished under this one or not at all.
+    pub held: Held,
+    /// Its layout.
+    pub archive: Arc<Archive>,
+    /// What it covers.
+    pub range: OffsetRange,
+    /// Why it ended.
+    pub reason: SealReason,
+    /// What became of its records.
+    pub balance: Balance,
+    /// Its parts.
+    pub parts: Vec<SealedPart>,
+    /// The partition's watermark with this batch.
+    pub watermark_ms: Option<i64>,
+    /// The partition's watermark before it.
+    pub watermark_before_ms: Option<i64>,
+    /// `first` of the batch before.
+    pub previous_first: Option<i64>,
+    /// The topic's id.
+    pub topic_id: Option<String>,
+    /// It repeats a cut that was decided before: look what is there already.
+    pub redo: bool,
+    /// A receipt vouches for it already, but an object of it is missing or damaged: what is there may be replaced.
+    pub repair: bool,
+    /// Text objects carry `Content-Encoding`.
+    pub content_encoding: bool,
+    /// Deleted with the batch.
+    pub dir: Arc<BatchDir>,
+}
+
+/// Why an object of a receipt is not the one that this batch would have put.
+const KEPT: &str = "an object of an earlier try was there with other bytes; it is kept, as Kafka may no longer hold all of its records";
+
+/// How a sealed batch ended.
+pub enum Finish {
+    /// Archived and committed.
+    Committed,
+    /// Another process had decided another cut for the same `first`: take over again and follow it.
+    Adopt,
+}
+
+/// Takes a sealed batch to its commit.
+///
+/// # Errors
+/// [`Halt`]. Whatever was uploaded by then is what a successor will upload: same names, same rows.
+pub async fn finish(context: &Context, batch: &SealedBatch) -> Result<Finish, Halt> {
+    let held = &batch.held;
+    context.commit(held, batch.range.first, plan(batch).encode()).await?;
+    if !claim(context, batch).await? {
+        return Ok(Finish::Adopt);
+    }
+    let objects = upload_all(context, batch).await?;
+    let receipt = receipt(context, batch, objects);
+    context
+        .while_held(held, "write a receipt", || async {
+            match batch.archive.bucket.put_receipt(&receipt).await {
+                Ok(()) => Try::Done(()),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await?;
+    let mut done = OffsetMetadata::new(OffsetState::Done, batch.archive.layout.generation);
+    done.watermark_ms = batch.watermark_ms;
+    done.previous_first = Some(batch.range.first);
+    done.topic_id = batch.topic_id.clone();
+    context.commit(held, batch.range.end, done.encode()).await?;
+    count(batch);
+    Ok(Finish::Committed)
+}
+
+/// Adds the batch to the process's counters: only what is committed counts.
+fn count(batch: &SealedBatch) {
+    let add = |output: &str, outcome: &'static str, records: u64| {
+        let archive = batch.archive.layout.archive.clone();
+        let output = output.to_string();
+        metrics::counter!("siltstone_records_total", "archive" => archive, "output" => output, "outcome" => outcome)
+            .increment(records);
+    };
+    for (output, balance) in batch.archive.outputs.iter().zip(&batch.balance.outputs) {
+        add(&output.name, "archived", balance.archived);
+        add(&output.name, "dead_lettered", balance.dead_lettered);
+        add(&output.name, "dropped", balance.dropped.values().sum());
+    }
+    let absent: u64 = batch.balance.absent.iter().map(|range| (range.end - range.first).unsigned_abs()).sum();
+    metrics::counter!("siltstone_absent_offsets_total").increment(absent);
+    metrics::counter!("siltstone_dropped_fields_total").increment(batch.balance.fields_dropped);
+}
+
+/// What the plan's commit carries.
+fn plan(batch: &SealedBatch) -> OffsetMetadata {
+    let state = OffsetState::Plan {
+        end: batch.range.end,
+        fingerprint: batch.archive.fingerprint.clone(),
+        schemas: batch.archive.schemas_hash(),
+        spool_bytes: batch.dir.bytes(),
+    };
+    let mut plan = OffsetMetadata::new(state, batch.archive.layout.generation);
+    plan.watermark_ms = batch.watermark_before_ms;
+    plan.previous_first = batch.previous_first;
+    plan.topic_id = batch.topic_id.clone();
+    plan
+}
+
+/// Makes the claim; false where another cut was claimed before.
+async fn claim(context: &Context, batch: &SealedBatch) -> Result<bool, Halt> {
+    let claim = Claim {
+        version: CLAIM_VERSION,
+        topic: batch.held.partition.topic.to_string(),
+        partition: batch.held.partition.partition,
+        first: batch.range.first,
+        end: batch.range.end,
+        generation: batch.archive.layout.generation,
+        fingerprint: batch.archive.fingerprint.clone(),
+        schemas: batch.archive.schemas.clone(),
+        spool_bytes: batch.dir.bytes(),
+        keys: claimed_objects(batch),
+    };
+    let outcome = context
+        .while_held(&batch.held, "write a claim", || async {
+            match batch.archive.bucket.claim(&claim).await {
+                Ok(outcome) => Try::Done(outcome),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await?;
+    match outcome {
+        ClaimOutcome::Created | ClaimOutcome::Same => Ok(true),
+        ClaimOutcome::Other(other) if other.end == claim.end && other.fingerprint == claim.fingerprint => {
+            Err(Halt::Stop(format!(
+                "{}: the batch [{}, {}) was claimed with other schemas than the pinned ones ({:?}, now {:?}); restore \
+                 _siltstone/schemas as they were",
+                batch.held.partition, claim.first, claim.end, other.schemas, claim.schemas
+            )))
+        }
+        ClaimOutcome::Other(other) => {
+            tracing::warn!(
+                partition = %batch.held.partition, first = claim.first, ours = claim.end, theirs = other.end,
+                "another process claimed another end for this batch; following it"
+            );
+            metrics::counter!("siltstone_adopted_claims_total").increment(1);
+            Ok(false)
+        }
+    }
+}
+
+fn claimed_objects(batch: &SealedBatch) -> Vec<ClaimedObject> {
+    let mut objects = Vec::new();
+    for part in &batch.parts {
+        let output = &batch.archive.outputs[part.output];
+        for destination in &output.destinations {
+            objects.push(ClaimedObject {
+                output: output.name.clone(),
+                destination: destination.id().to_string(),
+                key: part.key.clone(),
+            });
+        }
+    }
+    objects
+}
+
+/// Uploads every part to every destination, side by side within the process's bounds.
+async fn upload_all(context: &Context, batch: &SealedBatch) -> Result<Vec<ReceiptObject>, Halt> {
+    let mut uploads = Vec::new();
+    for part in &batch.parts {
+        for destination in 0..batch.archive.outputs[part.output].destinations.len() {
+            uploads.push(upload_one(context, batch, part, destination));
+        }
+    }
+    stream::iter(uploads).buffered(context.upload.concurrency).try_collect().await
+}
+
+async fn upload_one(
+    context: &Context,
+    batch: &SealedBatch,
+    part: &SealedPart,
+    destination: usize,
+) -> Result<ReceiptObject, Halt> {
+    let output = &batch.archive.outputs[part.output];
+    let destination = &output.destinations[destination];
+    let extension = output.format.extension();
+    let content_encoding = match extension.rsplit('.').next() {
+        Some("gz") if batch.content_encoding => Some("gzip"),
+        Some("zst") if batch.content_encoding => Some("zstd"),
+        _ => None,
+    }
+    .map(str::to_string);
+    let file = UploadFile {
+        path: part.file.path.clone(),
+        key: part.key.clone(),
+        bytes: part.file.bytes,
+        sha256: part.file.sha256,
+        records: part.rows,
+        content_type: output.format.content_type().to_string(),
+        content_encoding,
+        metadata: object_metadata(batch),
+        rule: if batch.redo && !batch.repair { PutRule::CreateOnly } else { PutRule::Overwrite },
+        check_existing: batch.redo,
+    };
+    let settings = UploadSettings { part_size: context.upload.part_size };
+    let placed = context
+        .while_held(&batch.held, "upload an object", || async {
+            let _slot = context.uploads.acquire().await;
+            let _memory = context.upload_memory.acquire_many(context.upload_permits(file.bytes)).await;
+            match upload::put_file(destination, &file, settings).await {
+                Ok(placed) => Try::Done(placed),
+                Err(error) => match error.verdict() {
+                    // Somebody may mend rights and buckets while we hold the partition.
+                    Verdict::Retry | Verdict::Refused => Try::Again(chain(&error)),
+                    Verdict::Stop => Try::Halt(match &error {
+                        // The spool is a cache: what vanished or changed there is read again.
+                        UploadError::SpoolChanged { .. } | UploadError::SpoolUnreadable { .. } => {
+                            Halt::Local(chain(&error))
+                        }
+                        _ => Halt::Stop(chain(&error)),
+                    }),
+                },
+            }
+        })
+        .await?;
+    metrics::counter!("siltstone_uploaded_objects_total").increment(1);
+    metrics::counter!("siltstone_uploaded_bytes_total").increment(part.file.bytes);
+    let kept = (placed.how == How::Kept).then(|| KEPT.to_string());
+    // Of an object that was kept only the size is known.
+    let ours = kept.is_none();
+    Ok(ReceiptObject {
+        output: output.name.clone(),
+        destination: destination.id().to_string(),
+        key: part.key.clone(),
+        folder: part.folder.clone(),
+        records: ours.then_some(part.rows),
+        rows: ours.then_some(part.rows),
+        bytes: placed.bytes,
+        sha256: ours.then(|| hex(&part.file.sha256)),
+        event_min_ms: ours.then_some(part.event_ms.0),
+        event_max_ms: ours.then_some(part.event_ms.1),
+        kept,
+    })
+}
+
+fn object_metadata(batch: &SealedBatch) -> Vec<(String, String)> {
+    let partition = &batch.held.partition;
+    let pairs = [
+        ("topic", partition.topic.to_string()),
+        ("partition", partition.partition.to_string()),
+        ("first", batch.range.first.to_string()),
+        ("end", batch.range.end.to_string()),
+        ("layout", batch.archive.fingerprint.clone()),
+    ];
+    pairs.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+fn receipt(context: &Context, batch: &SealedBatch, objects: Vec<ReceiptObject>) -> Receipt {
+    Receipt {
+        version: RECEIPT_VERSION,
+        topic: batch.held.partition.topic.to_string(),
+        partition: batch.held.partition.partition,
+        first: batch.range.first,
+        end: batch.range.end,
+        topic_id: batch.topic_id.clone(),
+        cluster_id: context.cluster_id.clone(),
+        archive: batch.archive.layout.archive.clone(),
+        generation: batch.archive.layout.generation,
+        fingerprint: batch.archive.fingerprint.clone(),
+        writer: env!("CARGO_PKG_VERSION").to_string(),
+        schemas: batch.archive.schemas.clone(),
+        reason: batch.reason.as_str().to_string(),
+        watermark_ms: batch.watermark_ms,
+        balance: receipt_balance(batch),
+        objects,
+        written_ms: Some(context.clock.wall_ms()),
+    }
+}
+
+/// The balance in the receipt's words. One record is one row as long as nothing unfolds records.
+fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
+    let mut outputs = BTreeMap::new();
+    for (output, balance) in batch.archive.outputs.iter().zip(&batch.balance.outputs) {
+        let dropped = balance.dropped.iter().map(|(rule, count)| (rule.to_string(), *count)).collect();
+        let counted = receipt::OutputBalance {
+            archived: balance.archived,
+            rows: balance.archived,
+            dead_lettered: balance.dead_lettered,
+            dropped,
+        };
+        outputs.insert(output.name.clone(), counted);
+    }
+    let absent = batch.balance.absent.iter().map(|range| receipt::Absent {
+        first: range.first,
+        end: range.end,
+        cause: "Kafka deleted them before they were read".to_string(),
+    });
+    let fields_dropped = batch.balance.fields_dropped;
+    receipt::Balance { consumed: batch.balance.consumed, fields_dropped, outputs, absent: absent.collect() }
+}
+
+/// Whether every object that `receipt` names is there with its size and checksum.
+///
+/// # Errors
+/// The try to make again.
+pub async fn objects_are_there(context: &Context, receipt: &Receipt) -> Result<bool, Try<bool>> {
+    for object in &receipt.objects {
+        let Some(destination) = context.destinations.get(&object.destination) else {
+            return Err(Try::Halt(Halt::Stop(format!(
+                "the receipt of {}/{} [{}, {}) names {}, which this configuration has no destination for; add it",
+                receipt.topic, receipt.partition, receipt.first, receipt.end, object.destination
+            ))));
+        };
+        match upload::is_there(destination, &object.key, object.bytes, object.sha256.as_deref()).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => return Err(Try::Again(chain(&error))),
+        }
+    }
+    Ok(true)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,175 @@
+//! The state of one held Kafka partition. All of it dies when the partition is revoked or lost.
+
+use super::finish::SealedBatch;
+use super::open_batch::OpenBatch;
+use super::takeover::Redo;
+use crate::batch::rotation::SealReason;
+use crate::consume::Held;
+use crate::spool::part::Finished;
+
+/// What a held partition is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Committed offset, claims and receipts are being read.
+    TakingOver,
+    /// Waits until the source can start at `next` (or for the time of the next try, monotonic milliseconds).
+    Starting {
+        /// Not before this monotonic time.
+        not_before_ms: i64,
+    },
+    /// Its records feed schema inference; it starts again at `first` when the schema is pinned.
+    Sampling {
+        /// Where it starts again.
+        first: i64,
+        /// Whether it has no more records at the moment.
+        caught_up: bool,
+    },
+    /// Records are archived.
+    Running,
+    /// Everything that `--drain` asked for is sealed.
+    Drained,
+    /// It is taken over again: not before that monotonic time, and not before `settling` is done.
+    Waiting {
+        /// Not before this monotonic time.
+        not_before_ms: i64,
+    },
+    /// A person must act.
+    Stopped(String),
+}
+
+/// A held Kafka partition.
+pub struct Partition {
+    /// The assignment.
+    pub held: Held,
+    /// Index among the context's archives.
+    pub archive: usize,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Next offset to be covered: everything below is in `open`, sealed or archived.
+    pub next: i64,
+    /// First offset that Kafka still has, at or after `next`, when it was taken over: where reading starts.
+    pub read_from: i64,
+    /// What the coordinator holds, as far as this process knows.
+    pub committed: i64,
+    /// The next batch's cut, if it was decided before.
+    pub redo: Option<Redo>,
+    /// The batch that takes records.
+    pub open: Option<OpenBatch>,
+    /// The batch that is being finished.
+    pub sealed: Option<Sealing>,
+    /// A batch of a state that was thrown away, still on its way: nothing is taken over before it has ended.
+    pub settling: Option<u64>,
+    /// `open` should be sealed as soon as `sealed` is done.
+    pub due: Option<SealReason>,
+    /// Whether the source was asked to pause it.
+    pub paused: bool,
+    /// Largest event time so far.
+    pub watermark_ms: Option<i64>,
+    /// The watermark of what is committed.
+    pub watermark_committed_ms: Option<i64>,
+    /// `first` of the newest finished batch.
+    pub previous_first: Option<i64>,
+    /// The topic's id.
+    pub topic_id: Option<String>,
+    /// Records appended since it was assigned.
+    pub records: u64,
+    /// Next offset a reader could reach when last asked, for lag.
+    pub log_end: Option<i64>,
+}
+
+/// A sealed batch on its way.
+pub struct Sealing {
+    /// Tells it from other batches of this process.
+    pub number: u64,
+    /// `first` of the range.
+    pub first: i64,
+    /// `end` of the range.
+    pub end: i64,
+    /// The watermark with it.
+    pub watermark_ms: Option<i64>,
+    /// While parts are still being encoded: the batch, and each part's file once it is complete.
+    pub encoding: Option<Encoding>,
+}
+
+/// Parts that are being completed.
+pub struct Encoding {
+    /// Everything but the parts.
+    pub batch: SealedBatch,
+    /// What each part's receipt will say.
+    pub parts: Vec<EncodingPart>,
+    /// Parts whose file is not complete.
+    pub missing: usize,
+}
+
+/// One part that is being completed.
+pub struct EncodingPart {
+    /// Its index among the parts of the open batch: what its blocks are reported under, from the first to the last.
+    pub index: usize,
+    /// Index among outputs.
+    pub output: usize,
+    /// Folder.
+    pub folder: String,
+    /// Key.
+    pub key: String,
+    /// Rows.
+    pub rows: u64,
+    /// Event times.
+    pub event_ms: (i64, i64),
+    /// The file.
+    pub file: Option<Finished>,
+}
+
+impl Partition {
+    /// A partition just assigned.
+    pub fn new(held: Held, archive: usize) -> Self {
+        Self {
+            held,
+            archive,
+            phase: Phase::TakingOver,
+            next: 0,
+            read_from: 0,
+            committed: 0,
+            redo: None,
+            open: None,
+            sealed: None,
+            settling: None,
+            due: None,
+            paused: false,
+            watermark_ms: None,
+            watermark_committed_ms: None,
+            previous_first: None,
+            topic_id: None,
+            records: 0,
+            log_end: None,
+        }
+    }
+
+    /// Forgets everything but the assignment: the partition is taken over again.
+    pub fn reset(&mut self) {
+        let on_its_way =
+            self.sealed.as_ref().filter(|sealing| sealing.encoding.is_none()).map(|sealing| sealing.number);
+        let settling = on_its_way.or(self.settling);
+        *self = Self {
+            settling,
+            records: self.records,
+            committed: self.committed,
+            ..Self::new(self.held.clone(), self.archive)
+        };
+    }
+
+    /// Bytes of rows in memory.
+    pub fn memory(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.memory)
+    }
+
+    /// Whether `number` is its open or its sealed batch.
+    pub fn has_batch(&self, number: u64) -> bool {
+        self.open.as_ref().is_some_and(|open| open.number == number)
+            || self.sealed.as_ref().is_some_and(|sealing| sealing.number == number)
+    }
+
+    /// Whether nothing of it is open or on its way.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_none() && self.sealed.is_none()
+    }
+}

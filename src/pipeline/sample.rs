@@ -1,0 +1,108 @@
+//! Schema inference: the first records of an archive decide the columns of its `schema = "infer"` outputs, once.
+//!
+//! While no schema is pinned, partitions only feed the sampler; then the schema is created in the bucket if absent (who
+//! comes second takes what is there) and every partition starts again at its `first`. So every row of the archive,
+//! also the sampled ones, is judged by the same schema.
+
+use super::context::ArchiveContext;
+use crate::destination::fault::Verdict;
+use crate::format::parquet::infer::Inference;
+use crate::layout::{Column, Layout, OutputFormat, SchemaSource};
+use crate::record::Record;
+use std::collections::BTreeMap;
+
+/// Records that make a sample.
+pub const SAMPLE_RECORDS: u64 = 10_000;
+/// Collects the sample of one archive.
+pub struct Sampler {
+    outputs: Vec<(String, Inference)>,
+    records: u64,
+    first_monotonic_ms: Option<i64>,
+}
+
+/// Names of the outputs of `layout` that infer their schema.
+pub fn inferring(layout: &Layout) -> impl Iterator<Item = &str> {
+    layout.outputs.iter().filter_map(|output| match output.format {
+        OutputFormat::Parquet { schema: SchemaSource::Infer, .. } => Some(output.name.as_str()),
+        _ => None,
+    })
+}
+
+impl Sampler {
+    /// A sampler for the outputs of `layout` that need one.
+    pub fn new(layout: &Layout) -> Self {
+        let keep = |name: &str| {
+            layout.outputs.iter().find(|output| output.name == name).and_then(|output| output.keep.clone())
+        };
+        let outputs = inferring(layout).map(|name| (name.to_string(), Inference::new(keep(name).as_ref()))).collect();
+        Self { outputs, records: 0, first_monotonic_ms: None }
+    }
+
+    /// Whether nothing was sampled yet.
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Adds a record to the sample; records that are not JSON count but teach nothing.
+    pub fn add(&mut self, record: &Record<'_>, monotonic_ms: i64) {
+        if self.records >= SAMPLE_RECORDS {
+            return;
+        }
+        self.records += 1;
+        self.first_monotonic_ms.get_or_insert(monotonic_ms);
+        let Some(value) = record.value else { return };
+        for (_, inference) in &mut self.outputs {
+            // What is not JSON becomes a dead letter later and says nothing about columns.
+            drop(inference.add(value));
+        }
+    }
+
+    /// The inferred schemas once the sample is large enough, or nothing more is there to read (`exhausted`) and the first
+    /// record came `patience_ms` ago. Gives them once.
+    pub fn take_if_enough(
+        &mut self,
+        monotonic_ms: i64,
+        patience_ms: i64,
+        exhausted: bool,
+    ) -> Option<BTreeMap<String, Vec<Column>>> {
+        let waited = monotonic_ms - self.first_monotonic_ms? >= patience_ms;
+        if self.outputs.is_empty() || !(self.records >= SAMPLE_RECORDS || (exhausted && waited)) {
+            return None;
+        }
+        let inferred: BTreeMap<_, _> =
+            self.outputs.iter().map(|(name, inference)| (name.clone(), inference.clone().finish())).collect();
+        // A sample without a single field (broken records, tombstones) teaches nothing: wait for one that does.
+        if patience_ms > 0 && inferred.values().any(Vec::is_empty) {
+            return None;
+        }
+        self.outputs.clear();
+        Some(inferred)
+    }
+}
+
+/// Pins `inferred` in the bucket, or takes what another process pinned first.
+///
+/// # Errors
+/// Why no schema can be had.
+pub async fn pin(
+    archive: &ArchiveContext,
+    inferred: BTreeMap<String, Vec<Column>>,
+) -> Result<BTreeMap<String, Vec<Column>>, String> {
+    let mut pinned = BTreeMap::new();
+    for (output, columns) in inferred {
+        let mut pause = std::time::Duration::from_millis(200);
+        let columns = loop {
+            match archive.bucket.pin_schema(&archive.name, &output, 1, &columns).await {
+                Ok(columns) => break columns,
+                Err(error) if error.verdict() == Verdict::Retry => {
+                    tracing::warn!(archive = archive.name, output, "pin the schema: {error}; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(std::time::Duration::from_secs(20));
+                }
+                Err(error) => return Err(format!("output {output}: {error}")),
+            }
+        };
+        pinned.insert(output, columns);
+    }
+    Ok(pinned)
+}

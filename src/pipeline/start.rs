@@ -1,0 +1,283 @@
+//! What a process does before it joins the group: open the stores, prove whose archive this is, store the layouts,
+//! compile what can be compiled.
+
+use super::archive::Archive;
+use super::context::{ArchiveContext, Context, StartRule, load_pinned};
+use super::core::Core;
+use super::{Bounds, Pipeline};
+use crate::bucket::identity::StoredStart;
+use crate::bucket::probe::ProbeError;
+use crate::bucket::{Bucket, BucketError};
+use crate::clock::Clock;
+use crate::config::{ArchiveConfig, Config, Start};
+use crate::consume::{Coordinator, Source};
+use crate::destination::Destination;
+use crate::destination::fault::Verdict;
+use crate::exit::{Exit, Failure};
+use crate::record::TopicPartition;
+use crate::spool::Spool;
+use crate::spool::encode::EncodePool;
+use crate::telemetry::health::Health;
+use crate::telemetry::status::Status;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// How long a store may be out of reach when a process starts.
+const START_PATIENCE_MS: i64 = 30_000;
+
+/// Half-written local files older than this belong to dead processes.
+const STAGE_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How `[memory] budget` is shared out, in bytes. The rest (5/16) is the allocator's, the stacks' and the code's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryShares {
+    /// The Kafka client's queues: 1/8.
+    pub kafka: u64,
+    /// Plain rows that do not fill a block: 1/4; what exceeds it is spilled.
+    pub rows: u64,
+    /// Blocks that await or undergo encoding: 3/16.
+    pub encode: u64,
+    /// Pieces of objects on their way up: 1/8.
+    pub upload: u64,
+}
+
+impl MemoryShares {
+    /// The shares of `budget` bytes.
+    pub fn of(budget: u64) -> Self {
+        Self { kafka: budget / 8, rows: budget / 4, encode: budget / 16 * 3, upload: budget / 8 }
+    }
+}
+
+/// What a pipeline is started with besides its configuration.
+pub struct Parts {
+    /// Keeps offsets.
+    pub coordinator: Arc<dyn Coordinator>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Stores by URL.
+    pub destinations: BTreeMap<String, Arc<Destination>>,
+    /// Kafka partitions by topic, as they are now.
+    pub topics: BTreeMap<String, i32>,
+    /// Collects what is wrong.
+    pub health: Arc<Health>,
+    /// `--resume-from-receipts`.
+    pub resume_from_receipts: bool,
+}
+
+/// Opens every configured destination.
+///
+/// # Errors
+/// The first one that cannot be opened; nothing was sent anywhere.
+pub fn open_destinations(config: &Config) -> Result<BTreeMap<String, Arc<Destination>>, Failure> {
+    let mut destinations = BTreeMap::new();
+    for (name, section) in &config.destinations {
+        let destination = Destination::open(name, section)
+            .map_err(|error| Failure::new(Exit::Config, format!("[destinations.{name}]: {}", chain(&error))))?;
+        destinations.insert(destination.id().to_string(), Arc::new(destination));
+    }
+    Ok(destinations)
+}
+
+/// Proves stores and identity, stores layouts, and gives the context that partitions work with.
+///
+/// # Errors
+/// A [`Failure`] with its exit code: refused, unreachable, another archive's prefix, a schema that cannot be read.
+pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Failure> {
+    let clock = parts.clock.clone();
+    let unreachable = |reason| Failure::new(Exit::Unreachable, format!("read the Kafka cluster's id: {reason}"));
+    let cluster_id = parts.coordinator.cluster_id().await.map_err(unreachable)?;
+    for destination in parts.destinations.values() {
+        let bucket = Bucket::new(destination.clone());
+        patiently(&*clock, &format!("destination {}", destination.id()), || bucket.probe_without_delete()).await?;
+    }
+    for destination in parts.destinations.values().cloned() {
+        let now_ms = clock.wall_ms();
+        // What dead processes left half written in local folders; a large tree takes a while, so beside everything else.
+        tokio::spawn(async move {
+            if let Err(error) = destination.sweep_stages(STAGE_AGE_MAX, now_ms).await {
+                tracing::warn!(destination = destination.id(), %error, "could not sweep half-written files");
+            }
+        });
+    }
+    let mut archives = Vec::new();
+    for archive in &config.archives {
+        archives.push(Arc::new(prepare_archive(config, archive, &parts, &cluster_id).await?));
+    }
+    let shares = MemoryShares::of(config.memory.budget);
+    let upload_memory_kib = u32::try_from(shares.upload / 1024).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+    Ok(Arc::new(Context {
+        coordinator: parts.coordinator,
+        clock,
+        destinations: parts.destinations,
+        archives,
+        cluster_id,
+        upload: config.upload.clone(),
+        upload_memory: Semaphore::new(upload_memory_kib as usize),
+        uploads: Semaphore::new(config.upload.concurrency),
+        upload_memory_kib,
+        spool_limit: config.spool.limit,
+        resume_from_receipts: parts.resume_from_receipts,
+        health: parts.health,
+    }))
+}
+
+async fn prepare_archive(
+    config: &Config,
+    archive: &ArchiveConfig,
+    parts: &Parts,
+    cluster_id: &str,
+) -> Result<ArchiveContext, Failure> {
+    let clock = &*parts.clock;
+    let layout = &archive.layout;
+    let home_url = &layout.outputs[0].place.destinations[0];
+    let home = parts.destinations.get(home_url).ok_or_else(|| {
+        Failure::new(Exit::Config, format!("archive {}: no destination has the URL {home_url}", archive.name))
+    })?;
+    let bucket = Bucket::new(home.clone()).of_generation(layout.generation);
+    let what = format!("archive {}", archive.name);
+    let start = stored_start(config, parts).await?;
+    let identity =
+        patiently(clock, &what, || bucket.ensure_identity(cluster_id, &config.kafka.group, start.clone())).await?;
+    let compiled = OnceLock::new();
+    match patiently(clock, &what, || load_pinned(&bucket, layout)).await? {
+        Some(pinned) => {
+            let own = Archive::compile(layout, &parts.destinations, &pinned)
+                .map_err(|reason| Failure::new(Exit::Config, format!("{what}: {reason}")))?;
+            drop(compiled.set(Arc::new(own)));
+        }
+        // Not pinned yet: the first records decide.
+        None if home.conditional_put() => {}
+        None => {
+            return Err(Failure::new(
+                Exit::Config,
+                format!(
+                    "{what}: {} cannot create objects only if absent, so `schema = \"infer\"` cannot be used; give a schema",
+                    home.id()
+                ),
+            ));
+        }
+    }
+    patiently(clock, &what, || bucket.put_layout(layout)).await?;
+    Ok(ArchiveContext {
+        name: archive.name.clone(),
+        topics: archive.topics.clone(),
+        layout: layout.clone(),
+        compiled,
+        rotate: archive.rotate,
+        halt_on_gap: archive.halt_on_gap,
+        max_future_ms: i64::try_from(archive.max_future.as_millis()).unwrap_or(i64::MAX),
+        content_encoding: archive.content_encoding,
+        bucket,
+        start: StartRule { start: config.kafka.start, known: identity.start.ends },
+    })
+}
+
+/// What the bucket keeps of the start: with `latest` and a time, which partitions existed and where they ended.
+async fn stored_start(config: &Config, parts: &Parts) -> Result<StoredStart, Failure> {
+    let mut ends = BTreeMap::new();
+    if config.kafka.start == Start::Earliest {
+        return Ok(StoredStart { ends });
+    }
+    for (topic, &count) in &parts.topics {
+        if !config.archives.iter().any(|archive| archive.topics.matches(topic)) {
+            continue;
+        }
+        let mut of_topic = Vec::new();
+        for partition in 0..count {
+            let bounds = parts.coordinator.log_bounds(TopicPartition::new(topic.as_str(), partition)).await;
+            let bounds = bounds.map_err(|reason| {
+                Failure::new(Exit::Unreachable, format!("{topic}/{partition}: read the log's bounds: {reason}"))
+            })?;
+            of_topic.push(bounds.end);
+        }
+        ends.insert(topic.clone(), of_topic);
+    }
+    Ok(StoredStart { ends })
+}
+
+/// Repeats `attempt` while the store is out of reach, for a while; what is refused ends the process at once.
+async fn patiently<T, E, F, R>(clock: &dyn Clock, what: &str, attempt: F) -> Result<T, Failure>
+where
+    E: StartError,
+    F: Fn() -> R,
+    R: Future<Output = Result<T, E>>,
+{
+    let deadline = clock.monotonic_ms() + START_PATIENCE_MS;
+    let mut pause = Duration::from_millis(500);
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if let Some(exit) = error.exit() {
+            return Err(Failure::new(exit, format!("{what}: {}", chain(&error))));
+        }
+        if clock.monotonic_ms() >= deadline {
+            return Err(Failure::new(Exit::Unreachable, format!("{what}: {}", chain(&error))));
+        }
+        tracing::warn!("{what}: {}; trying again", chain(&error));
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// What an error of a store means for a process that starts.
+pub trait StartError: std::error::Error {
+    /// How the process ends because of it; `None`: it may pass.
+    fn exit(&self) -> Option<Exit>;
+}
+
+impl StartError for BucketError {
+    fn exit(&self) -> Option<Exit> {
+        match (self, self.verdict()) {
+            (Self::IdentityMismatch { .. }, _) | (_, Verdict::Stop) => Some(Exit::Stopped),
+            (Self::CannotPin { .. }, _) => Some(Exit::Config),
+            (_, Verdict::Refused) => Some(Exit::Refused),
+            (_, Verdict::Retry) => None,
+        }
+    }
+}
+
+impl StartError for ProbeError {
+    fn exit(&self) -> Option<Exit> {
+        (self.verdict() != Verdict::Retry).then_some(Exit::Refused)
+    }
+}
+
+/// An error with everything below it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// A pipeline over `source`, ready to turn.
+///
+/// # Errors
+/// The spool or the threads cannot be had.
+pub fn pipeline<S: Source>(
+    config: &Config,
+    context: Arc<Context>,
+    source: S,
+    tasks: Handle,
+    status: Arc<Status>,
+) -> Result<Pipeline<S>, Failure> {
+    let shares = MemoryShares::of(config.memory.budget);
+    let spool = Spool::open(&config.spool.dir, config.spool.limit)
+        .map_err(|error| Failure::new(Exit::Config, chain(&error)))?;
+    let pool = EncodePool::new(config.memory.threads, shares.encode)
+        .map_err(|error| Failure::new(Exit::Failed, format!("start the encoder threads: {error}")))?;
+    let bounds = Bounds { rows: usize::try_from(shares.rows).unwrap_or(usize::MAX), shutdown: config.shutdown_timeout };
+    Ok(Pipeline::new(source, Core::new(context, spool, pool, tasks, status), bounds))
+}

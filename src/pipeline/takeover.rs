@@ -1,0 +1,370 @@
+//! Takeover: what a process does with a Kafka partition before it reads its first record.
+//!
+//! The committed offset and its metadata are read, then claims and receipts from that offset on. Finished batches are
+//! skipped forward along, an unfinished one is redone exactly as it was cut, and where group and bucket contradict
+//! each other the partition stops and says so: nothing is doubled because a group forgot.
+
+use super::archive::Archive;
+use super::context::{ArchiveContext, Context, Halt, Try};
+use crate::batch::metadata::{OffsetMetadata, OffsetState};
+use crate::bucket::entries::Entry;
+use crate::config::Start;
+use crate::consume::{Committed, Held, LogBounds};
+use std::sync::Arc;
+
+/// How a partition begins.
+pub struct Takeover {
+    /// `first` of the next batch.
+    pub first: i64,
+    /// First offset that Kafka still has, at or after `first`: where reading starts.
+    pub read_from: i64,
+    /// The batch that must be redone, if there is one.
+    pub redo: Option<Redo>,
+    /// Watermark so far.
+    pub watermark_ms: Option<i64>,
+    /// `first` of the newest finished batch.
+    pub previous_first: Option<i64>,
+    /// The topic's id, where the client can tell.
+    pub topic_id: Option<String>,
+}
+
+/// A batch whose cut is fixed.
+pub struct Redo {
+    /// Where it ends.
+    pub end: i64,
+    /// The compiled layout it was planned with.
+    pub archive: Arc<Archive>,
+    /// A receipt vouches for it, but an object of it is missing or damaged.
+    pub repair: bool,
+}
+
+/// Takes over one held partition. `committed`: what the coordinator holds for it, read after the assignment.
+///
+/// # Errors
+/// [`Halt`]: not held any more, an unknown commit, or a contradiction that a person must resolve.
+pub async fn take_over(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    committed: Option<Committed>,
+) -> Result<Takeover, Halt> {
+    let partition = &held.partition;
+    let topic_id = topic_id(context, held).await?;
+    let metadata = committed.as_ref().and_then(|committed| OffsetMetadata::decode(&committed.metadata));
+    let (offset, metadata) = match (committed, metadata) {
+        (Some(committed), Some(metadata)) if metadata.generation == archive.layout.generation => {
+            (committed.offset, metadata)
+        }
+        (Some(_), Some(metadata)) if metadata.generation > archive.layout.generation => {
+            return Err(Halt::Stop(format!(
+                "{partition}: the archive has reached generation {}, this configuration says {}; raise `generation` in its section",
+                metadata.generation, archive.layout.generation
+            )));
+        }
+        // An earlier generation's offset says nothing of this one.
+        (Some(_), Some(_)) => first_position(context, archive, held, None, topic_id.clone()).await?,
+        (committed, _) => first_position(context, archive, held, committed, topic_id.clone()).await?,
+    };
+    if let (Some(known), Some(found)) = (&metadata.topic_id, &topic_id)
+        && known != found
+    {
+        return Err(Halt::Stop(recreated(&partition.topic, known, found)));
+    }
+    let offset = back_to_claimed_first(context, archive, held, offset, metadata.previous_first).await?;
+    let mut chain = Chain { previous_first: metadata.previous_first, watermark_ms: metadata.watermark_ms };
+    let (position, entry) = follow_receipts(context, archive, held, offset, &mut chain).await?;
+    let Chain { previous_first, watermark_ms } = chain;
+    if position > offset {
+        tracing::info!(%partition, offset, position, "receipts prove finished batches above the committed offset");
+        let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
+        (done.watermark_ms, done.previous_first, done.topic_id) = (watermark_ms, previous_first, topic_id.clone());
+        context.commit(held, position, done.encode()).await?;
+    }
+    let log = log_bounds(context, held).await?;
+    let unfinished = unfinished(&metadata, offset, position, entry.as_ref());
+    let redo = match unfinished {
+        None => None,
+        Some(unfinished) => Some(redo(context, archive, held, position, &unfinished).await?),
+    };
+    check_bounds(archive, held, position, redo.as_ref().map(|redo| redo.end), log)?;
+    let read_from = position.max(log.start);
+    Ok(Takeover { first: position, read_from, redo, watermark_ms, previous_first, topic_id })
+}
+
+/// What is carried along finished batches.
+struct Chain {
+    previous_first: Option<i64>,
+    watermark_ms: Option<i64>,
+}
+
+fn recreated(topic: &str, known: &str, found: &str) -> String {
+    format!(
+        "topic {topic} was deleted and created again (id {known}, now {found}): its offsets would name objects of the old \
+         one. Set `generation` in this archive's section one higher to archive the new topic beside the old"
+    )
+}
+
+/// An unfinished batch as its claim or plan describes it.
+struct Unfinished {
+    end: i64,
+    fingerprint: String,
+    spool_bytes: u64,
+    repair: bool,
+}
+
+/// The batch at `position` that was decided but not finished. Where claim and plan differ, the claim wins: objects are
+/// uploaded only after it.
+fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Option<&Entry>) -> Option<Unfinished> {
+    if let Some(entry) = entry.filter(|entry| entry.first == position) {
+        if let Some(claim) = &entry.claim {
+            return Some(Unfinished {
+                end: claim.end,
+                fingerprint: claim.fingerprint.clone(),
+                spool_bytes: claim.spool_bytes,
+                repair: entry.receipt.is_some(),
+            });
+        }
+        if let Some(receipt) = &entry.receipt {
+            return Some(Unfinished {
+                end: receipt.end,
+                fingerprint: receipt.fingerprint.clone(),
+                spool_bytes: 0,
+                repair: true,
+            });
+        }
+    }
+    match &metadata.state {
+        OffsetState::Plan { end, fingerprint, spool_bytes, .. } if offset == position => {
+            Some(Unfinished { end: *end, fingerprint: fingerprint.clone(), spool_bytes: *spool_bytes, repair: false })
+        }
+        _ => None,
+    }
+}
+
+async fn redo(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    first: i64,
+    unfinished: &Unfinished,
+) -> Result<Redo, Halt> {
+    if unfinished.spool_bytes > context.spool_limit {
+        return Err(Halt::Stop(format!(
+            "{}: the unfinished batch [{first}, {}) takes {} bytes in the spool, but [spool] limit is {}; raise it",
+            held.partition, unfinished.end, unfinished.spool_bytes, context.spool_limit
+        )));
+    }
+    let compiled = context
+        .while_held(held, "read a stored layout", || async {
+            match archive.archive_for(context, &unfinished.fingerprint).await {
+                Ok(compiled) => Try::Done(compiled),
+                Err(None) => Try::Again("the store does not answer".to_string()),
+                Err(Some(text)) => Try::Halt(Halt::Stop(format!("{}: {text}", held.partition))),
+            }
+        })
+        .await?;
+    tracing::info!(partition = %held.partition, first, end = unfinished.end, "redoing an unfinished batch");
+    metrics::counter!("siltstone_redone_batches_total").increment(1);
+    Ok(Redo { end: unfinished.end, archive: compiled, repair: unfinished.repair })
+}
+
+/// Stops a partition whose log cannot be the one that was archived.
+fn check_bounds(
+    archive: &ArchiveContext,
+    held: &Held,
+    first: i64,
+    redo_end: Option<i64>,
+    log: LogBounds,
+) -> Result<(), Halt> {
+    let partition = &held.partition;
+    let needed = redo_end.unwrap_or(first);
+    if log.end < needed {
+        return Err(Halt::Stop(format!(
+            "{partition}: the log ends at offset {} but the archive has reached {needed}: the topic was created again or \
+             truncated. Set `generation` in the section of archive {} one higher, or reset the group on purpose",
+            log.end, archive.name
+        )));
+    }
+    if log.start > first && archive.halt_on_gap {
+        return Err(Halt::Stop(format!(
+            "{partition}: offsets {first} to {} were deleted by Kafka before they were read, and on_gap = \"halt\"; set \
+             on_gap = \"continue\" to count them as absent and go on",
+            log.start
+        )));
+    }
+    Ok(())
+}
+
+async fn topic_id(context: &Context, held: &Held) -> Result<Option<String>, Halt> {
+    context
+        .while_held(held, "read a topic's id", || async {
+            match context.coordinator.topic_id(&held.partition.topic).await {
+                Ok(id) => Try::Done(id),
+                Err(reason) => Try::Again(reason),
+            }
+        })
+        .await
+}
+
+async fn log_bounds(context: &Context, held: &Held) -> Result<LogBounds, Halt> {
+    context
+        .while_held(held, "read a log's bounds", || async {
+            match context.coordinator.log_bounds(held.partition.clone()).await {
+                Ok(bounds) => Try::Done(bounds),
+                Err(reason) => Try::Again(reason),
+            }
+        })
+        .await
+}
+
+/// The position of a partition whose committed offset is missing or not ours: compared with the receipts first.
+async fn first_position(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    committed: Option<Committed>,
+    topic_id: Option<String>,
+) -> Result<(i64, OffsetMetadata), Halt> {
+    let partition = &held.partition;
+    let highest = context
+        .while_held(held, "list receipts", || async {
+            match archive.bucket.highest(partition).await {
+                Ok(highest) => Try::Done(highest),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await?;
+    let known_id = highest.as_ref().and_then(|entry| entry.receipt.as_ref()?.topic_id.as_ref());
+    if let (Some(known), Some(found)) = (known_id, &topic_id)
+        && known != found
+    {
+        return Err(Halt::Stop(recreated(&partition.topic, known, found)));
+    }
+    let reach = highest.as_ref().map(Entry::reach);
+    let unfinished_first = highest.as_ref().filter(|entry| entry.receipt.is_none()).map(|entry| entry.first);
+    let offset = match (committed.map(|committed| committed.offset), reach) {
+        (Some(offset), None) => offset,
+        // At the end of what is vouched for, or at a batch that was claimed and must be redone.
+        (Some(offset), Some(reach)) if offset >= reach || unfinished_first == Some(offset) => offset,
+        (offset, Some(reach)) if !context.resume_from_receipts => {
+            let group = match offset {
+                Some(offset) => format!("the group's committed offset {offset} carries no plan of siltstone's"),
+                None => "the group has no committed offset".to_string(),
+            };
+            return Err(Halt::Stop(format!(
+                "{partition}: {group}, but receipts in the bucket reach offset {reach}. Starting there would archive \
+                 records twice. Either run with --resume-from-receipts to go on at {reach}, or use the group that wrote \
+                 the receipts, or archive under another prefix"
+            )));
+        }
+        (_, Some(_)) => {
+            let highest = highest.as_ref().expect("reach comes from it");
+            if highest.receipt.is_some() { highest.reach() } else { highest.first }
+        }
+        (None, None) => start_offset(context, archive, held).await?,
+    };
+    let mut metadata = OffsetMetadata::new(OffsetState::Start, archive.layout.generation);
+    metadata.topic_id = topic_id;
+    context.commit(held, offset, metadata.encode()).await?;
+    tracing::info!(%partition, offset, "first position committed");
+    Ok((offset, metadata))
+}
+
+/// Where a partition that nobody ever archived starts.
+async fn start_offset(context: &Context, archive: &ArchiveContext, held: &Held) -> Result<i64, Halt> {
+    let partition = &held.partition;
+    let log = log_bounds(context, held).await?;
+    if archive.layout.generation > 1 {
+        return Ok(log.start);
+    }
+    let known = archive.start.known.get(&*partition.topic);
+    let known_end = known.and_then(|ends| ends.get(usize::try_from(partition.partition).ok()?));
+    match (archive.start.start, known_end) {
+        (Start::Earliest, _) | (_, None) => Ok(log.start),
+        (Start::Latest, Some(&end)) => Ok(end.clamp(log.start, log.end)),
+        (Start::Time(time_ms), Some(_)) => {
+            let found = context
+                .while_held(held, "look up an offset by time", || async {
+                    match context.coordinator.offset_at_time(partition.clone(), time_ms).await {
+                        Ok(found) => Try::Done(found),
+                        Err(reason) => Try::Again(reason),
+                    }
+                })
+                .await?;
+            Ok(found.unwrap_or(log.end))
+        }
+    }
+}
+
+/// An offset inside a claimed batch goes back to that batch's `first`; inside a finished one it stays and the caller's
+/// walk along the receipts starts from that batch.
+async fn back_to_claimed_first(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    offset: i64,
+    previous_first: Option<i64>,
+) -> Result<i64, Halt> {
+    let Some(previous_first) = previous_first.filter(|&previous| previous < offset) else { return Ok(offset) };
+    let entry = context
+        .while_held(held, "read the claim below the committed offset", || async {
+            match archive.bucket.entry_at(&held.partition, previous_first).await {
+                Ok(entry) => Try::Done(entry),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await?;
+    match entry {
+        Some(entry) if entry.reach() > offset => Ok(previous_first),
+        _ => Ok(offset),
+    }
+}
+
+/// Walks along finished batches from `offset`. Gives the end of the chain and what lies there, if anything.
+async fn follow_receipts(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    offset: i64,
+    chain: &mut Chain,
+) -> Result<(i64, Option<Entry>), Halt> {
+    let entries = context
+        .while_held(held, "list claims and receipts", || async {
+            match archive.bucket.entries_from(&held.partition, offset).await {
+                Ok(entries) => Try::Done(entries),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await?;
+    let mut position = offset;
+    let beyond = entries.last().map(|entry| entry.first);
+    for entry in entries {
+        if entry.first != position {
+            continue;
+        }
+        let Some(receipt) = &entry.receipt else { return Ok((position, Some(entry))) };
+        let complete = context
+            .while_held(held, "check the objects of a receipt", || async {
+                match super::finish::objects_are_there(context, receipt).await {
+                    Ok(complete) => Try::Done(complete),
+                    Err(error) => error,
+                }
+            })
+            .await?;
+        if !complete {
+            tracing::warn!(partition = %held.partition, first = entry.first, "objects of a receipt are missing or damaged; redoing the batch");
+            return Ok((position, Some(entry)));
+        }
+        chain.previous_first = Some(entry.first);
+        chain.watermark_ms = chain.watermark_ms.max(receipt.watermark_ms);
+        position = receipt.end;
+    }
+    match beyond {
+        Some(first) if first > position => Err(Halt::Stop(format!(
+            "{}: the archive reaches offset {position}, but a claim or receipt for offset {first} lies beyond it and nothing \
+             vouches for what is between: a receipt was deleted. Restore it, or archive the topic again under another prefix",
+            held.partition
+        ))),
+        _ => Ok((position, None)),
+    }
+}

@@ -1,0 +1,329 @@
+//! A part: the records of one batch, one output and one window, on its way to becoming one object.
+//!
+//! ```text
+//! pipeline thread                         encoder threads
+//! rows in memory ──full block──▶ job ──▶ encode ──▶ in order ──▶ <n>.part
+//!      │ memory pressure                                            │ last block
+//!      └──▶ <n>.rows ──────────read back with the block────────▶    └──▶ Finished { bytes, sha256 }
+//! ```
+//! # Invariants
+//! - **P-1** Blocks reach the file in the order in which they were cut, whatever order threads finish in.
+//! - **P-2** Spilling moves rows between memory and disk; it never changes where a block ends (F-1).
+
+use super::BatchDir;
+use crate::format::{Assembler, EncodedBlock, Format, FormatError};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A part's file as it was sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of all its bytes, taken while they were written.
+    pub sha256: [u8; 32],
+}
+
+/// The plain rows of a part that do not fill a block yet. Owned by the pipeline thread.
+pub struct Part {
+    /// Plain rows in memory, behind those on disk.
+    rows: Vec<u8>,
+    /// Plain rows on disk.
+    spilled: u64,
+    /// Rows in memory and on disk together.
+    pending_rows: u32,
+    next_block: u64,
+    file: Arc<PartFile>,
+}
+
+/// A block that was cut and awaits an encoder.
+pub struct Block {
+    file: Arc<PartFile>,
+    number: u64,
+    rows: Vec<u8>,
+    spilled: u64,
+    count: u32,
+    /// Set on a part's last block: what goes into the footer.
+    finish: Option<Vec<(String, String)>>,
+}
+
+impl Part {
+    /// An empty part whose files are called `number` in `dir`.
+    pub fn new(dir: Arc<BatchDir>, number: usize, format: Arc<dyn Format>) -> Self {
+        let file = PartFile {
+            part_path: dir.file(&format!("{number:06}.part")),
+            rows_path: dir.file(&format!("{number:06}.rows")),
+            format,
+            dir,
+            bytes: AtomicU64::new(0),
+            assembly: Mutex::new(Assembly {
+                assembler: None,
+                sink: None,
+                next_block: 0,
+                waiting: BTreeMap::new(),
+                failed: false,
+            }),
+        };
+        Self { rows: Vec::new(), spilled: 0, pending_rows: 0, next_block: 0, file: Arc::new(file) }
+    }
+
+    /// Where the next row goes. Call [`Part::row_added`] after each.
+    pub fn rows(&mut self) -> &mut Vec<u8> {
+        &mut self.rows
+    }
+
+    /// Counts a row and tells whether the block is now full.
+    pub fn row_added(&mut self) -> bool {
+        self.pending_rows += 1;
+        let limit = self.file.format.block_limit();
+        self.spilled + self.rows.len() as u64 >= limit.bytes as u64 || self.pending_rows >= limit.rows
+    }
+
+    /// Bytes of plain rows in memory.
+    pub fn memory(&self) -> usize {
+        self.rows.capacity()
+    }
+
+    /// Bytes of the object so far.
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.file.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Moves the rows in memory to disk and frees their memory.
+    ///
+    /// # Errors
+    /// What the file system said (disk full …); the rows are then still in memory and nothing of them on disk counts.
+    pub fn spill(&mut self) -> io::Result<()> {
+        if self.rows.is_empty() {
+            self.rows = Vec::new();
+            return Ok(());
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.file.rows_path)?;
+        // A failed earlier spill may have left bytes behind the ones that count.
+        file.set_len(self.spilled)?;
+        file.write_all(&self.rows)?;
+        self.spilled += self.rows.len() as u64;
+        self.file.dir.add(self.rows.len() as u64);
+        self.rows = Vec::new();
+        Ok(())
+    }
+
+    /// Cuts the block that is full.
+    pub fn cut(&mut self) -> Block {
+        let block = Block {
+            file: self.file.clone(),
+            number: self.next_block,
+            rows: std::mem::take(&mut self.rows),
+            spilled: std::mem::take(&mut self.spilled),
+            count: std::mem::take(&mut self.pending_rows),
+            finish: None,
+        };
+        self.next_block += 1;
+        // The rows file now belongs to the block: rows spilled from here on must not land in it.
+        if block.spilled > 0 {
+            block.file.retire_rows(block.number);
+        }
+        block
+    }
+
+    /// Cuts the last block, possibly empty, after which the file is complete.
+    pub fn cut_last(mut self, metadata: Vec<(String, String)>) -> Block {
+        let mut block = self.cut();
+        block.finish = Some(metadata);
+        block
+    }
+}
+
+impl Block {
+    /// Rows in it.
+    pub fn rows(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of memory that it holds until it is encoded.
+    pub fn memory(&self) -> u64 {
+        self.rows.capacity() as u64 + self.spilled
+    }
+
+    /// Encodes it and places it, and every block that waited for it, in the part's file. Runs on an encoder thread.
+    /// Gives the finished file where this call completed it.
+    ///
+    /// # Errors
+    /// [`FormatError`]: the part is unusable; every later block of it fails too.
+    pub fn encode(self) -> Result<Option<Finished>, FormatError> {
+        let file = self.file.clone();
+        let finish = self.finish.clone();
+        let number = self.number;
+        let encoded = match self.encode_rows() {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                file.assembly().failed = true;
+                return Err(error);
+            }
+        };
+        file.place(number, encoded, finish)
+    }
+
+    fn encode_rows(self) -> Result<Option<EncodedBlock>, FormatError> {
+        if self.count == 0 {
+            return Ok(None);
+        }
+        if self.spilled == 0 {
+            return self.file.format.encode_block(&self.rows, self.count).map(Some);
+        }
+        let path = self.file.retired_rows_path(self.number);
+        let mut rows = Vec::with_capacity(self.spilled as usize + self.rows.len());
+        let read = fs::File::open(&path)?.take(self.spilled).read_to_end(&mut rows)?;
+        if read as u64 != self.spilled {
+            let what = format!("{} holds {read} bytes, {} were written", path.display(), self.spilled);
+            return Err(FormatError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, what)));
+        }
+        rows.extend_from_slice(&self.rows);
+        drop(self.rows);
+        fs::remove_file(&path)?;
+        self.file.dir.subtract(self.spilled);
+        self.file.format.encode_block(&rows, self.count).map(Some)
+    }
+}
+
+/// The growing file of a part. Shared by the pipeline thread and the encoders.
+struct PartFile {
+    part_path: PathBuf,
+    rows_path: PathBuf,
+    format: Arc<dyn Format>,
+    dir: Arc<BatchDir>,
+    bytes: AtomicU64,
+    assembly: Mutex<Assembly>,
+}
+
+struct Assembly {
+    assembler: Option<Box<dyn Assembler>>,
+    sink: Option<Sink>,
+    next_block: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    failed: bool,
+}
+
+struct Waiting {
+    block: Option<EncodedBlock>,
+    finish: Option<Vec<(String, String)>>,
+}
+
+impl PartFile {
+    fn assembly(&self) -> MutexGuard<'_, Assembly> {
+        // A panic in an encoder leaves `failed` unset only where nothing was written.
+        self.assembly.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retired_rows_path(&self, block: u64) -> PathBuf {
+        self.rows_path.with_extension(format!("{block}.rows"))
+    }
+
+    fn retire_rows(&self, block: u64) {
+        // A failure shows when the block reads its rows back.
+        if let Err(error) = fs::rename(&self.rows_path, self.retired_rows_path(block)) {
+            tracing::error!(path = %self.rows_path.display(), %error, "could not set spilled rows aside");
+        }
+    }
+
+    fn place(
+        &self,
+        number: u64,
+        block: Option<EncodedBlock>,
+        finish: Option<Vec<(String, String)>>,
+    ) -> Result<Option<Finished>, FormatError> {
+        let mut assembly = self.assembly();
+        assembly.waiting.insert(number, Waiting { block, finish });
+        let placed = self.place_waiting(&mut assembly);
+        if placed.is_err() {
+            assembly.failed = true;
+        }
+        placed
+    }
+
+    fn place_waiting(&self, assembly: &mut Assembly) -> Result<Option<Finished>, FormatError> {
+        loop {
+            let next = assembly.next_block;
+            let Some(waiting) = assembly.waiting.remove(&next) else { return Ok(None) };
+            if assembly.failed {
+                return Err(FormatError::Io(io::Error::other("an earlier block of this part failed")));
+            }
+            if assembly.assembler.is_none() {
+                let sink = Sink::new();
+                assembly.assembler = Some(self.format.assemble(Box::new(sink.clone()))?);
+                assembly.sink = Some(sink);
+            }
+            assembly.next_block += 1;
+            let assembler = assembly.assembler.as_mut().expect("made above");
+            if let Some(block) = waiting.block {
+                assembler.append(block)?;
+            }
+            let sink = assembly.sink.as_ref().expect("made with the assembler").clone();
+            if let Some(metadata) = waiting.finish {
+                assembly.assembler.take().expect("made above").finish(&metadata)?;
+                self.drain(&sink)?;
+                let totals = sink.lock();
+                return Ok(Some(Finished {
+                    path: self.part_path.clone(),
+                    bytes: totals.bytes,
+                    sha256: totals.sha256.clone().finalize().into(),
+                }));
+            }
+            self.drain(&sink)?;
+        }
+    }
+
+    /// Writes what the assembler has produced to the file, opening and closing it.
+    fn drain(&self, sink: &Sink) -> io::Result<()> {
+        let buffered = std::mem::take(&mut sink.lock().buffered);
+        if buffered.is_empty() && self.part_path.exists() {
+            return Ok(());
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.part_path)?;
+        file.write_all(&buffered)?;
+        self.bytes.fetch_add(buffered.len() as u64, Ordering::Relaxed);
+        self.dir.add(buffered.len() as u64);
+        Ok(())
+    }
+}
+
+/// Counts and hashes what an assembler writes, and keeps it until it is drained to the file.
+#[derive(Clone)]
+struct Sink(Arc<Mutex<SinkTotals>>);
+
+struct SinkTotals {
+    buffered: Vec<u8>,
+    bytes: u64,
+    sha256: Sha256,
+}
+
+impl Sink {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(SinkTotals { buffered: Vec::new(), bytes: 0, sha256: Sha256::new() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SinkTotals> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let mut totals = self.lock();
+        totals.buffered.extend_from_slice(data);
+        totals.bytes += data.len() as u64;
+        totals.sha256.update(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! What is in the bucket under a file's key.
+
+use super::read::hash_stream;
+use super::{Target, UploadError, hex, metadata_name};
+use object_store::{Attribute, GetOptions, ObjectStoreExt};
+
+/// An object under the key.
+pub(super) struct Existing {
+    pub(super) bytes: u64,
+    /// Equal size and SHA-256.
+    pub(super) same: bool,
+}
+
+/// What a HEAD shows.
+pub(super) struct Shown {
+    pub(super) bytes: u64,
+    /// From our own metadata, where the store keeps any.
+    pub(super) sha256: Option<String>,
+}
+
+pub(super) async fn head(target: &Target<'_>) -> Result<Option<Shown>, UploadError> {
+    let options = GetOptions::new().with_head(true);
+    match target.destination.store().get_opts(&target.location, options).await {
+        Ok(found) => {
+            let name = metadata_name(target.destination.kind(), "sha256");
+            let sha256 = found.attributes.get(&Attribute::Metadata(name.into())).map(|value| value.to_string());
+            Ok(Some(Shown { bytes: found.meta.size, sha256 }))
+        }
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(target.store_error(&error)),
+    }
+}
+
+/// Looks at the object, and reads it where only its bytes can tell whether it is the same.
+pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, UploadError> {
+    let Some(shown) = head(target).await? else { return Ok(None) };
+    let same = shown.bytes == target.file.bytes
+        && match shown.sha256 {
+            Some(sha256) => sha256 == hex(&target.file.sha256),
+            None => stored_sha256(target).await? == Some(target.file.sha256),
+        };
+    Ok(Some(Existing { bytes: shown.bytes, same }))
+}
+
+async fn stored_sha256(target: &Target<'_>) -> Result<Option<[u8; 32]>, UploadError> {
+    let found = match target.destination.store().get(&target.location).await {
+        Ok(found) => found,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(target.store_error(&error)),
+    };
+    hash_stream(found.into_stream()).await.map(Some).map_err(|error| target.store_error(&error))
+}

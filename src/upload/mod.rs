@@ -1,0 +1,329 @@
+//! Puts one sealed file under its final name, and says only what it has seen confirmed.
+//!
+//! # Invariants
+//! - **U-1** Nothing becomes visible under the key but the sealed bytes: size and SHA-256 of the file are checked while
+//!   it is read, before the single PUT is sent or the pieces are put together.
+//! - **U-2** [`Placed`] is returned only after a HEAD has shown an object of the right size (and SHA-256, where the
+//!   store keeps metadata). What the store itself verified is told at [`crate::destination::StoreKind`].
+//! - **U-3** Under [`PutRule::CreateOnly`] an object that is there is never replaced. With one PUT (files up to the
+//!   piece size, on stores that create only if absent) the store guarantees it; otherwise it is looked for before the
+//!   first piece and again right before the pieces are put together, and a moment stays uncovered between the last
+//!   look and the write: no store's client offers more for pieces.
+//! - **U-4** Memory: at most two pieces of [`UploadSettings::part_size`] and the one being read.
+//!
+//! Retries beyond the client's own few are the caller's: [`UploadError::verdict`] tells. Calling again with the same
+//! file is always safe. The HEAD of a missing object needs the right to list the bucket on S3 (else it is 403).
+
+mod existing;
+mod read;
+mod send;
+
+use crate::destination::fault::{Fault, FaultKind, Verdict};
+use crate::destination::{Destination, DestinationError, StoreKind};
+use existing::{Existing, existing};
+use object_store::path::Path;
+use object_store::{Attribute, Attributes, GetOptions, ObjectStoreExt, PutMode};
+use std::path::PathBuf;
+
+/// A sealed local file and where it goes.
+#[derive(Clone, Debug)]
+pub struct UploadFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Key under the destination's prefix, percent-encoded where it needs it.
+    pub key: String,
+    /// Size when it was sealed.
+    pub bytes: u64,
+    /// SHA-256 when it was sealed.
+    pub sha256: [u8; 32],
+    /// Records inside.
+    pub records: u64,
+    /// `Content-Type`.
+    pub content_type: String,
+    /// `Content-Encoding`, where the object is to carry one.
+    pub content_encoding: Option<String>,
+    /// More metadata by name, ASCII: topic, partition, first, end, fingerprint. Stored as `siltstone-…` beside
+    /// `siltstone-sha256` and `siltstone-records`, which are always there.
+    pub metadata: Vec<(String, String)>,
+    /// What may happen to an object that is already there.
+    pub rule: PutRule,
+    /// Look first whether the object is there already: for redone batches.
+    pub check_existing: bool,
+}
+
+/// What may happen to an object that is already under the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutRule {
+    /// It is replaced: it holds the same rows, perhaps encoded by another release.
+    Overwrite,
+    /// It is kept, as it may hold more rows than this file (Kafka no longer holds all of the range). See U-3.
+    CreateOnly,
+}
+
+/// How files are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadSettings {
+    /// Files up to this size go in one PUT, larger ones in pieces of it; at least 5 MiB for S3 and GCS. Grows where a
+    /// file would need more than 10,000 pieces.
+    pub part_size: u64,
+}
+
+/// An object that is in the bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its key.
+    pub key: String,
+    /// Its size.
+    pub bytes: u64,
+    /// How it came there.
+    pub how: How,
+}
+
+/// How an object came to be in the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Put now.
+    New,
+    /// It was there with equal size and SHA-256 (perhaps by a request of ours whose answer was lost).
+    AlreadyThere,
+    /// Another one was there and was kept ([`PutRule::CreateOnly`]); [`Placed::bytes`] is its size.
+    Kept,
+}
+
+/// Why a file is not known to be in the bucket.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The store did not take it, or its answer was lost. [`Fault::kind`] says more.
+    #[error("put {key} at {destination}: {fault}")]
+    Store {
+        /// Key.
+        key: String,
+        /// Destination id.
+        destination: String,
+        /// What came back.
+        fault: Fault,
+    },
+    /// The put succeeded, but what the bucket shows afterwards is something else: somebody else wrote it, or the store
+    /// is broken.
+    #[error("{key} at {destination} should have {bytes} bytes after the put, but {found}")]
+    Mismatch {
+        /// Key.
+        key: String,
+        /// Destination id.
+        destination: String,
+        /// Bytes of the file.
+        bytes: u64,
+        /// What the bucket shows.
+        found: String,
+    },
+    /// The local file is not the one that was sealed. Nothing was made visible.
+    #[error("spool file {} was sealed with {sealed_bytes} bytes and is not the same any more: {found}", .path.display())]
+    SpoolChanged {
+        /// The file.
+        path: PathBuf,
+        /// Bytes when sealed.
+        sealed_bytes: u64,
+        /// What it is now.
+        found: String,
+    },
+    /// The local file cannot be read. Nothing was made visible.
+    #[error("read spool file {}", .path.display())]
+    SpoolUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The key is not one: a mistake in the program.
+    #[error(transparent)]
+    Key(#[from] DestinationError),
+}
+
+impl UploadError {
+    /// What the caller does next.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Store { fault, .. } => fault.verdict(),
+            Self::Mismatch { .. } => Verdict::Retry,
+            Self::SpoolChanged { .. } | Self::SpoolUnreadable { .. } | Self::Key(_) => Verdict::Stop,
+        }
+    }
+}
+
+/// Where a file goes, resolved once.
+struct Target<'a> {
+    destination: &'a Destination,
+    file: &'a UploadFile,
+    location: Path,
+}
+
+impl Target<'_> {
+    fn store_error(&self, error: &object_store::Error) -> UploadError {
+        self.fault(Fault::of(error))
+    }
+
+    fn fault(&self, fault: Fault) -> UploadError {
+        UploadError::Store { key: self.file.key.clone(), destination: self.destination.id().to_string(), fault }
+    }
+
+    fn placed(&self, bytes: u64, how: How) -> Placed {
+        Placed { key: self.file.key.clone(), bytes, how }
+    }
+
+    fn attributes(&self) -> Attributes {
+        let mut attributes = Attributes::new();
+        attributes.insert(Attribute::ContentType, self.file.content_type.clone().into());
+        if let Some(encoding) = &self.file.content_encoding {
+            attributes.insert(Attribute::ContentEncoding, encoding.clone().into());
+        }
+        let kind = self.destination.kind();
+        let mut add = |name: &str, value: String| {
+            attributes.insert(Attribute::Metadata(metadata_name(kind, name).into()), value.into());
+        };
+        for (name, value) in &self.file.metadata {
+            add(name, value.clone());
+        }
+        add("records", self.file.records.to_string());
+        add("sha256", hex(&self.file.sha256));
+        attributes
+    }
+}
+
+/// How our metadata `name` is called on a store: Azure allows only what could be an identifier in C#.
+pub fn metadata_name(kind: StoreKind, name: &str) -> String {
+    match kind {
+        StoreKind::Azure => format!("siltstone_{}", name.replace('-', "_")),
+        StoreKind::S3 | StoreKind::Gcs | StoreKind::File | StoreKind::Memory => format!("siltstone-{name}"),
+    }
+}
+
+/// Whether an object of `bytes` bytes and, where it is known, that SHA-256 (hex) lies under `key`. Reads the object only where
+/// the store keeps no metadata.
+///
+/// # Errors
+/// [`UploadError::Store`], [`UploadError::Key`].
+pub async fn is_there(
+    destination: &Destination,
+    key: &str,
+    bytes: u64,
+    sha256: Option<&str>,
+) -> Result<bool, UploadError> {
+    let location = destination.path(key)?;
+    let fault = |error: &object_store::Error| UploadError::Store {
+        key: key.to_string(),
+        destination: destination.id().to_string(),
+        fault: Fault::of(error),
+    };
+    let found = match destination.store().get_opts(&location, GetOptions::new().with_head(true)).await {
+        Ok(found) => found,
+        Err(object_store::Error::NotFound { .. }) => return Ok(false),
+        Err(error) => return Err(fault(&error)),
+    };
+    let Some(wanted) = sha256.filter(|_| found.meta.size == bytes) else { return Ok(found.meta.size == bytes) };
+    let name = metadata_name(destination.kind(), "sha256");
+    if let Some(stored) = found.attributes.get(&Attribute::Metadata(name.into())) {
+        return Ok(stored.as_ref() == wanted);
+    }
+    let read = async { read::hash_stream(destination.store().get(&location).await?.into_stream()).await };
+    match read.await {
+        Ok(digest) => Ok(hex(&digest) == wanted),
+        Err(object_store::Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(fault(&error)),
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Puts `file` at `destination` and confirms it. Dropping the future gives up: pieces already sent are aborted.
+///
+/// # Errors
+/// - [`UploadError::Store`], [`UploadError::Mismatch`]: by [`UploadError::verdict`], try again or report.
+/// - [`UploadError::SpoolChanged`], [`UploadError::SpoolUnreadable`]: throw the batch away and read it again from Kafka.
+pub async fn put_file(
+    destination: &Destination,
+    file: &UploadFile,
+    settings: UploadSettings,
+) -> Result<Placed, UploadError> {
+    let target = Target { destination, file, location: destination.path(&file.key)? };
+    let one_put = file.bytes <= settings.part_size;
+    let looks_first = file.check_existing || must_look(&target, one_put);
+    if looks_first
+        && let Some(found) = existing(&target).await?
+        && let Some(placed) = settled(&target, &found)
+    {
+        return Ok(placed);
+    }
+    let sent = if one_put {
+        send::whole(&target, put_mode(&target)).await
+    } else {
+        send::in_pieces(&target, settings.part_size).await
+    };
+    match sent {
+        Ok(Some(placed)) => Ok(placed),
+        Ok(None) => confirm(&target).await,
+        Err(error) => after_failure(&target, error, one_put).await,
+    }
+}
+
+/// Whether only a look at the bucket can keep an object from being replaced.
+fn must_look(target: &Target<'_>, one_put: bool) -> bool {
+    target.file.rule == PutRule::CreateOnly && !(one_put && target.destination.conditional_put())
+}
+
+fn put_mode(target: &Target<'_>) -> PutMode {
+    match target.file.rule {
+        PutRule::CreateOnly if target.destination.conditional_put() => PutMode::Create,
+        PutRule::CreateOnly | PutRule::Overwrite => PutMode::Overwrite,
+    }
+}
+
+/// What an object that is there already means, where it ends the matter.
+fn settled(target: &Target<'_>, found: &Existing) -> Option<Placed> {
+    match target.file.rule {
+        _ if found.same => Some(target.placed(found.bytes, How::AlreadyThere)),
+        PutRule::CreateOnly => Some(target.placed(found.bytes, How::Kept)),
+        PutRule::Overwrite => None,
+    }
+}
+
+/// The put was answered with success: does the bucket show it?
+async fn confirm(target: &Target<'_>) -> Result<Placed, UploadError> {
+    let mismatch = |found: String| UploadError::Mismatch {
+        key: target.file.key.clone(),
+        destination: target.destination.id().to_string(),
+        bytes: target.file.bytes,
+        found,
+    };
+    let shown = existing::head(target).await?.ok_or_else(|| mismatch("there is no such object".to_string()))?;
+    if shown.bytes != target.file.bytes {
+        return Err(mismatch(format!("it has {}", shown.bytes)));
+    }
+    if shown.sha256.is_some_and(|sha256| sha256 != hex(&target.file.sha256)) {
+        return Err(mismatch("another SHA-256: somebody else has written it meanwhile".to_string()));
+    }
+    Ok(target.placed(shown.bytes, How::New))
+}
+
+/// A put that failed may have happened, or may have been refused because the very same object is there already (a
+/// write-once bucket; a create whose first answer was lost): the bucket tells.
+async fn after_failure(target: &Target<'_>, error: UploadError, one_put: bool) -> Result<Placed, UploadError> {
+    let UploadError::Store { fault, .. } = &error else { return Err(error) };
+    let asks_back = match fault.kind {
+        FaultKind::Exists | FaultKind::Denied => true,
+        FaultKind::NotFound => !fault.bucket_is_missing(), // The upload in pieces is gone: completed, perhaps.
+        // Sending again is right too, but a large file is worth the question.
+        _ => fault.may_have_happened() && (target.file.rule == PutRule::CreateOnly || !one_put),
+    };
+    if !asks_back {
+        return Err(error);
+    }
+    match existing(target).await {
+        Ok(Some(found)) => settled(target, &found).ok_or(error),
+        // Refused as existing, and yet not there: a create at the same moment that was refused too, or is not done yet.
+        Ok(None) if fault.kind == FaultKind::Exists => Err(target.fault(fault.clone().passing())),
+        Ok(None) | Err(_) => Err(error),
+    }
+}

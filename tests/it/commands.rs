@@ -1,0 +1,124 @@
+//! `check`, `inspect`, `help` and `demo`, as a person meets them.
+
+use crate::support::configuration::Trial;
+use crate::support::kafka::{Topic, committed};
+use crate::support::process::siltstone;
+use crate::support::{setting, unique};
+use serde_json::Value;
+
+#[test]
+fn check_reports_every_error_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bad.toml");
+    let text = "[kafka]\nbrokers = \"127.0.0.1:1\"\nstart = \"yesterday\"\n[destinations.main]\nurl = \"ftp://x\"\n\
+                [rotate]\nsize = \"12 parsecs\"\nagee = \"1m\"\n[[archive]]\ntopics = [\"a\"]\n\
+                [kafka.client]\n\"enable.auto.commit\" = \"true\"\n";
+    std::fs::write(&path, text).unwrap();
+    let path = path.display().to_string();
+    let ended = siltstone(&["check", "-c", &path]).expect(2);
+    for (line, what) in [(3, "yesterday"), (5, "ftp"), (7, "parsecs"), (8, "agee"), (12, "enable.auto.commit")] {
+        let found = ended.err.lines().find(|text| text.contains(&format!("line {line}: ")));
+        let found = found.unwrap_or_else(|| panic!("nothing about line {line} in\n{}", ended.err));
+        assert!(found.contains(what), "{found}");
+    }
+    assert!(ended.err.contains("did you mean `age`"), "{}", ended.err);
+    // The same from `run`, before it touches anything.
+    siltstone(&["run", "-c", &path]).expect(2).says(&["line 8: rotate.agee"]);
+    siltstone(&["check", "-c", "/nowhere/at/all.toml"]).expect(2).says(&["/nowhere/at/all.toml"]);
+    siltstone(&["check"]).expect(2).says(&["--config"]);
+}
+
+#[test]
+fn check_without_connect_needs_no_server() {
+    let topic = Topic::create(1);
+    let mut trial = Trial::on_disk(&topic);
+    trial.brokers = "127.0.0.1:1".to_string();
+    let secret = "hidden-from-view-5511";
+    trial.sections = format!("[kafka.client]\n\"sasl.password\" = \"{secret}\"");
+    trial.command("check", &[]).expect(0).prints(&["the configuration is right"]);
+    trial.command("check", &["-v"]).expect(0).prints(&["127.0.0.1:1", &topic.name, "***"]).hides(&[secret]);
+    assert!(!trial.root().exists(), "check without --connect writes nothing");
+}
+
+#[test]
+fn check_connect_proves_broker_topics_and_destinations() {
+    let topic = Topic::create(3);
+    for mut trial in [Trial::on_disk(&topic), Trial::on_s3(&topic)] {
+        let ended = trial.command("check", &["--connect"]).expect(0);
+        ended.prints(&[&format!("topic {}: 3 Kafka partitions, archive it", topic.name), "create-if-absent work"]);
+        assert!(trial.archive().objects.is_empty(), "the probe is deleted again");
+        assert_eq!(committed(&trial.group, &topic, 0), None);
+        let missing = unique("missing");
+        trial.topics = format!("[\"{}\", \"{missing}\"]", topic.name);
+        let ended = trial.command("check", &["--connect"]).expect(3);
+        ended.prints(&["FAIL", &format!("topic {missing} does not exist"), &topic.name]);
+    }
+}
+
+#[test]
+fn inspect_shows_where_each_partition_stands() {
+    let topic = Topic::create(2);
+    topic.send_good(0, 20, 2);
+    let trial = Trial::on_disk(&topic);
+    let lines = |out: &str| -> Vec<Value> { out.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let before = lines(&trial.command("inspect", &["--json"]).expect(0).out);
+    assert_eq!(before.len(), 2);
+    assert_eq!((&before[0]["committed"], &before[0]["lag"]), (&Value::Null, &10.into()));
+    assert_eq!(before[0]["state"], "never archived");
+    trial.drained(&topic);
+    topic.send_good(20, 4, 2);
+    let objects = trial.archive().objects;
+    for (partition, line) in lines(&trial.command("inspect", &["--json"]).expect(0).out).iter().enumerate() {
+        assert_eq!(line["topic"], *topic.name);
+        assert_eq!(line["partition"], partition);
+        assert_eq!((&line["committed"], &line["lag"], &line["log_end"]), (&10.into(), &2.into(), &12.into()));
+        assert_eq!(line["state"], "archived");
+        let receipt = &line["last_receipt"];
+        assert_eq!((&receipt["first"], &receipt["end"], &receipt["rows"]), (&0.into(), &10.into(), &10.into()));
+        assert!(line["watermark"].as_str().is_some_and(|text| text.starts_with("2025-11-21T")), "{line}");
+    }
+    let text = trial.command("inspect", &[]).expect(0);
+    text.prints(&[&format!("{}/0", topic.name), &format!("{}/1", topic.name), "[0, 10) 10 rows in 1 objects"]);
+    assert!(trial.archive().objects == objects, "inspect writes nothing");
+    trial.drained(&topic);
+}
+
+#[test]
+fn help_shows_every_page_of_the_guide() {
+    let list = siltstone(&["help"]).expect(0).out;
+    for page in ["delivery", "configuration", "layout", "operations"] {
+        assert!(list.contains(page), "{list}");
+        let text = siltstone(&["help", page]).expect(0).out;
+        assert!(text.starts_with("# ") && text.len() > 1000, "{page}: {text}");
+    }
+    siltstone(&["help", "nonsense"]).expect(2).says(&["nonsense", "operations"]);
+    siltstone(&["--version"]).expect(0).prints(&[env!("CARGO_PKG_VERSION")]);
+}
+
+#[test]
+fn the_demo_needs_nothing_and_counts_its_own_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("demo");
+    let path = folder.display().to_string();
+    let ended = siltstone(&["demo", "--records", "3000", "--dir", &path]).expect(0);
+    ended.prints(&["_siltstone/", "3000"]);
+    let archive = crate::support::archive::Archive::on_disk(&folder);
+    let data = |ending: &str| archive.data_keys().iter().filter(|key| key.ends_with(ending)).count();
+    assert!(data(".json.gz") > 0 || data(".parquet") > 0, "{:?}", archive.objects.keys());
+}
+
+/// A SASL_SSL listener, from the configuration to the archive.
+#[test]
+fn scram_over_tls_archives() {
+    let topic = Topic::create(1);
+    topic.send_good(0, 10, 1);
+    let mut trial = Trial::on_disk(&topic);
+    trial.brokers = setting("KAFKA_SASL_BROKERS");
+    trial.sections = format!(
+        "[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \"SCRAM-SHA-512\"\n\
+         \"sasl.username\" = \"archiver\"\n\"sasl.password\" = \"arch-secret\"\n\"ssl.ca.location\" = \"{}\"",
+        setting("KAFKA_CA")
+    );
+    trial.drain().expect(0).hides(&["arch-secret"]);
+    trial.archive().assert_even(&topic);
+}

@@ -1,0 +1,157 @@
+//! One archive under test: its folder, its configuration, its runs.
+
+use super::archive::Archive;
+use super::kafka::Topic;
+use super::process::{Ended, Running};
+use super::{DEADLINE, setting, unique};
+use std::path::{Path, PathBuf};
+
+/// Everything of a configuration that tests change, with what most of them want.
+pub(crate) struct Trial {
+    dir: tempfile::TempDir,
+    pub(crate) brokers: String,
+    pub(crate) group: String,
+    pub(crate) spool: PathBuf,
+    pub(crate) spool_limit: String,
+    /// Lines of `[rotate]`.
+    pub(crate) rotate: String,
+    /// Sections before the archives, such as `[http]` or a second destination.
+    pub(crate) sections: String,
+    /// The section `[destinations.main]`.
+    pub(crate) destination: String,
+    /// The value of `topics`, and further lines of `[[archive]]` with its outputs.
+    pub(crate) topics: String,
+    pub(crate) archive: String,
+    /// What S3 keys start with, where `main` is there.
+    s3_prefix: Option<String>,
+}
+
+impl Trial {
+    /// Archives `topic` into a folder of its own.
+    pub(crate) fn on_disk(topic: &Topic) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let destination = format!("url = \"file://{}/outside/archive\"", dir.path().display());
+        Self {
+            brokers: setting("KAFKA_BROKERS"),
+            group: unique("g"),
+            spool: dir.path().join("spool"),
+            spool_limit: "1GiB".to_string(),
+            rotate: "size = \"1MiB\"".to_string(),
+            sections: String::new(),
+            destination,
+            topics: format!("[\"{}\"]", topic.name),
+            archive: String::new(),
+            s3_prefix: None,
+            dir,
+        }
+    }
+
+    /// Archives `topic` under a prefix of its own on the S3 server.
+    pub(crate) fn on_s3(topic: &Topic) -> Self {
+        let prefix = format!("{}/archive", unique("p"));
+        let destination = s3_section(&setting("S3_BUCKET"), &prefix, &setting("AWS_SECRET_ACCESS_KEY"));
+        Self { destination, s3_prefix: Some(prefix), ..Self::on_disk(topic) }
+    }
+
+    /// What all keys on S3 start with, one level above the archive.
+    pub(crate) fn s3_parent(&self) -> &str {
+        self.s3_prefix.as_deref().and_then(|prefix| prefix.strip_suffix("/archive")).expect("an archive on S3")
+    }
+
+    /// With these lines in `[[archive]]`.
+    pub(crate) fn with(mut self, archive: &str) -> Self {
+        self.archive = archive.to_string();
+        self
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder of `file://` destinations.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("outside/archive")
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "[kafka]\nbrokers = \"{}\"\ngroup = \"{}\"\n[spool]\ndir = \"{}\"\nlimit = \"{}\"\n[rotate]\n{}\n\
+             [destinations.main]\n{}\n{}\n[[archive]]\nname = \"it\"\ntopics = {}\n{}\n",
+            self.brokers,
+            self.group,
+            self.spool.display(),
+            self.spool_limit,
+            self.rotate,
+            self.destination,
+            self.sections,
+            self.topics,
+            self.archive
+        )
+    }
+
+    /// Writes the configuration and gives its path.
+    pub(crate) fn write(&self) -> String {
+        let path = self.dir.path().join("siltstone.toml");
+        std::fs::write(&path, self.text()).expect("written");
+        path.display().to_string()
+    }
+
+    /// `siltstone run` with further arguments.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        let config = self.write();
+        let mut all = vec!["run", "-c", &config];
+        all.extend_from_slice(arguments);
+        Running::start(&all, &[])
+    }
+
+    /// `siltstone run --drain`, to its end.
+    #[track_caller]
+    pub(crate) fn drain(&self) -> Ended {
+        self.start(&["--drain"]).wait(DEADLINE)
+    }
+
+    /// Any other command with `-c`.
+    #[track_caller]
+    pub(crate) fn command(&self, command: &str, arguments: &[&str]) -> Ended {
+        let config = self.write();
+        let mut all = vec![command, "-c", &config];
+        all.extend_from_slice(arguments);
+        Running::start(&all, &[]).wait(DEADLINE)
+    }
+
+    /// What is in the archive now.
+    pub(crate) fn archive(&self) -> Archive {
+        match &self.s3_prefix {
+            Some(prefix) => Archive::on_s3(prefix),
+            None => Archive::on_disk(&self.root()),
+        }
+    }
+
+    /// A drain that goes well, and the archive after it, in which every record of `topic` is accounted for.
+    #[track_caller]
+    pub(crate) fn drained(&self, topic: &Topic) -> Archive {
+        self.drain().expect(0);
+        let archive = self.archive();
+        archive.assert_even(topic);
+        archive
+    }
+
+    /// The cluster or group that `archive.json` names, replaced.
+    pub(crate) fn edit_identity(&self, key: &str, value: &str) {
+        let path = self.root().join("_siltstone/archive.json");
+        let text = std::fs::read_to_string(&path).expect("archive.json");
+        let mut identity: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert!(identity[key].is_string(), "{identity}");
+        identity[key] = value.into();
+        std::fs::write(&path, identity.to_string()).expect("written");
+    }
+}
+
+/// The lines of an S3 destination.
+pub(crate) fn s3_section(bucket: &str, prefix: &str, secret: &str) -> String {
+    let (endpoint, id) = (setting("S3_ENDPOINT"), setting("AWS_ACCESS_KEY_ID"));
+    format!(
+        "url = \"s3://{bucket}/{prefix}\"\nendpoint = \"{endpoint}\"\nregion = \"us-east-1\"\naccess_key_id = \"{id}\"\n\
+         secret_access_key = \"{secret}\""
+    )
+}

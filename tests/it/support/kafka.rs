@@ -1,0 +1,198 @@
+//! Topics of the real broker, what was produced into them, and offsets of groups.
+
+use super::{DEADLINE, setting, unique};
+use futures::executor::block_on;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// 2025-11-21T08:00:00Z: the Kafka timestamp of a record that says nothing else.
+pub(crate) const BASE_MS: i64 = 1_763_712_000_000;
+
+/// A record as it was produced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) timestamp: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// A record to be produced; everything but the value has a default.
+#[derive(Clone, Default)]
+pub(crate) struct Shape {
+    pub(crate) partition: i32,
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Shape {
+    pub(crate) fn of(value: impl Into<Vec<u8>>) -> Self {
+        Self { value: Some(value.into()), ..Self::default() }
+    }
+    pub(crate) fn tombstone(key: &str) -> Self {
+        Self { key: Some(key.into()), ..Self::default() }
+    }
+    pub(crate) fn at(mut self, timestamp: i64) -> Self {
+        self.timestamp = Some(timestamp);
+        self
+    }
+    pub(crate) fn header(mut self, name: &str, value: Option<&[u8]>) -> Self {
+        self.headers.push((name.to_string(), value.map(<[u8]>::to_vec)));
+        self
+    }
+    pub(crate) fn keyed(mut self, key: Option<&[u8]>) -> Self {
+        self.key = key.map(<[u8]>::to_vec);
+        self
+    }
+}
+
+pub(crate) fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", setting("KAFKA_BROKERS")).create().expect("an admin client")
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)))
+}
+
+/// A topic, deleted at the end, that remembers all it was given.
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    producer: BaseProducer,
+    sent: Mutex<Vec<Sent>>,
+}
+
+impl Topic {
+    pub(crate) fn create(partitions: i32) -> Self {
+        Self::named(&unique("t"), partitions)
+    }
+
+    pub(crate) fn named(name: &str, partitions: i32) -> Self {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", "8388608");
+        let created = block_on(admin().create_topics([&topic], &options())).expect("an answer");
+        created.into_iter().for_each(|one| drop(one.expect("created")));
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", setting("KAFKA_BROKERS"))
+            .set("enable.idempotence", "true")
+            .set("message.max.bytes", "8388608")
+            .set("topic.metadata.refresh.interval.ms", "1000")
+            .create()
+            .expect("a producer");
+        Self { name: name.to_string(), producer, sent: Mutex::default() }
+    }
+
+    /// One record; its offset is how many its partition had.
+    pub(crate) fn send(&self, shape: Shape) {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in &shape.headers {
+            headers = headers.insert(Header { key, value: value.as_ref() });
+        }
+        let timestamp = shape.timestamp.unwrap_or(BASE_MS);
+        let mut record =
+            BaseRecord::<[u8], [u8]>::to(&self.name).partition(shape.partition).timestamp(timestamp).headers(headers);
+        record.key = shape.key.as_deref();
+        record.payload = shape.value.as_deref();
+        while let Err((error, again)) = self.producer.send(record) {
+            // A partition that was just added is known after the next look at the topic.
+            let passing = [RDKafkaErrorCode::QueueFull, RDKafkaErrorCode::UnknownPartition];
+            assert!(error.rdkafka_error_code().is_some_and(|code| passing.contains(&code)), "{error}");
+            self.producer.poll(Duration::from_millis(20));
+            record = again;
+        }
+        let mut sent = self.sent.lock().expect("no test panics inside");
+        let offset = sent.iter().rev().find(|one| one.partition == shape.partition).map_or(0, |one| one.offset + 1);
+        let Shape { partition, key, value, headers, .. } = shape;
+        sent.push(Sent { partition, offset, timestamp, key, value, headers });
+    }
+
+    pub(crate) fn flush(&self) {
+        self.producer.flush(DEADLINE).expect("delivered");
+    }
+
+    pub(crate) fn send_all(&self, shapes: impl IntoIterator<Item = Shape>) {
+        shapes.into_iter().for_each(|shape| self.send(shape));
+        self.flush();
+    }
+
+    /// `count` good JSON records with ids from `first` on, a minute apart, over all `partitions`.
+    pub(crate) fn send_good(&self, first: u64, count: u64, partitions: i32) {
+        self.send_all(
+            (first..first + count).map(|id| Shape { partition: (id % partitions as u64) as i32, ..good(id) }),
+        );
+    }
+
+    pub(crate) fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().expect("no test panics inside").clone()
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.sent.lock().expect("no test panics inside").len() as u64
+    }
+
+    pub(crate) fn grow(&self, partitions: usize) {
+        let grown = block_on(admin().create_partitions([&NewPartitions::new(&self.name, partitions)], &options()));
+        grown.expect("an answer").into_iter().for_each(|one| drop(one.expect("grown")));
+    }
+}
+
+/// A good record: `{"id":7,"time":…,"text":"…"}`, one minute after the one before, Kafka timestamp the same.
+pub(crate) fn good(id: u64) -> Shape {
+    let time = BASE_MS + (id % 240) as i64 * 60_000;
+    Shape::of(format!(r#"{{"id":{id},"time":{time},"text":"record number {id}"}}"#)).at(time)
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // Only tidiness: a topic that stays disturbs nobody.
+        drop(block_on(admin().delete_topics(&[&self.name], &options())));
+    }
+}
+
+/// Forgets a group and all its offsets, as expiry does.
+pub(crate) fn delete_group(group: &str) {
+    super::until("the group can be deleted", DEADLINE, || {
+        let deleted = block_on(admin().delete_groups(&[group], &options())).expect("an answer");
+        deleted.into_iter().all(|one| one.is_ok()).then_some(())
+    });
+}
+
+fn member(group: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", setting("KAFKA_BROKERS"))
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .create()
+        .expect("a consumer")
+}
+
+/// What the group holds for a partition: offset and metadata.
+pub(crate) fn committed(group: &str, topic: &Topic, partition: i32) -> Option<(i64, String)> {
+    let mut wanted = TopicPartitionList::new();
+    wanted.add_partition(&topic.name, partition);
+    let found = member(group).committed_offsets(wanted, DEADLINE).expect("committed offsets");
+    let found = found.find_partition(&topic.name, partition).expect("the partition");
+    match found.offset() {
+        Offset::Offset(offset) => Some((offset, found.metadata().to_string())),
+        _ => None,
+    }
+}
+
+/// Commits as an operator or a dying process would, without being a member.
+pub(crate) fn commit(group: &str, topic: &Topic, partition: i32, offset: i64, metadata: &str) {
+    let mut wanted = TopicPartitionList::new();
+    let mut place = wanted.add_partition(&topic.name, partition);
+    place.set_offset(Offset::Offset(offset)).expect("an offset");
+    place.set_metadata(metadata);
+    member(group).commit(&wanted, CommitMode::Sync).expect("committed");
+    assert_eq!(committed(group, topic, partition), Some((offset, metadata.to_string())));
+}

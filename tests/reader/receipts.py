@@ -1,0 +1,111 @@
+"""The receipts of an archive, read as plain JSON and held against what lies in the bucket.
+
+`_siltstone/receipts/v1/<topic>/<Kafka partition:05>/<first:020>.json`, and beside each a `.claim`. Only what the
+delivery rules promise is checked here: chains without gap or overlap, balances that add up, objects as named, nothing
+unvouched. The topic is taken to have no gaps, as those of scripts/logs.py have none.
+"""
+
+import json
+import re
+from collections import defaultdict
+
+RECEIPT = re.compile(r"_siltstone/receipts/v1/(?P<topic>[^/]+)/(?P<partition>\d{5,})/(?:g\d+/)?(?P<first>\d{20})\.(?P<kind>json|claim)")
+
+
+def check_receipts(store, sizes, read_objects, records, ends=None, topic=None):
+    """What is wrong, as a list of sentences, and what was found.
+
+    `sizes`: size of every object. `read_objects`: key -> Object for data and dead letters as they were read.
+    `ends`: {Kafka partition: (first, end)} of the topic, where known.
+    """
+    wrong, receipts, claims = [], defaultdict(list), set()
+    for key in sizes:
+        match = RECEIPT.fullmatch(key)
+        if not match or (topic and match["topic"] != topic):
+            continue
+        place = (match["topic"], int(match["partition"]), int(match["first"]))
+        if match["kind"] == "claim":
+            claims.add(place)
+            continue
+        receipt = json.loads(store.read(key))
+        if (receipt["topic"], receipt["partition"], receipt["first"]) != place:
+            wrong.append(f"{key} says {receipt['topic']}/{receipt['partition']} from {receipt['first']}")
+        receipts[place[:2]].append(receipt)
+    vouched = {}
+    for partition, chain in sorted(receipts.items()):
+        chain.sort(key=lambda receipt: receipt["first"])
+        wrong += check_chain(partition, chain, (ends or {}).get(partition[1]))
+        for receipt in chain:
+            try:
+                wrong += check_balance(receipt)
+                wrong += check_objects(receipt, sizes, read_objects, vouched)
+            except (KeyError, TypeError, AttributeError) as error:
+                wrong.append(f"the receipt of {partition[0]}/{partition[1]} at {receipt['first']} has another form: {error!r}")
+    covered = sum(receipt["end"] - receipt["first"] for chain in receipts.values() for receipt in chain)
+    if covered != records:
+        wrong.append(f"the receipts cover {covered} offsets, {records} records were produced")
+    finished = {(*partition, receipt["first"]) for partition, chain in receipts.items() for receipt in chain}
+    wrong += [f"the claim of {topic}/{partition} at {first} has no receipt" for topic, partition, first in sorted(claims - finished)]
+    wrong += [f"{topic}/{partition} at {first} has a receipt but no claim" for topic, partition, first in sorted(finished - claims)]
+    wrong += [f"no receipt names {key}" for key in sorted(set(read_objects) - set(vouched))]
+    return wrong, {"receipts": len(finished), "claims": len(claims), "vouched": len(vouched)}
+
+
+def check_chain(partition, chain, watermarks):
+    name = f"{partition[0]}/{partition[1]}"
+    expected = watermarks[0] if watermarks else 0
+    for receipt in chain:
+        if receipt["first"] != expected:
+            kind = "gap" if receipt["first"] > expected else "overlap"
+            yield f"{name}: {kind}: [{receipt['first']}, {receipt['end']}) follows an end of {expected}"
+        if receipt["end"] <= receipt["first"]:
+            yield f"{name}: the range [{receipt['first']}, {receipt['end']}) is empty"
+        expected = receipt["end"]
+    if watermarks and expected != watermarks[1]:
+        yield f"{name}: the receipts end at {expected}, the topic at {watermarks[1]}"
+
+
+def check_balance(receipt):
+    """consumed = archived + dead-lettered + dropped, per output, and rows in the balance = rows in the objects."""
+    name = f"{receipt['topic']}/{receipt['partition']} [{receipt['first']}, {receipt['end']})"
+    balance = receipt["balance"]
+    absent = sum(gap["end"] - gap["first"] for gap in balance.get("absent", ()))
+    if balance["consumed"] + absent != receipt["end"] - receipt["first"]:
+        yield f"{name} consumed {balance['consumed']} records, {absent} were absent"
+    for output, counts in balance["outputs"].items():
+        if counts["archived"] + counts.get("dead_lettered", 0) + sum(counts.get("dropped", {}).values()) != balance["consumed"]:
+            yield f"{name}: the balance of {output} does not add up: {counts}, consumed {balance['consumed']}"
+        rows = defaultdict(int)
+        for entry in receipt["objects"]:
+            if entry["output"] == output:
+                rows[entry["destination"]] += entry["rows"]
+        if any(found != counts["rows"] for found in rows.values()) or bool(counts["rows"]) != bool(rows):
+            yield f"{name}: the balance of {output} has {counts['rows']} rows, its objects {dict(rows)}"
+
+
+def check_objects(receipt, sizes, read_objects, vouched):
+    name = f"{receipt['topic']}/{receipt['partition']} [{receipt['first']}, {receipt['end']})"
+    for entry in receipt["objects"]:
+        key = entry["key"]
+        if key in vouched:
+            yield f"{key} is named by {vouched[key]} and by {name}"
+        vouched[key] = name
+        if entry["folder"] != key.rpartition("/")[0]:
+            yield f"{key}: the receipt says that its folder is {entry['folder']}"
+        if key not in sizes:
+            yield f"{name} names {key}, which is not there"
+            continue
+        if sizes[key] != entry["bytes"]:
+            yield f"{key} has {sizes[key]} bytes, the receipt says {entry['bytes']}"
+        found = read_objects.get(key)
+        if found is None:
+            yield f"{name} names {key}, which the reader did not take for data"
+            continue
+        if entry.get("sha256") is None:
+            yield f"{key}: the receipt has no SHA-256"
+        elif found.sha256 != entry["sha256"]:
+            yield f"{key} has SHA-256 {found.sha256}, the receipt says {entry['sha256']}"
+        if found.rows is not None and found.rows != entry["rows"]:
+            yield f"{key} has {found.rows} rows, the receipt says {entry['rows']}"
+        if found.kafka_partitions - {receipt["partition"]}:
+            yield f"{key} holds records of the Kafka partitions {sorted(found.kafka_partitions)}"
