@@ -35,6 +35,7 @@ async fn put_text(place: &Place, key: &str, text: &str) {
 /// Every promise, one after the other: they share the prefix but no key.
 async fn suite(place: &Place) {
     control::probe(place).await;
+    control::starts_race(place).await;
     objects::sizes_and_replacing(place).await;
     objects::attributes(place).await;
     objects::redo(place).await;

@@ -1,8 +1,11 @@
 //! Proves at start, and in `check --connect`, that a destination can be worked with; if not, says what to do.
 //!
-//! Puts, reads, lists and deletes one object of its own under `_siltstone/probe/`. Changes nothing else.
+//! Works on objects of its own under `_siltstone/probe/` and changes nothing else. `check` puts, reads, lists and deletes
+//! one; a process that starts leaves one behind, the same for all processes, and deletes nothing: archiving needs no
+//! right to delete, and stores that keep folders (a file system behind an S3 gateway) remove a folder with its last
+//! object, under the hands of another process that is just about to put something there.
 
-use super::{Bucket, CONTROL_FOLDER};
+use super::Bucket;
 use crate::destination::DestinationError;
 use crate::destination::fault::{Fault, FaultKind, Verdict};
 use futures::TryStreamExt;
@@ -88,47 +91,68 @@ impl ProbeError {
     }
 }
 
+/// Folder of probe objects.
+const PROBE_FOLDER: &str = "_siltstone/probe";
+
+/// Name of the probe object that processes share when they start.
+const START_NAME: &str = "start";
+
+/// What every probe object holds. Never change it: a later release finds what an earlier one put.
 const TEXT: &str = "siltstone was here to see whether it can work; delete this at any time\n";
 
+/// Any name will do that two processes do not share: it decides nothing.
+fn unshared_name() -> String {
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
 impl Bucket {
-    /// See the module.
+    /// Puts, reads, lists and deletes an object, and leaves nothing behind.
     ///
     /// # Errors
     /// [`ProbeError`], each with what to do.
     pub async fn probe(&self) -> Result<(), ProbeError> {
-        self.probe_as(true).await
+        let path = self.put_probe(&unshared_name(), PutMode::Overwrite).await?;
+        let checked = self.check_probe(&path).await;
+        let deleted = self.destination.store().delete(&path).await;
+        checked.and(deleted.map_err(|error| self.probe_error("delete", &error)))
     }
 
-    /// The same for a process that starts: archiving itself deletes nothing, so the right to delete may be missing.
+    /// The same for a process that starts: puts, reads and lists the object that all processes share, deletes nothing.
     ///
     /// # Errors
     /// [`ProbeError`].
-    pub async fn probe_without_delete(&self) -> Result<(), ProbeError> {
-        self.probe_as(false).await
+    pub async fn probe_for_start(&self) -> Result<(), ProbeError> {
+        // A write-once bucket takes it once, and only if absent.
+        let mode = if self.destination.conditional_put() { PutMode::Create } else { PutMode::Overwrite };
+        let path = match self.put_probe(START_NAME, mode.clone()).await {
+            // No right to write, or a write-once bucket that says so to a write over what is there: a new name tells.
+            Err(ProbeError::NotAllowed { .. }) => self.put_probe(&unshared_name(), mode).await?,
+            put => put?,
+        };
+        self.check_probe(&path).await
     }
 
-    async fn probe_as(&self, must_delete: bool) -> Result<(), ProbeError> {
-        let folder = format!("{CONTROL_FOLDER}/probe");
-        // Any name will do that two processes do not share: it decides nothing.
-        let name = format!("{:016x}", RandomState::new().build_hasher().finish());
-        let path = self.destination.path(&format!("{folder}/{name}"))?;
-        let folder = self.destination.path(&folder)?;
-        let store = self.destination.store();
-        let put = store.put_opts(&path, TEXT.into(), PutMode::Overwrite.into()).await;
-        put.map_err(|error| self.probe_error("put", &error))?;
-        let checked = self.check_probe(&path, &folder).await;
-        let deleted = store.delete(&path).await.map_err(|error| self.probe_error("delete", &error));
-        checked.and(if must_delete { deleted } else { Ok(()) })
+    /// Puts a probe object, or finds that it is there already.
+    async fn put_probe(&self, name: &str, mode: PutMode) -> Result<Path, ProbeError> {
+        let path = self.destination.path(&format!("{PROBE_FOLDER}/{name}"))?;
+        let create = mode == PutMode::Create;
+        match self.destination.store().put_opts(&path, TEXT.into(), mode.into()).await {
+            Ok(_) => Ok(path),
+            Err(object_store::Error::AlreadyExists { .. }) if create => Ok(path),
+            Err(error) if Fault::of(&error).kind == FaultKind::Unsupported => Err(self.cannot_create()),
+            Err(error) => Err(self.probe_error("put", &error)),
+        }
     }
 
-    async fn check_probe(&self, path: &Path, folder: &Path) -> Result<(), ProbeError> {
+    async fn check_probe(&self, path: &Path) -> Result<(), ProbeError> {
         let store = self.destination.store();
+        let folder = self.destination.path(PROBE_FOLDER)?;
         let read = async { store.get(path).await?.bytes().await };
         if read.await.map_err(|error| self.probe_error("get", &error))? != TEXT.as_bytes() {
             return Err(self.unsuitable("what was put there was read back as something else"));
         }
         let listed: Vec<_> =
-            store.list(Some(folder)).try_collect().await.map_err(|error| self.probe_error("list", &error))?;
+            store.list(Some(&folder)).try_collect().await.map_err(|error| self.probe_error("list", &error))?;
         if !listed.iter().any(|object| object.location == *path) {
             return Err(self.unsuitable("a listing does not show what was just put there"));
         }
@@ -140,11 +164,13 @@ impl Bucket {
             Ok(_) => Err(self.unsuitable(
                 "it replaces an object that should be created only if absent; set conditional_put = false",
             )),
-            Err(error) if Fault::of(&error).kind == FaultKind::Unsupported => {
-                Err(self.unsuitable("it cannot create an object only if absent; set conditional_put = false"))
-            }
+            Err(error) if Fault::of(&error).kind == FaultKind::Unsupported => Err(self.cannot_create()),
             Err(error) => Err(self.probe_error("put", &error)),
         }
+    }
+
+    fn cannot_create(&self) -> ProbeError {
+        self.unsuitable("it cannot create an object only if absent; set conditional_put = false")
     }
 
     fn unsuitable(&self, what: &str) -> ProbeError {
@@ -155,6 +181,12 @@ impl Bucket {
         let destination = self.destination.id().to_string();
         let fault = Fault::of(error);
         match fault.kind {
+            // Nothing that is there can be in the way of a put over it: the store is busy with the same place.
+            FaultKind::Exists if action == "put" => ProbeError::Other { action, destination, fault: fault.passing() },
+            // Refused as existing a moment ago: another process is just putting the same.
+            FaultKind::NotFound if action == "get" && !fault.bucket_is_missing() => {
+                ProbeError::Other { action, destination, fault: fault.passing() }
+            }
             // Only a missing bucket makes a put, or a listing, "not found".
             FaultKind::NotFound if action == "put" || action == "list" => {
                 ProbeError::MissingBucket { destination, fault }

@@ -92,7 +92,7 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
     let cluster_id = parts.coordinator.cluster_id().await.map_err(unreachable)?;
     for destination in parts.destinations.values() {
         let bucket = Bucket::new(destination.clone());
-        patiently(&*clock, &format!("destination {}", destination.id()), || bucket.probe_without_delete()).await?;
+        patiently(&*clock, &format!("destination {}", destination.id()), || bucket.probe_for_start()).await?;
     }
     for destination in parts.destinations.values().cloned() {
         let now_ms = clock.wall_ms();

@@ -233,3 +233,24 @@ pub(crate) async fn probe(place: &Place) {
     bucket(place).probe().await.expect("it can be worked with");
     assert_eq!(crate::list(place, "_siltstone/probe").await, Vec::<String>::new());
 }
+
+/// Processes that start at the same moment on an empty prefix do not disturb each other, nor does a `check` beside
+/// them: whatever is in the way passes by itself. One object stays behind, however often they start.
+pub(crate) async fn starts_race(place: &Place) {
+    const PROCESSES: usize = 6;
+    for _ in 0..3 {
+        let starts = (0..PROCESSES).map(|process| async move {
+            let bucket = bucket(place);
+            for _ in 0..100 {
+                let probed = if process == 0 { bucket.probe().await } else { bucket.probe_for_start().await };
+                match probed {
+                    Ok(()) => return,
+                    Err(error) => assert_eq!(error.verdict(), Verdict::Retry, "{error}"),
+                }
+            }
+            panic!("a process found no moment to start");
+        });
+        futures::future::join_all(starts).await;
+    }
+    assert_eq!(crate::list(place, "_siltstone/probe").await, ["_siltstone/probe/start"]);
+}

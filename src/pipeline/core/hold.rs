@@ -1,0 +1,202 @@
+//! From assigned to reading, and back: takeover, start, and what happens to a partition that cannot go on.
+
+use super::{Completion, Core, Request};
+use crate::consume::{Committed, Held};
+use crate::pipeline::context::{Context, Halt, Try};
+use crate::pipeline::partition::Phase;
+use crate::pipeline::takeover::{self, Takeover};
+use crate::record::TopicPartition;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// How long a partition waits after a local failure.
+const LOCAL_RETRY_MS: i64 = 5_000;
+/// Pause before asking the source again to start a partition.
+const START_RETRY_MS: i64 = 200;
+
+impl Core {
+    /// Starts the takeover of partitions just held: one read of their offsets, then each on its own.
+    pub(in crate::pipeline) fn begin_takeover(&mut self, held: Vec<Held>) {
+        let context = self.context.clone();
+        let report = self.report.clone();
+        let archives: Vec<(Held, usize)> = held
+            .into_iter()
+            .filter_map(|held| {
+                let slot = self.slot_of(&held)?;
+                Some((held, self.partitions[slot].archive))
+            })
+            .collect();
+        self.tasks.spawn(takeover_all(context, archives, report));
+    }
+
+    pub(super) fn taken_over(&mut self, held: &Held, result: Result<Takeover, Halt>) {
+        if let Err(Halt::Rejoin(reason)) = &result {
+            return self.rejoin(held, reason);
+        }
+        let Some(slot) = self.slot_of(held).filter(|&slot| self.partitions[slot].phase == Phase::TakingOver) else {
+            return;
+        };
+        let takeover = match result {
+            Ok(takeover) => takeover,
+            // Another partition of the same round was taken away; this one is still ours.
+            Err(Halt::NotHeld) => {
+                self.partitions[slot].phase =
+                    Phase::Waiting { not_before_ms: self.clock.monotonic_ms() + START_RETRY_MS };
+                return;
+            }
+            Err(halt) => return self.halted(slot, halt),
+        };
+        let archive = self.partitions[slot].archive;
+        let sampling = takeover.redo.is_none() && self.context.archives[archive].compiled.get().is_none();
+        let not_before_ms = self.clock.monotonic_ms();
+        let partition = &mut self.partitions[slot];
+        partition.next = takeover.first;
+        partition.read_from = takeover.read_from;
+        partition.committed = takeover.first;
+        partition.watermark_ms = takeover.watermark_ms;
+        partition.watermark_committed_ms = takeover.watermark_ms;
+        partition.previous_first = takeover.previous_first;
+        partition.topic_id = takeover.topic_id;
+        partition.redo = takeover.redo;
+        tracing::info!(partition = %held.partition, first = takeover.first, "partition taken over");
+        // What appeared after `--drain` had looked is not its business.
+        if self.drain_to.as_ref().is_some_and(|to| !to.contains_key(&held.partition)) && partition.redo.is_none() {
+            return self.drained_without_batch(slot);
+        }
+        if sampling {
+            return self.sample(slot);
+        }
+        partition.phase = Phase::Starting { not_before_ms };
+        self.cover_absent(slot);
+        self.requests.push(Request::StartAt(held.clone()));
+    }
+
+    /// Covers what Kafka deleted before it was read, if anything, without waiting for a record.
+    pub(super) fn cover_absent(&mut self, slot: usize) {
+        let partition = &self.partitions[slot];
+        if partition.read_from > partition.next && self.ensure_open(slot) {
+            self.seal_if_end_reached(slot);
+        }
+    }
+
+    pub(super) fn halted(&mut self, slot: usize, halt: Halt) {
+        let partition = &mut self.partitions[slot];
+        match halt {
+            Halt::NotHeld => {}
+            Halt::Rejoin(reason) => {
+                let held = partition.held.clone();
+                self.rejoin(&held, &reason);
+            }
+            Halt::Local(reason) => self.local_failure(slot, &reason),
+            Halt::Stop(reason) => {
+                tracing::error!(partition = %partition.held.partition, "partition stopped: {reason}");
+                self.context.health.stopped(&partition.held.partition, &reason);
+                let held = partition.held.clone();
+                partition.reset();
+                partition.phase = Phase::Stopped(reason);
+                partition.paused = true;
+                self.requests.push(Request::Pause(held));
+            }
+        }
+    }
+
+    /// A local failure (disk, encoder): the batch is thrown away and read again.
+    pub(super) fn local_failure(&mut self, slot: usize, what: &str) {
+        let not_before_ms = self.clock.monotonic_ms() + LOCAL_RETRY_MS;
+        let partition = &mut self.partitions[slot];
+        tracing::error!(partition = %partition.held.partition, "the spool failed: {what}; the batch will be read again");
+        metrics::counter!("siltstone_spool_failures_total").increment(1);
+        self.context.health.spool_failed(what);
+        let held = partition.held.clone();
+        self.dropped_work |= self.shutting_down;
+        partition.reset();
+        partition.phase = Phase::Waiting { not_before_ms };
+        partition.paused = true;
+        self.requests.push(Request::Pause(held));
+    }
+
+    /// Drops the partition's state and takes it over anew, once a batch that is still on its way has come to its end: what it
+    /// commits must not come after what the takeover reads.
+    pub(super) fn take_over_again(&mut self, slot: usize) {
+        let not_before_ms = self.clock.monotonic_ms();
+        let partition = &mut self.partitions[slot];
+        partition.reset();
+        partition.phase = Phase::Waiting { not_before_ms };
+        partition.paused = true;
+        self.requests.push(Request::Pause(partition.held.clone()));
+    }
+
+    /// Called by the driver when the source has started (or refused to start) a partition.
+    pub(in crate::pipeline) fn started(&mut self, held: &Held, result: Result<(), String>) {
+        let not_before_ms = self.clock.monotonic_ms() + START_RETRY_MS;
+        let Some(slot) = self.slot_of(held) else { return };
+        let partition = &mut self.partitions[slot];
+        match result {
+            Ok(()) => {
+                partition.paused = false;
+                if let Phase::Starting { .. } = partition.phase {
+                    partition.phase = Phase::Running;
+                }
+                self.seal_if_end_reached(slot);
+            }
+            Err(reason) => {
+                tracing::debug!(partition = %held.partition, reason, "the source cannot start the partition yet");
+                if let Phase::Starting { .. } = partition.phase {
+                    partition.phase = Phase::Starting { not_before_ms };
+                } else {
+                    self.requests.push(Request::StartAt(held.clone()));
+                }
+            }
+        }
+    }
+
+    /// Where the source must start a partition now; `None` where that is moot.
+    pub(in crate::pipeline) fn start_offset(&mut self, held: &Held) -> Option<i64> {
+        let slot = self.slot_of(held)?;
+        let partition = &self.partitions[slot];
+        match partition.phase {
+            Phase::Starting { .. } | Phase::Sampling { .. } => Some(partition.read_from.max(partition.next)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the offsets of all partitions at once, then takes each over on its own: one that waits for its store holds up no other.
+async fn takeover_all(context: Arc<Context>, held: Vec<(Held, usize)>, report: UnboundedSender<Completion>) {
+    let Some((first, _)) = held.first() else { return };
+    let read = context
+        .while_held(first, "read committed offsets", || async {
+            match context.coordinator.committed(held.iter().map(|(held, _)| held.partition.clone()).collect()).await {
+                Ok(found) => Try::Done(found),
+                Err(reason) => Try::Again(reason),
+            }
+        })
+        .await;
+    let mut found: BTreeMap<TopicPartition, Option<Committed>> = match read {
+        Ok(found) => found.into_iter().collect(),
+        Err(halt) => {
+            // The first one is gone; the others may still be ours and are asked for again.
+            for (held, _) in held {
+                drop(report.send(Completion::TakenOver { held, result: Err(halt.clone()) }));
+            }
+            return;
+        }
+    };
+    let work = held.into_iter().map(|(held, archive)| {
+        let committed = found.remove(&held.partition);
+        let (context, report) = (context.clone(), report.clone());
+        async move {
+            // No answer for this one: asked again in a moment, without the others.
+            let Some(committed) = committed else {
+                drop(report.send(Completion::TakenOver { held, result: Err(Halt::NotHeld) }));
+                return;
+            };
+            let result = takeover::take_over(&context, &context.archives[archive], &held, committed).await;
+            drop(report.send(Completion::TakenOver { held, result }));
+        }
+    });
+    for takeover in work {
+        tokio::spawn(takeover);
+    }
+}

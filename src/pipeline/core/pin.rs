@@ -1,0 +1,83 @@
+//! Pinning inferred schemas: while none is pinned, records of an archive feed its sampler and nothing else.
+
+use super::{Completion, Core, Request};
+use crate::layout::Column;
+use crate::pipeline::archive::Archive;
+use crate::pipeline::partition::Phase;
+use crate::pipeline::sample;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Core {
+    /// The layout's schemas are not pinned yet: from `next` on, records only feed the sampler.
+    pub(super) fn sample(&mut self, slot: usize) {
+        let partition = &mut self.partitions[slot];
+        partition.phase = Phase::Sampling { first: partition.next, caught_up: false };
+        self.requests.push(Request::StartAt(partition.held.clone()));
+    }
+
+    /// Pins what the samplers have seen, once one of them has seen enough.
+    pub(in crate::pipeline) fn check_samples(&mut self) {
+        let monotonic_ms = self.clock.monotonic_ms();
+        for archive in 0..self.samplers.len() {
+            let hurry = self.drain_to.is_some();
+            let exhausted = self.partitions.iter().all(|partition| {
+                partition.archive != archive || !matches!(partition.phase, Phase::Sampling { caught_up: false, .. })
+            });
+            // A smaller sample waits for as long as a batch would.
+            let age_ms = i64::try_from(self.context.archives[archive].rotate.age.as_millis()).unwrap_or(i64::MAX);
+            let patience_ms = if hurry { 0 } else { age_ms };
+            if hurry && exhausted && self.samplers[archive].is_empty() {
+                self.drain_without_schema(archive);
+            }
+            let Some(inferred) = self.samplers[archive].take_if_enough(monotonic_ms, patience_ms, exhausted) else {
+                continue;
+            };
+            let context = self.context.clone();
+            let report = self.report.clone();
+            self.tasks.spawn(async move {
+                let result = sample::pin(&context.archives[archive], inferred).await;
+                drop(report.send(Completion::Pinned { archive, result }));
+            });
+        }
+    }
+
+    /// `--drain` found no record at all: without one there is no schema to infer and nothing to archive.
+    pub(super) fn drain_without_schema(&mut self, archive: usize) {
+        for slot in 0..self.partitions.len() {
+            let partition = &self.partitions[slot];
+            if partition.archive == archive && matches!(partition.phase, Phase::Sampling { caught_up: true, .. }) {
+                self.drained_without_batch(slot);
+            }
+        }
+    }
+
+    pub(super) fn pinned(&mut self, archive: usize, result: Result<BTreeMap<String, Vec<Column>>, String>) {
+        let context = self.context.clone();
+        let compiled = result
+            .and_then(|pinned| Archive::compile(&context.archives[archive].layout, &context.destinations, &pinned));
+        match compiled {
+            Ok(compiled) => {
+                tracing::info!(archive = context.archives[archive].name, "schema pinned");
+                drop(context.archives[archive].compiled.set(Arc::new(compiled)));
+            }
+            Err(reason) => {
+                self.fatal =
+                    Some(format!("archive {}: pin the inferred schema: {reason}", context.archives[archive].name));
+                return;
+            }
+        }
+        let not_before_ms = self.clock.monotonic_ms();
+        for slot in 0..self.partitions.len() {
+            let partition = &mut self.partitions[slot];
+            if partition.archive != archive {
+                continue;
+            }
+            if let Phase::Sampling { first, .. } = partition.phase {
+                partition.next = first;
+                partition.phase = Phase::Starting { not_before_ms };
+                self.cover_absent(slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Keeping within memory and spool: spilling rows, sealing early, putting redone batches off.
+
+use super::Core;
+use crate::batch::rotation::SealReason;
+use crate::pipeline::partition::{Partition, Phase};
+
+/// How long a redone batch waits that had no room in the spool beside another.
+const REDO_LATER_MS: i64 = 30_000;
+
+impl Core {
+    /// Moves rows to disk until memory is back under three quarters of `limit`.
+    pub(in crate::pipeline) fn spill(&mut self, limit: usize) {
+        let mut memory: usize = self.partitions.iter().map(Partition::memory).sum();
+        if memory <= limit {
+            return;
+        }
+        let mut sizes = Vec::new();
+        for (slot, partition) in self.partitions.iter().enumerate() {
+            let parts = partition.open.iter().flat_map(|open| open.parts.iter().enumerate());
+            sizes.extend(parts.map(|(part, open)| (open.part.memory(), slot, part)));
+        }
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        for (bytes, slot, part) in sizes {
+            if memory <= limit / 4 * 3 {
+                break;
+            }
+            let Some(open) = self.partitions[slot].open.as_mut() else { continue };
+            if let Err(error) = open.parts[part].part.spill() {
+                self.local_failure(slot, &format!("spill rows: {error}"));
+                continue;
+            }
+            open.memory = open.memory.saturating_sub(bytes);
+            memory = memory.saturating_sub(bytes);
+        }
+        if memory > limit {
+            // Nothing is left to spill: it is the parts themselves that take the room.
+            let largest = (0..self.partitions.len())
+                .filter(|&slot| self.partitions[slot].redo.is_none() && self.partitions[slot].due.is_none())
+                .max_by_key(|&slot| self.partitions[slot].memory());
+            if let Some(slot) = largest {
+                self.seal_or_wait(slot, SealReason::Pressure);
+            }
+        }
+    }
+
+    /// Seals the batch that takes most room, so that a full spool empties.
+    pub(in crate::pipeline) fn relieve_spool(&mut self) {
+        // What is on its way up makes room soon.
+        if self.partitions.iter().any(|partition| partition.sealed.is_some()) {
+            return;
+        }
+        let open = |slot: usize| {
+            let partition = &self.partitions[slot];
+            Some((partition.redo.is_some(), partition.open.as_ref()?.dir().bytes(), slot))
+        };
+        let mut batches: Vec<_> =
+            (0..self.partitions.len()).filter_map(open).filter(|(_, bytes, _)| *bytes > 0).collect();
+        batches.sort_unstable();
+        if let Some(&(_, _, slot)) = batches.iter().rev().find(|(redo, _, _)| !redo) {
+            return self.seal(slot, SealReason::Pressure);
+        }
+        // Only redone batches, which end where they were cut: let the one that is furthest along finish first.
+        batches.pop();
+        for (_, _, slot) in batches {
+            tracing::warn!(partition = %self.partitions[slot].held.partition, "the spool is full; redoing this batch later");
+            self.take_over_again(slot);
+            self.partitions[slot].phase = Phase::Waiting { not_before_ms: self.clock.monotonic_ms() + REDO_LATER_MS };
+        }
+    }
+
+    /// Whether records can be taken although the spool is full: when one batch, whose end is fixed, holds it all.
+    pub(in crate::pipeline) fn only_one_redo_is_open(&self) -> bool {
+        let mut open =
+            self.partitions.iter().filter(|partition| partition.open.is_some() || partition.sealed.is_some());
+        let first = open.next();
+        first.is_some_and(|partition| partition.redo.is_some() && partition.sealed.is_none()) && open.next().is_none()
+    }
+}

@@ -1,0 +1,106 @@
+//! Questions to the coordinator that no batch asks: committed offsets read back, log ends, what a drain still waits for.
+//!
+//! Each answer comes as a completion and is checked against what changed meanwhile.
+
+use super::{Completion, Core, Request};
+use crate::consume::{Committed, Held};
+use crate::pipeline::partition::Phase;
+use crate::record::TopicPartition;
+use std::collections::BTreeMap;
+
+impl Core {
+    /// Asks the coordinator what it holds for partitions at rest: a stray commit may have moved it back.
+    pub(in crate::pipeline) fn start_read_back(&mut self) {
+        let expected: Vec<(Held, i64)> = self
+            .partitions
+            .iter()
+            .filter(|partition| partition.phase == Phase::Running && partition.sealed.is_none())
+            .map(|partition| (partition.held.clone(), partition.committed))
+            .collect();
+        if expected.is_empty() {
+            return;
+        }
+        let (context, report) = (self.context.clone(), self.report.clone());
+        self.tasks.spawn(async move {
+            let partitions = expected.iter().map(|(held, _)| held.partition.clone()).collect();
+            let Ok(found) = context.coordinator.committed(partitions).await else { return };
+            let found: BTreeMap<_, _> = found.into_iter().collect();
+            let answer = |(held, offset): (Held, i64)| {
+                let committed = found.get(&held.partition)?.clone();
+                Some((held, offset, committed))
+            };
+            let answers = expected.into_iter().filter_map(answer).collect();
+            drop(report.send(Completion::ReadBack { answers }));
+        });
+    }
+
+    pub(super) fn read_back(&mut self, answers: Vec<(Held, i64, Option<Committed>)>) {
+        for (held, expected, committed) in answers {
+            let Some(slot) = self.slot_of(&held) else { continue };
+            let partition = &self.partitions[slot];
+            // Only where nothing was committed since the question was asked.
+            if partition.committed != expected || partition.sealed.is_some() {
+                continue;
+            }
+            if committed.as_ref().is_none_or(|committed| committed.offset < expected) {
+                let found = committed.map(|committed| committed.offset);
+                tracing::error!(partition = %held.partition, expected, ?found, "the committed offset has fallen behind; joining again to repair it");
+                metrics::counter!("siltstone_offsets_behind_total").increment(1);
+                self.requests.push(Request::Rejoin);
+                return;
+            }
+        }
+    }
+
+    /// Asks for the log ends of held partitions: for lag, and as the proof that Kafka answers.
+    pub(in crate::pipeline) fn start_log_ends(&mut self) {
+        let partitions: Vec<TopicPartition> =
+            self.partitions.iter().map(|partition| partition.held.partition.clone()).collect();
+        if partitions.is_empty() {
+            return;
+        }
+        let (context, report) = (self.context.clone(), self.report.clone());
+        self.tasks.spawn(async move {
+            let mut ends = Vec::new();
+            let mut failed = None;
+            for partition in partitions {
+                match context.coordinator.log_bounds(partition.clone()).await {
+                    Ok(bounds) => ends.push((partition, bounds.readable_end)),
+                    Err(reason) => {
+                        // The next round asks again; to wait for every partition here would pile up rounds.
+                        failed = Some(format!("read the log's end of {partition}: {reason}"));
+                        break;
+                    }
+                }
+            }
+            drop(report.send(Completion::LogEnds { ends: failed.map_or(Ok(ends), Err) }));
+        });
+    }
+
+    pub(super) fn log_ends(&mut self, ends: Result<Vec<(TopicPartition, i64)>, String>) {
+        let ends = match ends {
+            Ok(ends) => ends,
+            Err(reason) => return self.context.health.kafka_trouble(&reason),
+        };
+        // Records alone prove nothing: they may have been fetched before Kafka went away.
+        self.context.health.kafka_well();
+        for (partition, end) in ends {
+            if let Some(slot) = self.slot(&partition.topic, partition.partition) {
+                self.partitions[slot].log_end = Some(end);
+            }
+        }
+    }
+
+    /// Asks what the whole group, not only this process, has committed of what is to be drained.
+    pub(in crate::pipeline) fn start_drain_check(&mut self) {
+        let Some(ends) = &self.drain_to else { return };
+        let partitions: Vec<TopicPartition> = ends.keys().cloned().collect();
+        let (context, report) = (self.context.clone(), self.report.clone());
+        self.tasks.spawn(async move {
+            let Ok(found) = context.coordinator.committed(partitions).await else { return };
+            let offsets =
+                found.into_iter().filter_map(|(partition, committed)| Some((partition, committed?.offset))).collect();
+            drop(report.send(Completion::DrainCommitted { offsets }));
+        });
+    }
+}
