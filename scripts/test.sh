@@ -11,6 +11,8 @@ step() { printf '\n== %s (%d s so far)\n' "$1" "$((SECONDS - started_at))"; }
 
 step "what a build needs"
 scripts/prepare.sh
+cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
 step "services are installed beside the build"
 log=$(mktemp)
@@ -22,6 +24,9 @@ cargo fmt --check
 
 step "build"
 cargo build --tests --bins
+
+step "clippy"
+cargo clippy --all-targets -- -D warnings
 
 step "services"
 if ! wait "$installing"; then

@@ -75,6 +75,9 @@ pub struct Committed {
     pub metadata: String,
 }
 
+/// What the coordinator holds for several Kafka partitions; `None` where nothing was ever committed.
+pub type CommittedOffsets = Vec<(TopicPartition, Option<Committed>)>;
+
 /// First and last offsets of a Kafka partition's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogBounds {
@@ -127,10 +130,7 @@ pub trait Coordinator: Send + Sync {
     fn commit(&self, held: Held, offset: i64, metadata: String) -> BoxFuture<'_, Result<(), CommitError>>;
     /// Reads the committed offset of each partition from the coordinator, not from a cache. A partition that could not be
     /// read is left out of the answer.
-    fn committed(
-        &self,
-        partitions: Vec<TopicPartition>,
-    ) -> BoxFuture<'_, Result<Vec<(TopicPartition, Option<Committed>)>, String>>;
+    fn committed(&self, partitions: Vec<TopicPartition>) -> BoxFuture<'_, Result<CommittedOffsets, String>>;
     /// Asks the broker for the log's bounds.
     fn log_bounds(&self, partition: TopicPartition) -> BoxFuture<'_, Result<LogBounds, String>>;
     /// The first offset whose Kafka timestamp is at or after `time_ms`; `None` where there is none yet.

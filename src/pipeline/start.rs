@@ -94,8 +94,8 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
         let bucket = Bucket::new(destination.clone());
         patiently(&*clock, &format!("destination {}", destination.id()), || bucket.probe_for_start()).await?;
     }
-    for destination in parts.destinations.values().cloned() {
-        let now_ms = clock.wall_ms();
+    for destination in parts.destinations.values() {
+        let (destination, now_ms) = (destination.clone(), clock.wall_ms());
         // What dead processes left half written in local folders; a large tree takes a while, so beside everything else.
         tokio::spawn(async move {
             if let Err(error) = destination.sweep_stages(STAGE_AGE_MAX, now_ms).await {
