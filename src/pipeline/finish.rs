@@ -261,17 +261,17 @@ async fn upload_one(
     metrics::counter!("siltstone_uploaded_objects_total").increment(1);
     metrics::counter!("siltstone_uploaded_bytes_total").increment(part.file.bytes);
     let kept = (placed.how == How::Kept).then(|| KEPT.to_string());
-    // Of an object that was kept only the size is known.
+    // Event times of an object that was kept are not known.
     let ours = kept.is_none();
     Ok(ReceiptObject {
         output: output.name.clone(),
         destination: destination.id().to_string(),
         key: part.key.clone(),
         folder: part.folder.clone(),
-        records: ours.then_some(part.rows),
-        rows: ours.then_some(part.rows),
+        records: placed.records,
+        rows: placed.records,
         bytes: placed.bytes,
-        sha256: ours.then(|| hex(&part.file.sha256)),
+        sha256: placed.sha256,
         event_min_ms: ours.then_some(part.event_ms.0),
         event_max_ms: ours.then_some(part.event_ms.1),
         kept,
@@ -353,8 +353,4 @@ pub async fn objects_are_there(context: &Context, receipt: &Receipt) -> Result<b
         }
     }
     Ok(true)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

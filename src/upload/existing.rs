@@ -6,25 +6,28 @@ use object_store::{Attribute, GetOptions, ObjectStoreExt};
 
 /// An object under the key.
 pub(super) struct Existing {
-    pub(super) bytes: u64,
+    pub(super) shown: Shown,
     /// Equal size and SHA-256.
     pub(super) same: bool,
 }
 
-/// What a HEAD shows.
+/// What a HEAD shows. All but the size is from our own metadata, where the store keeps any.
 pub(super) struct Shown {
     pub(super) bytes: u64,
-    /// From our own metadata, where the store keeps any.
     pub(super) sha256: Option<String>,
+    pub(super) records: Option<u64>,
 }
 
 pub(super) async fn head(target: &Target<'_>) -> Result<Option<Shown>, UploadError> {
     let options = GetOptions::new().with_head(true);
     match target.destination.store().get_opts(&target.location, options).await {
         Ok(found) => {
-            let name = metadata_name(target.destination.kind(), "sha256");
-            let sha256 = found.attributes.get(&Attribute::Metadata(name.into())).map(|value| value.to_string());
-            Ok(Some(Shown { bytes: found.meta.size, sha256 }))
+            let stored = |name| {
+                let name = metadata_name(target.destination.kind(), name);
+                found.attributes.get(&Attribute::Metadata(name.into())).map(|value| value.to_string())
+            };
+            let records = stored("records").and_then(|count| count.parse().ok());
+            Ok(Some(Shown { bytes: found.meta.size, sha256: stored("sha256"), records }))
         }
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(target.store_error(&error)),
@@ -35,11 +38,11 @@ pub(super) async fn head(target: &Target<'_>) -> Result<Option<Shown>, UploadErr
 pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, UploadError> {
     let Some(shown) = head(target).await? else { return Ok(None) };
     let same = shown.bytes == target.file.bytes
-        && match shown.sha256 {
-            Some(sha256) => sha256 == hex(&target.file.sha256),
+        && match &shown.sha256 {
+            Some(sha256) => *sha256 == hex(&target.file.sha256),
             None => stored_sha256(target).await? == Some(target.file.sha256),
         };
-    Ok(Some(Existing { bytes: shown.bytes, same }))
+    Ok(Some(Existing { shown, same }))
 }
 
 async fn stored_sha256(target: &Target<'_>) -> Result<Option<[u8; 32]>, UploadError> {

@@ -20,7 +20,7 @@ mod send;
 
 use crate::destination::fault::{Fault, FaultKind, Verdict};
 use crate::destination::{Destination, DestinationError, StoreKind};
-use existing::{Existing, existing};
+use existing::{Existing, Shown, existing};
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, GetOptions, ObjectStoreExt, PutMode};
 use std::path::PathBuf;
@@ -75,6 +75,10 @@ pub struct Placed {
     pub key: String,
     /// Its size.
     pub bytes: u64,
+    /// Records inside; `None` in a kept object of a store that keeps no metadata.
+    pub records: Option<u64>,
+    /// Its SHA-256 in hex; `None` as above.
+    pub sha256: Option<String>,
     /// How it came there.
     pub how: How,
 }
@@ -166,8 +170,17 @@ impl Target<'_> {
         UploadError::Store { key: self.file.key.clone(), destination: self.destination.id().to_string(), fault }
     }
 
-    fn placed(&self, bytes: u64, how: How) -> Placed {
-        Placed { key: self.file.key.clone(), bytes, how }
+    /// The object is the file.
+    fn placed(&self, how: How) -> Placed {
+        let (records, sha256) = (Some(self.file.records), Some(hex(&self.file.sha256)));
+        Placed { key: self.file.key.clone(), bytes: self.file.bytes, records, sha256, how }
+    }
+
+    /// The object is another one, and stays.
+    fn kept(&self, shown: &Shown) -> Placed {
+        let Shown { bytes, sha256, records } = shown;
+        let (sha256, key) = (sha256.clone(), self.file.key.clone());
+        Placed { key, bytes: *bytes, records: *records, sha256, how: How::Kept }
     }
 
     fn attributes(&self) -> Attributes {
@@ -283,8 +296,8 @@ fn put_mode(target: &Target<'_>) -> PutMode {
 /// What an object that is there already means, where it ends the matter.
 fn settled(target: &Target<'_>, found: &Existing) -> Option<Placed> {
     match target.file.rule {
-        _ if found.same => Some(target.placed(found.bytes, How::AlreadyThere)),
-        PutRule::CreateOnly => Some(target.placed(found.bytes, How::Kept)),
+        _ if found.same => Some(target.placed(How::AlreadyThere)),
+        PutRule::CreateOnly => Some(target.kept(&found.shown)),
         PutRule::Overwrite => None,
     }
 }
@@ -304,7 +317,7 @@ async fn confirm(target: &Target<'_>) -> Result<Placed, UploadError> {
     if shown.sha256.is_some_and(|sha256| sha256 != hex(&target.file.sha256)) {
         return Err(mismatch("another SHA-256: somebody else has written it meanwhile".to_string()));
     }
-    Ok(target.placed(shown.bytes, How::New))
+    Ok(target.placed(How::New))
 }
 
 /// A put that failed may have happened, or may have been refused because the very same object is there already (a

@@ -290,7 +290,10 @@ class Siege:
                    "wrong hour": found["wrong_hour"], "WARN": warnings, "ERROR": errors, "seconds": round(seconds)}
         widths = [max(len(name), len(str(value))) for name, value in columns.items()]
         for row in (columns.keys(), columns.values()):
-            print("  ".join(f"{value!s:>{width}}" for value, width in zip(row, widths)))
+            print("  ".join(f"{value!s:>{width}}" for value, width in zip(row, widths)), flush=True)
+        if errors:
+            lines = "\n".join(line for line in text.splitlines() if re.search(r"\bERROR\b", line))
+            raise Failed(f"a killed process is no reason for an error in the log of a living one:\n{lines}")
 
     def end(self):
         """Whatever happened: nothing of ours stays alive."""

@@ -5,7 +5,7 @@ use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 use siltstone::destination::StoreKind;
 use siltstone::destination::fault::Verdict;
-use siltstone::upload::{How, PutRule, UploadError, UploadFile, UploadSettings, metadata_name, put_file};
+use siltstone::upload::{How, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file};
 
 pub(crate) const MIB: usize = 1024 * 1024;
 pub(crate) const SETTINGS: UploadSettings = UploadSettings { part_size: 5 * MIB as u64 };
@@ -113,8 +113,11 @@ pub(crate) async fn create_only(place: &Place) {
         let first = create_only(&content(bytes, 1));
         assert_eq!(put(place, &first).await, (How::New, bytes as u64));
         assert_eq!(put(place, &create_only(&content(bytes, 1))).await, (How::AlreadyThere, bytes as u64));
-        let fewer = create_only(&content(bytes - 10, 2));
-        assert_eq!(put(place, &fewer).await, (How::Kept, bytes as u64), "told with the size of what was kept");
+        let fewer = UploadFile { records: 3, ..create_only(&content(bytes - 10, 2)) };
+        let kept = put_file(&place.destination, &fewer, SETTINGS).await.expect("kept");
+        assert_eq!((kept.how, kept.bytes), (How::Kept, bytes as u64), "told with the size of what was kept");
+        let told = (place.destination.kind() != StoreKind::File).then_some((7, hex(&first.sha256)));
+        assert_eq!(kept.records.zip(kept.sha256), told, "and with its records, where the store keeps metadata");
         assert!(stored(place, &key).await == Some(content(bytes, 1)), "{bytes} bytes");
     }
 }
