@@ -28,6 +28,11 @@ cargo build --tests --bins
 step "clippy"
 cargo clippy --all-targets -- -D warnings
 
+step "the demo needs no service"
+demo=$(mktemp -d)
+scripts/demo.sh --dir "$demo/demo" --records 50000
+rm -rf "$demo"
+
 step "services"
 if ! wait "$installing"; then
     cat "$log" >&2
