@@ -44,7 +44,7 @@ impl Status {
     }
 
     /// A batch was committed.
-    pub fn committed(&self, partition: &TopicPartition, _end: i64) {
+    pub fn committed(&self, partition: &TopicPartition) {
         *self.lock().committed_batches.entry(partition.topic.to_string()).or_default() += 1;
     }
 

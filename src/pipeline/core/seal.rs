@@ -255,7 +255,7 @@ impl Core {
             Ok(Finish::Committed) => {
                 tracing::info!(partition = %held.partition, first = sealing.first, end = sealing.end, "batch committed");
                 metrics::counter!("siltstone_committed_batches_total").increment(1);
-                self.status.committed(&held.partition, sealing.end);
+                self.status.committed(&held.partition);
                 partition.committed = sealing.end;
                 partition.watermark_committed_ms = sealing.watermark_ms;
                 partition.previous_first = Some(sealing.first);
