@@ -5,17 +5,11 @@
 use super::raw::{Field, Section};
 use super::shape::{self, Shape};
 use super::{DestinationConfig, Secret, resolve};
+use crate::destination::StoreKind;
+use crate::destination::url::{StoreUrl, UrlProblem};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// What a URL begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
-    File,
-    S3,
-    Gs,
-    Az,
-}
+use url::Url;
 
 const URL: &str =
     "file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, without user, query or fragment";
@@ -68,99 +62,46 @@ fn destination(field: &Field<'_>, base_dir: &Path) -> Option<DestinationConfig> 
         return field.wrong(format!("{}, where a section is needed", field.node.kind()), "a section with a url");
     }
     let Some(url_field) = field.peek("url") else {
-        let section = field.section(&ANY)?;
+        let section = field.section(&shape::ANY_DESTINATION)?;
         if !section.has("url") {
             section.missing("url", "missing", URL);
         }
         return None;
     };
-    let Some((scheme, url)) = url(&url_field) else {
-        field.section(&ANY)?;
+    let Some(url) = url(&url_field) else {
+        field.section(&shape::ANY_DESTINATION)?;
         return None;
     };
-    let section = field.section(keys_of(scheme))?;
+    let section = field.section(keys_of(url.kind()))?;
     let mut options = BTreeMap::new();
-    match scheme {
-        Scheme::File => {}
-        Scheme::S3 => s3(&section, &mut options),
-        Scheme::Gs => gs(&section, base_dir, &mut options),
-        Scheme::Az => az(&section, &mut options),
+    match url.kind() {
+        StoreKind::File | StoreKind::Memory => {}
+        StoreKind::S3 => s3(&section, url.bucket(), &mut options),
+        StoreKind::Gcs => gs(&section, base_dir, &mut options),
+        StoreKind::Azure => az(&section, &mut options),
     }
-    Some(DestinationConfig { url, options })
+    Some(DestinationConfig { url: url.to_string(), options })
 }
 
-/// Of sections whose scheme is not known.
-const ANY: Shape = Shape {
-    at: "destinations.*",
-    of: "",
-    keys: &[
-        "url",
-        "endpoint",
-        "region",
-        "access_key_id",
-        "secret_access_key",
-        "session_token",
-        "path_style",
-        "allow_http",
-        "checksum",
-        "conditional_put",
-        "service_account_file",
-        "service_account_key",
-        "account",
-        "access_key",
-        "sas_token",
-        "client_id",
-        "tenant_id",
-        "use_emulator",
-    ],
-};
-
-fn keys_of(scheme: Scheme) -> &'static Shape {
-    match scheme {
-        Scheme::File => &shape::FILE,
-        Scheme::S3 => &shape::S3,
-        Scheme::Gs => &shape::GS,
-        Scheme::Az => &shape::AZ,
+fn keys_of(kind: StoreKind) -> &'static Shape {
+    match kind {
+        StoreKind::File | StoreKind::Memory => &shape::FILE,
+        StoreKind::S3 => &shape::S3,
+        StoreKind::Gcs => &shape::GS,
+        StoreKind::Azure => &shape::AZ,
     }
 }
 
-/// Scheme and normal form of the URL: without trailing slashes.
-fn url(field: &Field<'_>) -> Option<(Scheme, String)> {
+/// What the URL says. Shown in errors unless it may hold a secret.
+fn url(field: &Field<'_>) -> Option<StoreUrl> {
     let text = field.text(URL)?;
-    if text.contains(['@', '?', '#']) {
-        return field.wrong(
-            "a URL with a user, a query or a fragment; it is not shown, because such URLs hold secrets",
-            format!("{URL}; logins are keys of this section"),
-        );
-    }
-    let shown = field.clone().show();
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return shown.wrong("not a URL", URL);
-    };
-    let scheme = match scheme {
-        "file" => Scheme::File,
-        "s3" => Scheme::S3,
-        "gs" => Scheme::Gs,
-        "az" => Scheme::Az,
-        _ => return shown.wrong("the scheme is not known", URL),
-    };
-    let plain = |c: char| !c.is_control() && !c.is_whitespace() && !"%\\\"'<>{}`|^*".contains(c);
-    if !rest.chars().all(plain) {
-        return shown.wrong("a character that cannot stand in such a URL", URL);
-    }
-    let trimmed = rest.trim_end_matches('/');
-    let (host, path) = trimmed.split_once('/').unwrap_or((trimmed, ""));
-    if scheme == Scheme::File {
-        if !host.is_empty() || path.is_empty() {
-            return shown.wrong("not an absolute folder: three slashes and a path", URL);
+    match StoreUrl::parse(text) {
+        Ok(url) => Some(url),
+        Err(problem @ UrlProblem::MayHoldSecret) => {
+            field.wrong(problem.to_string(), format!("{URL}; logins are keys of this section"))
         }
-    } else if host.is_empty() || host.contains(':') || url::Url::parse(text).is_err() {
-        return shown.wrong("the bucket or container is missing or no name of one", URL);
+        Err(problem) => field.clone().show().wrong(problem.to_string(), URL),
     }
-    if !path.is_empty() && path.split('/').any(|part| ["", ".", ".."].contains(&part)) {
-        return shown.wrong("the path has an empty part, `.` or `..`", URL);
-    }
-    Some((scheme, format!("{}://{trimmed}", text.split_once("://").map_or("", |(scheme, _)| scheme))))
 }
 
 /// Takes the texts of `keys` over as they are.
@@ -178,11 +119,11 @@ fn flag(section: &Section<'_>, key: &'static str, default: bool, options: &mut B
     value
 }
 
-/// Takes the endpoint over; whether it is plain HTTP, where there is one.
-fn endpoint(section: &Section<'_>, options: &mut BTreeMap<String, Secret>) -> Option<bool> {
+/// Takes the endpoint over, where there is one.
+fn endpoint(section: &Section<'_>, options: &mut BTreeMap<String, Secret>) -> Option<Url> {
     let field = section.field("endpoint")?;
     let text = field.text(ENDPOINT)?;
-    let good = url::Url::parse(text).ok().filter(|url| {
+    let good = Url::parse(text).ok().filter(|url| {
         ["http", "https"].contains(&url.scheme())
             && url.has_host()
             && url.username().is_empty()
@@ -193,12 +134,13 @@ fn endpoint(section: &Section<'_>, options: &mut BTreeMap<String, Secret>) -> Op
     let Some(url) = good else {
         return field.wrong("not an endpoint; it is not shown, because it may hold a secret", ENDPOINT);
     };
-    options.insert("endpoint".to_string(), Secret::new(text.trim_end_matches('/')));
-    Some(url.scheme() == "http")
+    // In the URL standard's form: it tells apart servers whose buckets have one name.
+    options.insert("endpoint".to_string(), Secret::new(url.as_str().trim_end_matches('/')));
+    Some(url)
 }
 
-fn allow_http(section: &Section<'_>, plain_http: Option<bool>, options: &mut BTreeMap<String, Secret>) {
-    let plain_http = plain_http == Some(true);
+fn allow_http(section: &Section<'_>, endpoint: Option<&Url>, options: &mut BTreeMap<String, Secret>) {
+    let plain_http = endpoint.is_some_and(|url| url.scheme() == "http");
     if !flag(section, "allow_http", plain_http, options) && plain_http {
         section.cross(
             "allow_http",
@@ -226,19 +168,35 @@ fn either(section: &Section<'_>, key: &'static str, other: &'static str) {
     }
 }
 
-fn s3(section: &Section<'_>, options: &mut BTreeMap<String, Secret>) {
+fn s3(section: &Section<'_>, bucket: &str, options: &mut BTreeMap<String, Secret>) {
     texts(section, &["region", "access_key_id", "secret_access_key", "session_token"], options);
-    let plain_http = endpoint(section, options);
-    flag(section, "path_style", section.has("endpoint"), options);
-    allow_http(section, plain_http, options);
+    let endpoint = endpoint(section, options);
+    if !flag(section, "path_style", section.has("endpoint"), options) {
+        check_virtual_host(section, bucket, endpoint.as_ref());
+    }
+    allow_http(section, endpoint.as_ref(), options);
     flag(section, "conditional_put", true, options);
-    let checksum = section
-        .field("checksum")
-        .and_then(|field| field.show().choice(&[("sha256", "sha256"), ("crc64nvme", "crc64nvme"), ("none", "none")]));
+    let checksum =
+        section.field("checksum").and_then(|field| field.show().choice(&[("sha256", "sha256"), ("none", "none")]));
     options.insert("checksum".to_string(), Secret::new(checksum.unwrap_or("sha256")));
     needs(section, "access_key_id", "secret_access_key");
     needs(section, "secret_access_key", "access_key_id");
     needs(section, "session_token", "access_key_id");
+}
+
+/// The bucket is to be a part of the host's name: refuses what cannot be one.
+fn check_virtual_host(section: &Section<'_>, bucket: &str, endpoint: Option<&Url>) {
+    let allowed = || "path_style = true".to_string();
+    if endpoint.is_some_and(|url| url.domain().is_none()) {
+        section.cross("path_style", "false, but the endpoint has an address, no name of a host".to_string(), allowed());
+    }
+    if bucket.contains(|c: char| c.is_ascii_uppercase() || c == '_') {
+        section.cross(
+            "path_style",
+            "false, but a bucket with upper case or `_` cannot be a part of the host's name".to_string(),
+            allowed(),
+        );
+    }
 }
 
 fn gs(section: &Section<'_>, base_dir: &Path, options: &mut BTreeMap<String, Secret>) {
@@ -248,8 +206,8 @@ fn gs(section: &Section<'_>, base_dir: &Path, options: &mut BTreeMap<String, Sec
     {
         options.insert("service_account_file".to_string(), Secret::new(file.to_string_lossy()));
     }
-    let plain_http = endpoint(section, options);
-    allow_http(section, plain_http, options);
+    let endpoint = endpoint(section, options);
+    allow_http(section, endpoint.as_ref(), options);
     either(section, "service_account_file", "service_account_key");
 }
 

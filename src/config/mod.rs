@@ -206,7 +206,8 @@ pub struct UploadConfig {
 /// `[destinations.NAME]`.
 #[derive(Clone, Debug)]
 pub struct DestinationConfig {
-    /// `file:///…`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, as written and without secrets.
+    /// `file:///…`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`: in the normal form of
+    /// [`crate::destination::url::StoreUrl`] where it comes from a configuration, and without secrets.
     pub url: String,
     /// Everything else of the section, by key: `endpoint`, `region`, `access_key_id`, … Values may be secrets.
     pub options: BTreeMap<String, Secret>,

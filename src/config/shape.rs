@@ -1,6 +1,9 @@
 //! Which keys a configuration can have. The one list behind unknown keys, their nearest names, and the test that
 //! `config/full.toml` documents every key.
 
+use crate::destination::StoreKind;
+use std::sync::LazyLock;
+
 /// The keys of one section.
 #[derive(Debug)]
 pub struct Shape {
@@ -56,33 +59,10 @@ pub(super) const MEMORY: Shape = Shape { at: "memory", of: "", keys: &["budget",
 pub(super) const HTTP: Shape = Shape { at: "http", of: "", keys: &["listen"] };
 pub(super) const UPLOAD: Shape = Shape { at: "upload", of: "", keys: &["concurrency", "part_size"] };
 pub(super) const SHUTDOWN: Shape = Shape { at: "shutdown", of: "", keys: &["timeout"] };
-pub(super) const FILE: Shape = Shape { at: "destinations.*", of: "file://", keys: &["url"] };
-pub(super) const S3: Shape = Shape {
-    at: "destinations.*",
-    of: "s3://",
-    keys: &[
-        "url",
-        "endpoint",
-        "region",
-        "access_key_id",
-        "secret_access_key",
-        "session_token",
-        "path_style",
-        "allow_http",
-        "checksum",
-        "conditional_put",
-    ],
-};
-pub(super) const GS: Shape = Shape {
-    at: "destinations.*",
-    of: "gs://",
-    keys: &["url", "endpoint", "service_account_file", "service_account_key", "allow_http"],
-};
-pub(super) const AZ: Shape = Shape {
-    at: "destinations.*",
-    of: "az://",
-    keys: &["url", "account", "access_key", "sas_token", "client_id", "tenant_id", "endpoint", "use_emulator"],
-};
+pub(super) const FILE: Shape = destination(StoreKind::File, "file://");
+pub(super) const S3: Shape = destination(StoreKind::S3, "s3://");
+pub(super) const GS: Shape = destination(StoreKind::Gcs, "gs://");
+pub(super) const AZ: Shape = destination(StoreKind::Azure, "az://");
 pub(super) const ROTATE: Shape = Shape { at: "rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
 pub(super) const ARCHIVE: Shape = Shape {
     at: "archive",
@@ -126,6 +106,21 @@ pub(super) const FORMAT_PARQUET: Shape = Shape {
 pub(super) const KEEP: Shape = Shape { at: "archive.output.keep", of: "", keys: &["columns", "prefix"] };
 pub(super) const LAYOUT: Shape =
     Shape { at: "archive.output.layout", of: "", keys: &["preset", "path", "name", "zone"] };
+
+const fn destination(kind: StoreKind, of: &'static str) -> Shape {
+    Shape { at: "destinations.*", of, keys: kind.section_keys() }
+}
+
+/// Destinations whose scheme is not known: every key that one of them has.
+pub(super) static ANY_DESTINATION: LazyLock<Shape> = LazyLock::new(|| {
+    let mut keys: Vec<&'static str> = Vec::new();
+    for key in [&FILE, &S3, &GS, &AZ].iter().flat_map(|shape| shape.keys) {
+        if !keys.contains(key) {
+            keys.push(key);
+        }
+    }
+    Shape { at: "destinations.*", of: "", keys: Vec::leak(keys) }
+});
 
 impl Shape {
     /// Where else `key` would be right: what the sections of the same name depend on.

@@ -173,6 +173,22 @@ fn values_are_resolved() {
     assert_eq!(raw.name, "raw");
 }
 
+/// Goal: what a layout refers to is the destination that is opened, however its URL was spelt.
+#[test]
+fn layouts_refer_to_destinations_by_their_ids() {
+    let mut fingerprints = Vec::new();
+    for url in ["file:///tmp/Übung a", "file:///tmp/%C3%9Cbung%20a/", "FILE:///tmp/%c3%9cbung a//"] {
+        let config = good(&format!("kafka.brokers='k'\ndestinations.main.url='{url}'\narchive=[{{topics=['t']}}]"));
+        let opened = crate::destination::Destination::open("main", &config.destinations["main"]).expect(url);
+        let layout = &config.archives[0].layout;
+        assert_eq!(layout.outputs[0].place.destinations, [opened.id()]);
+        assert_eq!(layout.dead_letters.place.destinations, [opened.id()]);
+        fingerprints.push(layout.fingerprint());
+    }
+    fingerprints.dedup();
+    assert_eq!(fingerprints.len(), 1, "one place, one layout");
+}
+
 #[test]
 fn schema_files_are_read_in_both_forms() {
     let folder = tempfile::tempdir().expect("a folder");

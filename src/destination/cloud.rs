@@ -6,6 +6,7 @@
 
 use super::DestinationError;
 use crate::config::Secret;
+use ::url::Url;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -13,7 +14,6 @@ use object_store::{BackoffConfig, ClientOptions, HeaderMap, HeaderValue, ObjectS
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use url::Url;
 
 /// Most time for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@
 mod cloud;
 pub mod fault;
 pub mod local;
+pub mod url;
 
 use crate::config::DestinationConfig;
 use local::LocalStore;
@@ -19,7 +20,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use url::Url;
+use url::StoreUrl;
 
 /// Which store it is, and with that what a confirmed upload proves.
 ///
@@ -51,10 +52,22 @@ impl StoreKind {
         }
     }
 
-    /// The names that `[destinations.NAME]` may hold beside `url`.
-    pub fn option_names(self) -> &'static [&'static str] {
+    /// What its URLs begin with.
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Gcs => "gs",
+            Self::Azure => "az",
+            Self::File => "file",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The keys of a section `[destinations.NAME]`, `url` first: the one list of them.
+    pub const fn section_keys(self) -> &'static [&'static str] {
         match self {
             Self::S3 => &[
+                "url",
                 "endpoint",
                 "region",
                 "access_key_id",
@@ -65,18 +78,19 @@ impl StoreKind {
                 "checksum",
                 "conditional_put",
             ],
-            Self::Gcs => &["endpoint", "service_account_file", "service_account_key", "allow_http"],
-            Self::Azure => &[
-                "account",
-                "access_key",
-                "sas_token",
-                "client_id",
-                "tenant_id",
-                "endpoint",
-                "use_emulator",
-                "allow_http",
-            ],
-            Self::File | Self::Memory => &[],
+            Self::Gcs => &["url", "endpoint", "service_account_file", "service_account_key", "allow_http"],
+            Self::Azure => {
+                &["url", "account", "access_key", "sas_token", "client_id", "tenant_id", "endpoint", "use_emulator"]
+            }
+            Self::File | Self::Memory => &["url"],
+        }
+    }
+
+    /// The names that `[destinations.NAME]` may hold beside `url`.
+    pub const fn option_names(self) -> &'static [&'static str] {
+        match self.section_keys() {
+            [_, options @ ..] => options,
+            [] => &[],
         }
     }
 }
@@ -89,7 +103,7 @@ pub enum DestinationError {
     Url {
         /// Destination.
         name: String,
-        /// As written, without user and password.
+        /// As written; `…` where it may hold a secret.
         url: String,
         /// What is wrong and what is allowed.
         what: String,
@@ -162,29 +176,35 @@ impl Destination {
     /// # Errors
     /// [`DestinationError`]: the configuration is wrong; each names the option and what is allowed.
     pub fn open(name: &str, config: &DestinationConfig) -> Result<Self, DestinationError> {
-        let place = Place::parse(name, &config.url)?;
-        let allowed = place.kind.option_names();
+        let url = parse_url(name, &config.url)?;
+        let (kind, id) = (url.kind(), url.to_string());
+        let allowed = kind.option_names();
         if let Some(option) = config.options.keys().find(|option| !allowed.contains(&option.as_str())) {
             let allowed = if allowed.is_empty() { "none".to_string() } else { allowed.join(", ") };
             return Err(DestinationError::UnknownOption { name: name.to_string(), option: option.clone(), allowed });
         }
-        let options = cloud::Options { name, id: &place.id, values: &config.options };
+        let prefix = Path::parse(url.prefix()).map_err(|error| DestinationError::Url {
+            name: name.to_string(),
+            url: id.clone(),
+            what: error.to_string(),
+        })?;
+        let options = cloud::Options { name, id: &id, values: &config.options };
         let mut opened = Self {
             name: name.to_string(),
-            id: place.id.clone(),
-            kind: place.kind,
+            id: id.clone(),
+            kind,
             store: Arc::new(object_store::memory::InMemory::new()),
             local: None,
-            prefix: place.prefix,
+            prefix,
             endpoint: options.authority()?,
             conditional_put: true,
         };
-        match place.kind {
-            StoreKind::S3 => (opened.store, opened.conditional_put) = cloud::s3(&place.bucket, &options)?,
-            StoreKind::Gcs => opened.store = cloud::gcs(&place.bucket, &options)?,
-            StoreKind::Azure => opened.store = cloud::azure(&place.bucket, &options)?,
+        match kind {
+            StoreKind::S3 => (opened.store, opened.conditional_put) = cloud::s3(url.bucket(), &options)?,
+            StoreKind::Gcs => opened.store = cloud::gcs(url.bucket(), &options)?,
+            StoreKind::Azure => opened.store = cloud::azure(url.bucket(), &options)?,
             StoreKind::File | StoreKind::Memory => {
-                let local = Arc::new(LocalStore::new(place.folder));
+                let local = Arc::new(LocalStore::new(PathBuf::from(format!("/{}", url.prefix()))));
                 opened.store = local.clone();
                 opened.local = Some(local);
             }
@@ -216,8 +236,7 @@ impl Destination {
         &self.name
     }
 
-    /// The URL without secrets and without a slash at its end: `s3://logs/prod`. Equal ids are equal places, for equal
-    /// endpoints.
+    /// The URL in its normal form ([`StoreUrl`]): `s3://logs/prod`. Equal ids are equal places, for equal endpoints.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -283,69 +302,14 @@ impl Destination {
     }
 }
 
-/// What the URL says.
-struct Place {
-    kind: StoreKind,
-    id: String,
-    bucket: String,
-    prefix: Path,
-    folder: PathBuf,
-}
-
-impl Place {
-    fn parse(name: &str, text: &str) -> Result<Self, DestinationError> {
-        let refused = |url: &str, what: &str| DestinationError::Url {
-            name: name.to_string(),
-            url: url.to_string(),
-            what: what.to_string(),
-        };
-        const ALLOWED: &str =
-            "allowed are file:///folder, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix";
-        // A text that does not parse is not shown: it might hold a password.
-        let url = Url::parse(text).map_err(|_| refused("…", ALLOWED))?;
-        let kind = StoreKind::of_scheme(url.scheme()).ok_or_else(|| refused(&without_login(&url), ALLOWED))?;
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-            let what = "user, password, query and fragment do not belong there; credentials are options of their own";
-            return Err(refused(&without_login(&url), what));
-        }
-        let shown = url.as_str();
-        let path = percent_encoding::percent_decode_str(url.path())
-            .decode_utf8()
-            .map_err(|_| refused(shown, "the path is not UTF-8"))?;
-        let prefix = Path::parse(&path).map_err(|error| refused(shown, &error.to_string()))?;
-        let bucket = url.host_str().unwrap_or_default().to_string();
-        match (kind, bucket.is_empty()) {
-            (StoreKind::File, false) => return Err(refused(shown, "a file URL has three slashes: file:///folder")),
-            (StoreKind::File, true) if prefix.is_root() => {
-                return Err(refused(shown, "it names the root of the file system"));
-            }
-            (StoreKind::File, true) => {}
-            (_, true) => return Err(refused(shown, ALLOWED)),
-            (_, false) => {}
-        }
-        let folder = PathBuf::from(format!("/{prefix}"));
-        let id = url.as_str().trim_end_matches('/').to_string();
-        Ok(Self { kind, id, bucket, prefix, folder })
-    }
-}
-
-/// `url` as it may be shown.
-fn without_login(url: &Url) -> String {
-    let mut shown = url.clone();
-    shown.set_query(None);
-    shown.set_fragment(None);
-    if shown.set_password(None).is_err() || shown.set_username("").is_err() {
-        return format!("{}:…", url.scheme());
-    }
-    shown.to_string()
-}
-
-/// The id that [`Destination::open`] would give `url`, for layouts and comparisons.
-///
-/// # Errors
-/// [`DestinationError::Url`].
-pub fn id_of_url(name: &str, url: &str) -> Result<String, DestinationError> {
-    Place::parse(name, url).map(|place| place.id)
+/// Reads the URL of the destination called `name`.
+fn parse_url(name: &str, text: &str) -> Result<StoreUrl, DestinationError> {
+    const ALLOWED: &str =
+        "allowed are file:///folder, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix";
+    StoreUrl::parse(text).map_err(|problem| {
+        let url = if problem == url::UrlProblem::MayHoldSecret { "…" } else { text };
+        DestinationError::Url { name: name.to_string(), url: url.to_string(), what: format!("{problem}; {ALLOWED}") }
+    })
 }
 
 #[cfg(test)]
@@ -359,35 +323,46 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_urls_without_anything_else() {
-        let cases = [
-            ("s3://logs/prod/", "s3://logs/prod"),
-            ("s3://logs", "s3://logs"),
-            ("s3://logs/", "s3://logs"),
-            ("gs://b/a/b", "gs://b/a/b"),
-            ("az://c/x%20y", "az://c/x%20y"),
-            ("az://c/x y/", "az://c/x%20y"),
-            ("file:///srv/archive/", "file:///srv/archive"),
-        ];
-        for (url, id) in cases {
-            assert_eq!(id_of_url("d", url).as_deref(), Ok(id), "{url}");
+    fn spellings_of_one_place_open_under_one_id() {
+        for spelling in ["file:///tmp/Übung a", "file:///tmp/%C3%9cbung%20a/", "FILE:///tmp/%c3%9Cbung a//"] {
+            let opened = Destination::open("d", &config(spelling, &[])).expect(spelling);
+            assert_eq!((opened.id(), opened.prefix().as_ref()), ("file:///tmp/%C3%9Cbung%20a", "tmp/Übung a"));
+            let again = Destination::open("d", &config(opened.id(), &[])).expect("its own id");
+            assert_eq!((again.id(), again.prefix()), (opened.id(), opened.prefix()));
+        }
+    }
+
+    #[tokio::test]
+    async fn folders_of_any_name_keep_objects() {
+        use object_store::ObjectStoreExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["Übung", "a b", "100%", "a#b?c", "x~[y]{z}*'\"<>|^`", "a%2Fb", "né=ü+ö,(x)", "…"] {
+            let encoded = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+            let url = format!("file://{}/{encoded}", folder.path().display());
+            let opened = Destination::open("d", &config(&url, &[])).expect(&url);
+            let path = opened.path("t/dt=1/x%2Fy.json").expect("a key");
+            opened.store().put(&path, "rows".into()).await.expect(name);
+            let file = folder.path().join(name).join("t/dt=1/x%2Fy.json");
+            assert_eq!(std::fs::read(&file).expect(name), b"rows");
+            let listed = opened.store().list_with_delimiter(Some(&opened.path("t/dt=1").expect("a folder"))).await;
+            let keys: Vec<_> =
+                listed.expect(name).objects.iter().map(|object| opened.key_of(&object.location)).collect();
+            assert_eq!(keys, [Some("t/dt=1/x%2Fy.json".to_string())], "{name}");
         }
     }
 
     #[test]
     fn unusable_urls_say_what_is_allowed_and_hide_the_password() {
         let cases = [
-            ("hdfs://n/x", "allowed are"),
+            ("hdfs://n/x", "the scheme is not known; allowed are file:///folder"),
             ("nonsense", "allowed are"),
-            ("s3:///prefix", "allowed are"),
             ("file://host/x", "three slashes"),
-            ("file:///", "root of the file system"),
-            ("s3://user:PASSWORD@b/x", "credentials are options"),
-            ("s3://b/x?sig=PASSWORD", "credentials are options"),
-            ("s3://b/a//b", "empty path segment"),
+            ("s3://user:PASSWORD@b/x", "hold secrets"),
+            ("s3://b/x?sig=PASSWORD", "hold secrets"),
+            ("s3://b/a//b", "an empty part"),
         ];
         for (url, what) in cases {
-            let text = id_of_url("d", url).expect_err(url).to_string();
+            let text = Destination::open("d", &config(url, &[])).expect_err(url).to_string();
             assert!(text.contains(what), "{url}: {text}");
             assert!(!text.contains("PASSWORD"), "{url}: {text}");
         }

@@ -36,6 +36,7 @@ use super::language::Language;
 use super::telling::{fixed_width, held_bytes, last_bytes, passes, tell};
 use super::template::TemplateError;
 use super::window::{KeyTemplate, Part, Segment};
+use percent_encoding::percent_decode_str;
 use std::fmt;
 
 /// Folder of claims, receipts, layouts and schemas, under each destination.
@@ -70,10 +71,11 @@ pub struct Spot {
 }
 
 impl Spot {
-    /// Splits a destination's URL. `endpoint` keeps servers apart that serve buckets of the same name.
+    /// Splits a destination's URL; what is percent-encoded in it is a prefix of keys as it stands in the store. `endpoint` keeps servers apart that serve buckets of the same name.
     pub fn from_url(url: &str, endpoint: Option<&str>) -> Self {
         let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = percent_decode_str(path).decode_utf8_lossy();
         let prefix: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
         Self { store: format!("{scheme}://{host} {}", endpoint.unwrap_or_default()), prefix: prefix.join("/") }
     }

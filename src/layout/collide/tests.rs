@@ -207,6 +207,7 @@ fn only_keys_of_one_bucket_can_collide() {
         ("s3://bucket", "s3://bucket/prod", true),
         ("file:///archive", "file:///archive/", false),
         ("file:///archive", "file:///archive/json", true),
+        ("s3://bucket/a%20b", "s3://bucket/a b", false),
     ];
     for (one, other, apart) in table {
         assert_eq!(check_at(&lines, &[one, other]).is_ok(), apart, "{one} {other}");
