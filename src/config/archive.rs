@@ -5,6 +5,7 @@ use super::interpolate::is_per_process;
 use super::raw::{Field, Section};
 use super::tree::{Node, Value, join};
 use super::{ArchiveConfig, DestinationConfig, Rotate, TopicPatterns, output, place, resolve, shape, time};
+use crate::layout::preset::Preset;
 use crate::layout::template::TemplateKind;
 use crate::layout::{
     CodeRevision, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, Place, TimestampSource, Tombstones,
@@ -35,8 +36,16 @@ pub(super) struct Surroundings<'a> {
     pub(super) budget: u64,
 }
 
+/// An archive, and where it stands in the file.
+pub(super) struct Placed<'f> {
+    pub(super) config: ArchiveConfig,
+    pub(super) field: Field<'f>,
+    /// Its outputs in the order of the layout; `None` for the one that is not in the file.
+    pub(super) outputs: Vec<Option<Field<'f>>>,
+}
+
 /// All archives in file order.
-pub(super) fn resolve(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Vec<ArchiveConfig> {
+pub(super) fn resolve<'f>(root: &Section<'f>, surroundings: &Surroundings<'_>) -> Vec<Placed<'f>> {
     const NEEDED: &str = "at least one section [[archive]] with topics";
     let fields = match root.field("archive") {
         Some(field) => field.list(NEEDED).unwrap_or_default(),
@@ -47,6 +56,9 @@ pub(super) fn resolve(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Ve
             return Vec::new();
         }
     };
+    if let Some(field) = root.field("archive").filter(|field| field.is_empty_list()) {
+        field.wrong::<()>("empty: nothing would be archived", NEEDED);
+    }
     let mut archives = Vec::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
@@ -54,8 +66,8 @@ pub(super) fn resolve(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Ve
     for field in &fields {
         let Some(section) = field.section(&shape::ARCHIVE) else { continue };
         refuse_per_process(field);
-        let archive = archive(&section, surroundings);
-        if let Some(other) = names.insert(archive.name.clone(), section.path.clone()) {
+        let (config, outputs) = archive(&section, surroundings);
+        if let Some(other) = names.insert(config.name.clone(), section.path.clone()) {
             section.cross(
                 "name",
                 format!("the same name as {other}"),
@@ -70,7 +82,7 @@ pub(super) fn resolve(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Ve
                 );
             }
         }
-        archives.push(archive);
+        archives.push(Placed { config, field: field.clone(), outputs });
     }
     archives
 }
@@ -116,7 +128,7 @@ fn refuse_in(field: &Field<'_>, path: &str, node: &Node) {
     });
 }
 
-fn archive(section: &Section<'_>, surroundings: &Surroundings<'_>) -> ArchiveConfig {
+fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (ArchiveConfig, Vec<Option<Field<'f>>>) {
     let name = name(section, "name").unwrap_or(DEFAULT_ARCHIVE).to_string();
     let decode = section.field("decode").and_then(|field| decode(&field)).unwrap_or(Decode::Json { validate: true });
     let timestamp = time::rule(section);
@@ -128,10 +140,11 @@ fn archive(section: &Section<'_>, surroundings: &Surroundings<'_>) -> ArchiveCon
         );
     }
     let outputs = output::resolve(section, surroundings, &decode);
-    let first = outputs.first().map(|(_, names)| names.clone()).unwrap_or_default();
-    let (dead_letters, dead_letter_names) = dead_letters(section, surroundings, &decode, first);
-    let (outputs, mut destination_names): (Vec<_>, Vec<_>) = outputs.into_iter().unzip();
+    let mut destination_names: Vec<_> = outputs.iter().map(|output| output.destinations.clone()).collect();
+    let first = destination_names.first().cloned().unwrap_or_default();
+    let (dead_letters, dead_letter_names) = dead_letters(section, surroundings, first);
     destination_names.push(dead_letter_names);
+    let (outputs, fields): (Vec<_>, Vec<_>) = outputs.into_iter().map(|output| (output.layout, output.field)).unzip();
     let layout = Layout {
         version: LAYOUT_VERSION,
         code: CodeRevision::current(),
@@ -156,7 +169,7 @@ fn archive(section: &Section<'_>, surroundings: &Surroundings<'_>) -> ArchiveCon
         outputs,
         dead_letters,
     };
-    ArchiveConfig {
+    let config = ArchiveConfig {
         name,
         topics: topics(section),
         layout,
@@ -168,7 +181,8 @@ fn archive(section: &Section<'_>, surroundings: &Surroundings<'_>) -> ArchiveCon
             .unwrap_or(false),
         max_future: section.field("max_future").and_then(|field| field.time(MAX_FUTURE)).unwrap_or(DEFAULT_MAX_FUTURE),
         content_encoding: section.field("content_encoding").and_then(|field| field.flag()).unwrap_or(false),
-    }
+    };
+    (config, fields)
 }
 
 /// A name that can be part of a path.
@@ -270,7 +284,6 @@ fn from_start(text: &str) -> Result<Regex, String> {
 fn dead_letters(
     section: &Section<'_>,
     surroundings: &Surroundings<'_>,
-    decode: &Decode,
     first_output: Vec<String>,
 ) -> (DeadLetterLayout, Vec<String>) {
     let section = section.section("dead_letters", &shape::DEAD_LETTERS);
@@ -278,32 +291,36 @@ fn dead_letters(
         Some(field) => destinations(&field, surroundings),
         None => first_output,
     };
-    let name = place::preset(place::DEFAULT_PRESET).map_or("", |(_, name)| name);
-    let place = place(&section, (place::DEAD_LETTER_PATH, name), decode, urls(&names, surroundings));
+    let no_fields = "a field, but dead letters are kept as they came, without decoding: it would always be null";
+    let place = place(&section, place::of_dead_letters(), Some(no_fields), urls(&names, surroundings));
     (DeadLetterLayout { place }, names)
 }
 
-/// Path, name and zone of `section` over the given templates.
-pub(super) fn place(section: &Section<'_>, base: (&str, &str), decode: &Decode, destinations: Vec<String>) -> Place {
-    const TEMPLATE: &str = "text with {topic}, {topic[1]}, {partition}, {first}, {end}, {output}, {generation}, {field.a.b}, \
-         {header.x}, {key} and strftime parts; `siltstone help layout`";
+/// Path, name and zone of `section` over those of a preset. `no_fields`: why there is no `{field.…}`, where there is none.
+pub(super) fn place(section: &Section<'_>, base: Preset, no_fields: Option<&str>, destinations: Vec<String>) -> Place {
+    let field = if no_fields.is_some() { "" } else { "{field.a.b}, " };
+    let allowed = format!(
+        "text with {{topic}}, {{topic[1]}}, {{partition}}, {{first}}, {{end}}, {{output}}, {{generation}}, {field}\
+         {{header.x}}, {{key}} and strftime parts; `siltstone help layout`"
+    );
     let template = |key, kind, base: &str| {
         let Some(field) = section.field(key) else { return base.to_string() };
         // A path may be empty: objects then lie in the destination's own folder.
         let text = match &field.node.value {
             Value::Text(text) => text,
-            _ => return field.text(TEMPLATE).unwrap_or(base).to_string(),
+            _ => return field.text(&allowed).unwrap_or(base).to_string(),
         };
-        if let Err(problem) = place::check_template(text, kind, decode) {
-            field.wrong::<()>(problem, TEMPLATE);
+        if let Err(problem) = place::check_template(text, kind, no_fields) {
+            field.wrong::<()>(problem, &allowed);
         }
         text.to_string()
     };
     Place {
-        path: template("path", TemplateKind::Path, base.0),
-        name: template("name", TemplateKind::Name, base.1),
+        path: template("path", TemplateKind::Path, base.path),
+        name: template("name", TemplateKind::Name, base.name),
         zone: section.field("zone").and_then(|field| time::zone(&field)).unwrap_or_else(|| "UTC".to_string()),
         destinations,
+        ending: base.ending,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The effective configuration as TOML: every default filled in, secrets as `***`.
 
+use super::place::CODEC_PRESET;
 use super::units::{show_size, show_time};
 use super::{
     ArchiveConfig, Config, GroupProtocol, Isolation, KafkaConfig, Rotate, Secret, Start, client, destination, output,
@@ -206,7 +207,12 @@ fn rotate(rotate: &Rotate) -> Vec<(&'static str, String)> {
 }
 
 fn place_lines(place: &Place) -> Vec<(&'static str, String)> {
-    vec![("path", string(&place.path)), ("name", string(&place.name)), ("zone", string(&place.zone))]
+    let mut lines = Vec::new();
+    if !place.ending.is_whole() {
+        lines.push(("preset", string(CODEC_PRESET)));
+    }
+    lines.extend([("path", string(&place.path)), ("name", string(&place.name)), ("zone", string(&place.zone))]);
+    lines
 }
 
 fn inline(lines: &[(&str, String)]) -> String {

@@ -79,6 +79,14 @@ impl Errors {
         self.list.borrow_mut().push(error);
     }
 
+    /// Whether a problem is known of `key` or of anything in it.
+    pub(super) fn within(&self, key: &str) -> bool {
+        let is_within = |error: &ConfigError| {
+            error.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.list.borrow().iter().any(is_within)
+    }
+
     /// Whether nothing was noted so far.
     pub(super) fn is_empty(&self) -> bool {
         self.list.borrow().is_empty()

@@ -3,6 +3,7 @@
 use super::archive::{self, Surroundings, destinations, place, urls};
 use super::raw::{Field, Section};
 use super::{place as presets, schema, shape, units};
+use crate::layout::preset::Preset;
 use crate::layout::{
     Compression, Decode, Keep, KeptColumn, Newlines, OutputFormat, OutputLayout, SchemaSource, UnknownFields,
 };
@@ -26,23 +27,30 @@ const ZSTD_LEVELS: RangeInclusive<u64> = 1..=19;
 const ROW_GROUP_BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
 const ROW_GROUP_ROWS: RangeInclusive<u64> = 1..=100_000_000;
 
-/// The outputs of an archive with the names of their destinations. Without any: one, of the archive's own kind.
-pub(super) fn resolve(
-    archive: &Section<'_>,
-    surroundings: &Surroundings<'_>,
-    decode: &Decode,
-) -> Vec<(OutputLayout, Vec<String>)> {
-    const NEEDED: &str = "sections [[archive.output]]";
-    let fields = archive.field("output").and_then(|field| field.list(NEEDED)).unwrap_or_default();
-    if fields.is_empty() {
-        let implied = archive.section("output", &shape::OUTPUT);
-        return if archive.has("output") { Vec::new() } else { vec![output(&implied, surroundings, decode)] };
+/// An output, the names of its destinations, and where it stands in the file, if it does.
+pub(super) struct Output<'f> {
+    pub(super) layout: OutputLayout,
+    pub(super) destinations: Vec<String>,
+    pub(super) field: Option<Field<'f>>,
+}
+
+/// The outputs of an archive. Without any: one, of the archive's own kind.
+pub(super) fn resolve<'f>(archive: &Section<'f>, surroundings: &Surroundings<'_>, decode: &Decode) -> Vec<Output<'f>> {
+    const NEEDED: &str = "sections [[archive.output]], or none: then there is one of the archive's own kind";
+    if !archive.has("output") {
+        let implied = archive.nothing("output", &shape::OUTPUT);
+        return vec![output(&implied, None, surroundings, decode)];
     }
-    let mut outputs: Vec<(OutputLayout, Vec<String>)> = Vec::new();
+    let given = archive.field("output");
+    if let Some(field) = given.as_ref().filter(|field| field.is_empty_list()) {
+        field.wrong::<()>("empty: nothing would be archived", NEEDED);
+    }
+    let fields = given.and_then(|field| field.list(NEEDED)).unwrap_or_default();
+    let mut outputs: Vec<Output<'f>> = Vec::new();
     for field in fields {
         let Some(section) = field.section(&shape::OUTPUT) else { continue };
-        let output = output(&section, surroundings, decode);
-        if outputs.iter().any(|(other, _)| other.name == output.0.name) {
+        let output = output(&section, Some(field), surroundings, decode);
+        if outputs.iter().any(|other| other.layout.name == output.layout.name) {
             section.cross(
                 "name",
                 "the same name as another output of this archive".to_string(),
@@ -56,13 +64,13 @@ pub(super) fn resolve(
 }
 
 /// A schema that is inferred must be pinned by create-if-absent, at the destination that holds claims and receipts.
-fn check_pinning(archive: &Section<'_>, surroundings: &Surroundings<'_>, outputs: &[(OutputLayout, Vec<String>)]) {
-    let Some((_, first)) = outputs.first() else { return };
-    let Some(keeper) = first.first().and_then(|name| surroundings.destinations.get(name)) else { return };
+fn check_pinning(archive: &Section<'_>, surroundings: &Surroundings<'_>, outputs: &[Output<'_>]) {
+    let Some(first) = outputs.first() else { return };
+    let Some(keeper) = first.destinations.first().and_then(|name| surroundings.destinations.get(name)) else { return };
     let creates_once = keeper.options.get("conditional_put").is_none_or(|value| value.reveal() == "true");
     let infers =
         |output: &OutputLayout| matches!(&output.format, OutputFormat::Parquet { schema: SchemaSource::Infer, .. });
-    if !creates_once && outputs.iter().any(|(output, _)| infers(output)) {
+    if !creates_once && outputs.iter().any(|output| infers(&output.layout)) {
         archive.cross(
             "output",
             "schema = \"infer\", but the first destination of the first output has conditional_put = false".to_string(),
@@ -72,7 +80,12 @@ fn check_pinning(archive: &Section<'_>, surroundings: &Surroundings<'_>, outputs
     }
 }
 
-fn output(section: &Section<'_>, surroundings: &Surroundings<'_>, decode: &Decode) -> (OutputLayout, Vec<String>) {
+fn output<'f>(
+    section: &Section<'f>,
+    field: Option<Field<'f>>,
+    surroundings: &Surroundings<'_>,
+    decode: &Decode,
+) -> Output<'f> {
     let default_type = if *decode == Decode::Raw { Type::Raw } else { Type::Json };
     let (kind, format) = format(section, surroundings, default_type);
     if *decode == Decode::Raw && kind != Type::Raw {
@@ -87,13 +100,14 @@ fn output(section: &Section<'_>, surroundings: &Surroundings<'_>, decode: &Decod
         None => the_only(section, surroundings),
     };
     let layout = section.section("layout", &shape::LAYOUT);
-    let place = place(&layout, preset(&layout), decode, urls(&names, surroundings));
+    let no_fields = (*decode == Decode::Raw).then_some("a field, but decode = \"raw\" looks into no payload");
+    let place = place(&layout, preset(&layout), no_fields, urls(&names, surroundings));
     let name = archive::name(section, "name").unwrap_or(kind.name()).to_string();
     if name == presets::DEAD_LETTERS {
         section.cross("name", "the name of the archive's dead letters".to_string(), archive::NAME.to_string());
     }
     let keep = section.field("keep").and_then(|field| keep(&field, kind, &format));
-    (OutputLayout { name, format, keep, place }, names)
+    Output { layout: OutputLayout { name, format, keep, place }, destinations: names, field }
 }
 
 fn the_only(section: &Section<'_>, surroundings: &Surroundings<'_>) -> Vec<String> {
@@ -108,10 +122,10 @@ fn the_only(section: &Section<'_>, surroundings: &Surroundings<'_>) -> Vec<Strin
     names.into_iter().take(1).collect()
 }
 
-fn preset(layout: &Section<'_>) -> (&'static str, &'static str) {
+fn preset(layout: &Section<'_>) -> Preset {
     let choices: Vec<_> = presets::PRESETS.iter().map(|name| (*name, *name)).collect();
     let chosen = layout.field("preset").and_then(|field| field.choice(&choices)).unwrap_or(presets::DEFAULT_PRESET);
-    presets::preset(chosen).unwrap_or(("", ""))
+    presets::preset(chosen)
 }
 
 /// The type of a format.

@@ -1,9 +1,13 @@
 //! The only place where the configuration meets the template language of [`crate::layout`].
 
+use super::archive::Placed;
+use super::error::Errors;
+use super::raw::Field;
 use super::{ArchiveConfig, DestinationConfig};
 use crate::layout::collide::{self, Claimant, Collision, Spot};
+use crate::layout::preset::{self, Preset};
 use crate::layout::template::{Piece, Template, TemplateKind};
-use crate::layout::{Compression, Decode, Newlines, OutputFormat, Place, preset};
+use crate::layout::{DeadLetterLayout, Ending, OutputFormat, Place};
 use std::collections::BTreeMap;
 
 /// Names of the presets.
@@ -12,107 +16,151 @@ pub(super) const PRESETS: &[&str] = &preset::NAMES;
 /// The preset that counts where none is named.
 pub(super) const DEFAULT_PRESET: &str = "hive";
 
-/// Path template of dead letters; their names are those of the default preset.
+/// The only preset whose names end in the codec alone.
+pub(super) const CODEC_PRESET: &str = "secor";
+
+/// Path template of dead letters; their names are those of the default preset, whatever the outputs have.
 pub(super) const DEAD_LETTER_PATH: &str = "_dead/{topic}/dt=%Y-%m-%d";
 
 /// What `{output}` says in the names of dead letters.
 pub(super) const DEAD_LETTERS: &str = "dead_letters";
 
-/// Path and name templates of a preset.
-pub(super) fn preset(name: &str) -> Option<(&'static str, &'static str)> {
-    preset::preset(name).map(|found| (found.path, found.name))
+/// The preset of that name.
+pub(super) fn preset(name: &str) -> Preset {
+    preset::preset(name).unwrap_or(Preset { path: "", name: "", ending: Ending::Whole })
 }
 
-/// Refuses what is no template, and fields where payloads are not looked into.
-pub(super) fn check_template(text: &str, kind: TemplateKind, decode: &Decode) -> Result<(), String> {
+/// What dead letters have where nothing is given.
+pub(super) fn of_dead_letters() -> Preset {
+    Preset { path: DEAD_LETTER_PATH, ..preset(DEFAULT_PRESET) }
+}
+
+/// Refuses what is no template, and fields where there are none: `no_fields` says why.
+pub(super) fn check_template(text: &str, kind: TemplateKind, no_fields: Option<&str>) -> Result<(), String> {
     let template = Template::parse(text, kind).map_err(|error| error.problem.to_string())?;
-    if *decode == Decode::Raw && template.pieces().any(|piece| matches!(piece, Piece::Field(_))) {
-        return Err("a field, but decode = \"raw\" looks into no payload".to_string());
+    match no_fields {
+        Some(why) if template.pieces().any(|piece| matches!(piece, Piece::Field(_))) => Err(why.to_string()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// An output whose names could be those of other records.
-pub(super) struct Clash {
-    /// Name of its archive.
-    pub(super) archive: String,
-    /// Its own name; [`DEAD_LETTERS`] for the dead letters.
-    pub(super) output: String,
-    /// What could happen, and what to do.
-    pub(super) problem: String,
-}
-
-/// What could give two parts the same key.
-pub(super) fn collisions(archives: &[ArchiveConfig], destinations: &BTreeMap<String, DestinationConfig>) -> Vec<Clash> {
-    let dead_letters = OutputFormat::Json { compression: Compression::Gzip(6) };
-    let extensions: Vec<Vec<String>> = archives
-        .iter()
-        .map(|archive| {
-            let formats = archive.layout.outputs.iter().map(|output| &output.format).chain([&dead_letters]);
-            formats.map(extension).collect()
-        })
-        .collect();
-    let mut claimants = Vec::new();
-    for (archive, extensions) in archives.iter().zip(&extensions) {
-        let outputs = archive.layout.outputs.iter().map(|output| (output.name.as_str(), &output.place));
-        let places = outputs.chain([(DEAD_LETTERS, &archive.layout.dead_letters.place)]);
-        for (((output, place), extension), names) in places.zip(extensions).zip(&archive.destination_names) {
-            claimants.push(claimant(archive, output, place, extension, names, destinations));
+/// Reports what could give two parts the same key, each at the output that has it. Looks at every output whose own
+/// names are known, whatever else is wrong with the file.
+pub(super) fn check_collisions(
+    archives: &[Placed<'_>],
+    destinations: &BTreeMap<String, DestinationConfig>,
+    errors: &Errors,
+) {
+    let holders: Vec<Holder<'_, '_>> =
+        archives.iter().flat_map(|archive| holders(archive, destinations, errors)).collect();
+    let claimants: Vec<Claimant<'_>> = holders.iter().map(Holder::claimant).collect();
+    let Err(collisions) = collide::check(&claimants) else { return };
+    for collision in &collisions {
+        let (who, others) = match collision {
+            Collision::Template { who, .. }
+            | Collision::Missing { who, .. }
+            | Collision::Undelimited { who, .. }
+            | Collision::Generations { who }
+            | Collision::ControlFolder { who } => (who, None),
+            Collision::Outputs { one, other } | Collision::Archives { one, other } => (other, Some(one)),
+        };
+        let find = |who: &collide::Who| {
+            holders.iter().find(|holder| holder.archive.name == who.archive && holder.output == who.output)
+        };
+        let Some(holder) = find(who) else { continue };
+        let mut problem = collision.to_string();
+        if others.and_then(find).is_some_and(|other| holder.lost_its_format(other)) {
+            problem
+                .push_str("; under preset = \"secor\" names end in the codec alone, so formats do not tell them apart");
         }
-    }
-    match collide::check(&claimants) {
-        Ok(()) => Vec::new(),
-        Err(found) => found.iter().map(clash).collect(),
+        holder.field.wrong::<()>(problem, "paths and names that tell every two batches apart; `siltstone help layout`");
     }
 }
 
-fn clash(collision: &Collision) -> Clash {
-    let who = match collision {
-        Collision::Template { who, .. }
-        | Collision::Missing { who, .. }
-        | Collision::Undelimited { who, .. }
-        | Collision::Generations { who }
-        | Collision::ControlFolder { who }
-        | Collision::Outputs { other: who, .. }
-        | Collision::Archives { other: who, .. } => who,
-    };
-    Clash { archive: who.archive.clone(), output: who.output.clone(), problem: collision.to_string() }
-}
-
-fn claimant<'a>(
+/// What puts objects somewhere: an output, or the dead letters.
+struct Holder<'a, 'f> {
     archive: &'a ArchiveConfig,
     output: &'a str,
     place: &'a Place,
-    extension: &'a str,
-    names: &[String],
-    destinations: &BTreeMap<String, DestinationConfig>,
-) -> Claimant<'a> {
-    let spot = |destination: &DestinationConfig| {
-        let endpoint = destination.options.get("endpoint").map(|endpoint| endpoint.reveal());
-        Spot::from_url(&destination.url, endpoint)
-    };
-    Claimant {
-        archive: &archive.name,
-        output,
-        place,
-        extension,
-        topic: archive.topics.only(),
-        generation: archive.layout.generation,
-        spots: names.iter().filter_map(|name| destinations.get(name)).map(spot).collect(),
+    format: &'a OutputFormat,
+    extension: String,
+    topic: Option<&'a str>,
+    spots: Vec<Spot>,
+    /// Where it stands in the file, or what it stands in.
+    field: Field<'f>,
+}
+
+impl Holder<'_, '_> {
+    fn claimant(&self) -> Claimant<'_> {
+        Claimant {
+            archive: &self.archive.name,
+            output: self.output,
+            place: self.place,
+            extension: &self.extension,
+            topic: self.topic,
+            generation: self.archive.layout.generation,
+            spots: self.spots.clone(),
+        }
+    }
+
+    /// Whether the two would differ in their extensions if these were whole.
+    fn lost_its_format(&self, other: &Self) -> bool {
+        let whole = |holder: &Self| holder.format.extension(Ending::Whole);
+        self.extension == other.extension && whole(self) != whole(other)
     }
 }
 
-/// What the names of a format's objects end in.
-fn extension(format: &OutputFormat) -> String {
-    let (plain, compression) = match format {
-        OutputFormat::Raw { compression, newlines: Newlines::Length } => ("bin", *compression),
-        OutputFormat::Raw { compression, .. } => ("txt", *compression),
-        OutputFormat::Json { compression } => ("json", *compression),
-        OutputFormat::Parquet { .. } => return "parquet".to_string(),
-    };
-    match compression {
-        Compression::Gzip(_) => format!("{plain}.gz"),
-        Compression::Zstd(_) => format!("{plain}.zst"),
-        Compression::None | Compression::Snappy => plain.to_string(),
+/// The outputs and dead letters of an archive whose names are known for certain.
+fn holders<'a, 'f>(
+    archive: &'a Placed<'f>,
+    destinations: &BTreeMap<String, DestinationConfig>,
+    errors: &Errors,
+) -> Vec<Holder<'a, 'f>> {
+    const OF_NAMES: [&str; 7] =
+        ["name", "layout", "format.type", "format.compression", "format.newlines", "path", "zone"];
+    let (config, path) = (&archive.config, &archive.field.path);
+    if errors.about(&format!("{path}.name")) {
+        return Vec::new();
     }
+    let mut holders = Vec::new();
+    let mut add = |output, place, format, names: &[String], at: &str, field: Field<'f>, sound_spots: bool| {
+        let unsound = |key: &&str| errors.within(&format!("{at}.{key}"));
+        if errors.about(at) || errors.about(&format!("{at}.format")) || OF_NAMES.iter().any(|key| unsound(&key)) {
+            return;
+        }
+        // Of topics that are wrong nobody can say whether there is only one.
+        let topic = if errors.within(&format!("{path}.topics")) { Some("") } else { config.topics.only() };
+        let spots = if sound_spots { spots(names, destinations) } else { Vec::new() };
+        let extension = Place::extension(place, format);
+        holders.push(Holder { archive: config, output, place, format, extension, topic, spots, field });
+    };
+    let mut names = config.destination_names.iter();
+    let mut first_is_sound = true;
+    for (index, (output, field)) in config.layout.outputs.iter().zip(&archive.outputs).enumerate() {
+        let at = field.as_ref().map_or_else(|| format!("{path}.output"), |field| field.path.clone());
+        let sound = !errors.about(&format!("{at}.destination"));
+        first_is_sound &= sound || index > 0;
+        let names = names.next().map_or(&[][..], Vec::as_slice);
+        let field = field.as_ref().unwrap_or(&archive.field).clone();
+        add(&output.name, &output.place, &output.format, names, &at, field, sound);
+    }
+    let at = format!("{path}.dead_letters");
+    let own = archive.field.peek("dead_letters");
+    let has_own_destination = own.as_ref().is_some_and(|field| field.peek("destination").is_some());
+    let sound = if has_own_destination { !errors.about(&format!("{at}.destination")) } else { first_is_sound };
+    let names = names.next().map_or(&[][..], Vec::as_slice);
+    let (place, field) = (&config.layout.dead_letters.place, own.unwrap_or_else(|| archive.field.clone()));
+    add(DEAD_LETTERS, place, &DeadLetterLayout::FORMAT, names, &at, field, sound);
+    holders
+}
+
+/// Where objects go, as far as the URLs are known.
+fn spots(names: &[String], destinations: &BTreeMap<String, DestinationConfig>) -> Vec<Spot> {
+    let known = names.iter().filter_map(|name| destinations.get(name)).filter(|known| !known.url.is_empty());
+    known
+        .map(|destination| {
+            let endpoint = destination.options.get("endpoint").map(|endpoint| endpoint.reveal());
+            Spot::from_url(&destination.url, endpoint)
+        })
+        .collect()
 }

@@ -213,6 +213,11 @@ impl<'a> Field<'a> {
         if let Value::List(items) = &self.node.value { self.fields(items) } else { Vec::new() }
     }
 
+    /// Whether it is a list without items.
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(items) if items.is_empty())
+    }
+
     fn fields(&self, items: &'a [Node]) -> Vec<Field<'a>> {
         let field = |(index, node): (usize, &'a Node)| Field {
             node,

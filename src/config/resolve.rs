@@ -1,5 +1,6 @@
 //! From the tree to [`Config`]: every default, every range, every check that needs more than one key.
 
+use super::archive::Placed;
 use super::error::Errors;
 use super::raw::{Field, Section};
 use super::tree::{Node, Value};
@@ -8,6 +9,7 @@ use super::{
     Config, GroupProtocol, Isolation, KafkaConfig, MemoryConfig, Rotate, SpoolConfig, Start, UploadConfig, archive,
     client, destination, place, shape,
 };
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -73,8 +75,10 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
         archive::Surroundings { base_dir, destinations: &destinations, rotate: base_rotate, budget: memory.budget };
     let spool_section = root.section("spool", &shape::SPOOL);
     let upload_section = root.section("upload", &shape::UPLOAD);
-    let config = Config {
-        kafka: kafka(&root.section("kafka", &shape::KAFKA)),
+    let kafka = kafka(&root.section("kafka", &shape::KAFKA));
+    let archives = archive::resolve(&root, &surroundings);
+    let mut config = Config {
+        kafka,
         spool: spool(&spool_section, base_dir),
         memory,
         http: http(&root.section("http", &shape::HTTP)),
@@ -84,31 +88,14 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
             .field("timeout")
             .and_then(|field| field.time(SHUTDOWN))
             .unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT),
-        archives: archive::resolve(&root, &surroundings),
-        destinations,
+        archives: Vec::new(),
+        destinations: BTreeMap::new(),
     };
-    check_sizes(&config, &spool_section, &upload_section, errors);
-    if errors.is_empty() {
-        check_collisions(&config, &root);
-    }
+    check_sizes(&config, &archives, &spool_section, &upload_section, errors);
+    place::check_collisions(&archives, &destinations, errors);
+    config.archives = archives.into_iter().map(|archive| archive.config).collect();
+    config.destinations = destinations;
     Some(config)
-}
-
-/// Names that different records could share, each at the output that has them.
-fn check_collisions(config: &Config, root: &Section<'_>) {
-    let fields = root.field("archive").map(|field| field.items()).unwrap_or_default();
-    for clash in place::collisions(&config.archives, &config.destinations) {
-        let Some(index) = config.archives.iter().position(|archive| archive.name == clash.archive) else { continue };
-        let Some(archive) = fields.get(index) else { continue };
-        let outputs = archive.peek("output").map(|field| field.items()).unwrap_or_default();
-        let named = config.archives[index].layout.outputs.iter().position(|output| output.name == clash.output);
-        let output = match named {
-            Some(index) => outputs.get(index).cloned(),
-            None => archive.peek("dead_letters"),
-        };
-        let field = output.unwrap_or_else(|| archive.clone());
-        field.wrong::<()>(clash.problem, "paths and names that tell every two batches apart; `siltstone help layout`");
-    }
 }
 
 fn kafka(section: &Section<'_>) -> KafkaConfig {
@@ -269,19 +256,20 @@ pub(super) fn rotate(section: &Section<'_>, base: Rotate) -> Rotate {
 }
 
 /// Sizes that must fit each other.
-fn check_sizes(config: &Config, spool: &Section<'_>, upload: &Section<'_>, errors: &Errors) {
+fn check_sizes(config: &Config, archives: &[Placed<'_>], spool: &Section<'_>, upload: &Section<'_>, errors: &Errors) {
     if errors.about("spool.limit") || errors.about("upload.part_size") || errors.about("rotate.size") {
         return;
     }
-    for (index, archive) in config.archives.iter().enumerate() {
-        if errors.about(&format!("archive[{index}].rotate.size")) {
+    for archive in archives {
+        let path = &archive.field.path;
+        if errors.about(&format!("{path}.rotate.size")) {
             continue;
         }
-        let size = archive.rotate.size;
+        let size = archive.config.rotate.size;
         if config.spool.limit < 2 * size {
             spool.cross(
                 "limit",
-                format!("smaller than twice the rotate.size of archive[{index}], {}", show_size(size)),
+                format!("smaller than twice the rotate.size of {path}, {}", show_size(size)),
                 format!("at least {}: one batch uploads while the next one fills", show_size(2 * size)),
             );
         }
@@ -289,7 +277,7 @@ fn check_sizes(config: &Config, spool: &Section<'_>, upload: &Section<'_>, error
         if config.upload.part_size < piece {
             upload.cross(
                 "part_size",
-                format!("too small for the rotate.size of archive[{index}], {}", show_size(size)),
+                format!("too small for the rotate.size of {path}, {}", show_size(size)),
                 format!(
                     "at least {}: an object has at most {PIECES_MOST} pieces",
                     show_size(piece.div_ceil(MIB) * MIB)

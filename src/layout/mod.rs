@@ -9,11 +9,14 @@ pub mod calendar;
 pub mod collide;
 pub mod directive;
 pub mod encode;
+pub mod extension;
 mod language;
 pub mod preset;
 mod telling;
 pub mod template;
 pub mod window;
+
+pub use extension::Ending;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -194,6 +197,9 @@ pub struct Place {
     pub zone: String,
     /// Destination URLs without secrets, first one first. At least one.
     pub destinations: Vec<String>,
+    /// How much of the format's extension the name ends in.
+    #[serde(default, skip_serializing_if = "Ending::is_whole")]
+    pub ending: Ending,
 }
 
 /// Where dead letters lie: gzip JSON lines, one a record and failing stage.

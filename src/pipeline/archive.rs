@@ -8,7 +8,8 @@ use crate::format::dead_letter::DeadLetterStage;
 use crate::format::{self, Format};
 use crate::layout::window::{KeyTemplate, Window, WindowValues};
 use crate::layout::{
-    Column, Decode, Layout, OutputFormat, SchemaSource, TimestampFallback, TimestampSource, Tombstones,
+    Column, DeadLetterLayout, Decode, Layout, OutputFormat, SchemaSource, TimestampFallback, TimestampSource,
+    Tombstones,
 };
 use crate::parse::json::{Captures, JsonScan};
 use crate::parse::timestamp::TimeReader;
@@ -97,7 +98,7 @@ impl Archive {
             }
             let format = format::build(&output.format, output.keep.as_ref(), columns)?;
             let place = &output.place;
-            let keys = KeyTemplate::compile(place, &output.name, &format.extension(), layout.generation)
+            let keys = KeyTemplate::compile(place, &output.name, &place.extension(&output.format), layout.generation)
                 .map_err(|error| format!("output {}: {error}", output.name))?;
             let takes_every_record = matches!(output.format, OutputFormat::Raw { .. });
             outputs.push(Output::new(
@@ -111,7 +112,8 @@ impl Archive {
         }
         let dead = &layout.dead_letters.place;
         let format = format::dead_letter::dead_letters();
-        let keys = KeyTemplate::compile(dead, DEAD_LETTERS, &format.extension(), layout.generation)
+        let extension = dead.extension(&DeadLetterLayout::FORMAT);
+        let keys = KeyTemplate::compile(dead, DEAD_LETTERS, &extension, layout.generation)
             .map_err(|error| format!("dead letters: {error}"))?;
         outputs.push(Output::new(
             DEAD_LETTERS,

@@ -182,6 +182,7 @@ fn layout() -> Layout {
         name: "n".into(),
         zone: "UTC".into(),
         destinations: vec!["s3://b".into()],
+        ending: Default::default(),
     };
     Layout {
         version: LAYOUT_VERSION,

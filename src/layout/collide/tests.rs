@@ -12,7 +12,8 @@ const HIVE: &str = "{topic}/dt=%Y-%m-%d/hr=%H";
 const NAME: &str = "{topic}+{partition:05}+{first:020}-{end:020}";
 
 fn place(path: &str, name: &str) -> Place {
-    Place { path: path.into(), name: name.into(), zone: "UTC".into(), destinations: Vec::new() }
+    let (path, name, zone) = (path.into(), name.into(), "UTC".into());
+    Place { path, name, zone, destinations: Vec::new(), ending: Default::default() }
 }
 
 fn check_at(lines: &[Line<'_>], urls: &[&str]) -> Result<(), String> {
@@ -45,12 +46,15 @@ fn presets_are_accepted_together_with_dead_letters() {
         for generation in [1, 2, 30] {
             for topic in [None, Some("access")] {
                 let dead_hive = ("a", "dead_letters", "_dead/{topic}/dt=%Y-%m-%d", NAME, "json.gz", topic, generation);
-                let json = ("a", "json", preset.path, preset.name, "json.gz", topic, generation);
+                let ending = if preset.ending.is_whole() { "json.gz" } else { "gz" };
+                let json = ("a", "json", preset.path, preset.name, ending, topic, generation);
                 let parquet = ("a", "parquet", preset.path, preset.name, "parquet", topic, generation);
                 let dead =
                     ("a", "dead_letters", "_dead/{topic}/dt=%Y-%m-%d", preset.name, "json.gz", topic, generation);
                 assert_eq!(check_lines(&[json, parquet, dead]), Ok(()), "{preset_name} {generation} {topic:?}");
                 assert_eq!(check_lines(&[json, parquet, dead_hive]), Ok(()), "{preset_name} {generation} {topic:?}");
+                let plain = ("a", "json", preset.path, preset.name, "", topic, generation);
+                assert_eq!(check_lines(&[plain, parquet, dead]), Ok(()), "{preset_name} {generation} {topic:?}");
             }
         }
     }

@@ -11,23 +11,29 @@ const KAFKA_MS: i64 = 1_763_712_000_000;
 
 /// An archive with a Parquet output, and with `more` a JSON one behind it.
 fn archive(more: bool, fallback: &str) -> Arc<Archive> {
+    archive_with(more, fallback, "dead/hr=%H")
+}
+
+/// The same with dead letters in the folders of `dead`.
+fn archive_with(more: bool, fallback: &str, dead: &str) -> Arc<Archive> {
     let place = |folder: &str| {
-        json!({"path": format!("{folder}/hr=%H"), "name": "{topic}+{partition}+{first}-{end}", "zone": "UTC",
+        json!({"path": format!("{folder}"), "name": "{topic}+{partition}+{first}-{end}", "zone": "UTC",
             "destinations": ["memory:///"]})
     };
     let columns = json!([{"name": "id", "kind": "int64", "nullable": false},
         {"name": "time", "kind": "int64", "nullable": true}]);
-    let mut outputs = vec![json!({"name": "rows", "keep": null, "place": place("rows"), "format": {"type": "parquet",
+    let mut outputs =
+        vec![json!({"name": "rows", "keep": null, "place": place("rows/hr=%H"), "format": {"type": "parquet",
         "compression": {"codec": "none"}, "schema": {"columns": columns}, "unknown": "rest",
         "row_group_bytes": 1_000_000, "row_group_rows": 1000}})];
     if more {
         let format = json!({"type": "json", "compression": {"codec": "none"}});
-        outputs.push(json!({"name": "lines", "keep": null, "place": place("lines"), "format": format}));
+        outputs.push(json!({"name": "lines", "keep": null, "place": place("lines/hr=%H"), "format": format}));
     }
     let timestamp = json!({"source": {"field": ["time"]}, "format": "auto", "zone": "UTC", "fallback": fallback});
     let layout: Layout = serde_json::from_value(json!({"version": 1, "code": {"rows": 1, "tzdata": "test"},
         "archive": "a", "generation": 1, "decode": {"type": "json", "validate": true}, "timestamp": timestamp,
-        "tombstones": "keep", "outputs": outputs, "dead_letters": {"place": place("dead")}}))
+        "tombstones": "keep", "outputs": outputs, "dead_letters": {"place": place(dead)}}))
     .expect("a layout");
     let memory = Destination::from_store("main", "memory:///", Arc::new(InMemory::new()), StoreKind::Memory);
     let destinations = BTreeMap::from([("memory:///".to_string(), Arc::new(memory))]);
@@ -88,4 +94,35 @@ fn broken_payloads_are_told_from_unfit_ones_whoever_reads_them() {
             assert_eq!(letters.first().map_or("", |(stage, ..)| stage.as_str().expect("text")), stage, "{shown}");
         }
     }
+}
+
+/// Whatever made it a dead letter: topic, key, headers and Kafka partition are the record's own, fields are null.
+#[test]
+fn dead_letters_lie_where_their_key_and_headers_say() {
+    let archive =
+        archive_with(true, "kafka", "dead/{topic}/{topic[1]}/{header.h}/{key}/{partition}/{output}/{field.id}/hr=%H");
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), 1 << 20).expect("a spool");
+    let dir = spool.batch_dir().expect("a folder in it");
+    let opened = Opened { number: 1, wall_ms: KAFKA_MS, monotonic_ms: 0 };
+    let mut batch = OpenBatch::new(archive.clone(), 0, None, dir, opened);
+    let null = crate::layout::encode::NULL_VALUE;
+    let mut expected = Vec::new();
+    for (payload, header) in [(&br#"{"id":"#[..], Some(&b"eu"[..])), (br#"{"id":"x"}"#, None)] {
+        let record = OwnedRecord {
+            topic: "a.b".to_string(),
+            partition: 7,
+            timestamp: Some(KAFKA_MS),
+            key: Some(b"k/1".to_vec()),
+            headers: header.map(|value| ("h".to_string(), Some(value.to_vec()))).into_iter().collect(),
+            value: Some(payload.to_vec()),
+            ..OwnedRecord::default()
+        };
+        batch.append(&record.as_record(), &mut Vec::new());
+        let header = header.map_or(null, |_| "eu");
+        expected.push(format!("dead/a.b/b/{header}/k%2F1/7/dead_letters/{null}/hr=08"));
+    }
+    let dead = batch.parts.iter().filter(|part| part.output == archive.dead_letters());
+    let folders: Vec<&str> = dead.map(|part| &*part.window.folder).collect();
+    assert_eq!(folders, expected);
 }
