@@ -3,11 +3,15 @@
 use crate::bucket::Bucket;
 use crate::cli::CheckArgs;
 use crate::commands::run::{Connected, connect};
-use crate::config::{self, Config};
+use crate::config::{self, Config, KafkaConfig, MemoryShares};
 use crate::consume::Source;
+use crate::destination::Destination;
 use crate::exit::{Exit, Failure};
-use crate::pipeline::start::{StartError, chain, open_destinations};
+use crate::kafka;
+use crate::pipeline::start::{StartError, chain};
+use rustix::fs::Access;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Checks `config`, which has already been read; with `--connect` also Kafka and the destinations. Writes what it found to
@@ -21,8 +25,11 @@ pub async fn check(args: &CheckArgs, config: &Config, out: &mut dyn Write) -> Re
     if args.verbose {
         report.text(&config::effective_toml(config))?;
     }
+    check_spool(config, args.connect, &mut report)?;
+    check_settings(config, &mut report).await?;
+    let destinations = check_openings(config, &mut report)?;
     if args.connect {
-        check_destinations(config, &mut report).await?;
+        check_destinations(destinations, &mut report).await?;
         check_kafka(config, &mut report).await?;
     }
     match report.worst {
@@ -50,12 +57,54 @@ impl Report<'_> {
     }
 }
 
-async fn check_destinations(config: &Config, report: &mut Report<'_>) -> Result<(), Failure> {
-    let destinations = match open_destinations(config) {
-        Ok(destinations) => destinations,
-        Err(failure) => return report.bad(failure.exit, &failure.message),
-    };
-    for (url, destination) in destinations {
+/// Says what of the spool's folder is wrong already; `here`: this is the machine and the user that will use it.
+fn check_spool(config: &Config, here: bool, report: &mut Report<'_>) -> Result<(), Failure> {
+    let dir = &config.spool.dir;
+    let Some(there) = dir.ancestors().find(|ancestor| ancestor.exists()) else { return Ok(()) };
+    if !there.is_dir() {
+        return report.bad(Exit::Config, &format!("spool.dir {}: {} is no folder", dir.display(), there.display()));
+    }
+    if !here {
+        return Ok(());
+    }
+    match rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => report.good(&format!("spool.dir {}: this user may write there", dir.display())),
+        Err(errno) => {
+            report.bad(Exit::Config, &format!("spool.dir {}: write in {}: {errno}", dir.display(), there.display()))
+        }
+    }
+}
+
+/// Lets librdkafka judge its settings and read the files that they name. Without brokers it contacts nobody.
+async fn check_settings(config: &Config, report: &mut Report<'_>) -> Result<(), Failure> {
+    let nowhere = KafkaConfig { brokers: String::new(), ..config.kafka.clone() };
+    let memory = MemoryShares::of(config.memory.budget).kafka;
+    let made = tokio::task::spawn_blocking(move || {
+        let made = kafka::connect(&nowhere, memory, kafka::Wanted::of(Vec::new()));
+        made.map(drop).map_err(|error| (error.exit(), chain(&error)))
+    });
+    match made.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err((exit, problem))) => report.bad(exit, &problem),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("make a Kafka client: {error}"))),
+    }
+}
+
+/// Opens every destination, which connects nowhere: logins, key files and what the environment adds.
+fn check_openings(config: &Config, report: &mut Report<'_>) -> Result<Vec<Arc<Destination>>, Failure> {
+    let mut destinations = Vec::new();
+    for (name, section) in &config.destinations {
+        match Destination::open(name, section) {
+            Ok(destination) => destinations.push(Arc::new(destination)),
+            Err(error) => report.bad(Exit::Config, &format!("[destinations.{name}]: {}", chain(&error)))?,
+        }
+    }
+    Ok(destinations)
+}
+
+async fn check_destinations(destinations: Vec<Arc<Destination>>, report: &mut Report<'_>) -> Result<(), Failure> {
+    for destination in destinations {
+        let url = destination.id().to_string();
         let creates = destination.conditional_put();
         let bucket = Bucket::new(destination);
         match bucket.probe().await {

@@ -3,11 +3,11 @@
 use super::drive::{Stop, drive, exit_of, stop_on_signals};
 use crate::cli::RunArgs;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, MemoryShares};
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::kafka;
-use crate::pipeline::start::{MemoryShares, Parts, chain, open_destinations, pipeline, prepare};
+use crate::pipeline::start::{Parts, chain, open_destinations, pipeline, prepare};
 use crate::record::TopicPartition;
 use crate::telemetry::health::Health;
 use crate::telemetry::http::{self, Heartbeat, Shown};

@@ -33,7 +33,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) base_dir: &'a Path,
     pub(super) destinations: &'a BTreeMap<String, DestinationConfig>,
     pub(super) rotate: Rotate,
-    pub(super) budget: u64,
+    /// `memory.budget`, where it is right.
+    pub(super) budget: Option<u64>,
 }
 
 /// An archive, and where it stands in the file.

@@ -14,6 +14,7 @@ mod destination;
 mod effective;
 mod error;
 mod interpolate;
+mod memory;
 mod output;
 mod place;
 mod raw;
@@ -31,6 +32,7 @@ pub use client::refused_setting;
 pub use effective::effective_toml;
 pub use error::{ConfigError, ConfigErrors};
 pub use interpolate::PER_PROCESS_VARIABLES;
+pub use memory::MemoryShares;
 pub use output::{
     DEFAULT_GZIP_LEVEL, DEFAULT_PREFIX, DEFAULT_ROW_GROUP_BYTES, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ZSTD_LEVEL,
     REST_COLUMN,
@@ -199,7 +201,8 @@ pub struct MemoryConfig {
 pub struct UploadConfig {
     /// Objects uploaded side by side in the whole process. Default 8.
     pub concurrency: usize,
-    /// Bytes of one multipart piece; larger objects than this go up in pieces. Default 8 MiB, at least 5 MiB.
+    /// Bytes of one multipart piece; larger objects than this go up in pieces. Default 8 MiB, at least 5 MiB, at most an
+    /// eighth of the budget.
     pub part_size: u64,
 }
 

@@ -2,10 +2,12 @@
 
 use super::archive::{self, Surroundings, destinations, place, urls};
 use super::raw::{Field, Section};
-use super::{place as presets, schema, shape, units};
+use super::{MemoryShares, place as presets, schema, shape};
+use crate::format;
 use crate::layout::preset::Preset;
 use crate::layout::{
-    Compression, Decode, Keep, KeptColumn, Newlines, OutputFormat, OutputLayout, SchemaSource, UnknownFields,
+    Column, ColumnKind, Compression, Decode, Keep, KeptColumn, Newlines, OutputFormat, OutputLayout, SchemaSource,
+    UnknownFields,
 };
 use std::ops::RangeInclusive;
 
@@ -13,7 +15,7 @@ use std::ops::RangeInclusive;
 pub const DEFAULT_GZIP_LEVEL: u32 = 6;
 /// zstd's `level`: 1 to 19, default 3.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
-/// `row_group_bytes`: 64 KiB to 1 GiB and at most half of `memory.budget`, default 8 MiB.
+/// `row_group_bytes`: 64 KiB to 1 GiB and at most 3/16 of `memory.budget`, default 8 MiB.
 pub const DEFAULT_ROW_GROUP_BYTES: u64 = 8 << 20;
 /// `row_group_rows`: 1 to 100,000,000, default 1,000,000.
 pub const DEFAULT_ROW_GROUP_ROWS: u32 = 1_000_000;
@@ -107,7 +109,19 @@ fn output<'f>(
         section.cross("name", "the name of the archive's dead letters".to_string(), archive::NAME.to_string());
     }
     let keep = section.field("keep").and_then(|field| keep(&field, kind, &format));
+    if section.is_sound(&["format", "keep"]) {
+        check_format(section, &format, keep.as_ref());
+    }
     Output { layout: OutputLayout { name, format, keep, place }, destinations: names, field }
+}
+
+/// Lets the format itself judge what no key alone shows to be wrong.
+fn check_format(section: &Section<'_>, output: &OutputFormat, keep: Option<&Keep>) {
+    // What an inferred schema will be decides nothing here.
+    let any = [Column { name: "inferred".to_string(), kind: ColumnKind::Json, nullable: true }];
+    if let Err(problem) = format::build(output, keep, Some(&any)) {
+        section.cross("format", problem, "rows that the format can hold".to_string());
+    }
 }
 
 fn the_only(section: &Section<'_>, surroundings: &Surroundings<'_>) -> Vec<String> {
@@ -207,11 +221,10 @@ fn parquet(section: &Section<'_>, surroundings: &Surroundings<'_>) -> OutputForm
     }
     let row_group_bytes = section.field("row_group_bytes").and_then(|field| {
         let bytes = field.size(ROW_GROUP_BYTES)?;
-        let most = surroundings.budget / 2;
-        if bytes <= most {
-            return Some(bytes);
+        match surroundings.budget {
+            Some(budget) => MemoryShares::of(budget).check_row_group(&field, bytes, budget),
+            None => Some(bytes),
         }
-        field.wrong("more than half of memory.budget", format!("at most {}", units::show_size(most)))
     });
     let row_group_rows = section.field("row_group_rows").and_then(|field| field.count(ROW_GROUP_ROWS));
     OutputFormat::Parquet {

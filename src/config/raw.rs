@@ -64,6 +64,11 @@ impl<'a> Section<'a> {
         self.table.iter().any(|(name, _)| name == key)
     }
 
+    /// Whether nothing wrong is known of these keys and what is in them.
+    pub(super) fn is_sound(&self, keys: &[&str]) -> bool {
+        !keys.iter().any(|key| self.errors.within(&join(&self.path, key)))
+    }
+
     /// Reports that something is missing here, if it cannot be the misspelt key that was reported already.
     pub(super) fn missing(&self, key: &'static str, problem: &str, allowed: &str) {
         let keys = || self.shape.keys.iter().copied();

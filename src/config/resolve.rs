@@ -2,6 +2,7 @@
 
 use super::archive::Placed;
 use super::error::Errors;
+use super::memory::check_pieces;
 use super::raw::{Field, Section};
 use super::tree::{Node, Value};
 use super::units::show_size;
@@ -9,14 +10,15 @@ use super::{
     Config, GroupProtocol, Isolation, KafkaConfig, MemoryConfig, Rotate, SpoolConfig, Start, UploadConfig, archive,
     client, destination, place, shape,
 };
-use std::collections::BTreeMap;
+use crate::destination::StoreKind;
+use crate::destination::url::StoreUrl;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,7 +38,7 @@ pub const DEFAULT_SPOOL_LIMIT: u64 = 20 * GIB;
 pub const DEFAULT_BUDGET: u64 = 256 * MIB;
 /// `upload.concurrency`: 1 to 256, default 8.
 pub const DEFAULT_UPLOADS: u64 = 8;
-/// `upload.part_size`: 5 MiB to 5 GiB, default 8 MiB.
+/// `upload.part_size`: 5 MiB to 5 GiB and at most an eighth of `memory.budget`, default 8 MiB.
 pub const DEFAULT_PART_SIZE: u64 = 8 * MIB;
 /// `shutdown.timeout`: 1 s to 1 h, default 60 s.
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = MINUTE;
@@ -48,8 +50,6 @@ pub const DEFAULT_ROTATE: Rotate = Rotate {
     bytes: None,
     grace: Some(Duration::from_secs(120)),
 };
-/// Most pieces that an object may be uploaded in: S3's limit.
-const PIECES_MOST: u64 = 10_000;
 
 const REVOKE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(300);
 const SPOOL_LIMIT: RangeInclusive<u64> = MIB..=1024 * TIB;
@@ -71,8 +71,8 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
     let base_rotate = rotate(&root.section("rotate", &shape::ROTATE), DEFAULT_ROTATE);
     let destinations = destination::resolve(&root, base_dir);
     let memory = memory(&root.section("memory", &shape::MEMORY));
-    let surroundings =
-        archive::Surroundings { base_dir, destinations: &destinations, rotate: base_rotate, budget: memory.budget };
+    let budget = (!errors.about("memory.budget")).then_some(memory.budget);
+    let surroundings = archive::Surroundings { base_dir, destinations: &destinations, rotate: base_rotate, budget };
     let spool_section = root.section("spool", &shape::SPOOL);
     let upload_section = root.section("upload", &shape::UPLOAD);
     let kafka = kafka(&root.section("kafka", &shape::KAFKA));
@@ -89,12 +89,13 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
             .and_then(|field| field.time(SHUTDOWN))
             .unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT),
         archives: Vec::new(),
-        destinations: BTreeMap::new(),
+        destinations: destinations.clone(),
     };
-    check_sizes(&config, &archives, &spool_section, &upload_section, errors);
+    check_spool(&config, &archives, &spool_section, errors);
+    check_folders(&config, &spool_section);
+    check_pieces(&config, &archives, &upload_section, errors);
     place::check_collisions(&archives, &destinations, errors);
     config.archives = archives.into_iter().map(|archive| archive.config).collect();
-    config.destinations = destinations;
     Some(config)
 }
 
@@ -255,34 +256,50 @@ pub(super) fn rotate(section: &Section<'_>, base: Rotate) -> Rotate {
     }
 }
 
-/// Sizes that must fit each other.
-fn check_sizes(config: &Config, archives: &[Placed<'_>], spool: &Section<'_>, upload: &Section<'_>, errors: &Errors) {
-    if errors.about("spool.limit") || errors.about("upload.part_size") || errors.about("rotate.size") {
+/// Refuses a spool that one batch fills.
+fn check_spool(config: &Config, archives: &[Placed<'_>], spool: &Section<'_>, errors: &Errors) {
+    if errors.about("spool.limit") || errors.about("rotate.size") {
         return;
     }
     for archive in archives {
-        let path = &archive.field.path;
-        if errors.about(&format!("{path}.rotate.size")) {
-            continue;
-        }
-        let size = archive.config.rotate.size;
-        if config.spool.limit < 2 * size {
+        let (path, size) = (&archive.field.path, archive.config.rotate.size);
+        if config.spool.limit < 2 * size && !errors.about(&format!("{path}.rotate.size")) {
             spool.cross(
                 "limit",
                 format!("smaller than twice the rotate.size of {path}, {}", show_size(size)),
                 format!("at least {}: one batch uploads while the next one fills", show_size(2 * size)),
             );
         }
-        let piece = size.div_ceil(PIECES_MOST);
-        if config.upload.part_size < piece {
-            upload.cross(
-                "part_size",
-                format!("too small for the rotate.size of {path}, {}", show_size(size)),
-                format!(
-                    "at least {}: an object has at most {PIECES_MOST} pieces",
-                    show_size(piece.div_ceil(MIB) * MIB)
-                ),
+    }
+}
+
+/// Refuses a spool inside of a destination's folder, or around it: a start empties what dead processes left in the spool, and
+/// readers of the archive would find half-written files.
+fn check_folders(config: &Config, spool: &Section<'_>) {
+    let Ok(dir) = std::path::absolute(&config.spool.dir) else { return };
+    let dir = without_dots(&dir);
+    for (name, destination) in &config.destinations {
+        let Ok(url) = StoreUrl::parse(&destination.url) else { continue };
+        let folder = Path::new("/").join(url.prefix());
+        if url.kind() == StoreKind::File && (dir.starts_with(&folder) || folder.starts_with(&dir)) {
+            spool.cross(
+                "dir",
+                format!("one of this folder and that of [destinations.{name}] is inside of the other, or both are one"),
+                "a folder beside that of every destination".to_string(),
             );
         }
     }
+}
+
+/// `path` with `..` resolved by its names alone.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain
 }

@@ -10,6 +10,7 @@ use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::layout::Layout;
 use crate::telemetry::health::Health;
+use crate::upload::UploadSettings;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -214,9 +215,14 @@ impl Context {
         .await
     }
 
-    /// How many permits of `upload_memory` an object of `bytes` bytes takes while it goes up: at most two pieces.
+    /// How objects are sent: in as many pieces at a time as `upload_memory` has room for.
+    pub fn upload_settings(&self) -> UploadSettings {
+        UploadSettings::within(self.upload.part_size, u64::from(self.upload_memory_kib) * 1024)
+    }
+
+    /// How many permits of `upload_memory` an object of `bytes` bytes takes while it goes up.
     pub fn upload_permits(&self, bytes: u64) -> u32 {
-        let pieces = bytes.min(2 * self.upload.part_size);
-        u32::try_from(pieces.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.upload_memory_kib)
+        let kib = self.upload_settings().memory(bytes).div_ceil(1024);
+        u32::try_from(kib).unwrap_or(u32::MAX).clamp(1, self.upload_memory_kib)
     }
 }

@@ -16,7 +16,7 @@ use crate::destination::fault::Verdict;
 use crate::record::OffsetRange;
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
-use crate::upload::{self, How, PutRule, UploadError, UploadFile, UploadSettings};
+use crate::upload::{self, How, PutRule, UploadError, UploadFile};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -237,7 +237,7 @@ async fn upload_one(
         rule: if batch.redo && !batch.repair { PutRule::CreateOnly } else { PutRule::Overwrite },
         check_existing: batch.redo,
     };
-    let settings = UploadSettings { part_size: context.upload.part_size };
+    let settings = context.upload_settings();
     let placed = context
         .while_held(&batch.held, "upload an object", || async {
             let _slot = context.uploads.acquire().await;

@@ -9,7 +9,7 @@ use crate::bucket::identity::StoredStart;
 use crate::bucket::probe::ProbeError;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
-use crate::config::{ArchiveConfig, Config, Start};
+use crate::config::{ArchiveConfig, Config, MemoryShares, Start};
 use crate::consume::{Coordinator, Source};
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
@@ -31,26 +31,6 @@ const START_PATIENCE_MS: i64 = 30_000;
 
 /// Half-written local files older than this belong to dead processes.
 const STAGE_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// How `[memory] budget` is shared out, in bytes. The rest (5/16) is the allocator's, the stacks' and the code's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryShares {
-    /// The Kafka client's queues: 1/8.
-    pub kafka: u64,
-    /// Plain rows that do not fill a block: 1/4; what exceeds it is spilled.
-    pub rows: u64,
-    /// Blocks that await or undergo encoding: 3/16.
-    pub encode: u64,
-    /// Pieces of objects on their way up: 1/8.
-    pub upload: u64,
-}
-
-impl MemoryShares {
-    /// The shares of `budget` bytes.
-    pub fn of(budget: u64) -> Self {
-        Self { kafka: budget / 8, rows: budget / 4, encode: budget / 16 * 3, upload: budget / 8 }
-    }
-}
 
 /// What a pipeline is started with besides its configuration.
 pub struct Parts {

@@ -9,7 +9,7 @@
 //!   piece size, on stores that create only if absent) the store guarantees it; otherwise it is looked for before the
 //!   first piece and again right before the pieces are put together, and a moment stays uncovered between the last
 //!   look and the write: no store's client offers more for pieces.
-//! - **U-4** Memory: at most two pieces of [`UploadSettings::part_size`] and the one being read.
+//! - **U-4** Memory: at most [`UploadSettings::memory`], the piece being read included.
 //!
 //! Retries beyond the client's own few are the caller's: [`UploadError::verdict`] tells. Calling again with the same
 //! file is always safe. The HEAD of a missing object needs the right to list the bucket on S3 (else it is 403).
@@ -66,6 +66,32 @@ pub struct UploadSettings {
     /// Files up to this size go in one PUT, larger ones in pieces of it; at least 5 MiB for S3 and GCS. Grows where a
     /// file would need more than 10,000 pieces.
     pub part_size: u64,
+    /// Most pieces of one file in memory at the same time, the one being read included. At least 1.
+    pub pieces: usize,
+}
+
+/// Pieces of one object in memory where there is room: while one is read the other is on its way, then both are.
+const PIECES_HELD_MAX: usize = 2;
+
+/// Most pieces of one object: the limit of S3 and GCS.
+const PIECES_MAX: u64 = 10_000;
+
+impl UploadSettings {
+    /// Pieces of `part_size`, as many at a time as `share` bytes hold: two, or one.
+    pub fn within(part_size: u64, share: u64) -> Self {
+        let held = usize::try_from(share / part_size.max(1)).unwrap_or(usize::MAX);
+        Self { part_size, pieces: held.clamp(1, PIECES_HELD_MAX) }
+    }
+
+    /// Bytes in memory while a file of `bytes` bytes goes up.
+    pub fn memory(&self, bytes: u64) -> u64 {
+        if bytes <= self.part_size { bytes } else { bytes.min(self.pieces as u64 * self.piece(bytes)) }
+    }
+
+    /// Bytes of one piece of a file of `bytes` bytes.
+    fn piece(&self, bytes: u64) -> u64 {
+        self.part_size.max(bytes.div_ceil(PIECES_MAX))
+    }
 }
 
 /// An object that is in the bucket.
@@ -269,11 +295,8 @@ pub async fn put_file(
     {
         return Ok(placed);
     }
-    let sent = if one_put {
-        send::whole(&target, put_mode(&target)).await
-    } else {
-        send::in_pieces(&target, settings.part_size).await
-    };
+    let sent =
+        if one_put { send::whole(&target, put_mode(&target)).await } else { send::in_pieces(&target, settings).await };
     match sent {
         Ok(Some(placed)) => Ok(placed),
         Ok(None) => confirm(&target).await,

@@ -2,16 +2,10 @@
 
 use super::existing::existing;
 use super::read::{Piece, SealedReader};
-use super::{Placed, PutRule, Target, UploadError, settled};
+use super::{Placed, PutRule, Target, UploadError, UploadSettings, settled};
 use bytes::Bytes;
 use object_store::{MultipartUpload, PutMode, PutMultipartOptions, PutOptions, PutPayload};
 use tokio::task::JoinSet;
-
-/// Pieces of one object on their way at the same time.
-const PIECES_IN_FLIGHT_MAX: usize = 2;
-
-/// Most pieces of one object: the limit of S3 and GCS.
-const PIECES_MAX: u64 = 10_000;
 
 /// Sends the file in one PUT. `None`: the store answered with success.
 pub(super) async fn whole(target: &Target<'_>, mode: PutMode) -> Result<Option<Placed>, UploadError> {
@@ -28,13 +22,13 @@ pub(super) async fn whole(target: &Target<'_>, mode: PutMode) -> Result<Option<P
     put.map(|_| None).map_err(|error| target.store_error(&error))
 }
 
-/// Sends the file in pieces of `part_size` or more. `None`: the store answered with success; otherwise an object turned
+/// Sends the file in pieces. `None`: the store answered with success; otherwise an object turned
 /// up meanwhile that settles the matter. Whatever else happens, the pieces are aborted.
-pub(super) async fn in_pieces(target: &Target<'_>, part_size: u64) -> Result<Option<Placed>, UploadError> {
+pub(super) async fn in_pieces(target: &Target<'_>, settings: UploadSettings) -> Result<Option<Placed>, UploadError> {
     let options = PutMultipartOptions { attributes: target.attributes(), ..PutMultipartOptions::default() };
     let upload = target.destination.store().put_multipart_opts(&target.location, options).await;
     let mut upload = Pieces { upload: Some(upload.map_err(|error| target.store_error(&error))?) };
-    let outcome = send_pieces(target, &mut upload, part_size.max(target.file.bytes.div_ceil(PIECES_MAX))).await;
+    let outcome = send_pieces(target, &mut upload, settings).await;
     match outcome {
         Ok(None) => upload.done(),
         Ok(Some(_)) | Err(_) => upload.abort().await,
@@ -42,15 +36,22 @@ pub(super) async fn in_pieces(target: &Target<'_>, part_size: u64) -> Result<Opt
     outcome
 }
 
-async fn send_pieces(target: &Target<'_>, upload: &mut Pieces, part_size: u64) -> Result<Option<Placed>, UploadError> {
+async fn send_pieces(
+    target: &Target<'_>,
+    upload: &mut Pieces,
+    settings: UploadSettings,
+) -> Result<Option<Placed>, UploadError> {
     let file = target.file;
+    let piece_bytes = settings.piece(file.bytes);
     let mut in_flight = JoinSet::new();
     let mut reader = SealedReader::open(file).await?;
-    while let Piece::Bytes(rest, bytes) = reader.next(file, part_size).await? {
-        reader = rest;
-        while in_flight.len() >= PIECES_IN_FLIGHT_MAX {
+    loop {
+        // Before the next piece is read: it takes memory, too (U-4).
+        while in_flight.len() >= settings.pieces.max(1) {
             join_one(target, &mut in_flight).await?;
         }
+        let Piece::Bytes(rest, bytes) = reader.next(file, piece_bytes).await? else { break };
+        reader = rest;
         in_flight.spawn(upload.put(bytes));
     }
     while !in_flight.is_empty() {
@@ -122,4 +123,133 @@ async fn abort(mut upload: Box<dyn MultipartUpload>) {
 
 fn over() -> object_store::Error {
     object_store::Error::Generic { store: "upload", source: "the upload is over already".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{UploadFile, put_file};
+    use super::*;
+    use crate::destination::{Destination, StoreKind};
+    use async_trait::async_trait;
+    use futures::stream::BoxStream;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutResult, Result,
+        UploadPart,
+    };
+    use sha2::{Digest, Sha256};
+    use std::fmt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A store that takes a while for each piece, and knows how many bytes it was busy with at most.
+    #[derive(Debug, Default)]
+    struct Slow {
+        inner: InMemory,
+        held: Arc<Held>,
+    }
+
+    #[derive(Debug, Default)]
+    struct Held {
+        now: AtomicU64,
+        most: AtomicU64,
+    }
+
+    impl fmt::Display for Slow {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("slow")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Slow {
+        async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+            self.inner.put_opts(location, payload, options).await
+        }
+        async fn put_multipart_opts(
+            &self,
+            location: &Path,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            let inner = self.inner.put_multipart_opts(location, options).await?;
+            Ok(Box::new(SlowUpload { inner, held: self.held.clone() }))
+        }
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+            self.inner.get_opts(location, options).await
+        }
+        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.inner.delete_stream(locations)
+        }
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    #[derive(Debug)]
+    struct SlowUpload {
+        inner: Box<dyn MultipartUpload>,
+        held: Arc<Held>,
+    }
+
+    #[async_trait]
+    impl MultipartUpload for SlowUpload {
+        fn put_part(&mut self, data: PutPayload) -> UploadPart {
+            let bytes = data.content_length() as u64;
+            let (part, held) = (self.inner.put_part(data), self.held.clone());
+            let now = held.now.fetch_add(bytes, Ordering::SeqCst) + bytes;
+            held.most.fetch_max(now, Ordering::SeqCst);
+            Box::pin(async move {
+                for _ in 0..50 {
+                    tokio::task::yield_now().await;
+                }
+                held.now.fetch_sub(bytes, Ordering::SeqCst);
+                part.await
+            })
+        }
+        async fn complete(&mut self) -> Result<PutResult> {
+            self.inner.complete().await
+        }
+        async fn abort(&mut self) -> Result<()> {
+            self.inner.abort().await
+        }
+    }
+
+    /// Goal: an upload holds no more pieces than its share has room for (U-4), and as many where there is room.
+    #[tokio::test]
+    async fn pieces_in_memory_keep_to_the_share() {
+        const PART: u64 = 1000;
+        for (share, pieces) in [(PART, 1), (2 * PART - 1, 1), (2 * PART, 2), (100 * PART, 2)] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let content: Vec<u8> = (0..7 * PART + 1).map(|at| (at % 251) as u8).collect();
+            let path = folder.path().join("x.part");
+            std::fs::write(&path, &content).expect("written");
+            let file = UploadFile {
+                path,
+                key: "x".to_string(),
+                bytes: content.len() as u64,
+                sha256: Sha256::digest(&content).into(),
+                records: 1,
+                content_type: "text/plain".to_string(),
+                content_encoding: None,
+                metadata: Vec::new(),
+                rule: PutRule::Overwrite,
+                check_existing: false,
+            };
+            let slow = Arc::new(Slow::default());
+            let destination = Destination::from_store("main", "memory:///", slow.clone(), StoreKind::Memory);
+            let settings = UploadSettings::within(PART, share);
+            put_file(&destination, &file, settings).await.expect("put");
+            assert_eq!(slow.held.most.load(Ordering::SeqCst), pieces * PART, "share {share}");
+            assert!(settings.memory(file.bytes) <= share);
+            let stored = slow.get(&Path::from("x")).await.expect("there").bytes().await.expect("its bytes");
+            assert_eq!(stored, content);
+        }
+    }
 }

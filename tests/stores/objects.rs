@@ -8,7 +8,7 @@ use siltstone::destination::fault::Verdict;
 use siltstone::upload::{How, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file};
 
 pub(crate) const MIB: usize = 1024 * 1024;
-pub(crate) const SETTINGS: UploadSettings = UploadSettings { part_size: 5 * MIB as u64 };
+pub(crate) const SETTINGS: UploadSettings = UploadSettings { part_size: 5 * MIB as u64, pieces: 2 };
 
 /// `bytes` bytes that repeat nowhere within a piece and differ by `seed`.
 pub(crate) fn content(bytes: usize, seed: u32) -> Vec<u8> {
