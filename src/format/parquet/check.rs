@@ -7,15 +7,36 @@
 //! |---|---|---|
 //! | `Bool` | true, false | boolean |
 //! | `Int64` | numbers whose value is an integer of 64 bits, `1.0` and `1e3` too | integer |
-//! | `Float64` | numbers in a double's range, fractions rounded to it; integer literals only where no digit is lost | double |
+//! | `Float64` | numbers that a double tells back digit by digit | double |
 //! | `String` | strings; numbers and booleans as their JSON text | text |
 //! | `Json` | anything, as it is written | text |
 //! | `Bytes` | standard base64, padded or not | bytes |
 //! | `Date` | `YYYY-MM-DD` | days since 1970-01-01 |
-//! | `Timestamp` | numbers (epoch), RFC 3339; years 1 to 9999; finer than a microsecond is cut off downwards | microseconds |
+//! | `Timestamp` | numbers (epoch in the column's unit, else as [`crate::parse::timestamp`] tells it by size; 0 in any), RFC 3339; years 1 to 9999; finer than a microsecond is cut off downwards | microseconds |
 //! | `Decimal` | numbers and numeric strings with no more digits than declared, trailing zeros aside | units of the last digit |
 //! | `Struct`, `Map` | objects | fields, entries |
 //! | `List` | arrays | elements |
+//!
+//! The rule behind the table: a value is taken where the column can tell it back, and else makes the record a dead letter.
+//! Of a number only the way of writing may change (`1.0`, `1e3`, the sign of an integer zero). The one exception is what
+//! the type itself says: a `Timestamp` has microseconds. Numbers, column by column (`—` is a dead letter):
+//!
+//! | number | `Int64` | `Float64` | `Decimal(5, 2)` | `Timestamp` in `s` | `Timestamp` | `String`, `Json` |
+//! |---|---|---|---|---|---|---|
+//! | `15`, `1.5e1` | 15 | 15 | 15.00 | 15 s | — | as written |
+//! | `1.5` | — | 1.5 | 1.50 | 1.5 s | — | as written |
+//! | `-0` | 0 | -0 | 0.00 | 1970 | 1970 | as written |
+//! | `0.001` | — | 0.001 | — | 1 ms | — | as written |
+//! | `1e-400` | — | — | — | 1970 | — | as written |
+//! | `1e38` | — | 1e38 | — | — | — | as written |
+//! | `1e400` | — | — | — | — | — | as written |
+//! | `9007199254740993`, 2^53 + 1 | itself | — | — | — | 2255 (µs) | as written |
+//! | `9223372036854775808`, 2^63 | — | itself | — | — | 2262 (ns) | as written |
+//! | `0.30000000000000004`, a double's 17 digits | — | itself | — | 0.3 s | — | as written |
+//! | `0.12345678901234567`, between two doubles | — | — | — | 0.123456 s | — | as written |
+//! | `1763712000.123456789` | — | — | — | to the µs | to the µs | as written |
+//!
+//! `Bool`, `Date` and `Bytes` take no numbers. There are no columns of 32 bits.
 //!
 //! A null or missing field is null in the column; a required one makes the record a dead letter. So does a name that
 //! an object has twice: no reader agrees on which of the two counts.
