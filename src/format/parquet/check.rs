@@ -9,7 +9,7 @@
 //! | `Int64` | numbers whose value is an integer of 64 bits, `1.0` and `1e3` too | integer |
 //! | `Float64` | numbers that a double tells back digit by digit | double |
 //! | `String` | strings; numbers and booleans as their JSON text | text |
-//! | `Json` | anything, as it is written | text |
+//! | `Json` | anything, as it is written, but half surrogate pairs (`"\ud800"`): DuckDB refuses a file that holds one | text |
 //! | `Bytes` | standard base64, padded or not | bytes |
 //! | `Date` | `YYYY-MM-DD` | days since 1970-01-01 |
 //! | `Timestamp` | numbers (epoch in the column's unit, else as [`crate::parse::timestamp`] tells it by size; 0 in any), RFC 3339; years 1 to 9999; finer than a microsecond is cut off downwards | microseconds |
@@ -41,6 +41,8 @@
 //! A null or missing field is null in the column; a required one makes the record a dead letter. So does a name that
 //! an object has twice: no reader agrees on which of the two counts.
 //!
+//! A kept Kafka timestamp must lie in the years 1 to 9999 too: others make a file unreadable.
+//!
 //! `_rest` mirrors the payload with only what no column took: an unknown field inside a known struct stands under that
 //! struct's name, inside a list under the element's index, inside a map under its key.
 //!
@@ -53,7 +55,7 @@ mod visit;
 
 use super::kept::KeptColumns;
 use super::row::{END, NULL, VALUE, push_bytes, push_field};
-use super::scalar::Scalar;
+use super::scalar::{Scalar, json};
 use crate::format::keep::write_json_string;
 use crate::format::object::{not_json, quote};
 use crate::format::{Row, RowError};
@@ -147,7 +149,7 @@ impl RowCheck {
     /// # Errors
     /// The record does not fit the schema, or is no JSON. `rows` may then end in a broken row: the caller cuts it off.
     pub(super) fn append(&self, row: &Row<'_>, json: Option<&str>, rows: &mut Vec<u8>) -> Result<u32, RowError> {
-        self.kept.write(row.record, rows);
+        self.kept.write(row.record, rows)?;
         let start = rows.len();
         let dropped = match json {
             None => {
@@ -324,6 +326,7 @@ impl<'r> Walk<'r> {
                 Ok(())
             }
             UnknownFields::Rest => {
+                json(value).map_err(|what| self.refuse(place, Step::Name(name), &what))?;
                 if self.rest.is_empty() {
                     self.rest.push('{');
                 }

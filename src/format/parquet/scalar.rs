@@ -3,7 +3,7 @@
 use super::check::expected;
 use super::number::{Number, lossless_double};
 use super::row::push_bytes;
-use crate::format::object::{quote, unescape};
+use crate::format::object::{has_lone_surrogate, quote, unescape};
 use crate::layout::TimeUnit;
 use crate::parse::timestamp::{rfc3339, unit_by_size};
 use base64::Engine;
@@ -60,7 +60,7 @@ impl Scalar {
             Self::Float64 => rows.extend_from_slice(&double(text)?.to_le_bytes()),
             Self::String => write_string(text, rows)?,
             Self::Bytes => write_bytes(text, rows)?,
-            Self::Json => push_bytes(text.as_bytes(), rows),
+            Self::Json => push_bytes(json(text)?.as_bytes(), rows),
             Self::Date => rows.extend_from_slice(&date(text)?.to_le_bytes()),
             Self::Timestamp(unit) => rows.extend_from_slice(&timestamp(text, unit)?.to_le_bytes()),
             Self::Decimal { precision, scale } => {
@@ -105,13 +105,22 @@ fn write_string(text: &str, rows: &mut Vec<u8>) -> Result<(), String> {
     match text.as_bytes().first() {
         Some(b'"') => match unescape(text) {
             Some(characters) => push_bytes(characters.as_bytes(), rows),
-            None => return Err(format!("half a surrogate pair is no character: {}", quote(text))),
+            None => return Err(half_a_pair(text)),
         },
         Some(b'{' | b'[') | None => return Err(expected("a string", text)),
         // Numbers and booleans.
         Some(_) => push_bytes(text.as_bytes(), rows),
     }
     Ok(())
+}
+
+/// The JSON text, as it is written. One that readers cannot read would take the whole file with it.
+pub(super) fn json(text: &str) -> Result<&str, String> {
+    if has_lone_surrogate(text) { Err(half_a_pair(text)) } else { Ok(text) }
+}
+
+fn half_a_pair(text: &str) -> String {
+    format!("half a surrogate pair is no character: {}", quote(text))
 }
 
 fn write_bytes(text: &str, rows: &mut Vec<u8>) -> Result<(), String> {
