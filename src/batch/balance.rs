@@ -19,6 +19,9 @@ pub struct Balance {
     pub dead_letter_rows: u64,
     /// Fields dropped by `unknown = "drop"`.
     pub fields_dropped: u64,
+    /// Records that are rows by their Kafka timestamp because the field or header that should tell their time is
+    /// missing or unreadable. Depends on records and layout alone.
+    pub time_fallbacks: u64,
     /// Per output, in layout order.
     pub outputs: Vec<OutputBalance>,
 }

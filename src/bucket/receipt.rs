@@ -25,7 +25,8 @@
 //! ```
 //! Offsets are half-open, times milliseconds UTC, counts whole records. `records` counts Kafka records, `rows` what they
 //! unfolded to. `absent` are offsets that Kafka no longer held when they were to be read: never consumed, so beside the
-//! sum. `kept` in an object tells why it is not the one that this batch would have put; then `records` and `rows` are
+//! sum. `balance.fields_dropped` and `balance.time_fallbacks` (records archived by their Kafka timestamp because their own is
+//! missing or unreadable) are beside it too, and left out where they are 0. `kept` in an object tells why it is not the one that this batch would have put; then `records` and `rows` are
 //! left out where they are not known. Readers accept fields they do not know.
 
 use super::{Bucket, BucketError, receipts_folder, to_json};
@@ -88,6 +89,10 @@ pub struct Balance {
     /// Fields outside a schema that `unknown = "drop"` left out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fields_dropped: u64,
+    /// Records archived by their Kafka timestamp because the field or header that should tell their time is missing or
+    /// unreadable.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub time_fallbacks: u64,
     /// Per output of the layout; dead letters are counted in the output that refused them.
     pub outputs: BTreeMap<String, OutputBalance>,
     /// Offsets that Kafka no longer held.
@@ -236,6 +241,7 @@ mod tests {
         assert_eq!(receipt.balance.unbalanced(), None);
         assert_eq!(receipt.objects[0].kept.as_deref(), Some("more rows"));
         assert_eq!(receipt.topic_id, None);
+        assert_eq!((receipt.balance.fields_dropped, receipt.balance.time_fallbacks), (0, 0));
         let again: Receipt = serde_json::from_str(&to_json(&receipt)).expect("what we write");
         assert_eq!(again, receipt);
     }

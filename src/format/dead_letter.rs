@@ -5,7 +5,8 @@
 //!  "headers":[["trace","YWI="],["gone",null]],"value_base64":"ey4=","stage":"decode","outputs":["json"],"reason":"…"}
 //! ```
 //! Lossless: key, payload and header values are base64 of their bytes or null, headers keep order and repeats. Takes
-//! every record: nothing here can fail. `index` counts the rows a record unfolds to; it is 0 while one record is one row.
+//! every record: nothing here can fail. `index` counts the dead letters of one record from 0, in layout order of the outputs
+//! that refused it: (topic, partition, offset, index) is a dead letter's identity, and the same whenever it is redone.
 
 use super::compress::Codec;
 use super::keep::{write_base64, write_json_string};
@@ -42,12 +43,25 @@ impl DeadLetterStage {
     }
 }
 
-/// Adds one dead letter to `rows`: `record` failed at `stage` and is missing in `outputs` for `reason`.
-pub fn append(record: &Record<'_>, stage: DeadLetterStage, outputs: &[&str], reason: &str, rows: &mut Vec<u8>) {
+/// What a dead letter says beside its record.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure<'a> {
+    /// Counts the dead letters of one record, from 0.
+    pub index: usize,
+    /// What it failed at.
+    pub stage: DeadLetterStage,
+    /// The outputs that it is missing in.
+    pub outputs: &'a [&'a str],
+    /// Why.
+    pub reason: &'a str,
+}
+
+/// Adds one dead letter to `rows`.
+pub fn append(record: &Record<'_>, failure: &Failure<'_>, rows: &mut Vec<u8>) {
     rows.extend_from_slice(b"{\"topic\":");
     write_json_string(record.topic, rows);
-    let numbers =
-        format!(",\"partition\":{},\"offset\":{},\"index\":0,\"timestamp\":", record.partition, record.offset);
+    let (partition, offset, index) = (record.partition, record.offset, failure.index);
+    let numbers = format!(",\"partition\":{partition},\"offset\":{offset},\"index\":{index},\"timestamp\":");
     rows.extend_from_slice(numbers.as_bytes());
     match record.timestamp {
         Some(ms) => rows.extend_from_slice(ms.to_string().as_bytes()),
@@ -67,16 +81,16 @@ pub fn append(record: &Record<'_>, stage: DeadLetterStage, outputs: &[&str], rea
     rows.extend_from_slice(b"],\"value_base64\":");
     write_bytes(record.value, rows);
     rows.extend_from_slice(b",\"stage\":");
-    write_json_string(stage.as_str(), rows);
+    write_json_string(failure.stage.as_str(), rows);
     rows.extend_from_slice(b",\"outputs\":[");
-    for (index, output) in outputs.iter().enumerate() {
+    for (index, output) in failure.outputs.iter().enumerate() {
         if index > 0 {
             rows.push(b',');
         }
         write_json_string(output, rows);
     }
     rows.extend_from_slice(b"],\"reason\":");
-    write_json_string(reason, rows);
+    write_json_string(failure.reason, rows);
     rows.extend_from_slice(b"}\n");
 }
 
@@ -134,9 +148,15 @@ mod tests {
         sample.record.key = Some(b"k".to_vec());
         sample.record.headers = vec![("t".to_string(), Some(b"ab".to_vec())), ("t".to_string(), None)];
         let mut rows = Vec::new();
-        append(&sample.record.as_record(), DeadLetterStage::Decode, &["json", "raw\""], "breaks at\nline 1", &mut rows);
+        let failure = Failure {
+            index: 1,
+            stage: DeadLetterStage::Decode,
+            outputs: &["json", "raw\""],
+            reason: "breaks at\nline 1",
+        };
+        append(&sample.record.as_record(), &failure, &mut rows);
         let expected = concat!(
-            r#"{"topic":"access","partition":3,"offset":17,"index":0,"timestamp":1763712000000,"key_base64":"aw==","#,
+            r#"{"topic":"access","partition":3,"offset":17,"index":1,"timestamp":1763712000000,"key_base64":"aw==","#,
             r#""headers":[["t","YWI="],["t",null]],"value_base64":"e/8K","stage":"decode","outputs":["json","raw\""],"#,
             r#""reason":"breaks at\nline 1"}"#,
             "\n"
@@ -156,7 +176,8 @@ mod tests {
         sample.record.timestamp = None;
         sample.record.key = Some(Vec::new());
         let mut rows = Vec::new();
-        append(&sample.record.as_record(), DeadLetterStage::Tombstone, &[], "", &mut rows);
+        let failure = Failure { index: 0, stage: DeadLetterStage::Tombstone, outputs: &[], reason: "" };
+        append(&sample.record.as_record(), &failure, &mut rows);
         let line = String::from_utf8(rows).expect("JSON is UTF-8");
         assert!(line.contains(r#""timestamp":null,"key_base64":"","headers":[],"value_base64":null"#), "{line}");
     }

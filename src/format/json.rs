@@ -1,6 +1,6 @@
 //! JSON lines: one JSON value a line.
 //!
-//! - Without kept columns a row is the payload's bytes unchanged. Newlines and carriage returns are taken out: in
+//! - Without kept columns a row is the payload's bytes unchanged, white space around the value aside. Newlines and carriage returns are taken out: in
 //!   valid JSON they are white space between tokens. A payload that holds one is parsed first, also where the archive
 //!   does not validate, and refused if broken: one line stays one value.
 //! - With kept columns (see [`super::keep`]) they stand in front of the payload's own fields, which follow as they
@@ -78,9 +78,9 @@ impl Format for JsonFormat {
 ///
 /// # Errors
 /// A payload without JSON: empty, or of an archive that does not decode.
-pub(super) fn payload<'a>(row: &Row<'a>) -> Result<Option<&'a [u8]>, RowError> {
+pub(super) fn payload<'a>(row: &Row<'a>) -> Result<Option<&'a str>, RowError> {
     match (row.json, row.record.value) {
-        (Some(b""), _) | (None, Some(b"")) => Err(RowError("the payload is empty".to_string())),
+        (Some(""), _) | (None, Some(b"")) => Err(RowError("the payload is empty".to_string())),
         (Some(json), _) => Ok(Some(json)),
         (None, None) => Ok(None),
         (None, Some(_)) => Err(RowError("the payload was not decoded as JSON".to_string())),
@@ -88,19 +88,17 @@ pub(super) fn payload<'a>(row: &Row<'a>) -> Result<Option<&'a [u8]>, RowError> {
 }
 
 /// The payload as it is, on one line.
-fn append_line(json: &[u8], rows: &mut Vec<u8>) -> Result<(), RowError> {
-    if memchr::memchr2(b'\n', b'\r', json).is_some() {
-        serde_json::from_slice::<IgnoredAny>(json).map_err(|broken| not_json(&broken))?;
+fn append_line(json: &str, rows: &mut Vec<u8>) -> Result<(), RowError> {
+    if memchr::memchr2(b'\n', b'\r', json.as_bytes()).is_some() {
+        serde_json::from_str::<IgnoredAny>(json).map_err(|broken| not_json(&broken))?;
     }
-    append_without_newlines(json, rows);
+    append_without_newlines(json.as_bytes(), rows);
     Ok(())
 }
 
 /// The payload behind the kept columns.
-fn append_kept(keep: &JsonKeep, row: &Row<'_>, json: &[u8], rows: &mut Vec<u8>) -> Result<(), RowError> {
-    let text = std::str::from_utf8(json)
-        .map_err(|broken| RowError(format!("the payload is not UTF-8 at byte {}", broken.valid_up_to())))?
-        .trim_ascii();
+fn append_kept(keep: &JsonKeep, row: &Row<'_>, json: &str, rows: &mut Vec<u8>) -> Result<(), RowError> {
+    let text = json.trim_ascii();
     keep.open(row.record, rows);
     let Some(fields) = text.strip_prefix('{') else {
         serde_json::from_str::<IgnoredAny>(text).map_err(|broken| not_json(&broken))?;

@@ -65,9 +65,9 @@ pub struct Row<'a> {
     /// The record.
     pub record: &'a Record<'a>,
     /// The payload as JSON text without surrounding white space, where the archive decodes JSON and the record has a
-    /// payload. Valid UTF-8 and not too deep; valid JSON where the archive validates, unless all outputs are Parquet, whose
+    /// payload. Not too deep; valid JSON where the archive validates, unless all outputs are Parquet, whose
     /// rows are made of valid JSON alone.
-    pub json: Option<&'a [u8]>,
+    pub json: Option<&'a str>,
     /// Event time, milliseconds UTC.
     pub event_ms: i64,
 }

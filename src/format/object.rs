@@ -43,6 +43,28 @@ pub(super) fn unescape(text: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str::<Text<'_>>(text).ok().map(|found| found.0)
 }
 
+/// Whether the JSON text holds an escaped half of a surrogate pair: valid by JSON's grammar, and no character. Many
+/// readers refuse it, some of them with the whole file.
+pub(super) fn has_lone_surrogate(text: &str) -> bool {
+    let mut unread = text.as_bytes();
+    while let Some(at) = memchr::memchr(b'\\', unread) {
+        let escape = &unread[at..];
+        unread = match (surrogate(escape), escape.get(6..).and_then(surrogate)) {
+            (Some(0xD800..0xDC00), Some(0xDC00..=0xDFFF)) => &escape[12..],
+            (Some(_), _) => return true,
+            (None, _) => escape.get(2..).unwrap_or_default(),
+        };
+    }
+    false
+}
+
+/// The half of a surrogate pair that `text` begins with, escaped.
+fn surrogate(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    let unit = u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    (0xD800..=0xDFFF).contains(&unit).then_some(unit)
+}
+
 /// `text` in quotes, cut to what an error may show.
 pub(super) fn quote(text: &str) -> String {
     let mut characters = text.chars();
@@ -113,6 +135,7 @@ impl<'a> Visitor<'a> for TextVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn fields(text: &str) -> Result<Vec<(String, String)>, RowError> {
         let mut found = Vec::new();
@@ -149,6 +172,20 @@ mod tests {
             [("\"a\"", true), ("\"\\u00e4\"", true), ("\"\\ud83d\\ude00\"", true), ("\"\\ud83d\"", false)]
         {
             assert_eq!(unescape(text).is_some(), valid, "{text}");
+            assert_eq!(has_lone_surrogate(text), !valid, "{text}");
+        }
+    }
+
+    proptest! {
+        /// What counts as half a pair is what serde_json cannot make a string of.
+        #[test]
+        fn lone_surrogates_are_found(pieces in prop::collection::vec("[a\\u{e4}]|\\\\\\\\|\\\\n|\\\\u(d8|dbf|dc|DFF|00|e0)[0-9]{2}", 0..6)) {
+            let padded = pieces.iter().map(|piece| match piece.strip_prefix("\\u") {
+                Some(digits) => format!("\\u{}", &format!("{digits}0")[..4]),
+                None => piece.clone(),
+            });
+            let text = format!("\"{}\"", padded.collect::<String>());
+            prop_assert_eq!(has_lone_surrogate(&text), unescape(&text).is_none(), "{}", text);
         }
     }
 

@@ -26,15 +26,16 @@ impl Sample {
         }
     }
 
-    /// Calls `then` with its row; the payload counts as JSON.
+    /// Calls `then` with its row; the payload counts as JSON where it is text.
     pub(super) fn json_row<T>(&self, then: impl FnOnce(&Row<'_>) -> T) -> T {
         let record = self.record.as_record();
-        then(&Row { record: &record, json: record.value, event_ms: 1_763_712_000_000 })
+        let json = record.value.and_then(|value| std::str::from_utf8(value).ok());
+        then(&Row { record: &record, json, event_ms: 1_763_712_000_000 })
     }
 }
 
 /// Calls `then` with the row of a record with that payload and that JSON.
-pub(super) fn row_of<T>(value: Option<&[u8]>, json: Option<&[u8]>, then: impl FnOnce(&Row<'_>) -> T) -> T {
+pub(super) fn row_of<T>(value: Option<&[u8]>, json: Option<&str>, then: impl FnOnce(&Row<'_>) -> T) -> T {
     let sample = Sample::new(value);
     let record = sample.record.as_record();
     then(&Row { record: &record, json, event_ms: 1_763_712_000_000 })

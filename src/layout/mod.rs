@@ -149,6 +149,18 @@ pub enum TimeUnit {
     Ns,
 }
 
+impl TimeUnit {
+    /// The power of ten that one of them is in seconds.
+    pub fn power_of_ten(self) -> i32 {
+        match self {
+            Self::S => 0,
+            Self::Ms => -3,
+            Self::Us => -6,
+            Self::Ns => -9,
+        }
+    }
+}
+
 /// What becomes of a record without a readable event time. Never a silent 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -349,7 +361,7 @@ pub enum ColumnKind {
     /// Calendar day.
     Date,
     /// Instant, microseconds UTC (Parquet `TIMESTAMP(MICROS, adjusted)`). Numbers are an epoch in `unit`, or told by
-    /// size where that is `None`; strings are RFC 3339.
+    /// size where that is `None` (see [`crate::parse::timestamp`]); strings are RFC 3339.
     Timestamp {
         /// Unit of numbers.
         unit: Option<TimeUnit>,

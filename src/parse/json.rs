@@ -106,7 +106,7 @@ impl JsonScan {
     ///
     /// # Errors
     /// [`ParseError`]: the record is a dead letter; `found` is meaningless.
-    pub fn scan<'a>(&self, payload: &'a [u8], found: &mut Captures<'a>) -> Result<&'a [u8], ParseError> {
+    pub fn scan<'a>(&self, payload: &'a [u8], found: &mut Captures<'a>) -> Result<&'a str, ParseError> {
         found.reset(self.fields);
         let text = match std::str::from_utf8(payload) {
             Ok(text) => text,
@@ -122,7 +122,7 @@ impl JsonScan {
         match (result, too_deep) {
             (Err(error), None) => Err(position(error, text, start)),
             (_, Some(at)) => Err(ParseError::TooDeep { at: start + at, depth_max: DEPTH_MAX }),
-            (Ok(()), None) => Ok(text.as_bytes()),
+            (Ok(()), None) => Ok(text),
         }
     }
 }

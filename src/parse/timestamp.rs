@@ -9,7 +9,8 @@
 //!
 //! # Epochs
 //! Integers, decimals and exponents, as JSON numbers or as text. Without a declared unit the size tells it, where that
-//! is clear; the borders are Secor's, and what would be a guess is refused:
+//! is clear; the borders are Secor's, and what would be a guess is refused. The same table ([`unit_by_size`]) reads the
+//! numbers of a Parquet `Timestamp` column:
 //!
 //! | value | is |
 //! |---|---|
@@ -17,6 +18,7 @@
 //! | 10^12 to 10^13 | milliseconds, 2001 to 2286 |
 //! | 10^15 to 10^16 | microseconds, 2001 to 2286 |
 //! | 10^18 to 10^19 | nanoseconds, 2001 to 2286 |
+//! | anything else, negative numbers too | unclear |
 //!
 //! # Local times
 //! A pattern without an offset is read in the rule's zone. A local time that comes twice when clocks go back means the
@@ -26,7 +28,7 @@
 
 use crate::layout::{TimeFormat, TimeUnit, TimestampRule};
 use chrono::format::{Item, Parsed, StrftimeItems, parse};
-use chrono::{DateTime, NaiveDateTime, NaiveTime, TimeDelta, TimeZone};
+use chrono::{DateTime, FixedOffset, NaiveDateTime, NaiveTime, TimeDelta, TimeZone};
 use chrono_tz::Tz;
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -179,6 +181,18 @@ struct Decimal {
     exponent: i32,
 }
 
+/// Digits behind the point of a second that event times keep.
+const MS_PLACES: i32 = 3;
+
+/// The unit of an epoch whose whole part is `whole`, where its size tells it: the table of the module.
+pub fn unit_by_size(whole: i128) -> Option<TimeUnit> {
+    /// From one power of ten up to another.
+    const SIZES: [(u32, u32, TimeUnit); 4] =
+        [(8, 10, TimeUnit::S), (12, 13, TimeUnit::Ms), (15, 16, TimeUnit::Us), (18, 19, TimeUnit::Ns)];
+    let ten_to = |power: u32| 10_i128.pow(power);
+    SIZES.into_iter().find(|(from, to, _)| (ten_to(*from)..ten_to(*to)).contains(&whole)).map(|(.., unit)| unit)
+}
+
 /// Digits that are kept: a number that is in range in some unit has fewer before the last that counts.
 const DIGITS_MAX: usize = 36;
 
@@ -193,15 +207,9 @@ fn read_epoch(text: &str, unit: Option<TimeUnit>) -> Result<i64, TimeError> {
     }
     let unit = match unit {
         Some(unit) => unit,
-        None => number.unit_by_size().ok_or(TimeError::UnitUnclear)?,
+        None => number.floor_times_ten_to(0).and_then(unit_by_size).ok_or(TimeError::UnitUnclear)?,
     };
-    let ms_exponent = match unit {
-        TimeUnit::S => 3,
-        TimeUnit::Ms => 0,
-        TimeUnit::Us => -3,
-        TimeUnit::Ns => -6,
-    };
-    let ms = number.floor_times_ten_to(ms_exponent).ok_or(TimeError::OutOfRange)?;
+    let ms = number.floor_times_ten_to(unit.power_of_ten() + MS_PLACES).ok_or(TimeError::OutOfRange)?;
     in_range(i64::try_from(ms).map_err(|_| TimeError::OutOfRange)?)
 }
 
@@ -265,25 +273,6 @@ impl Decimal {
             }),
         }
     }
-
-    fn unit_by_size(self) -> Option<TimeUnit> {
-        const fn ten_to(power: u32) -> i128 {
-            10_i128.pow(power)
-        }
-        let whole = self.floor_times_ten_to(0)?;
-        let within = |from: u32, to: u32| ten_to(from) <= whole && whole < ten_to(to);
-        if within(8, 10) {
-            Some(TimeUnit::S)
-        } else if within(12, 13) {
-            Some(TimeUnit::Ms)
-        } else if within(15, 16) {
-            Some(TimeUnit::Us)
-        } else if within(18, 19) {
-            Some(TimeUnit::Ns)
-        } else {
-            None
-        }
-    }
 }
 
 /// An exponent of up to three digits: more is no time in any unit.
@@ -296,17 +285,18 @@ fn parse_exponent(text: &str) -> Option<i32> {
 
 // Text.
 
-/// RFC 3339, also with a space for the `T`, in lower case, and with an offset without its colon.
+/// See [`rfc3339`].
 fn read_rfc3339(text: &str) -> Result<i64, TimeError> {
-    let unreadable = TimeError::Unreadable("RFC 3339, such as 2025-11-21T03:04:05.678Z; an offset is required");
-    let instant = DateTime::parse_from_rfc3339(text).or_else(|error| match with_colon(text) {
-        Some(with_colon) => DateTime::parse_from_rfc3339(&with_colon),
-        None => Err(error),
-    });
-    match instant {
-        Ok(instant) => in_range(instant.timestamp_millis()),
-        Err(_) => Err(unreadable),
+    match rfc3339(text) {
+        Some(instant) => in_range(instant.timestamp_millis()),
+        None => Err(TimeError::Unreadable("RFC 3339, such as 2025-11-21T03:04:05.678Z; an offset is required")),
     }
+}
+
+/// The instant of RFC 3339 text; also with a space for the `T`, in lower case, and with an offset without its colon.
+pub fn rfc3339(text: &str) -> Option<DateTime<FixedOffset>> {
+    let colon_added = || DateTime::parse_from_rfc3339(&with_colon(text)?).ok();
+    DateTime::parse_from_rfc3339(text).ok().or_else(colon_added)
 }
 
 /// `…+0130` as `…+01:30`.

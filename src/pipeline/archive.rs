@@ -60,9 +60,11 @@ pub type Refusal = (DeadLetterStage, String);
 /// A record after decoding.
 pub struct Decoded<'a> {
     /// The JSON text, or why there is none. `None` where the record has no payload or the archive does not decode.
-    pub json: Result<Option<&'a [u8]>, Refusal>,
+    pub json: Result<Option<&'a str>, Refusal>,
     /// The event time, or why there is none.
     pub event_ms: Result<i64, Refusal>,
+    /// The Kafka timestamp stands in, because the field or header that should tell the time is missing or unreadable.
+    pub is_fallback: bool,
     /// Captured fields, for the templates.
     pub captures: Captures<'a>,
 }
@@ -179,11 +181,11 @@ impl Archive {
                 }
             },
         };
-        let event_ms = self.event_time(record, &json, &captures);
-        // A broken payload is refused for that alone, also where it has no event time.
-        match &event_ms {
-            Err(_) => self.broken(record).unwrap_or(Decoded { json, event_ms, captures }),
-            Ok(_) => Decoded { json, event_ms, captures },
+        let decoded = self.with_event_time(record, json, captures);
+        match &decoded.event_ms {
+            // A broken payload is refused for that alone, also where it has no event time.
+            Err(_) => self.broken(record).unwrap_or(decoded),
+            Ok(_) => decoded,
         }
     }
 
@@ -193,26 +195,41 @@ impl Archive {
     pub fn broken<'a>(&self, record: &Record<'a>) -> Option<Decoded<'a>> {
         let error = self.whole.as_ref()?.scan(record.value?, &mut Captures::new()).err()?;
         let json = Err((DeadLetterStage::Decode, error.to_string()));
-        let captures = Captures::new();
-        let event_ms = self.event_time(record, &json, &captures);
-        Some(Decoded { json, event_ms, captures })
+        Some(self.with_event_time(record, json, Captures::new()))
     }
 
-    fn event_time(
+    fn with_event_time<'a>(
         &self,
-        record: &Record<'_>,
-        json: &Result<Option<&[u8]>, Refusal>,
-        captures: &Captures<'_>,
-    ) -> Result<i64, Refusal> {
+        record: &Record<'a>,
+        json: Result<Option<&'a str>, Refusal>,
+        captures: Captures<'a>,
+    ) -> Decoded<'a> {
         let kafka = || {
             record
                 .timestamp
                 .ok_or_else(|| (DeadLetterStage::Timestamp, "the record has no Kafka timestamp".to_string()))
         };
-        let found = match &self.layout.timestamp.source {
-            TimestampSource::Kafka => return kafka(),
-            // A tombstone has no fields; a payload that does not decode is judged by `json`.
-            TimestampSource::Field(_) if record.value.is_none() || json.is_err() => return kafka(),
+        let source = &self.layout.timestamp.source;
+        let (event_ms, is_fallback) = match source {
+            TimestampSource::Kafka => (kafka(), false),
+            // A tombstone has no fields: the Kafka timestamp is its own.
+            TimestampSource::Field(_) if record.value.is_none() => (kafka(), false),
+            // A payload that does not decode is judged by `json`.
+            TimestampSource::Field(_) if json.is_err() => (kafka(), true),
+            _ => match (self.told_time(record, &captures), self.layout.timestamp.fallback) {
+                (Ok(event_ms), _) => (Ok(event_ms), false),
+                (Err(_), TimestampFallback::Kafka) => (kafka(), true),
+                // Outputs that take every record take it by its Kafka timestamp.
+                (Err(reason), TimestampFallback::DeadLetter) => (Err((DeadLetterStage::Timestamp, reason)), true),
+            },
+        };
+        Decoded { json, event_ms, is_fallback, captures }
+    }
+
+    /// The time that the record tells, by the layout's field or header, or why it tells none.
+    fn told_time(&self, record: &Record<'_>, captures: &Captures<'_>) -> Result<i64, String> {
+        match &self.layout.timestamp.source {
+            TimestampSource::Kafka => record.timestamp.ok_or_else(|| "the record has no Kafka timestamp".to_string()),
             TimestampSource::Field(path) => match captures.as_slice().first().copied().flatten() {
                 Some(raw) => self.time.read_json(raw).map_err(|error| format!("field {}: {error}", path.join("."))),
                 None => Err(format!("field {} is missing", path.join("."))),
@@ -221,11 +238,6 @@ impl Archive {
                 Some(value) => self.time.read_text(value).map_err(|error| format!("header {name}: {error}")),
                 None => Err(format!("header {name} is missing")),
             },
-        };
-        match (found, self.layout.timestamp.fallback) {
-            (Ok(event_ms), _) => Ok(event_ms),
-            (Err(_), TimestampFallback::Kafka) => kafka(),
-            (Err(reason), TimestampFallback::DeadLetter) => Err((DeadLetterStage::Timestamp, reason)),
         }
     }
 }

@@ -125,6 +125,8 @@ fn count(batch: &SealedBatch) {
     let absent: u64 = batch.balance.absent.iter().map(|range| (range.end - range.first).unsigned_abs()).sum();
     metrics::counter!("siltstone_absent_offsets_total").increment(absent);
     metrics::counter!("siltstone_dropped_fields_total").increment(batch.balance.fields_dropped);
+    let archive = batch.archive.layout.archive.clone();
+    metrics::counter!("siltstone_time_fallbacks_total", "archive" => archive).increment(batch.balance.time_fallbacks);
 }
 
 /// What the plan's commit carries.
@@ -330,8 +332,8 @@ fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
         end: range.end,
         cause: "Kafka deleted them before they were read".to_string(),
     });
-    let fields_dropped = batch.balance.fields_dropped;
-    receipt::Balance { consumed: batch.balance.consumed, fields_dropped, outputs, absent: absent.collect() }
+    let Balance { consumed, fields_dropped, time_fallbacks, .. } = batch.balance;
+    receipt::Balance { consumed, fields_dropped, time_fallbacks, outputs, absent: absent.collect() }
 }
 
 /// Whether every object that `receipt` names is there with its size and checksum.

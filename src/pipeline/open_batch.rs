@@ -4,7 +4,7 @@ use super::archive::{Archive, Decoded, Refusal};
 use crate::batch::balance::Balance;
 use crate::batch::rotation::BatchFacts;
 use crate::format::Row;
-use crate::format::dead_letter::{self, DeadLetterStage};
+use crate::format::dead_letter::{self, DeadLetterStage, Failure};
 use crate::layout::Tombstones;
 use crate::layout::window::Window;
 use crate::parse::json::Captures;
@@ -29,6 +29,9 @@ pub struct OpenPart {
     /// Greatest event time, milliseconds UTC.
     pub event_max_ms: i64,
 }
+
+/// Outputs that a record is missing in, and why: one dead letter.
+type Refused = (Vec<usize>, Refusal);
 
 /// Where records without any time are put: before every calendar, which templates show as the year 1.
 const NO_TIME_MS: i64 = i64::MIN;
@@ -147,15 +150,17 @@ impl OpenBatch {
                 Tombstones::DeadLetter => {
                     let refusal = (DeadLetterStage::Tombstone, "the record has no payload".to_string());
                     let all: Vec<usize> = (0..archive.data_outputs()).collect();
-                    self.add_dead_letter(&archive, record, &all, &refusal, blocks);
+                    self.add_dead_letters(&archive, record, &[(all, refusal)], blocks);
                     return None;
                 }
             }
         }
         let mut decoded = archive.decode(record);
+        let mut refused: Vec<Refused> = Vec::new();
         // Outputs that refused the record for one shared reason make one dead letter together.
         let mut undecoded: Vec<usize> = Vec::new();
         let mut shared: Option<Refusal> = None;
+        let mut is_archived = false;
         for index in 0..archive.data_outputs() {
             let mut added = self.add_row(&archive, index, record, &decoded, blocks);
             if let Err((_, false)) = added
@@ -165,17 +170,20 @@ impl OpenBatch {
                 added = self.add_row(&archive, index, record, &decoded, blocks);
             }
             match added {
-                Ok(()) => self.balance.outputs[index].archived += 1,
+                Ok(()) => {
+                    self.balance.outputs[index].archived += 1;
+                    is_archived = true;
+                }
                 Err((refusal, true)) => {
                     undecoded.push(index);
                     shared.get_or_insert(refusal);
                 }
-                Err((refusal, false)) => self.add_dead_letter(&archive, record, &[index], &refusal, blocks),
+                Err((refusal, false)) => refused.push((vec![index], refusal)),
             }
         }
-        if let Some(refusal) = shared {
-            self.add_dead_letter(&archive, record, &undecoded, &refusal, blocks);
-        }
+        refused.extend(shared.map(|refusal| (undecoded, refusal)));
+        self.add_dead_letters(&archive, record, &refused, blocks);
+        self.balance.time_fallbacks += u64::from(is_archived && decoded.is_fallback);
         decoded.event_ms.ok()
     }
 
@@ -213,25 +221,28 @@ impl OpenBatch {
         Ok(())
     }
 
-    fn add_dead_letter(
+    /// Adds all dead letters of one record: their indexes tell them apart.
+    fn add_dead_letters(
         &mut self,
         archive: &Archive,
         record: &Record<'_>,
-        outputs: &[usize],
-        (stage, reason): &Refusal,
+        refused: &[Refused],
         blocks: &mut Vec<(usize, Block)>,
     ) {
-        for &output in outputs {
-            self.balance.outputs[output].dead_lettered += 1;
+        for (index, (outputs, (stage, reason))) in refused.iter().enumerate() {
+            for &output in outputs {
+                self.balance.outputs[output].dead_lettered += 1;
+            }
+            self.balance.dead_letter_rows += 1;
+            let names: Vec<&str> = outputs.iter().map(|&output| archive.outputs[output].name.as_str()).collect();
+            let nothing = Decoded { json: Ok(None), event_ms: Ok(0), is_fallback: false, captures: Captures::new() };
+            let event_ms = record.timestamp.unwrap_or(NO_TIME_MS);
+            let part = self.part_for(archive, archive.dead_letters(), record, &nothing, event_ms);
+            let before = self.parts[part].part.memory();
+            let failure = Failure { index, stage: *stage, outputs: &names, reason };
+            dead_letter::append(record, &failure, self.parts[part].part.rows());
+            self.row_added(part, before, event_ms, blocks);
         }
-        self.balance.dead_letter_rows += 1;
-        let names: Vec<&str> = outputs.iter().map(|&output| archive.outputs[output].name.as_str()).collect();
-        let nothing = Decoded { json: Ok(None), event_ms: Ok(0), captures: Captures::new() };
-        let event_ms = record.timestamp.unwrap_or(NO_TIME_MS);
-        let part = self.part_for(archive, archive.dead_letters(), record, &nothing, event_ms);
-        let before = self.parts[part].part.memory();
-        dead_letter::append(record, *stage, &names, reason, self.parts[part].part.rows());
-        self.row_added(part, before, event_ms, blocks);
     }
 
     fn row_added(&mut self, index: usize, memory_before: usize, event_ms: i64, blocks: &mut Vec<(usize, Block)>) {

@@ -121,6 +121,10 @@ fn describe() {
         ("siltstone_uploaded_bytes_total", "bytes of objects uploaded and confirmed"),
         ("siltstone_records_total", "records of committed batches, by archive, output and outcome"),
         ("siltstone_dropped_fields_total", "fields outside a schema that `unknown = \"drop\"` left out"),
+        (
+            "siltstone_time_fallbacks_total",
+            "records archived by their Kafka timestamp for want of their own, by archive",
+        ),
         ("siltstone_absent_offsets_total", "offsets that Kafka deleted before they were read"),
         ("siltstone_retries_total", "tries of a store or coordinator that failed and were repeated"),
         ("siltstone_rejoins_total", "times the group was left because a commit's answer was unknown"),

@@ -8,7 +8,8 @@ zstandard and pyarrow, for Parquet counted once more by DuckDB, and each record 
 arguments that decide the set (--records, --seed, --start, --hours, --partitions, --mixed, --broken) must be those of
 producing. Exit 0 only if every id is there exactly once, unchanged, in its own hour's folder, in offset order within an
 object, with records of one Kafka partition an object; and payloads that are not JSON exactly once among the dead letters,
-or with --format raw among the rows, in whatever hour.
+each with an identity (topic, Kafka partition, offset, index) of its own, or with --format raw among the rows, in whatever
+hour.
 """
 
 import argparse
@@ -40,6 +41,7 @@ FLUENTD = re.compile(r"(?:^|/)(\d{4})/(\d\d)/(\d\d)/(\d\d)/[^/]+$")
 ID = re.compile(rb'\{"id":(\d+),')
 WHOLE_ROW_EVERY = 10  # of Parquet rows, each Nth is compared in all columns, the others in id and time
 UNKNOWN = "unknown"
+IDENTITY = ("topic", "partition", "offset", "index")  # what no two dead letters may have in common
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Object:
     ids: array = field(default_factory=lambda: array("q"))
     faults: Counter = field(default_factory=Counter)
     kafka_partitions: set = field(default_factory=set)
+    identities: list = field(default_factory=list)  # of dead letters
     error: str | None = None
 
 
@@ -165,7 +168,9 @@ class Reader:
 
     def _dead(self, found, data):
         for line in lines(found.key, data):
-            payload = base64.b64decode(json.loads(line)["value_base64"], validate=True)
+            letter = json.loads(line)
+            found.identities.append(tuple(letter[part] for part in IDENTITY))
+            payload = base64.b64decode(letter["value_base64"], validate=True)
             match = ID.match(payload)
             number = int(match[1]) if match else -1
             if not 0 <= number < self.logs.records or payload != self.logs.line(number):
@@ -297,6 +302,8 @@ def weigh(args, logs, data, dead):
     tally = Tally(logs, data, lambda n: takes_all or not logs.is_broken(n))
     dead_tally = Tally(logs, dead, lambda n: not takes_all and logs.is_broken(n))
     faults = sum((found.faults for found in data + dead), Counter())
+    identities = Counter(identity for found in dead for identity in found.identities)
+    alike = {identity: count for identity, count in identities.items() if count > 1}
     hours = {logs.window(hour): [0, 0] for hour in range(logs.hours)}
     for number in range(logs.records):
         if not logs.is_broken(number):
@@ -312,12 +319,13 @@ def weigh(args, logs, data, dead):
         "unreadable": sum(found.error is not None for found in data + dead),
         "mixed_objects": sum(len(found.kafka_partitions) > 1 for found in data + dead),
         "dead": dead_tally.records, "dead_duplicated": dead_tally.copies(), "dead_lost": len(dead_tally.lost),
-        "dead_unexpected": len(dead_tally.unexpected),
+        "dead_unexpected": len(dead_tally.unexpected), "dead_alike": sum(count - 1 for count in alike.values()),
         "objects": len(data), "bytes": sum(found.bytes for found in data), "dead_objects": len(dead),
         "hours": hours, "wrong": [],
     }
     result["wrong"] += [f"{found.key}: {found.error}" for found in data + dead if found.error]
     result["wrong"] += where(tally, "duplicated", data) + where(dead_tally, "duplicated", dead)
+    result["wrong"] += [f"{count} dead letters are {dict(zip(IDENTITY, identity))}" for identity, count in list(alike.items())[:20]]
     result["wrong"] += [f"{found.key}: {dict(+found.faults)}" for found in data + dead if +found.faults]
     result["wrong"] += [f"lost: {number}, which belongs into {logs.window(logs.hour(number))} from Kafka partition {logs.partition(number)}"
                         for number in tally.lost[:20]]
@@ -349,7 +357,7 @@ def count_again(args, logs, result, folder, hive):
 
 
 FAULTS = ("duplicated", "lost", "wrong_hour", "altered", "disordered", "foreign", "unexpected", "unreadable", "mixed_objects",
-          "dead_duplicated", "dead_lost", "dead_unexpected")
+          "dead_duplicated", "dead_lost", "dead_unexpected", "dead_alike")
 
 
 def is_right(result):

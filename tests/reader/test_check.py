@@ -32,10 +32,12 @@ class Archive:
     def __init__(self, folder, format_name, broken=0.0):
         self.folder, self.format = Path(folder), format_name
         self.logs = Logs(RECORDS, broken=broken)
-        self.batches, self.rows, self.dead = {}, {}, {}
+        self.batches, self.rows, self.dead, self.coordinates = {}, {}, {}, {}
         offsets = defaultdict(list)
         for number in range(RECORDS):
-            offsets[self.logs.partition(number)].append(number)
+            partition = self.logs.partition(number)
+            self.coordinates[number] = {"topic": TOPIC, "partition": partition, "offset": len(offsets[partition]), "index": 0}
+            offsets[partition].append(number)
         for partition, numbers in offsets.items():
             middle = len(numbers) // 2
             for first, end in ((0, middle), (middle, len(numbers))):
@@ -78,7 +80,8 @@ class Archive:
         return gzip.compress(text, mtime=0)
 
     def dead_letters(self, key, numbers):
-        entries = ({"topic": TOPIC, "value_base64": base64.b64encode(self.logs.line(n)).decode(), "stage": "decode"} for n in numbers)
+        payloads = ((n, base64.b64encode(self.logs.line(n)).decode()) for n in numbers)
+        entries = (self.coordinates[n] | {"value_base64": payload, "stage": "decode"} for n, payload in payloads)
         return gzip.compress(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries), mtime=0)
 
     def write(self, receipts=True):
@@ -292,6 +295,15 @@ class WrongArchives(Case):
         numbers = max(archive.dead.values(), key=len)
         numbers[0] = numbers[1]
         self.assert_wrong(archive.write(receipts=False), "--broken", "0.01", lost=0, dead_lost=1, dead_duplicated=1)
+
+    def test_dead_letters_of_one_identity(self):
+        archive = Archive(self.folder, "json", broken=0.01)
+        dead = sorted(number for numbers in archive.dead.values() for number in numbers)
+        first, second = dead[:2]
+        archive.coordinates[second] = archive.coordinates[first]
+        self.assert_wrong(archive.write(), "--broken", "0.01", "--receipts", lost=0, dead_lost=0, dead_duplicated=0, dead_alike=1)
+        archive.coordinates[second] = archive.coordinates[first] | {"index": 1}
+        self.assert_right(archive.write(), "--broken", "0.01", "--receipts")
 
     def test_dead_letters_that_are_none(self):
         archive = Archive(self.folder, "json", broken=0.01)

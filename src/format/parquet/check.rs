@@ -7,18 +7,41 @@
 //! |---|---|---|
 //! | `Bool` | true, false | boolean |
 //! | `Int64` | numbers whose value is an integer of 64 bits, `1.0` and `1e3` too | integer |
-//! | `Float64` | numbers in a double's range, fractions rounded to it; integer literals only where no digit is lost | double |
+//! | `Float64` | numbers that a double tells back digit by digit | double |
 //! | `String` | strings; numbers and booleans as their JSON text | text |
-//! | `Json` | anything, as it is written | text |
+//! | `Json` | anything, as it is written, but half surrogate pairs (`"\ud800"`): DuckDB refuses a file that holds one | text |
 //! | `Bytes` | standard base64, padded or not | bytes |
 //! | `Date` | `YYYY-MM-DD` | days since 1970-01-01 |
-//! | `Timestamp` | numbers (epoch), RFC 3339; years 1 to 9999; finer than a microsecond is cut off downwards | microseconds |
+//! | `Timestamp` | numbers (epoch in the column's unit, else as [`crate::parse::timestamp`] tells it by size; 0 in any), RFC 3339; years 1 to 9999; finer than a microsecond is cut off downwards | microseconds |
 //! | `Decimal` | numbers and numeric strings with no more digits than declared, trailing zeros aside | units of the last digit |
 //! | `Struct`, `Map` | objects | fields, entries |
 //! | `List` | arrays | elements |
 //!
+//! The rule behind the table: a value is taken where the column can tell it back, and else makes the record a dead letter.
+//! Of a number only the way of writing may change (`1.0`, `1e3`, the sign of an integer zero). The one exception is what
+//! the type itself says: a `Timestamp` has microseconds. Numbers, column by column (`—` is a dead letter):
+//!
+//! | number | `Int64` | `Float64` | `Decimal(5, 2)` | `Timestamp` in `s` | `Timestamp` | `String`, `Json` |
+//! |---|---|---|---|---|---|---|
+//! | `15`, `1.5e1` | 15 | 15 | 15.00 | 15 s | — | as written |
+//! | `1.5` | — | 1.5 | 1.50 | 1.5 s | — | as written |
+//! | `-0` | 0 | -0 | 0.00 | 1970 | 1970 | as written |
+//! | `0.001` | — | 0.001 | — | 1 ms | — | as written |
+//! | `1e-400` | — | — | — | 1970 | — | as written |
+//! | `1e38` | — | 1e38 | — | — | — | as written |
+//! | `1e400` | — | — | — | — | — | as written |
+//! | `9007199254740993`, 2^53 + 1 | itself | — | — | — | 2255 (µs) | as written |
+//! | `9223372036854775808`, 2^63 | — | itself | — | — | 2262 (ns) | as written |
+//! | `0.30000000000000004`, a double's 17 digits | — | itself | — | 0.3 s | — | as written |
+//! | `0.12345678901234567`, between two doubles | — | — | — | 0.123456 s | — | as written |
+//! | `1763712000.123456789` | — | — | — | to the µs | to the µs | as written |
+//!
+//! `Bool`, `Date` and `Bytes` take no numbers. There are no columns of 32 bits.
+//!
 //! A null or missing field is null in the column; a required one makes the record a dead letter. So does a name that
 //! an object has twice: no reader agrees on which of the two counts.
+//!
+//! A kept Kafka timestamp must lie in the years 1 to 9999 too: others make a file unreadable.
 //!
 //! `_rest` mirrors the payload with only what no column took: an unknown field inside a known struct stands under that
 //! struct's name, inside a list under the element's index, inside a map under its key.
@@ -32,7 +55,7 @@ mod visit;
 
 use super::kept::KeptColumns;
 use super::row::{END, NULL, VALUE, push_bytes, push_field};
-use super::scalar::Scalar;
+use super::scalar::{Scalar, json};
 use crate::format::keep::write_json_string;
 use crate::format::object::{not_json, quote};
 use crate::format::{Row, RowError};
@@ -125,8 +148,8 @@ impl RowCheck {
     ///
     /// # Errors
     /// The record does not fit the schema, or is no JSON. `rows` may then end in a broken row: the caller cuts it off.
-    pub(super) fn append(&self, row: &Row<'_>, json: Option<&[u8]>, rows: &mut Vec<u8>) -> Result<u32, RowError> {
-        self.kept.write(row.record, rows);
+    pub(super) fn append(&self, row: &Row<'_>, json: Option<&str>, rows: &mut Vec<u8>) -> Result<u32, RowError> {
+        self.kept.write(row.record, rows)?;
         let start = rows.len();
         let dropped = match json {
             None => {
@@ -134,9 +157,7 @@ impl RowCheck {
                 walk.check_required(&self.fields, None, &Seen::default()).map_err(|Refused| walk.reason())?;
                 0
             }
-            Some(json) => {
-                let text = std::str::from_utf8(json)
-                    .map_err(|broken| RowError(format!("the payload is not UTF-8 at byte {}", broken.valid_up_to())))?;
+            Some(text) => {
                 if !text.trim_ascii_start().starts_with('{') {
                     return Err(RowError(format!("the payload is no object but {}", quote(text))));
                 }
@@ -305,6 +326,7 @@ impl<'r> Walk<'r> {
                 Ok(())
             }
             UnknownFields::Rest => {
+                json(value).map_err(|what| self.refuse(place, Step::Name(name), &what))?;
                 if self.rest.is_empty() {
                     self.rest.push('{');
                 }

@@ -14,7 +14,7 @@
 //! | only null | none |
 //!
 //! Fields that get no column are not lost: they are fields outside the schema, `_rest` by default. That is so for
-//! fields only null so far, names that are empty, reserved, or equal to an earlier one but for upper and lower case,
+//! fields only null so far, names that are empty, reserved, longer than [`NAME_BYTES_MAX`] or equal to an earlier one but for upper and lower case,
 //! and what comes after [`COLUMNS_MAX`]. Memory is bounded by these limits, whatever the records.
 
 use super::number::{Number, lossless_double};
@@ -32,6 +32,9 @@ pub const COLUMNS_MAX: usize = 1000;
 
 /// Most names in a nested object. One with more uses names as data, and is JSON text.
 pub const STRUCT_FIELDS_MAX: usize = 200;
+
+/// Longest name of a column, bytes.
+pub const NAME_BYTES_MAX: usize = 256;
 
 /// Collects what records hold.
 #[derive(Clone, Debug)]
@@ -103,15 +106,18 @@ impl Inference {
 }
 
 impl Fields {
-    /// The field `name`, new if need be. `None` where it cannot have a column: its name is empty or another field has
+    /// The field `name`, new if need be. `None` where it cannot have a column: its name is empty, too long or another field has
     /// it in other letters, or there are `max` fields here or [`COLUMNS_MAX`] in all.
     fn field(&mut self, name: &str, max: usize, count: &mut usize) -> Option<&mut Shape> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return None;
+        }
         let in_lower_case = name.to_ascii_lowercase();
         if let Some(&index) = self.by_name.get(&in_lower_case) {
             let (found, shape) = &mut self.list[index];
             return (found == name).then_some(shape);
         }
-        if name.is_empty() || self.list.len() >= max || *count >= COLUMNS_MAX {
+        if self.list.len() >= max || *count >= COLUMNS_MAX {
             return None;
         }
         *count += 1;
@@ -169,7 +175,7 @@ impl Shape {
             }
             Ok(())
         });
-        // A nested name may hold half a surrogate pair: text can, a column's name cannot.
+        // A nested name that holds half a surrogate pair is none of a column.
         if fits && walked.is_ok() { Self::Object(fields) } else { Self::Mixed }
     }
 
@@ -303,6 +309,9 @@ mod tests {
         let full = format!("{{\"users\":{}}}", object(STRUCT_FIELDS_MAX, "u"));
         assert!(told(&inferred(&[&full])).starts_with("users {u0 int64"));
         assert_eq!(inferred(&[&object(COLUMNS_MAX + 5, "c"), r#"{"late":1}"#]).len(), COLUMNS_MAX);
+        let (long, longest) = ("n".repeat(NAME_BYTES_MAX + 1), "n".repeat(NAME_BYTES_MAX));
+        let named = format!(r#"{{"{long}":1,"{longest}":1,"in":{{"{long}":1,"a":1}}}}"#);
+        assert_eq!(told(&inferred(&[&named])), format!("{longest} int64, in {{a int64}}"));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Kafka's own columns in the rows of Parquet: what no payload can get wrong.
 
 use super::row::{END, VALUE, push_bytes, push_field};
+use crate::format::RowError;
 use crate::layout::{Keep, KeptColumn};
+use crate::parse::timestamp::{TIME_MS_MAX, TIME_MS_MIN};
 use crate::record::Record;
 
 /// The kept columns of an output: the first fields of its rows, in this order.
@@ -18,7 +20,10 @@ impl KeptColumns {
     }
 
     /// Writes those that are not null.
-    pub(super) fn write(&self, record: &Record<'_>, rows: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// A timestamp that readers cannot show: it would take the whole file with it.
+    pub(super) fn write(&self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), RowError> {
         for (number, column) in self.0.iter().enumerate() {
             match column {
                 KeptColumn::Key => {
@@ -33,6 +38,10 @@ impl KeptColumns {
                 }
                 KeptColumn::Timestamp => {
                     if let Some(ms) = record.timestamp {
+                        if !(TIME_MS_MIN..=TIME_MS_MAX).contains(&ms) {
+                            let what = format!("the Kafka timestamp {ms} ms is outside the years 1 to 9999");
+                            return Err(RowError(what));
+                        }
                         push_field(number, rows);
                         rows.extend_from_slice(&ms.to_le_bytes());
                     }
@@ -51,6 +60,7 @@ impl KeptColumns {
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -9,9 +9,9 @@
 //! once on its way.
 //!
 //! [`schema`] has the columns in Parquet's and arrow's words, `check.rs` the rules of what a column takes and what
-//! becomes of the rest, [`infer`] makes columns from records. Never changes a value other than its column's type says
-//! (a `Float64` rounds fractions, a `Timestamp` ends at microseconds): what does not fit is a dead letter, what has no
-//! column is in `_rest` by default, dropped fields are counted.
+//! becomes of the rest, [`infer`] makes columns from records. Never changes a value, but that a `Timestamp` ends at
+//! microseconds: what a column cannot tell back is a dead letter, what has no column is in `_rest` by default, dropped
+//! fields are counted.
 
 mod check;
 mod columns;

@@ -81,6 +81,11 @@ impl<'a> Number<'a> {
         Some(Scaled { floor, is_exact })
     }
 
+    /// Whether it is 0, however it is written.
+    pub(super) fn is_zero(&self) -> bool {
+        self.significant().count == 0
+    }
+
     /// Digits that matter: without zeros on either side.
     pub(super) fn significant_digits(&self) -> i64 {
         self.significant().count
@@ -127,11 +132,13 @@ struct Significant {
     exponent: i64,
 }
 
-/// Most digits that are compared with a double's.
-const DOUBLE_DIGITS_MAX: i64 = 40;
+/// Most digits that are compared with a double's: no double has more when it is written out in full.
+const DOUBLE_DIGITS_MAX: i64 = 767;
 
 /// The double nearest to `text`, where it tells the number back: rounded to as many digits as were written it gives
-/// the same digits. `None` where digits would be lost or the number is out of range.
+/// the same digits. `None` where digits would be lost, the number is out of range, or it is so small that only 0 is left.
+///
+/// Every double that a program has written passes, be it in its shortest form, with 17 digits, or in full.
 pub(super) fn lossless_double(text: &str, number: &Number<'_>) -> Option<f64> {
     let double: f64 = text.parse().ok()?;
     let digits = number.significant_digits();
@@ -145,11 +152,28 @@ pub(super) fn lossless_double(text: &str, number: &Number<'_>) -> Option<f64> {
     if digits <= 15 && double.is_normal() {
         return Some(double);
     }
-    let behind_point = usize::try_from(digits - 1).ok()?;
-    // Where two shortest forms are equally near, writers differ in which they choose: serde_json's counts too.
-    let told_back = [format!("{double:.behind_point$e}"), serde_json::to_string(&double).ok()?];
-    let is_told = told_back.iter().any(|told| Number::parse(told).is_some_and(|told| told.equals(number)));
+    let tells = |told: &str| told == text || Number::parse(told).is_some_and(|told| told.equals(number));
+    // The shortest form is what most doubles come as, and cheaper than digits by count.
+    let is_told = tells(&serde_json::to_string(&double).ok()?)
+        || tells(&format!("{double:.behind_point$e}", behind_point = usize::try_from(digits - 1).ok()?))
+        || is_midway(double, number);
     is_told.then_some(double)
+}
+
+/// Whether `double` lies exactly between `number` and a neighbour with as many digits: writers differ in which of the two
+/// they choose.
+#[cold]
+fn is_midway(double: f64, number: &Number<'_>) -> bool {
+    let text = format!("{double:.767e}");
+    let Some(exact) = Number::parse(&text) else { return false };
+    let has_one_digit_more = exact.significant_digits() == number.significant_digits() + 1;
+    let Ok(places) = i32::try_from(-exact.significant().exponent) else { return false };
+    match (exact.scaled(places), number.scaled(places)) {
+        (Some(exact), Some(written)) if has_one_digit_more && written.is_exact => {
+            (exact.floor - written.floor).abs() == 5
+        }
+        _ => false,
+    }
 }
 
 fn is_digits(text: &str) -> bool {
@@ -229,8 +253,17 @@ mod tests {
             ("1152921504606847001", false),
             ("0.10000000000000000001", false),
             ("0.1000000000000000055", false),
-            ("0.1000000000000000055511151231257827", true), // All digits that the double has.
-            ("0.10000000000000001", true),                  // How C writes it with %.17g.
+            ("0.1000000000000000055511151231257827", true),
+            ("0.1000000000000000055511151231257827021181583404541015625", true), // All digits that the double has.
+            ("0.1000000000000000055511151231257827021181583404541015626", false),
+            ("1763712000.123456", true),
+            ("1763712000.123456789", false),
+            ("2.2250738585072014e-308", true),
+            ("2244541587341761.2", true), // The double ends in .25: some round it up, some to even digits.
+            ("2244541587341761.3", true),
+            ("2244541587341761.1", false),
+            ("4.9E-324", true),            // How Java writes the smallest.
+            ("0.10000000000000001", true), // How C writes it with %.17g.
             ("0.12345678901234567", false),
             ("0.30000000000000004", true),
             ("1e308", true),
@@ -255,9 +288,27 @@ mod tests {
 
         #[test]
         fn every_double_is_kept(value in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
-            let text = serde_json::to_string(&value).expect("finite");
+            let shortest = serde_json::to_string(&value).expect("finite");
+            for text in [shortest, format!("{value:e}"), format!("{value:.16e}"), format!("{value:.767e}")] {
+                let number = Number::parse(&text).expect("JSON");
+                prop_assert_eq!(lossless_double(&text, &number), Some(value), "{}", text);
+            }
+        }
+
+        /// What is kept is no further from its double than half of the last digit that was written.
+        #[test]
+        fn what_is_kept_is_told_back(int in 0_u64.., frac in "[0-9]{0,20}", exponent in -30_i32..30) {
+            let text = format!("{int}.{frac}0e{exponent}");
             let number = Number::parse(&text).expect("JSON");
-            prop_assert_eq!(lossless_double(&text, &number), Some(value));
+            let Some(double) = lossless_double(&text, &number) else { return Ok(()) };
+            let exact = format!("{double:.767e}");
+            let exact = Number::parse(&exact).expect("JSON");
+            // In units of a tenth of the last digit, where they fit.
+            let places = i32::try_from(1 - number.significant().exponent).expect("small");
+            if let (Some(written), Some(kept)) = (number.scaled(places), exact.scaled(places)) {
+                let off = written.floor - kept.floor;
+                prop_assert!((-5..=5).contains(&off), "{} is {} off", text, off);
+            }
         }
     }
 }

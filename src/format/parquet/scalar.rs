@@ -3,12 +3,13 @@
 use super::check::expected;
 use super::number::{Number, lossless_double};
 use super::row::push_bytes;
-use crate::format::object::{quote, unescape};
+use crate::format::object::{has_lone_surrogate, quote, unescape};
 use crate::layout::TimeUnit;
+use crate::parse::timestamp::{rfc3339, unit_by_size};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use chrono::{DateTime, Datelike, NaiveDate};
+use chrono::{Datelike, NaiveDate};
 
 /// Standard alphabet, padding optional, bits that mean nothing refused.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -19,6 +20,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999Z in microseconds: what every reader of Parquet can show.
 const MICROS_MIN: i64 = -62_135_596_800_000_000;
 const MICROS_MAX: i64 = 253_402_300_799_999_999;
+
+/// Digits behind the point of a second that a column keeps.
+const MICROS_PLACES: i32 = 6;
 
 /// Days from 0001-01-01 (as chrono counts, from 1) to 1970-01-01.
 const EPOCH_DAY: i32 = 719_163;
@@ -56,7 +60,7 @@ impl Scalar {
             Self::Float64 => rows.extend_from_slice(&double(text)?.to_le_bytes()),
             Self::String => write_string(text, rows)?,
             Self::Bytes => write_bytes(text, rows)?,
-            Self::Json => push_bytes(text.as_bytes(), rows),
+            Self::Json => push_bytes(json(text)?.as_bytes(), rows),
             Self::Date => rows.extend_from_slice(&date(text)?.to_le_bytes()),
             Self::Timestamp(unit) => rows.extend_from_slice(&timestamp(text, unit)?.to_le_bytes()),
             Self::Decimal { precision, scale } => {
@@ -88,30 +92,35 @@ fn integer(text: &str) -> Result<i64, String> {
 }
 
 fn double(text: &str) -> Result<f64, String> {
-    let refuse = || expected("a number that a double can hold", text);
-    let is_integer_literal = match text.as_bytes() {
-        [b'-' | b'0'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => return Err(expected("a number", text)),
-    };
-    // 15 digits are exact in a double, whatever they are.
-    if is_integer_literal && text.len() > 15 {
-        let number = Number::parse(text).ok_or_else(|| expected("a number", text))?;
-        return lossless_double(text, &number).ok_or_else(refuse);
+    // 15 digits without an exponent survive a double, whatever they are.
+    if text.len() <= 15 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'.')) {
+        return text.parse().map_err(|_| expected("a number", text));
     }
-    text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(refuse)
+    let number = Number::parse(text).ok_or_else(|| expected("a number", text))?;
+    lossless_double(text, &number)
+        .ok_or_else(|| expected("a number that a double can hold (else DECIMAL, STRING or JSON)", text))
 }
 
 fn write_string(text: &str, rows: &mut Vec<u8>) -> Result<(), String> {
     match text.as_bytes().first() {
         Some(b'"') => match unescape(text) {
             Some(characters) => push_bytes(characters.as_bytes(), rows),
-            None => return Err(format!("half a surrogate pair is no character: {}", quote(text))),
+            None => return Err(half_a_pair(text)),
         },
         Some(b'{' | b'[') | None => return Err(expected("a string", text)),
         // Numbers and booleans.
         Some(_) => push_bytes(text.as_bytes(), rows),
     }
     Ok(())
+}
+
+/// The JSON text, as it is written. One that readers cannot read would take the whole file with it.
+pub(super) fn json(text: &str) -> Result<&str, String> {
+    if has_lone_surrogate(text) { Err(half_a_pair(text)) } else { Ok(text) }
+}
+
+fn half_a_pair(text: &str) -> String {
+    format!("half a surrogate pair is no character: {}", quote(text))
 }
 
 fn write_bytes(text: &str, rows: &mut Vec<u8>) -> Result<(), String> {
@@ -136,42 +145,27 @@ fn date(text: &str) -> Result<i32, String> {
 /// Microseconds since 1970-01-01 UTC.
 fn timestamp(text: &str, unit: Option<TimeUnit>) -> Result<i64, String> {
     let micros = if text.starts_with('"') {
-        let parsed = unescape(text).and_then(|characters| DateTime::parse_from_rfc3339(&characters).ok());
+        let parsed = unescape(text).and_then(|characters| rfc3339(&characters));
         parsed.ok_or_else(|| expected("a time as RFC 3339", text))?.timestamp_micros()
     } else {
         let number = Number::parse(text).ok_or_else(|| expected("a time, as number or RFC 3339", text))?;
         let unit = match unit {
             Some(unit) => unit,
-            None => unit_by_size(&number).ok_or_else(|| expected("a time", text))?,
+            // The same instant in every unit.
+            None if number.is_zero() => TimeUnit::S,
+            None => number
+                .scaled(0)
+                .and_then(|scaled| unit_by_size(scaled.floor))
+                .ok_or_else(|| expected("a time whose size tells its unit (else declare `unit`)", text))?,
         };
-        let scaled = number.scaled(digits_to_micros(unit)).ok_or_else(|| expected("a time", text))?;
-        i64::try_from(scaled.floor).map_err(|_| expected("a time of the years 1 to 9999", text))?
+        let scaled = number.scaled(unit.power_of_ten() + MICROS_PLACES);
+        let micros = scaled.and_then(|scaled| i64::try_from(scaled.floor).ok());
+        micros.ok_or_else(|| expected("a time of the years 1 to 9999", text))?
     };
     if !(MICROS_MIN..=MICROS_MAX).contains(&micros) {
         return Err(expected("a time of the years 1 to 9999", text));
     }
     Ok(micros)
-}
-
-/// Power of ten from `unit` to microseconds.
-fn digits_to_micros(unit: TimeUnit) -> i32 {
-    match unit {
-        TimeUnit::S => 6,
-        TimeUnit::Ms => 3,
-        TimeUnit::Us => 0,
-        TimeUnit::Ns => -3,
-    }
-}
-
-/// Unit of an epoch by its size: below 10^11 seconds (until the year 5138), below 10^14 milliseconds (from 1973 on),
-/// below 10^17 microseconds, else nanoseconds. Times before 1970 alike, by magnitude.
-fn unit_by_size(number: &Number<'_>) -> Option<TimeUnit> {
-    Some(match number.scaled(0)?.floor.unsigned_abs() {
-        0..100_000_000_000 => TimeUnit::S,
-        100_000_000_000..100_000_000_000_000 => TimeUnit::Ms,
-        100_000_000_000_000..100_000_000_000_000_000 => TimeUnit::Us,
-        _ => TimeUnit::Ns,
-    })
 }
 
 /// The number times `10^scale`.
@@ -197,6 +191,8 @@ fn decimal(text: &str, precision: u8, scale: u8) -> Result<i128, String> {
 mod tests {
     use super::super::row::RowReader;
     use super::*;
+    use crate::layout::{TimeFormat, TimestampFallback, TimestampRule, TimestampSource};
+    use crate::parse::timestamp::TimeReader;
 
     /// The value that was written, in words.
     fn written(scalar: Scalar, text: &str) -> Option<String> {
@@ -224,7 +220,7 @@ mod tests {
         let whole = Scalar::Decimal { precision: 38, scale: 0 };
         let seconds = Scalar::Timestamp(Some(TimeUnit::S));
         let auto = Scalar::Timestamp(None);
-        let cases = [
+        let cases: &[(Scalar, &str, Option<&str>)] = &[
             (Scalar::Bool, "true", Some("true")),
             (Scalar::Bool, "1", None),
             (Scalar::Bool, "\"true\"", None),
@@ -237,9 +233,31 @@ mod tests {
             (Scalar::Int64, "\"1\"", None),
             (Scalar::Int64, "true", None),
             (Scalar::Int64, "1e99", None),
+            (Scalar::Int64, "-0", Some("0")),
+            (Scalar::Int64, "1e-400", None),
+            (Scalar::Int64, "-9223372036854775808", Some("-9223372036854775808")),
+            (Scalar::Int64, "9223372036854775807.5", None),
             (Scalar::Float64, "1.50", Some("1.5")),
             (Scalar::Float64, "1e999", None),
+            (Scalar::Float64, "-0", Some("-0")),
+            (Scalar::Float64, "0e-999", Some("0")),
+            (Scalar::Float64, "1e3", Some("1000")),
+            (Scalar::Float64, "1e308", Some(&format!("1{}", "0".repeat(308)))),
+            (Scalar::Float64, "1e-400", None),
+            (Scalar::Float64, "-1e-400", None),
+            (Scalar::Float64, "0.0000000000000001", Some("0.0000000000000001")),
+            (Scalar::Float64, "5e-324", Some(&format!("0.{}5", "0".repeat(323)))),
+            (Scalar::Float64, "4e-324", None),
+            (Scalar::Float64, "2.5e-324", None),
+            (Scalar::Float64, "9007199254740992", Some("9007199254740992")),
             (Scalar::Float64, "9007199254740993", None),
+            (Scalar::Float64, "9007199254740993.0", None),
+            (Scalar::Float64, "123456789012345.6", Some("123456789012345.6")),
+            (Scalar::Float64, "0.30000000000000004", Some("0.30000000000000004")),
+            (Scalar::Float64, "0.12345678901234567", None),
+            (Scalar::Float64, "1763712000.123456", Some("1763712000.123456")),
+            (Scalar::Float64, "1763712000.123456789", None),
+            (Scalar::Float64, "true", None),
             (Scalar::Float64, "\"1\"", None),
             (Scalar::Float64, "[1]", None),
             (Scalar::String, "\"a\\n\"", Some("a\n")),
@@ -273,6 +291,22 @@ mod tests {
             (auto, "1763712000123456", Some("1763712000123456")),
             (auto, "1763712000123456789", Some("1763712000123456")),
             (auto, "1e38", None),
+            (auto, "1763712000.1234567", Some("1763712000123456")),
+            (auto, "0", Some("0")),
+            (auto, "-0.0", Some("0")),
+            (auto, "0.5", None),
+            (auto, "1", None),
+            (auto, "-1763712000", None),
+            (auto, "99999999", None),
+            (auto, "100000000", Some("100000000000000")),
+            (auto, "10000000000", None),
+            (auto, "999999999999", None),
+            (auto, "10000000000000", None),
+            (auto, "1e-400", None),
+            (auto, "\"1763712000\"", None),
+            (seconds, "0", Some("0")),
+            (seconds, "1e-400", Some("0")),
+            (seconds, "\"2025-11-21 12:04:05+0900\"", Some("1763694245000000")),
             (decimal, "1.5", Some("150")),
             (decimal, "\"-0.050\"", Some("-5")),
             (decimal, "999.99", Some("99999")),
@@ -282,9 +316,74 @@ mod tests {
             (decimal, "\" 1\"", None),
             (whole, "-99999999999999999999999999999999999999", Some("-99999999999999999999999999999999999999")),
             (whole, "1e38", None),
+            (decimal, "-0", Some("0")),
+            (decimal, "1e-400", None),
+            (decimal, "1.500", Some("150")),
+            (decimal, "15e-1", Some("150")),
+            (decimal, "1000", None),
+            (decimal, "999.995", None),
+            (Scalar::Bool, "0", None),
+            (Scalar::String, "1e-400", Some("1e-400")),
+            (Scalar::String, "-0", Some("-0")),
+            (Scalar::Json, "1e400", Some("1e400")),
+            (Scalar::Bytes, "1e400", None),
+            (Scalar::Date, "1e-400", None),
         ];
         for (scalar, text, expected) in cases {
-            assert_eq!(written(scalar, text).as_deref(), expected, "{scalar:?} {text}");
+            assert_eq!(written(*scalar, text).as_deref(), *expected, "{scalar:?} {text}");
+        }
+    }
+
+    /// The table of numbers in the documentation of `check.rs`, row by row.
+    #[test]
+    fn numbers_are_kept_or_refused_as_documented() {
+        let decimal = Scalar::Decimal { precision: 5, scale: 2 };
+        let seconds = Scalar::Timestamp(Some(TimeUnit::S));
+        let e38 = format!("1{}", "0".repeat(38));
+        let columns = [Scalar::Int64, Scalar::Float64, decimal, seconds, Scalar::Timestamp(None)];
+        let rows: [(&str, [&str; 5]); 13] = [
+            ("15", ["15", "15", "1500", "15000000", "—"]),
+            ("1.5e1", ["15", "15", "1500", "15000000", "—"]),
+            ("1.5", ["—", "1.5", "150", "1500000", "—"]),
+            ("-0", ["0", "-0", "0", "0", "0"]),
+            ("0.001", ["—", "0.001", "—", "1000", "—"]),
+            ("1e-400", ["—", "—", "—", "0", "—"]),
+            ("1e38", ["—", &e38, "—", "—", "—"]),
+            ("1e400", ["—", "—", "—", "—", "—"]),
+            ("9007199254740993", ["9007199254740993", "—", "—", "—", "9007199254740993"]),
+            ("9223372036854775808", ["—", "9223372036854776000", "—", "—", "9223372036854775"]), // 2^63, shown short.
+            ("0.30000000000000004", ["—", "0.30000000000000004", "—", "300000", "—"]),
+            ("0.12345678901234567", ["—", "—", "—", "123456", "—"]),
+            ("1763712000.123456789", ["—", "—", "—", "1763712000123456", "1763712000123456"]),
+        ];
+        for (number, expected) in rows {
+            let found = columns.map(|column| written(column, number).unwrap_or("—".to_string()));
+            assert_eq!(found, expected, "{number}");
+            for column in [Scalar::String, Scalar::Json] {
+                assert_eq!(written(column, number).as_deref(), Some(number));
+            }
+            for column in [Scalar::Bool, Scalar::Date, Scalar::Bytes] {
+                assert_eq!(written(column, number), None, "{column:?} {number}");
+            }
+        }
+    }
+
+    /// Numbers of a column without a unit are read as event times are, wherever both take them.
+    #[test]
+    fn columns_and_event_times_tell_units_alike() {
+        let rule = TimestampRule {
+            source: TimestampSource::Kafka,
+            format: TimeFormat::Auto,
+            zone: "UTC".to_string(),
+            fallback: TimestampFallback::DeadLetter,
+        };
+        let event_time = TimeReader::new(&rule).expect("a valid rule");
+        for power in 1..22_usize {
+            for first in ["1", "9", "-1"] {
+                let text = format!("{first}{}", first.trim_start_matches('-').repeat(power));
+                let column = timestamp(&text, None).map(|micros| micros.div_euclid(1000)).ok();
+                assert_eq!(column, event_time.read_json(&text).ok(), "{text}");
+            }
         }
     }
 

@@ -344,3 +344,82 @@ fn large_rows_and_wide_schemas_fit() {
     let batches = read_back(file_of(&text, &[(rows, 3)], &[]));
     assert_eq!(batches[0].num_rows(), 3);
 }
+
+/// JSON that is valid and still odd, through a file and back: nothing of it is lost or changed.
+#[test]
+fn odd_payloads_come_back_as_they_were() {
+    let columns = [
+        column("a.b", ColumnKind::Int64),
+        column("a", ColumnKind::Struct(vec![column("b", ColumnKind::Int64)])),
+        column("s", ColumnKind::String),
+        column("j", ColumnKind::Json),
+        column(
+            "l",
+            ColumnKind::List(Box::new(column(
+                "e",
+                ColumnKind::List(Box::new(column("e", ColumnKind::Struct(vec![column("x", ColumnKind::Int64)])))),
+            ))),
+        ),
+    ];
+    let format = format(&columns, None, UnknownFields::Rest);
+    let deep = format!("{}{}", "[".repeat(126), "]".repeat(126));
+    let deep_payload = format!(r#"{{"j":{deep},"new":{deep}}}"#);
+    let cases = [
+        (r#"{"a.b":1,"a":{"b":2,"B":3},"A":4}"#, json!({"a.b": 1, "a": {"b": 2}, "_rest": r#"{"a":{"B":3},"A":4}"#})),
+        (r#"{"s":"x\u0000y","\u0000":"\u0000","":5}"#, json!({"s": "x\0y", "_rest": r#"{"\u0000":"\u0000","":5}"#})),
+        (r#"{"_rest":{"_rest":1},"_REST":2}"#, json!({"_rest": r#"{"_rest":{"_rest":1},"_REST":2}"#})),
+        (
+            r#"{"j":{"a":1,"a":2,"n":1e999},"x":-1e-999}"#,
+            json!({"j": r#"{"a":1,"a":2,"n":1e999}"#, "_rest": r#"{"x":-1e-999}"#}),
+        ),
+        (
+            r#"{"j":"\ud83d\ude00\\ud800","x":"\\\ud83d\ude00"}"#,
+            json!({"j": r#""\ud83d\ude00\\ud800""#, "_rest": r#"{"x":"\\\ud83d\ude00"}"#}),
+        ),
+        (r#"{"l":[[{"x":null},null,{"x":1}],null,[]],"a":null}"#, json!({"l": [[{}, null, {"x": 1}], null, []]})),
+        (r#"{"l":[],"a":{},"j":null,"s":""}"#, json!({"l": [], "a": {}, "s": ""})),
+        (
+            r#"{"l":[[{"y":1}],[],[{},{"y":2}]]}"#,
+            json!({"l": [[{}], [], [{}, {}]], "_rest": r#"{"l":{"0":{"0":{"y":1}},"2":{"1":{"y":2}}}}"#}),
+        ),
+        (&deep_payload, json!({"j": &deep, "_rest": format!(r#"{{"new":{deep}}}"#)})),
+    ];
+    for (payload, expected) in cases {
+        assert_eq!(row_found(&format, payload), expected, "{payload}");
+    }
+}
+
+/// One row that a reader cannot read makes it refuse the whole file: DuckDB does so for JSON text that holds half a
+/// surrogate pair, and for Kafka timestamps past its calendar.
+#[test]
+fn what_would_make_a_file_unreadable_is_refused() {
+    let plain = format(&[column("j", ColumnKind::Json)], None, UnknownFields::Rest);
+    let half = r#"{"j":"\ud800"}"#;
+    assert!(reason(&plain, half).starts_with("field `j`: half a surrogate pair is no character"));
+    for payload in [
+        r#"{"x":{"y":["\udc00"]}}"#,
+        r#"{"x":"\uD83D\u0041"}"#,
+        r#"{"j":["\\\ud83d"]}"#,
+        r#"{"j":{"\udfff":1}}"#,
+        r#"{"\ud800":1}"#,
+    ] {
+        reason(&plain, payload);
+    }
+    let drop = format(&[], Some(&keep_all()), UnknownFields::Drop);
+    assert_eq!(append(&drop, half, &mut Vec::new()).expect("only dropped").fields_dropped, 1);
+
+    let mut sample = Sample::new(Some(b"{}"));
+    for (ms, fits) in [
+        (-62_135_596_800_001, false),
+        (-62_135_596_800_000, true),
+        (253_402_300_799_999, true),
+        (253_402_300_800_000, false),
+        (i64::MAX, false),
+        (i64::MIN, false),
+    ] {
+        sample.record.timestamp = Some(ms);
+        let mut rows = b"before".to_vec();
+        let outcome = sample.json_row(|row| drop.append_row(row, &mut rows));
+        assert_eq!((outcome.is_ok(), rows.len() > 6), (fits, fits), "{ms}: {outcome:?}");
+    }
+}

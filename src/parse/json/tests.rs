@@ -9,7 +9,7 @@ fn paths(list: &[&str]) -> Vec<Vec<String>> {
 fn scan<'a>(fields: &[&str], validate: bool, payload: &'a [u8]) -> Result<(&'a str, Vec<Option<&'a str>>), ParseError> {
     let mut found = Captures::new();
     let text = JsonScan::new(&paths(fields), validate).scan(payload, &mut found)?;
-    Ok((std::str::from_utf8(text).unwrap(), found.as_slice().to_vec()))
+    Ok((text, found.as_slice().to_vec()))
 }
 
 #[test]

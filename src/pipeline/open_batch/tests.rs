@@ -9,27 +9,41 @@ use std::collections::BTreeMap;
 
 const KAFKA_MS: i64 = 1_763_712_000_000;
 
-/// An archive with a Parquet output, and with `more` a JSON one behind it.
-fn archive(more: bool, fallback: &str) -> Arc<Archive> {
-    archive_with(more, fallback, "dead/hr=%H")
+fn place(folder: &str) -> Value {
+    json!({"path": format!("{folder}/hr=%H"), "name": "{topic}+{partition}+{first}-{end}", "zone": "UTC",
+        "destinations": ["memory:///"]})
+}
+
+/// An output called `name` of that format.
+fn output(name: &str, format: Value) -> Value {
+    json!({"name": name, "keep": null, "place": place(name), "format": format})
+}
+
+fn parquet(name: &str) -> Value {
+    let columns = json!([{"name": "id", "kind": "int64", "nullable": false},
+        {"name": "time", "kind": "int64", "nullable": true}]);
+    output(
+        name,
+        json!({"type": "parquet", "compression": {"codec": "none"}, "schema": {"columns": columns}, "unknown": "rest",
+            "row_group_bytes": 1_000_000, "row_group_rows": 1000}),
+    )
+}
+
+fn lines(name: &str) -> Value {
+    output(name, json!({"type": "json", "compression": {"codec": "none"}}))
+}
+
+fn raw(name: &str) -> Value {
+    output(name, json!({"type": "raw", "compression": {"codec": "none"}, "newlines": "refuse"}))
+}
+
+/// An archive with those outputs.
+fn compiled(outputs: &[Value], fallback: &str) -> Arc<Archive> {
+    compiled_with(outputs, fallback, "dead/hr=%H")
 }
 
 /// The same with dead letters in the folders of `dead`.
-fn archive_with(more: bool, fallback: &str, dead: &str) -> Arc<Archive> {
-    let place = |folder: &str| {
-        json!({"path": format!("{folder}"), "name": "{topic}+{partition}+{first}-{end}", "zone": "UTC",
-            "destinations": ["memory:///"]})
-    };
-    let columns = json!([{"name": "id", "kind": "int64", "nullable": false},
-        {"name": "time", "kind": "int64", "nullable": true}]);
-    let mut outputs =
-        vec![json!({"name": "rows", "keep": null, "place": place("rows/hr=%H"), "format": {"type": "parquet",
-        "compression": {"codec": "none"}, "schema": {"columns": columns}, "unknown": "rest",
-        "row_group_bytes": 1_000_000, "row_group_rows": 1000}})];
-    if more {
-        let format = json!({"type": "json", "compression": {"codec": "none"}});
-        outputs.push(json!({"name": "lines", "keep": null, "place": place("lines/hr=%H"), "format": format}));
-    }
+fn compiled_with(outputs: &[Value], fallback: &str, dead: &str) -> Arc<Archive> {
     let timestamp = json!({"source": {"field": ["time"]}, "format": "auto", "zone": "UTC", "fallback": fallback});
     let layout: Layout = serde_json::from_value(json!({"version": 1, "code": {"rows": 1, "tzdata": "test"},
         "archive": "a", "generation": 1, "decode": {"type": "json", "validate": true}, "timestamp": timestamp,
@@ -38,6 +52,42 @@ fn archive_with(more: bool, fallback: &str, dead: &str) -> Arc<Archive> {
     let memory = Destination::from_store("main", "memory:///", Arc::new(InMemory::new()), StoreKind::Memory);
     let destinations = BTreeMap::from([("memory:///".to_string(), Arc::new(memory))]);
     Arc::new(Archive::compile(&layout, &destinations, &BTreeMap::new()).expect("a layout that compiles"))
+}
+
+/// An archive with a Parquet output, and with `more` a JSON one behind it.
+fn archive(more: bool, fallback: &str) -> Arc<Archive> {
+    if more { compiled(&[parquet("rows"), lines("lines")], fallback) } else { compiled(&[parquet("rows")], fallback) }
+}
+
+/// A batch of records with those payloads from offset 0 on.
+fn batch_of(archive: &Arc<Archive>, payloads: &[Option<&[u8]>]) -> OpenBatch {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), 1 << 20).expect("a spool");
+    let dir = spool.batch_dir().expect("a folder in it");
+    let opened = Opened { number: 1, wall_ms: KAFKA_MS, monotonic_ms: 0 };
+    let mut batch = OpenBatch::new(archive.clone(), 0, None, dir, opened);
+    for (offset, payload) in (0..).zip(payloads) {
+        let record = OwnedRecord {
+            topic: "t".to_string(),
+            offset,
+            timestamp: Some(KAFKA_MS),
+            value: payload.map(<[u8]>::to_vec),
+            ..OwnedRecord::default()
+        };
+        batch.append(&record.as_record(), &mut Vec::new());
+    }
+    assert!(batch.balance.holds() && batch.rows_agree(), "{:?}", batch.balance);
+    batch
+}
+
+fn dead_letters(batch: &mut OpenBatch) -> Vec<Value> {
+    let dead = batch.archive.dead_letters();
+    let mut letters = Vec::new();
+    for part in batch.parts.iter_mut().filter(|part| part.output == dead) {
+        let lines = part.part.rows().split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        letters.extend(lines.map(|line| serde_json::from_slice::<Value>(line).expect("JSON")));
+    }
+    letters
 }
 
 /// Event time of a record with that payload, and the dead letters it makes: stage, reason, outputs.
@@ -54,14 +104,9 @@ fn outcome(archive: &Arc<Archive>, payload: &[u8]) -> (Option<i64>, Vec<(Value, 
         ..OwnedRecord::default()
     };
     let event_ms = batch.append(&record.as_record(), &mut Vec::new());
-    let mut letters = Vec::new();
-    for part in batch.parts.iter_mut().filter(|part| part.output == archive.dead_letters()) {
-        for line in part.part.rows().split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            let letter: Value = serde_json::from_slice(line).expect("JSON");
-            letters.push((letter["stage"].clone(), letter["reason"].clone(), letter["outputs"].clone()));
-        }
-    }
-    (event_ms, letters)
+    let letters = dead_letters(&mut batch).into_iter();
+    let told = letters.map(|letter| (letter["stage"].clone(), letter["reason"].clone(), letter["outputs"].clone()));
+    (event_ms, told.collect())
 }
 
 /// Where every output reads a payload to its end nobody does so before: what becomes of a record is the same.
@@ -99,8 +144,8 @@ fn broken_payloads_are_told_from_unfit_ones_whoever_reads_them() {
 /// Whatever made it a dead letter: topic, key, headers and Kafka partition are the record's own, fields are null.
 #[test]
 fn dead_letters_lie_where_their_key_and_headers_say() {
-    let archive =
-        archive_with(true, "kafka", "dead/{topic}/{topic[1]}/{header.h}/{key}/{partition}/{output}/{field.id}/hr=%H");
+    let dead = "dead/{topic}/{topic[1]}/{header.h}/{key}/{partition}/{output}/{field.id}/hr=%H";
+    let archive = compiled_with(&[parquet("rows"), lines("lines")], "kafka", dead);
     let folder = tempfile::tempdir().expect("a folder");
     let spool = Spool::open(folder.path(), 1 << 20).expect("a spool");
     let dir = spool.batch_dir().expect("a folder in it");
@@ -125,4 +170,49 @@ fn dead_letters_lie_where_their_key_and_headers_say() {
     let dead = batch.parts.iter().filter(|part| part.output == archive.dead_letters());
     let folders: Vec<&str> = dead.map(|part| &*part.window.folder).collect();
     assert_eq!(folders, expected);
+}
+
+/// No two dead letters are alike in topic, Kafka partition, offset and index, and a redo gives them the same.
+#[test]
+fn dead_letters_of_one_record_are_told_apart() {
+    let outputs = [parquet("one"), raw("raw"), parquet("two"), lines("lines"), parquet("three")];
+    let archive = compiled(&outputs, "dead_letter");
+    let payloads: [Option<&[u8]>; 4] = [
+        Some(br#"{"time":1763683205604}"#),
+        Some(b"{"),
+        Some(b"{\n\"time\":1763683205604,\"id\":\"x\"}"),
+        Some(br#"{"id":1,"time":0}"#),
+    ];
+    let letters = dead_letters(&mut batch_of(&archive, &payloads));
+    let told: Vec<Value> = letters.iter().map(|one| json!([one["offset"], one["index"], one["outputs"]])).collect();
+    let expected = json!([
+        [0, 0, ["one"]],
+        [0, 1, ["two"]],
+        [0, 2, ["three"]],
+        [1, 0, ["one", "two", "lines", "three"]],
+        [2, 0, ["one"]],
+        [2, 1, ["raw"]],
+        [2, 2, ["two"]],
+        [2, 3, ["three"]],
+        [3, 0, ["one", "two", "lines", "three"]],
+    ]);
+    assert_eq!(Value::Array(told), expected);
+    assert_eq!(dead_letters(&mut batch_of(&archive, &payloads)), letters);
+}
+
+/// A record that is archived by another time than the layout asks for is counted, once.
+#[test]
+fn kafka_timestamps_that_stand_in_are_counted() {
+    let good: &[u8] = br#"{"id":1,"time":1763683205604}"#;
+    let payloads: [Option<&[u8]>; 7] =
+        [Some(good), Some(br#"{"id":1}"#), Some(br#"{"id":1,"time":0}"#), Some(b"{"), Some(b"[1]"), None, Some(good)];
+    let fallbacks = |outputs: &[Value], fallback: &str| {
+        let balance = batch_of(&compiled(outputs, fallback), &payloads).balance;
+        (balance.time_fallbacks, balance.outputs[0].archived)
+    };
+    assert_eq!(fallbacks(&[lines("lines"), raw("raw")], "kafka"), (4, 6));
+    assert_eq!(fallbacks(&[lines("lines")], "kafka"), (3, 6));
+    assert_eq!(fallbacks(&[parquet("rows")], "kafka"), (2, 4));
+    assert_eq!(fallbacks(&[lines("lines")], "dead_letter"), (0, 3));
+    assert_eq!(fallbacks(&[raw("raw"), lines("lines")], "dead_letter"), (4, 7));
 }

@@ -179,7 +179,10 @@ impl Archive {
 
     #[track_caller]
     fn assert_dead_letters(&self, sent: &[Sent], mut counted: BTreeMap<String, u64>) {
+        let mut identities = BTreeSet::new();
         for letter in self.dead_letters() {
+            let identity = ["topic", "partition", "offset", "index"].map(|part| letter[part].to_string());
+            assert!(identities.insert(identity), "two dead letters of one identity: {letter}");
             let (partition, offset) = (letter["partition"].as_i64(), letter["offset"].as_i64());
             let found =
                 sent.iter().find(|one| Some(i64::from(one.partition)) == partition && Some(one.offset) == offset);
