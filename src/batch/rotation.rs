@@ -21,6 +21,8 @@ pub enum SealReason {
     Pressure,
     /// The end that a plan, a claim or `--drain` named is reached.
     EndOfRange,
+    /// Kafka deleted the records that come next, and `on_gap = "halt"`.
+    Gap,
 }
 
 impl SealReason {
@@ -35,6 +37,7 @@ impl SealReason {
             Self::Shutdown => "shutdown",
             Self::Pressure => "pressure",
             Self::EndOfRange => "end_of_range",
+            Self::Gap => "gap",
         }
     }
 }

@@ -27,7 +27,8 @@
 //! unfolded to. `absent` are offsets that Kafka no longer held when they were to be read: never consumed, so beside the
 //! sum. `balance.fields_dropped` and `balance.time_fallbacks` (records archived by their Kafka timestamp because their own is
 //! missing or unreadable) are beside it too, and left out where they are 0. `kept` in an object tells why it is not the one that this batch would have put; then `records` and `rows` are
-//! left out where they are not known. Readers accept fields they do not know.
+//! left out where they are not known. `lost`, rarely there, names rows that were deleted from the bucket behind our back and
+//! that Kafka no longer had when the batch was repaired. Readers accept fields they do not know.
 
 use super::{Bucket, BucketError, receipts_folder, to_json};
 use crate::destination::fault::FaultKind;
@@ -76,6 +77,10 @@ pub struct Receipt {
     pub balance: Balance,
     /// What is in the bucket. Empty where every record was dropped.
     pub objects: Vec<ReceiptObject>,
+    /// Rows of the balance that somebody deleted from the bucket, and that Kafka could not give back when the batch was
+    /// repaired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostRows>,
     /// Wall time of the writer, for people. The only field that two writers of one batch may differ in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_ms: Option<i64>,
@@ -161,6 +166,19 @@ pub struct ReceiptObject {
     /// Why this object, already there, was kept instead of the one this batch would have put.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<String>,
+}
+
+/// Rows that were archived once and are in the bucket no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRows {
+    /// Output.
+    pub output: String,
+    /// Destination id.
+    pub destination: String,
+    /// Key of the object that held them.
+    pub key: String,
+    /// How many.
+    pub rows: u64,
 }
 
 impl Balance {

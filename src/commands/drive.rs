@@ -102,7 +102,7 @@ pub fn exit_of(ended: Ended) -> Result<Exit, Failure> {
         Ended::Shutdown { complete: true } => Ok(Exit::Done),
         Ended::Shutdown { complete: false } => Err(Failure::new(
             Exit::Incomplete,
-            "shutdown: the timeout passed before everything open was committed; nothing is lost, the rest is read again",
+            "shut down before everything open was committed; nothing is lost, the next owner reads the rest again",
         )),
         Ended::Fatal(reason) => Err(Failure::new(Exit::Stopped, reason)),
     }

@@ -3,6 +3,7 @@
 //! Everything that waits (stores, commits) runs as a task and reports back through a channel, so that this thread never
 //! waits for anything but the next record.
 
+mod gap;
 mod hold;
 mod pin;
 mod room;
@@ -16,13 +17,14 @@ use super::partition::Partition;
 use super::sample::Sampler;
 use super::takeover::Takeover;
 use crate::clock::Clock;
-use crate::consume::{Committed, Held};
+use crate::consume::{Committed, Held, LogBounds};
 use crate::format::FormatError;
 use crate::layout::Column;
 use crate::record::TopicPartition;
 use crate::spool::Spool;
 use crate::spool::encode::EncodePool;
 use crate::spool::part::{Block, Finished};
+use crate::telemetry::health::Trouble;
 use crate::telemetry::status::Status;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -37,8 +39,9 @@ pub(super) enum Completion {
     Finished { held: Held, batch: u64, result: Result<Finish, Halt> },
     Pinned { archive: usize, result: Result<BTreeMap<String, Vec<Column>>, String> },
     ReadBack { answers: Vec<(Held, i64, Option<Committed>)> },
+    OutOfRange { held: Held, result: Result<LogBounds, Halt> },
     LogEnds { ends: Result<Vec<(TopicPartition, i64)>, String> },
-    DrainCommitted { offsets: BTreeMap<TopicPartition, i64> },
+    DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>> },
 }
 
 /// What the source is asked to do once it is not being polled.
@@ -47,6 +50,14 @@ pub(super) enum Request {
     Pause(Held),
     Resume(Held),
     Rejoin,
+}
+
+/// Which questions to the coordinator are under way.
+#[derive(Default)]
+struct Asking {
+    read_back: bool,
+    log_ends: bool,
+    drain: bool,
 }
 
 /// The pipeline's state.
@@ -64,11 +75,15 @@ pub struct Core {
     report: UnboundedSender<Completion>,
     pub(super) requests: Vec<Request>,
     pub(super) samplers: Vec<Sampler>,
+    /// By archive: its samples teach nothing so far.
+    sampling_troubles: BTreeMap<usize, Trouble>,
     next_batch: u64,
     /// For `--drain`: where each partition ends.
     pub(super) drain_to: Option<BTreeMap<TopicPartition, i64>>,
     /// For `--drain`: what the whole group has committed.
     pub(super) drain_committed: BTreeMap<TopicPartition, i64>,
+    /// Questions under way: at most one of each kind.
+    asking: Asking,
     pub(super) shutting_down: bool,
     /// Whether something open was thrown away since the shutdown began.
     pub(super) dropped_work: bool,
@@ -95,9 +110,11 @@ impl Core {
             report,
             requests: Vec::new(),
             samplers,
+            sampling_troubles: BTreeMap::new(),
             next_batch: 0,
             drain_to: None,
             drain_committed: BTreeMap::new(),
+            asking: Asking::default(),
             shutting_down: false,
             dropped_work: false,
             fatal: None,
@@ -139,6 +156,9 @@ impl Core {
         for partition in partitions {
             self.context.health.released(partition);
         }
+        let gone = |partition: &&Partition| partitions.contains(&partition.held.partition);
+        self.dropped_work |=
+            self.shutting_down && self.partitions.iter().filter(gone).any(|partition| !partition.is_idle());
         self.partitions.retain(|partition| !partitions.contains(&partition.held.partition));
         self.rebuild_index();
     }
@@ -156,7 +176,8 @@ impl Core {
                 Completion::Pinned { archive, result } => self.pinned(archive, result),
                 Completion::ReadBack { answers } => self.read_back(answers),
                 Completion::LogEnds { ends } => self.log_ends(ends),
-                Completion::DrainCommitted { offsets } => self.drain_committed = offsets,
+                Completion::OutOfRange { held, result } => self.bounds_known(&held, result),
+                Completion::DrainCommitted { offsets } => self.drain_checked(offsets),
             }
         }
         waiting > 0

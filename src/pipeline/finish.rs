@@ -5,6 +5,7 @@
 
 use super::archive::Archive;
 use super::context::{Context, Halt, Try};
+use super::earlier::{self, Earlier};
 use super::start::chain;
 use crate::batch::balance::Balance;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
@@ -59,18 +60,13 @@ pub struct SealedBatch {
     pub previous_first: Option<i64>,
     /// The topic's id.
     pub topic_id: Option<String>,
-    /// It repeats a cut that was decided before: look what is there already.
-    pub redo: bool,
-    /// A receipt vouches for it already, but an object of it is missing or damaged: what is there may be replaced.
-    pub repair: bool,
+    /// It repeats a cut that was decided before, and this is what is known of that.
+    pub earlier: Option<Earlier>,
     /// Text objects carry `Content-Encoding`.
     pub content_encoding: bool,
     /// Deleted with the batch.
     pub dir: Arc<BatchDir>,
 }
-
-/// Why an object of a receipt is not the one that this batch would have put.
-const KEPT: &str = "an object of an earlier try was there with other bytes; it is kept, as Kafka may no longer hold all of its records";
 
 /// How a sealed batch ended.
 pub enum Finish {
@@ -209,7 +205,9 @@ async fn upload_all(context: &Context, batch: &SealedBatch) -> Result<Vec<Receip
             uploads.push(upload_one(context, batch, part, destination));
         }
     }
-    stream::iter(uploads).buffered(context.upload.concurrency).try_collect().await
+    let mut objects: Vec<_> = stream::iter(uploads).buffered(context.upload.concurrency).try_collect().await?;
+    objects.extend(earlier::without_part(context, batch, &objects).await?);
+    Ok(objects)
 }
 
 async fn upload_one(
@@ -220,6 +218,9 @@ async fn upload_one(
 ) -> Result<ReceiptObject, Halt> {
     let output = &batch.archive.outputs[part.output];
     let destination = &output.destinations[destination];
+    if let Some(intact) = earlier::intact(context, batch, (destination.id(), &part.key)).await? {
+        return Ok(intact);
+    }
     let extension = output.format.extension();
     let content_encoding = match extension.rsplit('.').next() {
         Some("gz") if batch.content_encoding => Some("gzip"),
@@ -236,8 +237,11 @@ async fn upload_one(
         content_type: output.format.content_type().to_string(),
         content_encoding,
         metadata: object_metadata(batch),
-        rule: if batch.redo && !batch.repair { PutRule::CreateOnly } else { PutRule::Overwrite },
-        check_existing: batch.redo,
+        rule: match &batch.earlier {
+            Some(earlier) => earlier.put_rule(destination.id(), &part.key, part.rows),
+            None => PutRule::Overwrite,
+        },
+        check_existing: batch.earlier.is_some(),
     };
     let settings = context.upload_settings();
     let placed = context
@@ -260,9 +264,11 @@ async fn upload_one(
             }
         })
         .await?;
-    metrics::counter!("siltstone_uploaded_objects_total").increment(1);
-    metrics::counter!("siltstone_uploaded_bytes_total").increment(part.file.bytes);
-    let kept = (placed.how == How::Kept).then(|| KEPT.to_string());
+    if placed.how == How::New {
+        metrics::counter!("siltstone_uploaded_objects_total").increment(1);
+        metrics::counter!("siltstone_uploaded_bytes_total").increment(part.file.bytes);
+    }
+    let kept = (placed.how == How::Kept).then(|| earlier::KEPT.to_string());
     // Event times of an object that was kept are not known.
     let ours = kept.is_none();
     Ok(ReceiptObject {
@@ -309,13 +315,30 @@ fn receipt(context: &Context, batch: &SealedBatch, objects: Vec<ReceiptObject>) 
         reason: batch.reason.as_str().to_string(),
         watermark_ms: batch.watermark_ms,
         balance: receipt_balance(batch),
+        lost: lost(batch, &objects),
         objects,
         written_ms: Some(context.clock.wall_ms()),
     }
 }
 
-/// The balance in the receipt's words. One record is one row as long as nothing unfolds records.
+/// What a repair could not bring back.
+fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<receipt::LostRows> {
+    let lost = batch.earlier.as_ref().map(|earlier| earlier.lost(objects)).unwrap_or_default();
+    for rows in &lost {
+        tracing::error!(
+            partition = %batch.held.partition, range = %batch.range, key = rows.key, rows = rows.rows,
+            "these rows were deleted from the bucket and Kafka no longer holds them; the receipt names them as lost"
+        );
+    }
+    lost
+}
+
+/// The balance in the receipt's words. One record is one row as long as nothing unfolds records. A repair changes nothing of
+/// what became of the records when they were all there.
 fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
+    if let Some(vouched) = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_ref()) {
+        return vouched.balance.clone();
+    }
     let mut outputs = BTreeMap::new();
     for (output, balance) in batch.archive.outputs.iter().zip(&batch.balance.outputs) {
         let dropped = balance.dropped.iter().map(|(rule, count)| (rule.to_string(), *count)).collect();

@@ -12,6 +12,7 @@
 pub mod archive;
 pub mod context;
 pub mod core;
+pub mod earlier;
 pub mod finish;
 pub mod open_batch;
 pub mod partition;
@@ -153,8 +154,9 @@ impl<S: Source> Pipeline<S> {
     fn tick(&mut self, now_ms: i64) {
         self.core.check_time();
         self.core.check_samples();
-        if self.core.spool.is_full() {
-            self.core.relieve_spool();
+        match self.core.spool.is_full() {
+            true => self.core.relieve_spool(),
+            false => self.core.end_yielding(),
         }
         if now_ms >= self.next_read_back_ms {
             self.next_read_back_ms = now_ms + READ_BACK_MS;
@@ -200,10 +202,10 @@ impl<S: Source> Pipeline<S> {
         let idle = self.core.partitions.iter().all(|partition| partition.is_idle());
         if self.core.shutting_down {
             let late = self.shutdown_deadline_ms.is_some_and(|deadline| now_ms >= deadline);
-            let open_only_redo =
-                self.core.partitions.iter().all(|partition| {
-                    partition.sealed.is_none() && (partition.open.is_none() || partition.redo.is_some())
-                });
+            let open_only_redo = self.core.partitions.iter().all(|partition| {
+                let open_redo = partition.redo.is_some();
+                partition.sealed.is_none() && partition.settling.is_none() && (partition.open.is_none() || open_redo)
+            });
             return (open_only_redo || late)
                 .then_some(Ended::Shutdown { complete: open_only_redo && !self.core.dropped_work });
         }

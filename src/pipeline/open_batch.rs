@@ -8,7 +8,7 @@ use crate::format::dead_letter::{self, DeadLetterStage, Failure};
 use crate::layout::Tombstones;
 use crate::layout::window::Window;
 use crate::parse::json::Captures;
-use crate::record::Record;
+use crate::record::{OffsetRange, Record, TopicPartition};
 use crate::spool::BatchDir;
 use crate::spool::part::{Block, Part};
 use std::collections::HashMap;
@@ -130,6 +130,15 @@ impl OpenBatch {
             largest_part: self.parts.iter().map(|part| part.part.bytes_on_disk()).max().unwrap_or(0),
             first_window_end_ms: self.first_window_end_ms,
         }
+    }
+
+    /// Counts offsets that Kafka deleted before they were read.
+    pub fn absent(&mut self, partition: &TopicPartition, range: OffsetRange) {
+        tracing::error!(
+            %partition, first = range.first, end = range.end,
+            "Kafka deleted these offsets before they were read; they are counted as absent"
+        );
+        self.balance.absent.push(range);
     }
 
     /// Adds `record` to every output, or to the dead letters, or counts it as dropped. Full blocks are added to `blocks`

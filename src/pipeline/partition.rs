@@ -26,6 +26,8 @@ pub enum Phase {
     },
     /// Records are archived.
     Running,
+    /// Its position is outside the log: the log's bounds are asked for. What is open stays open.
+    OutOfRange,
     /// Everything that `--drain` asked for is sealed.
     Drained,
     /// It is taken over again: not before that monotonic time, and not before `settling` is done.
@@ -50,7 +52,7 @@ pub struct Partition {
     /// First offset that Kafka still has, at or after `next`, when it was taken over: where reading starts.
     pub read_from: i64,
     /// What the coordinator holds, as far as this process knows.
-    pub committed: i64,
+    pub committed: Option<i64>,
     /// The next batch's cut, if it was decided before.
     pub redo: Option<Redo>,
     /// The batch that takes records.
@@ -63,6 +65,10 @@ pub struct Partition {
     pub due: Option<SealReason>,
     /// Whether the source was asked to pause it.
     pub paused: bool,
+    /// It is paused so that a redone batch that fills the spool can end.
+    pub yields: bool,
+    /// It is taken over again as soon as nothing is open and nothing on its way: what Kafka deleted stops it then.
+    pub retires: bool,
     /// Largest event time so far.
     pub watermark_ms: Option<i64>,
     /// The watermark of what is committed.
@@ -128,13 +134,15 @@ impl Partition {
             phase: Phase::TakingOver,
             next: 0,
             read_from: 0,
-            committed: 0,
+            committed: None,
             redo: None,
             open: None,
             sealed: None,
             settling: None,
             due: None,
             paused: false,
+            yields: false,
+            retires: false,
             watermark_ms: None,
             watermark_committed_ms: None,
             previous_first: None,

@@ -11,12 +11,17 @@ use crate::layout::{Column, Layout, OutputFormat, SchemaSource};
 use crate::record::Record;
 use std::collections::BTreeMap;
 
-/// Records that make a sample.
+/// Records that make a sample. Records before the first one with a field (broken ones, tombstones) teach nothing and do not
+/// count.
 pub const SAMPLE_RECORDS: u64 = 10_000;
+
 /// Collects the sample of one archive.
 pub struct Sampler {
     outputs: Vec<(String, Inference)>,
+    /// Records that taught something.
     records: u64,
+    /// All records.
+    seen: u64,
     first_monotonic_ms: Option<i64>,
 }
 
@@ -35,26 +40,33 @@ impl Sampler {
             layout.outputs.iter().find(|output| output.name == name).and_then(|output| output.keep.clone())
         };
         let outputs = inferring(layout).map(|name| (name.to_string(), Inference::new(keep(name).as_ref()))).collect();
-        Self { outputs, records: 0, first_monotonic_ms: None }
+        Self { outputs, records: 0, seen: 0, first_monotonic_ms: None }
     }
 
     /// Whether nothing was sampled yet.
     pub fn is_empty(&self) -> bool {
-        self.records == 0
+        self.seen == 0
     }
 
-    /// Adds a record to the sample; records that are not JSON count but teach nothing.
+    /// Records sampled in vain: none of them has a field that a column could be made of. `None`: that is not so.
+    pub fn in_vain(&self) -> Option<u64> {
+        (self.seen > 0 && self.records == 0 && !self.outputs.is_empty()).then_some(self.seen)
+    }
+
+    /// Adds a record to the sample.
     pub fn add(&mut self, record: &Record<'_>, monotonic_ms: i64) {
         if self.records >= SAMPLE_RECORDS {
             return;
         }
-        self.records += 1;
+        self.seen += 1;
         self.first_monotonic_ms.get_or_insert(monotonic_ms);
         let Some(value) = record.value else { return };
+        let mut teaches = true;
         for (_, inference) in &mut self.outputs {
             // What is not JSON becomes a dead letter later and says nothing about columns.
-            drop(inference.add(value));
+            teaches &= inference.add(value).is_ok() && inference.has_columns();
         }
+        self.records += u64::from(teaches);
     }
 
     /// The inferred schemas once the sample is large enough, or nothing more is there to read (`exhausted`) and the first

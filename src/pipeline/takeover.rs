@@ -6,6 +6,7 @@
 
 use super::archive::Archive;
 use super::context::{ArchiveContext, Context, Halt, Try};
+use super::earlier::Earlier;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::Entry;
 use crate::config::Start;
@@ -34,8 +35,8 @@ pub struct Redo {
     pub end: i64,
     /// The compiled layout it was planned with.
     pub archive: Arc<Archive>,
-    /// A receipt vouches for it, but an object of it is missing or damaged.
-    pub repair: bool,
+    /// What is known of earlier tries.
+    pub earlier: Earlier,
 }
 
 /// Takes over one held partition. `committed`: what the coordinator holds for it, read after the assignment.
@@ -84,7 +85,7 @@ pub async fn take_over(
     let unfinished = unfinished(&metadata, offset, position, entry.as_ref());
     let redo = match unfinished {
         None => None,
-        Some(unfinished) => Some(redo(context, archive, held, position, &unfinished).await?),
+        Some(unfinished) => Some(redo(context, archive, held, position, unfinished).await?),
     };
     check_bounds(archive, held, position, redo.as_ref().map(|redo| redo.end), log)?;
     let read_from = position.max(log.start);
@@ -109,19 +110,20 @@ struct Unfinished {
     end: i64,
     fingerprint: String,
     spool_bytes: u64,
-    repair: bool,
+    earlier: Earlier,
 }
 
 /// The batch at `position` that was decided but not finished. Where claim and plan differ, the claim wins: objects are
 /// uploaded only after it.
 fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Option<&Entry>) -> Option<Unfinished> {
     if let Some(entry) = entry.filter(|entry| entry.first == position) {
+        let vouched = entry.receipt.clone().map(Box::new);
         if let Some(claim) = &entry.claim {
             return Some(Unfinished {
                 end: claim.end,
                 fingerprint: claim.fingerprint.clone(),
                 spool_bytes: claim.spool_bytes,
-                repair: entry.receipt.is_some(),
+                earlier: Earlier { claimed: claim.keys.clone(), vouched },
             });
         }
         if let Some(receipt) = &entry.receipt {
@@ -129,14 +131,17 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
                 end: receipt.end,
                 fingerprint: receipt.fingerprint.clone(),
                 spool_bytes: 0,
-                repair: true,
+                earlier: Earlier { claimed: Vec::new(), vouched },
             });
         }
     }
     match &metadata.state {
-        OffsetState::Plan { end, fingerprint, spool_bytes, .. } if offset == position => {
-            Some(Unfinished { end: *end, fingerprint: fingerprint.clone(), spool_bytes: *spool_bytes, repair: false })
-        }
+        OffsetState::Plan { end, fingerprint, spool_bytes, .. } if offset == position => Some(Unfinished {
+            end: *end,
+            fingerprint: fingerprint.clone(),
+            spool_bytes: *spool_bytes,
+            earlier: Earlier::default(),
+        }),
         _ => None,
     }
 }
@@ -146,7 +151,7 @@ async fn redo(
     archive: &ArchiveContext,
     held: &Held,
     first: i64,
-    unfinished: &Unfinished,
+    unfinished: Unfinished,
 ) -> Result<Redo, Halt> {
     if unfinished.spool_bytes > context.spool_limit {
         return Err(Halt::Stop(format!(
@@ -165,7 +170,7 @@ async fn redo(
         .await?;
     tracing::info!(partition = %held.partition, first, end = unfinished.end, "redoing an unfinished batch");
     metrics::counter!("siltstone_redone_batches_total").increment(1);
-    Ok(Redo { end: unfinished.end, archive: compiled, repair: unfinished.repair })
+    Ok(Redo { end: unfinished.end, archive: compiled, earlier: unfinished.earlier })
 }
 
 /// Stops a partition whose log cannot be the one that was archived.
@@ -206,7 +211,11 @@ async fn topic_id(context: &Context, held: &Held) -> Result<Option<String>, Halt
         .await
 }
 
-async fn log_bounds(context: &Context, held: &Held) -> Result<LogBounds, Halt> {
+/// Where the log begins and ends now.
+///
+/// # Errors
+/// [`Halt`].
+pub async fn log_bounds(context: &Context, held: &Held) -> Result<LogBounds, Halt> {
     context
         .while_held(held, "read a log's bounds", || async {
             match context.coordinator.log_bounds(held.partition.clone()).await {

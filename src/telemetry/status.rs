@@ -60,8 +60,10 @@ impl Status {
             let topic = topics.entry(partition.held.partition.topic.to_string()).or_default();
             topic.partitions += 1;
             topic.stopped += u64::from(matches!(partition.phase, Phase::Stopped(_)));
-            topic.lag +=
-                partition.log_end.map_or(0, |end| end.saturating_sub(partition.committed).max(0).unsigned_abs());
+            // Not known before the partition is taken over.
+            if let (Some(end), Some(committed)) = (partition.log_end, partition.committed) {
+                topic.lag += end.saturating_sub(committed).max(0).unsigned_abs();
+            }
             topic.read += partition.records;
             topic.uploading += u64::from(partition.sealed.is_some());
             if let Some(open) = &partition.open {

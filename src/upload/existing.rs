@@ -2,6 +2,8 @@
 
 use super::read::hash_stream;
 use super::{Target, UploadError, hex, metadata_name};
+use crate::destination::Destination;
+use object_store::path::Path;
 use object_store::{Attribute, GetOptions, ObjectStoreExt};
 
 /// An object under the key.
@@ -12,26 +14,33 @@ pub(super) struct Existing {
 }
 
 /// What a HEAD shows. All but the size is from our own metadata, where the store keeps any.
-pub(super) struct Shown {
-    pub(super) bytes: u64,
-    pub(super) sha256: Option<String>,
-    pub(super) records: Option<u64>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256 in hex.
+    pub sha256: Option<String>,
+    /// Records inside.
+    pub records: Option<u64>,
+}
+
+/// The object at `location`, without reading it.
+pub(super) async fn look(destination: &Destination, location: &Path) -> Result<Option<Shown>, object_store::Error> {
+    let found = match destination.store().get_opts(location, GetOptions::new().with_head(true)).await {
+        Ok(found) => found,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let stored = |name| {
+        let name = metadata_name(destination.kind(), name);
+        found.attributes.get(&Attribute::Metadata(name.into())).map(|value| value.to_string())
+    };
+    let records = stored("records").and_then(|count| count.parse().ok());
+    Ok(Some(Shown { bytes: found.meta.size, sha256: stored("sha256"), records }))
 }
 
 pub(super) async fn head(target: &Target<'_>) -> Result<Option<Shown>, UploadError> {
-    let options = GetOptions::new().with_head(true);
-    match target.destination.store().get_opts(&target.location, options).await {
-        Ok(found) => {
-            let stored = |name| {
-                let name = metadata_name(target.destination.kind(), name);
-                found.attributes.get(&Attribute::Metadata(name.into())).map(|value| value.to_string())
-            };
-            let records = stored("records").and_then(|count| count.parse().ok());
-            Ok(Some(Shown { bytes: found.meta.size, sha256: stored("sha256"), records }))
-        }
-        Err(object_store::Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(target.store_error(&error)),
-    }
+    look(target.destination, &target.location).await.map_err(|error| target.store_error(&error))
 }
 
 /// Looks at the object, and reads it where only its bytes can tell whether it is the same.

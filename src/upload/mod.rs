@@ -20,7 +20,8 @@ mod send;
 
 use crate::destination::fault::{Fault, FaultKind, Verdict};
 use crate::destination::{Destination, DestinationError, StoreKind};
-use existing::{Existing, Shown, existing};
+pub use existing::Shown;
+use existing::{Existing, existing};
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, GetOptions, ObjectStoreExt, PutMode};
 use std::path::PathBuf;
@@ -269,6 +270,19 @@ pub async fn is_there(
         Err(object_store::Error::NotFound { .. }) => Ok(false),
         Err(error) => Err(fault(&error)),
     }
+}
+
+/// What lies under `key`, if anything.
+///
+/// # Errors
+/// [`UploadError::Store`], [`UploadError::Key`].
+pub async fn shown(destination: &Destination, key: &str) -> Result<Option<Shown>, UploadError> {
+    let location = destination.path(key)?;
+    existing::look(destination, &location).await.map_err(|error| UploadError::Store {
+        key: key.to_string(),
+        destination: destination.id().to_string(),
+        fault: Fault::of(&error),
+    })
 }
 
 /// Lower-case hex.

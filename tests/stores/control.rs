@@ -50,6 +50,7 @@ pub(crate) fn receipt(partition: &TopicPartition, first: i64, end: i64) -> Recei
         watermark_ms: Some(17),
         balance: Balance::default(),
         objects: Vec::new(),
+        lost: Vec::new(),
         written_ms: None,
     }
 }

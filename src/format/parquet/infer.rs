@@ -99,6 +99,11 @@ impl Inference {
         })
     }
 
+    /// Whether any field with a value was seen.
+    pub fn has_columns(&self) -> bool {
+        self.root.list.iter().any(|(_, shape)| !matches!(shape, Shape::Unseen))
+    }
+
     /// The columns, all nullable. Empty where no field with a value was seen.
     pub fn finish(self) -> Vec<Column> {
         self.root.columns()

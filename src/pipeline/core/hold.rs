@@ -6,7 +6,10 @@ use crate::pipeline::context::{Context, Halt, Try};
 use crate::pipeline::partition::Phase;
 use crate::pipeline::takeover::{self, Takeover};
 use crate::record::TopicPartition;
+use futures::FutureExt;
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -53,7 +56,7 @@ impl Core {
         let partition = &mut self.partitions[slot];
         partition.next = takeover.first;
         partition.read_from = takeover.read_from;
-        partition.committed = takeover.first;
+        partition.committed = Some(takeover.first);
         partition.watermark_ms = takeover.watermark_ms;
         partition.watermark_committed_ms = takeover.watermark_ms;
         partition.previous_first = takeover.previous_first;
@@ -81,50 +84,47 @@ impl Core {
     }
 
     pub(super) fn halted(&mut self, slot: usize, halt: Halt) {
-        let partition = &mut self.partitions[slot];
         match halt {
             Halt::NotHeld => {}
             Halt::Rejoin(reason) => {
-                let held = partition.held.clone();
+                let held = self.partitions[slot].held.clone();
                 self.rejoin(&held, &reason);
             }
             Halt::Local(reason) => self.local_failure(slot, &reason),
             Halt::Stop(reason) => {
-                tracing::error!(partition = %partition.held.partition, "partition stopped: {reason}");
-                self.context.health.stopped(&partition.held.partition, &reason);
-                let held = partition.held.clone();
-                partition.reset();
-                partition.phase = Phase::Stopped(reason);
-                partition.paused = true;
-                self.requests.push(Request::Pause(held));
+                let partition = &self.partitions[slot].held.partition;
+                tracing::error!(%partition, "partition stopped: {reason}");
+                self.context.health.stopped(partition, &reason);
+                self.drop_state(slot, Phase::Stopped(reason));
             }
         }
+    }
+
+    /// Throws away what is open, and what is sealed but not on its way yet; the partition then waits in `phase`.
+    fn drop_state(&mut self, slot: usize, phase: Phase) {
+        let partition = &mut self.partitions[slot];
+        self.dropped_work |= self.shutting_down && !partition.is_idle();
+        partition.reset();
+        partition.phase = phase;
+        partition.paused = true;
+        self.requests.push(Request::Pause(partition.held.clone()));
     }
 
     /// A local failure (disk, encoder): the batch is thrown away and read again.
     pub(super) fn local_failure(&mut self, slot: usize, what: &str) {
         let not_before_ms = self.clock.monotonic_ms() + LOCAL_RETRY_MS;
-        let partition = &mut self.partitions[slot];
+        let partition = &self.partitions[slot];
         tracing::error!(partition = %partition.held.partition, "the spool failed: {what}; the batch will be read again");
         metrics::counter!("siltstone_spool_failures_total").increment(1);
         self.context.health.spool_failed(what);
-        let held = partition.held.clone();
-        self.dropped_work |= self.shutting_down;
-        partition.reset();
-        partition.phase = Phase::Waiting { not_before_ms };
-        partition.paused = true;
-        self.requests.push(Request::Pause(held));
+        self.drop_state(slot, Phase::Waiting { not_before_ms });
     }
 
     /// Drops the partition's state and takes it over anew, once a batch that is still on its way has come to its end: what it
     /// commits must not come after what the takeover reads.
     pub(super) fn take_over_again(&mut self, slot: usize) {
         let not_before_ms = self.clock.monotonic_ms();
-        let partition = &mut self.partitions[slot];
-        partition.reset();
-        partition.phase = Phase::Waiting { not_before_ms };
-        partition.paused = true;
-        self.requests.push(Request::Pause(partition.held.clone()));
+        self.drop_state(slot, Phase::Waiting { not_before_ms });
     }
 
     /// Called by the driver when the source has started (or refused to start) a partition.
@@ -164,39 +164,55 @@ impl Core {
 
 /// Reads the offsets of all partitions at once, then takes each over on its own: one that waits for its store holds up no other.
 async fn takeover_all(context: Arc<Context>, held: Vec<(Held, usize)>, report: UnboundedSender<Completion>) {
-    let Some((first, _)) = held.first() else { return };
-    let read = context
-        .while_held(first, "read committed offsets", || async {
-            match context.coordinator.committed(held.iter().map(|(held, _)| held.partition.clone()).collect()).await {
-                Ok(found) => Try::Done(found),
-                Err(reason) => Try::Again(reason),
-            }
-        })
-        .await;
-    let mut found: BTreeMap<TopicPartition, Option<Committed>> = match read {
-        Ok(found) => found.into_iter().collect(),
-        Err(halt) => {
-            // The first one is gone; the others may still be ours and are asked for again.
-            for (held, _) in held {
-                drop(report.send(Completion::TakenOver { held, result: Err(halt.clone()) }));
-            }
-            return;
-        }
-    };
-    let work = held.into_iter().map(|(held, archive)| {
+    let partitions = held.iter().map(|(held, _)| held.partition.clone()).collect();
+    // What fails here is asked again for each on its own.
+    let read = context.coordinator.committed(partitions).await.unwrap_or_default();
+    let mut found: BTreeMap<TopicPartition, Option<Committed>> = read.into_iter().collect();
+    for (held, archive) in held {
         let committed = found.remove(&held.partition);
         let (context, report) = (context.clone(), report.clone());
-        async move {
-            // No answer for this one: asked again in a moment, without the others.
-            let Some(committed) = committed else {
-                drop(report.send(Completion::TakenOver { held, result: Err(Halt::NotHeld) }));
-                return;
-            };
-            let result = takeover::take_over(&context, &context.archives[archive], &held, committed).await;
+        tokio::spawn(async move {
+            let takeover = take_over(&context, archive, &held, committed);
+            let result = halting_on_panic(takeover, "take a partition over").await;
             drop(report.send(Completion::TakenOver { held, result }));
-        }
-    });
-    for takeover in work {
-        tokio::spawn(takeover);
+        });
+    }
+}
+
+async fn take_over(
+    context: &Context,
+    archive: usize,
+    held: &Held,
+    committed: Option<Option<Committed>>,
+) -> Result<Takeover, Halt> {
+    let committed = match committed {
+        Some(committed) => committed,
+        None => committed_of(context, held).await?,
+    };
+    takeover::take_over(context, &context.archives[archive], held, committed).await
+}
+
+async fn committed_of(context: &Context, held: &Held) -> Result<Option<Committed>, Halt> {
+    let partition = &held.partition;
+    context
+        .while_held(held, "read a committed offset", || async {
+            match context.coordinator.committed(vec![partition.clone()]).await {
+                Ok(found) => match found.into_iter().find(|(of, _)| of == partition) {
+                    Some((_, committed)) => Try::Done(committed),
+                    None => Try::Again(format!(
+                        "{partition}: the coordinator gives no answer for it: does the topic still exist, and may this                          login describe it?"
+                    )),
+                },
+                Err(reason) => Try::Again(format!("{partition}: {reason}")),
+            }
+        })
+        .await
+}
+
+/// A panic is a bug, and must not leave its partition waiting for ever without a word.
+pub(super) async fn halting_on_panic<T>(work: impl Future<Output = Result<T, Halt>>, what: &str) -> Result<T, Halt> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(result) => result,
+        Err(_) => Err(Halt::Stop(format!("a panic while trying to {what}; this is a bug, nothing is lost"))),
     }
 }

@@ -30,6 +30,7 @@ impl Core {
             if hurry && exhausted && self.samplers[archive].is_empty() {
                 self.drain_without_schema(archive);
             }
+            self.report_samples_in_vain(archive);
             let Some(inferred) = self.samplers[archive].take_if_enough(monotonic_ms, patience_ms, exhausted) else {
                 continue;
             };
@@ -40,6 +41,26 @@ impl Core {
                 drop(report.send(Completion::Pinned { archive, result }));
             });
         }
+    }
+
+    /// Nothing is archived before there is a schema, so somebody must know that none can be inferred yet.
+    fn report_samples_in_vain(&mut self, archive: usize) {
+        let Some(records) = self.samplers[archive].in_vain() else {
+            self.sampling_troubles.remove(&archive);
+            return;
+        };
+        let name = &self.context.archives[archive].name;
+        let trouble = self.sampling_troubles.entry(archive).or_insert_with(|| {
+            tracing::warn!(
+                archive = name,
+                "no record so far has a field to infer a schema from; waiting for one that has"
+            );
+            self.context.health.trouble(&format!("infer a schema for archive {name}"))
+        });
+        trouble.report(&format!(
+            "none of the {records} records read so far is a JSON object with a field; nothing of the archive is written \
+             before one is. Give it a schema in the configuration, or mend what produces"
+        ));
     }
 
     /// `--drain` found no record at all: without one there is no schema to infer and nothing to archive.

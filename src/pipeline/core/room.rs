@@ -1,6 +1,6 @@
 //! Keeping within memory and spool: spilling rows, sealing early, putting redone batches off.
 
-use super::Core;
+use super::{Core, Request};
 use crate::batch::rotation::SealReason;
 use crate::pipeline::partition::{Partition, Phase};
 
@@ -53,18 +53,38 @@ impl Core {
             let partition = &self.partitions[slot];
             Some((partition.redo.is_some(), partition.open.as_ref()?.dir().bytes(), slot))
         };
-        let mut batches: Vec<_> =
-            (0..self.partitions.len()).filter_map(open).filter(|(_, bytes, _)| *bytes > 0).collect();
+        let mut batches: Vec<_> = (0..self.partitions.len()).filter_map(open).collect();
         batches.sort_unstable();
         if let Some(&(_, _, slot)) = batches.iter().rev().find(|(redo, _, _)| !redo) {
             return self.seal(slot, SealReason::Pressure);
         }
+        self.yield_to_redo();
         // Only redone batches, which end where they were cut: let the one that is furthest along finish first.
         batches.pop();
         for (_, _, slot) in batches {
             tracing::warn!(partition = %self.partitions[slot].held.partition, "the spool is full; redoing this batch later");
             self.take_over_again(slot);
             self.partitions[slot].phase = Phase::Waiting { not_before_ms: self.clock.monotonic_ms() + REDO_LATER_MS };
+        }
+    }
+
+    /// While redone batches fill the spool, nothing else is read: it would be sealed again at once.
+    fn yield_to_redo(&mut self) {
+        for partition in &mut self.partitions {
+            if partition.redo.is_none() && partition.phase == Phase::Running && !partition.paused {
+                (partition.paused, partition.yields) = (true, true);
+                self.requests.push(Request::Pause(partition.held.clone()));
+            }
+        }
+    }
+
+    /// The spool has room again.
+    pub(in crate::pipeline) fn end_yielding(&mut self) {
+        for partition in &mut self.partitions {
+            if std::mem::take(&mut partition.yields) && partition.due.is_none() && partition.phase == Phase::Running {
+                partition.paused = false;
+                self.requests.push(Request::Resume(partition.held.clone()));
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! From an open batch to a committed one: when it is sealed, how its parts are completed, what its end means.
 
+use super::hold::halting_on_panic;
 use super::{Completion, Core, Request};
 use crate::batch::rotation::{SealReason, due_by_time, due_by_volume};
 use crate::consume::Held;
@@ -141,8 +142,7 @@ impl Core {
             watermark_before_ms: partition.watermark_committed_ms,
             previous_first: partition.previous_first,
             topic_id: partition.topic_id.clone(),
-            redo: redo.is_some(),
-            repair: redo.is_some_and(|redo| redo.repair),
+            earlier: redo.map(|redo| redo.earlier),
             content_encoding: self.context.archives[partition.archive].content_encoding,
             dir,
             archive: open.archive,
@@ -208,6 +208,18 @@ impl Core {
         }
     }
 
+    /// Reading goes on that had to wait for the batch, or ends.
+    fn after_commit(&mut self, slot: usize) {
+        let partition = &mut self.partitions[slot];
+        if partition.retires && partition.is_idle() {
+            return self.take_over_again(slot);
+        }
+        if partition.paused && !partition.yields && !partition.retires && partition.phase == Phase::Running {
+            partition.paused = false;
+            self.requests.push(Request::Resume(partition.held.clone()));
+        }
+    }
+
     /// All parts are complete: the batch goes to plan, claim, upload, receipt, commit.
     pub(super) fn start_finishing(&mut self, slot: usize) {
         let Some(sealing) = self.partitions[slot].sealed.as_mut() else { return };
@@ -230,7 +242,7 @@ impl Core {
         let report = self.report.clone();
         self.tasks.spawn(async move {
             let pending = context.coordinator.planned(&batch.held);
-            let result = finish::finish(&context, &batch).await;
+            let result = halting_on_panic(finish::finish(&context, &batch), "finish a batch").await;
             drop(pending);
             let held = batch.held.clone();
             // The spool of the batch goes before the report, so that a full spool has room when reading goes on.
@@ -256,7 +268,7 @@ impl Core {
                 tracing::info!(partition = %held.partition, first = sealing.first, end = sealing.end, "batch committed");
                 metrics::counter!("siltstone_committed_batches_total").increment(1);
                 self.status.committed(&held.partition);
-                partition.committed = sealing.end;
+                partition.committed = Some(sealing.end);
                 partition.watermark_committed_ms = sealing.watermark_ms;
                 partition.previous_first = Some(sealing.first);
                 if let Some(reason) = partition.due.take() {
@@ -264,11 +276,7 @@ impl Core {
                 } else if self.shutting_down && partition.open.is_some() {
                     self.seal(slot, SealReason::Shutdown);
                 }
-                let partition = &mut self.partitions[slot];
-                if partition.paused && partition.phase == Phase::Running {
-                    partition.paused = false;
-                    self.requests.push(Request::Resume(partition.held.clone()));
-                }
+                self.after_commit(slot);
             }
             Ok(Finish::Adopt) => self.take_over_again(slot),
             Err(halt) => self.halted(slot, halt),

@@ -100,8 +100,12 @@ impl SourceSink for Core {
 
     fn out_of_range(&mut self, partition: &TopicPartition, log_start: Option<i64>) {
         let Some(slot) = self.slot(&partition.topic, partition.partition) else { return };
-        tracing::warn!(%partition, ?log_start, next = self.partitions[slot].next, "the position is outside the log; taking the partition over again");
-        self.take_over_again(slot);
+        tracing::warn!(%partition, ?log_start, next = self.partitions[slot].next, "the position is outside the log");
+        match self.partitions[slot].phase {
+            Phase::Running | Phase::Starting { .. } => self.ask_bounds(slot),
+            Phase::Sampling { .. } => self.take_over_again(slot),
+            Phase::TakingOver | Phase::OutOfRange | Phase::Waiting { .. } | Phase::Drained | Phase::Stopped(_) => {}
+        }
     }
 
     fn trouble(&mut self, what: String) {
@@ -148,13 +152,8 @@ impl Core {
         // Offsets that Kafka deleted before they were read belong to the batch that covers them.
         let absent_end = planned_end.map_or(partition.read_from, |end| end.min(partition.read_from));
         if absent_end > partition.next {
-            let (first, end) = (partition.next, absent_end);
-            tracing::error!(
-                partition = %partition.held.partition, first, end,
-                "Kafka deleted these offsets before they were read; they are counted as absent"
-            );
-            open.balance.absent.push(OffsetRange::new(first, end));
-            partition.next = end;
+            open.absent(&partition.held.partition, OffsetRange::new(partition.next, absent_end));
+            partition.next = absent_end;
         }
         partition.open = Some(open);
         true

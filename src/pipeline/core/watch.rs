@@ -15,15 +15,16 @@ impl Core {
             .partitions
             .iter()
             .filter(|partition| partition.phase == Phase::Running && partition.sealed.is_none())
-            .map(|partition| (partition.held.clone(), partition.committed))
+            .filter_map(|partition| Some((partition.held.clone(), partition.committed?)))
             .collect();
-        if expected.is_empty() {
+        if expected.is_empty() || std::mem::replace(&mut self.asking.read_back, true) {
             return;
         }
         let (context, report) = (self.context.clone(), self.report.clone());
         self.tasks.spawn(async move {
             let partitions = expected.iter().map(|(held, _)| held.partition.clone()).collect();
-            let Ok(found) = context.coordinator.committed(partitions).await else { return };
+            // Without an answer the next round asks again.
+            let found = context.coordinator.committed(partitions).await.unwrap_or_default();
             let found: BTreeMap<_, _> = found.into_iter().collect();
             let answer = |(held, offset): (Held, i64)| {
                 let committed = found.get(&held.partition)?.clone();
@@ -35,11 +36,12 @@ impl Core {
     }
 
     pub(super) fn read_back(&mut self, answers: Vec<(Held, i64, Option<Committed>)>) {
+        self.asking.read_back = false;
         for (held, expected, committed) in answers {
             let Some(slot) = self.slot_of(&held) else { continue };
             let partition = &self.partitions[slot];
             // Only where nothing was committed since the question was asked.
-            if partition.committed != expected || partition.sealed.is_some() {
+            if partition.committed != Some(expected) || partition.sealed.is_some() {
                 continue;
             }
             if committed.as_ref().is_none_or(|committed| committed.offset < expected) {
@@ -56,13 +58,17 @@ impl Core {
     pub(in crate::pipeline) fn start_log_ends(&mut self) {
         let partitions: Vec<TopicPartition> =
             self.partitions.iter().map(|partition| partition.held.partition.clone()).collect();
-        if partitions.is_empty() {
+        if std::mem::replace(&mut self.asking.log_ends, true) {
             return;
         }
         let (context, report) = (self.context.clone(), self.report.clone());
         self.tasks.spawn(async move {
             let mut ends = Vec::new();
             let mut failed = None;
+            if partitions.is_empty() {
+                // A member that holds nothing: any question that the group's coordinator must answer.
+                failed = context.coordinator.committed(vec![TopicPartition::new("siltstone", 0)]).await.err();
+            }
             for partition in partitions {
                 match context.coordinator.log_bounds(partition.clone()).await {
                     Ok(bounds) => ends.push((partition, bounds.readable_end)),
@@ -78,6 +84,7 @@ impl Core {
     }
 
     pub(super) fn log_ends(&mut self, ends: Result<Vec<(TopicPartition, i64)>, String>) {
+        self.asking.log_ends = false;
         let ends = match ends {
             Ok(ends) => ends,
             Err(reason) => return self.context.health.kafka_trouble(&reason),
@@ -95,12 +102,23 @@ impl Core {
     pub(in crate::pipeline) fn start_drain_check(&mut self) {
         let Some(ends) = &self.drain_to else { return };
         let partitions: Vec<TopicPartition> = ends.keys().cloned().collect();
+        if std::mem::replace(&mut self.asking.drain, true) {
+            return;
+        }
         let (context, report) = (self.context.clone(), self.report.clone());
         self.tasks.spawn(async move {
-            let Ok(found) = context.coordinator.committed(partitions).await else { return };
-            let offsets =
-                found.into_iter().filter_map(|(partition, committed)| Some((partition, committed?.offset))).collect();
+            let found = context.coordinator.committed(partitions).await.ok();
+            let known =
+                |(partition, committed): (TopicPartition, Option<Committed>)| Some((partition, committed?.offset));
+            let offsets = found.map(|found| found.into_iter().filter_map(known).collect());
             drop(report.send(Completion::DrainCommitted { offsets }));
         });
+    }
+
+    pub(super) fn drain_checked(&mut self, offsets: Option<BTreeMap<TopicPartition, i64>>) {
+        self.asking.drain = false;
+        if let Some(offsets) = offsets {
+            self.drain_committed = offsets;
+        }
     }
 }

@@ -1,0 +1,148 @@
+//! What an earlier try of a batch left in the bucket, and what a redo may do about it.
+//!
+//! A redo reads `[first, end)` again, but Kafka may no longer hold all of it. So:
+//!
+//! - **E-1** An object that a receipt vouches for and that is as the receipt says is left alone, and stays in the new receipt
+//!   as it stands in the old one.
+//! - **E-2** An object is never replaced by one with fewer rows: one that nothing vouches for is kept whatever it holds; one
+//!   that is not what its receipt says is replaced only by as many rows as the receipt says.
+//! - **E-3** An object that the claim announced and that Kafka has no records for any more is in the receipt if it is in the
+//!   bucket.
+//! - **E-4** Rows that a receipt vouched for, that are gone from the bucket and from Kafka, are named as lost.
+
+use super::context::{Context, Halt, Try};
+use super::finish::SealedBatch;
+use super::start::chain;
+use crate::bucket::claim::ClaimedObject;
+use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
+use crate::upload::{self, PutRule};
+use std::collections::BTreeSet;
+
+/// Why an object of a receipt is not the one that this batch would have put.
+pub const KEPT: &str = "an object of an earlier try was there with other bytes; it is kept, as Kafka may no longer hold all of its records";
+/// Why an object of a receipt has no counterpart in this batch.
+const KEPT_ALONE: &str = "an object of an earlier try; Kafka no longer holds any of its records";
+
+/// What is known of earlier tries of a batch.
+#[derive(Clone, Debug, Default)]
+pub struct Earlier {
+    /// The objects that its claim announced.
+    pub claimed: Vec<ClaimedObject>,
+    /// Its receipt, of which an object is missing or damaged.
+    pub vouched: Option<Box<Receipt>>,
+}
+
+/// Identity of an object: destination and key.
+type Place<'a> = (&'a str, &'a str);
+
+impl Earlier {
+    /// What the receipt says of that object.
+    pub fn vouched_for(&self, destination: &str, key: &str) -> Option<&ReceiptObject> {
+        let objects = self.vouched.as_ref().map(|receipt| &receipt.objects)?;
+        objects.iter().find(|object| object.destination == destination && object.key == key)
+    }
+
+    /// What may happen to an object that is there and is not the one to be put, which has `rows` rows (E-2).
+    pub fn put_rule(&self, destination: &str, key: &str, rows: u64) -> PutRule {
+        match self.vouched_for(destination, key) {
+            Some(object) if object.rows.is_some_and(|vouched| rows >= vouched) => PutRule::Overwrite,
+            _ => PutRule::CreateOnly,
+        }
+    }
+
+    /// Rows that the receipt vouched for and that `objects`, which are in the bucket now, do not have (E-4).
+    pub fn lost(&self, objects: &[ReceiptObject]) -> Vec<LostRows> {
+        let Some(receipt) = &self.vouched else { return Vec::new() };
+        let mut lost = receipt.lost.clone();
+        for object in &receipt.objects {
+            let now = objects.iter().find(|now| now.destination == object.destination && now.key == object.key);
+            let rows = object.rows.unwrap_or(0).saturating_sub(now.map_or(0, |now| now.rows.unwrap_or(u64::MAX)));
+            if rows > 0 {
+                let (destination, key) = (object.destination.clone(), object.key.clone());
+                lost.push(LostRows { output: object.output.clone(), destination, key, rows });
+            }
+        }
+        lost
+    }
+}
+
+/// The receipt's entry of an object that is exactly what an earlier receipt says (E-1); `None` where there is no such.
+///
+/// # Errors
+/// [`Halt`].
+pub async fn intact(context: &Context, batch: &SealedBatch, object: Place<'_>) -> Result<Option<ReceiptObject>, Halt> {
+    let Some(vouched) = batch.earlier.as_ref().and_then(|earlier| earlier.vouched_for(object.0, object.1)) else {
+        return Ok(None);
+    };
+    let Some(destination) = context.destinations.get(&vouched.destination) else {
+        return Err(Halt::Stop(format!("no destination has the URL {}; add it", vouched.destination)));
+    };
+    let is_there = context
+        .while_held(&batch.held, "look at an object of a receipt", || async {
+            match upload::is_there(destination, &vouched.key, vouched.bytes, vouched.sha256.as_deref()).await {
+                Ok(is_there) => Try::Done(is_there),
+                Err(error) => Try::Again(chain(&error)),
+            }
+        })
+        .await?;
+    Ok(is_there.then(|| vouched.clone()))
+}
+
+/// Objects of earlier tries that have no part in this one: what Kafka held when they were made is gone (E-1, E-3).
+///
+/// # Errors
+/// [`Halt`].
+pub async fn without_part(
+    context: &Context,
+    batch: &SealedBatch,
+    objects: &[ReceiptObject],
+) -> Result<Vec<ReceiptObject>, Halt> {
+    let Some(earlier) = &batch.earlier else { return Ok(Vec::new()) };
+    let ours: BTreeSet<Place<'_>> =
+        objects.iter().map(|object| (object.destination.as_str(), object.key.as_str())).collect();
+    let mut found = Vec::new();
+    let mut seen = ours.clone();
+    for object in earlier.vouched.iter().flat_map(|receipt| &receipt.objects) {
+        let place = (object.destination.as_str(), object.key.as_str());
+        if seen.insert(place) {
+            found.extend(intact(context, batch, place).await?);
+        }
+    }
+    for claimed in &earlier.claimed {
+        if seen.insert((&claimed.destination, &claimed.key)) {
+            found.extend(kept_alone(context, batch, claimed).await?);
+        }
+    }
+    Ok(found)
+}
+
+/// A claimed object that is in the bucket, as the receipt tells it.
+async fn kept_alone(
+    context: &Context,
+    batch: &SealedBatch,
+    claimed: &ClaimedObject,
+) -> Result<Option<ReceiptObject>, Halt> {
+    // A destination that the configuration has no more cannot be asked; the claim's layout could not be compiled without it.
+    let Some(destination) = context.destinations.get(&claimed.destination) else { return Ok(None) };
+    let shown = context
+        .while_held(&batch.held, "look at a claimed object", || async {
+            match upload::shown(destination, &claimed.key).await {
+                Ok(shown) => Try::Done(shown),
+                Err(error) => Try::Again(chain(&error)),
+            }
+        })
+        .await?;
+    Ok(shown.map(|shown| ReceiptObject {
+        output: claimed.output.clone(),
+        destination: claimed.destination.clone(),
+        key: claimed.key.clone(),
+        folder: claimed.key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_string()),
+        records: shown.records,
+        rows: shown.records,
+        bytes: shown.bytes,
+        sha256: shown.sha256,
+        event_min_ms: None,
+        event_max_ms: None,
+        kept: Some(KEPT_ALONE.to_string()),
+    }))
+}
