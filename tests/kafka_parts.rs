@@ -3,6 +3,10 @@
 //!
 //! Every test has a topic and a group of its own, waits for events with a deadline, and never for a time.
 
+#[path = "kafka_parts/faults.rs"]
+mod faults;
+#[path = "kafka_parts/proxy.rs"]
+mod proxy;
 #[path = "kafka_parts/support.rs"]
 mod support;
 
