@@ -37,6 +37,7 @@ pub trait SourceSink {
     /// Partitions lost: somebody else may own them already.
     fn lost(&mut self, partitions: &[TopicPartition]);
     /// The position asked for is below the log's start (`log_start` where known): records were deleted before they were read.
+    /// The partition stays held and no other notices; [`Source::start_at`] reads it again.
     fn out_of_range(&mut self, partition: &TopicPartition, log_start: Option<i64>);
     /// A passing fault of the client (brokers down, …): shown in health and log, nothing else.
     fn trouble(&mut self, what: String);

@@ -3,6 +3,10 @@
 //!
 //! Every test has a topic and a group of its own, waits for events with a deadline, and never for a time.
 
+#[path = "kafka_parts/faults.rs"]
+mod faults;
+#[path = "kafka_parts/proxy.rs"]
+mod proxy;
 #[path = "kafka_parts/support.rs"]
 mod support;
 
@@ -418,26 +422,48 @@ fn questions_are_answered() {
     assert!(unknown.starts_with("ask for the bounds of no-such-topic/0: "), "{unknown}");
 }
 
-/// Goal: records deleted before they were read are reported, and the partition can be read again from the log's start.
+/// Goal: records deleted before they were read are reported, and their partition is read again from the log's start, alone:
+/// no other partition loses its assignment, a record, or a commit.
+/// Method: delete what partition 0 was about to read, again and again; partition 1 is read all the time.
 #[test]
 fn deleted_records_are_out_of_range_and_the_partition_comes_back() {
-    let runtime = runtime();
-    let _entered = runtime.enter();
-    let topic = Topic::create("deleted", 1);
-    let partition = topic.partition(0);
-    topic.produce(0, 0, 100);
-    topic.delete_records(0, 60);
-    let mut member = Member::join(config(&topic.name), wanted(&topic));
-    member.until("the news", |member| member.log.out_of_range.contains(&partition));
-    let bounds = block_on(member.coordinator.log_bounds(partition.clone())).expect("bounds");
-    assert_eq!((bounds.start, bounds.end), (60, 100));
-    member.starts_at = StartAt::Offset(60);
-    member.log.gaps = true;
-    let held = member.held().remove(0);
-    member.start_when_possible(&held, 60);
-    member.until("the rest", |member| member.end(&partition) == Some(100));
-    assert_eq!(member.log.offsets(&partition), Vec::from_iter(60..100));
-    member.close();
+    for protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
+        let runtime = runtime();
+        let _entered = runtime.enter();
+        let topic = Topic::create("deleted", 2);
+        let (partition, other) = (topic.partition(0), topic.partition(1));
+        let mut config = config(&topic.name);
+        config.protocol = protocol;
+        let mut member = Member::join(config, wanted(&topic));
+        member.log.gaps = true;
+        member.until("both partitions", |member| member.held().len() == 2);
+        let held = member.held();
+        let mut expected = Vec::new();
+        for round in 0..5 {
+            let (first, start) = (round * 100, round * 100 + 60);
+            member.source.pause(&held[0]);
+            topic.produce(0, first, 100);
+            topic.produce(1, first, 100);
+            topic.delete_records(0, start);
+            member.source.resume(&held[0]);
+            member.until("the news", |member| member.log.out_of_range.remove(&partition));
+            let bounds = block_on(member.coordinator.log_bounds(partition.clone())).expect("bounds");
+            assert_eq!((bounds.start, bounds.end), (start, first + 100));
+            member.start(&held[0], start);
+            expected.extend(start..first + 100);
+            member.until("the rest", |member| {
+                member.end(&partition) == Some(first + 100) && member.end(&other) == Some(first + 100)
+            });
+            block_on(member.coordinator.commit(held[1].clone(), first + 100, String::new())).expect("committed");
+        }
+        // A revoke or a loss would have taken the lists away as well.
+        assert_eq!(member.log.offsets(&partition), expected, "{protocol:?}");
+        assert_eq!(member.log.offsets(&other), Vec::from_iter(0..500), "{protocol:?}");
+        assert_eq!(member.held(), held, "{protocol:?}: the same assignments");
+        assert!(held.iter().all(|one| member.coordinator.is_held(one)), "{protocol:?}");
+        assert_eq!((&member.log.faults, &member.log.lost), (&Vec::new(), &Vec::new()), "{protocol:?}");
+        member.close();
+    }
 }
 
 /// Goal: every way to log in works, for reading as well as for asking.

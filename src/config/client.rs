@@ -1,10 +1,12 @@
-//! `[kafka.client]`: settings of librdkafka, as they are, but for those that the protocol owns.
+//! `[kafka.client]`: settings of librdkafka, as they are, but for those that the protocol owns. librdkafka itself is asked
+//! about each of them: nobody else knows its settings.
 //!
 //! Any value may be a secret: none is ever shown.
 
 use super::raw::Field;
 use super::tree::Value;
 use super::{GroupProtocol, Secret};
+use crate::kafka::client::setting_problem;
 use std::collections::BTreeMap;
 
 /// Settings of librdkafka that belong to the protocol, each with the reason.
@@ -77,6 +79,8 @@ fn entries(field: &Field<'_>, prefix: &str, protocol: GroupProtocol, settings: &
         let stands_clean = !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic());
         if !stands_clean || value.contains('\0') {
             field.wrong::<()>("not a setting: a name of printable characters and a value without zero bytes", CLIENT);
+        } else if let Some(problem) = setting_problem(&name, &value) {
+            field.wrong::<()>(problem, CLIENT);
         } else if settings.insert(name, Secret::new(value)).is_some() {
             field.wrong::<()>("given twice, once with and once without quotes", CLIENT);
         }

@@ -49,11 +49,46 @@ impl Memory {
     }
 }
 
-/// The settings of the group member.
-///
-/// # Errors
-/// [`KafkaError::Setting`]: a setting may not be set, is unknown or has a bad value.
-pub(super) fn member(config: &KafkaConfig, memory: Memory) -> Result<Member, KafkaError> {
+/// Checked settings of the two clients of a source.
+pub(super) struct Settings {
+    pub(super) member: ClientConfig,
+    pub(super) reading: ClientConfig,
+    pub(super) brokers: String,
+    pub(super) memory: Memory,
+}
+
+impl Settings {
+    /// With `memory_bytes` divided as [`Memory`] says.
+    ///
+    /// # Errors
+    /// [`KafkaError::Setting`]: a setting may not be set, is unknown or has a bad value.
+    pub(super) fn of(config: &KafkaConfig, memory_bytes: u64) -> Result<Self, KafkaError> {
+        let memory = Memory::of(memory_bytes);
+        let (member, reading) = (member(config)?, reading(config, memory)?);
+        Ok(Self { member, reading, brokers: config.brokers.clone(), memory })
+    }
+}
+
+/// The settings of the group member, which reads nothing.
+fn member(config: &KafkaConfig) -> Result<ClientConfig, KafkaError> {
+    let mut client = common(config);
+    client
+        .set("auto.offset.reset", "error")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false");
+    match config.protocol {
+        GroupProtocol::Classic => client.set("partition.assignment.strategy", "cooperative-sticky"),
+        GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
+    };
+    if let Some(instance) = &config.instance_id {
+        client.set("group.instance.id", instance);
+    }
+    overlay(&mut client, config)?;
+    Ok(client)
+}
+
+/// The settings of the client that reads. It names the group, as librdkafka wants it to, and never joins it.
+fn reading(config: &KafkaConfig, memory: Memory) -> Result<ClientConfig, KafkaError> {
     let mut client = common(config);
     client
         .set("enable.partition.eof", "true")
@@ -68,27 +103,14 @@ pub(super) fn member(config: &KafkaConfig, memory: Memory) -> Result<Member, Kaf
         .set("queued.min.messages", memory.queue_records.to_string())
         .set("fetch.max.bytes", memory.response_bytes.to_string())
         .set("max.partition.fetch.bytes", memory.partition_bytes.to_string());
-    match config.protocol {
-        GroupProtocol::Classic => client.set("partition.assignment.strategy", "cooperative-sticky"),
-        GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
-    };
-    if let Some(instance) = &config.instance_id {
-        client.set("group.instance.id", instance);
-    }
     overlay(&mut client, config)?;
-    Ok(Member { client, memory })
-}
-
-/// Checked settings of the group member.
-pub(super) struct Member {
-    pub(super) client: ClientConfig,
-    pub(super) memory: Memory,
+    Ok(client)
 }
 
 /// The settings of the client that only asks questions. It names the group, to read its offsets, and never joins it.
 ///
 /// # Errors
-/// As [`member`].
+/// As [`Settings::of`].
 pub(super) fn asking(config: &KafkaConfig, isolation: Isolation) -> Result<ClientConfig, KafkaError> {
     let mut client = common(config);
     client
@@ -144,12 +166,38 @@ fn overlay(client: &mut ClientConfig, config: &KafkaConfig) -> Result<(), KafkaE
     match client.create_native_config() {
         Ok(_) => Ok(()),
         Err(rdkafka::error::KafkaError::ClientConfig(_, problem, key, value)) => {
-            // librdkafka quotes the value in its sentence.
-            let shown = if value.is_empty() { problem } else { problem.replace(&value, "***") };
-            Err(refused(&key, shown))
+            Err(refused(&key, without_value(&problem, &key, &value)))
         }
         Err(other) => Err(KafkaError::Create { brokers: config.brokers.clone(), problem: other.to_string() }),
     }
+}
+
+/// What librdkafka has against this one setting, whatever the others are: unknown, or a value it does not take. Asks
+/// nobody else, and never shows the value.
+pub fn setting_problem(key: &str, value: &str) -> Option<String> {
+    match ClientConfig::new().set(key, value).create_native_config() {
+        Err(rdkafka::error::KafkaError::ClientConfig(_, problem, ..)) => Some(without_value(&problem, key, value)),
+        // Anything else is met again, and told, where the client is made.
+        _ => None,
+    }
+}
+
+/// librdkafka's sentence. It may quote the value or a part of it, so everything quoted but the key goes.
+fn without_value(problem: &str, key: &str, value: &str) -> String {
+    let plain = |part: &str| match value {
+        "" => part.to_string(),
+        // A number is told as it is, and may be part of another one.
+        _ if value.parse::<i64>().is_ok() => {
+            part.split(' ').map(|word| if word == value { "***" } else { word }).collect::<Vec<_>>().join(" ")
+        }
+        _ => part.replace(value, "***"),
+    };
+    let parts = problem.trim_end().split('"').enumerate().map(|(index, part)| match index % 2 {
+        0 => plain(part),
+        _ if part == key => part.to_string(),
+        _ => "***".to_string(),
+    });
+    parts.collect::<Vec<_>>().join("\"")
 }
 
 fn refused(key: &str, problem: String) -> KafkaError {
@@ -163,13 +211,13 @@ mod tests {
 
     #[test]
     fn the_users_settings_win_over_ours() {
-        let plain = member(&config("b:1"), Memory::of(64 << 20)).expect("our own settings are sound");
-        assert_eq!(plain.client.get("check.crcs"), Some("true"));
-        assert_eq!(plain.client.get("queued.max.messages.kbytes"), Some("32768"));
+        let plain = reading(&config("b:1"), Memory::of(64 << 20)).expect("our own settings are sound");
+        assert_eq!(plain.get("check.crcs"), Some("true"));
+        assert_eq!(plain.get("queued.max.messages.kbytes"), Some("32768"));
         let mut tuned = config("b:1");
         tuned.client.insert("check.crcs".into(), crate::config::Secret::new("false"));
-        let tuned = member(&tuned, Memory::of(64 << 20)).expect("allowed");
-        assert_eq!(tuned.client.get("check.crcs"), Some("false"));
+        let tuned = reading(&tuned, Memory::of(64 << 20)).expect("allowed");
+        assert_eq!(tuned.get("check.crcs"), Some("false"));
     }
 
     #[test]
@@ -184,7 +232,7 @@ mod tests {
         for (key, value, expected) in cases {
             let mut config = config("b:1");
             config.client.insert(key.into(), crate::config::Secret::new(value));
-            let error = match member(&config, Memory::of(64 << 20)) {
+            let error = match member(&config) {
                 Ok(_) => panic!("{key} = {value} was taken"),
                 Err(error) => error.to_string(),
             };
@@ -195,13 +243,35 @@ mod tests {
     }
 
     #[test]
+    fn one_setting_is_judged_alone_and_its_value_hidden() {
+        assert_eq!(setting_problem("session.timeout.ms", "10000"), None);
+        assert_eq!(setting_problem("sasl.password", "hush"), None);
+        let cases = [
+            ("no.such.key", "hush", "No such configuration property: \"no.such.key\""),
+            ("sesion.timeout.ms", "10", "No such configuration property: \"sesion.timeout.ms\""),
+            ("security.protocol", "hush", "Invalid value \"***\" for configuration property \"security.protocol\""),
+            ("debug", "broker,hush", "Invalid value \"***\" for configuration property \"debug\""),
+            ("check.crcs", "hush", "Expected bool value for \"check.crcs\": true or false"),
+            ("session.timeout.ms", "hush", "Invalid value for configuration property \"session.timeout.ms\""),
+            (
+                "session.timeout.ms",
+                "7777777",
+                "Configuration property \"session.timeout.ms\" value *** is outside allowed range 1..3600000",
+            ),
+        ];
+        for (key, value, expected) in cases {
+            assert_eq!(setting_problem(key, value).as_deref(), Some(expected), "{key}");
+        }
+    }
+
+    #[test]
     fn the_new_group_protocol_refuses_settings_of_the_old_one() {
         for key in ["session.timeout.ms", "heartbeat.interval.ms"] {
             let mut config = config("b:1");
             config.client.insert(key.into(), crate::config::Secret::new("10000"));
-            member(&config, Memory::of(64 << 20)).map(drop).expect("allowed with the classic protocol");
+            member(&config).map(drop).expect("allowed with the classic protocol");
             config.protocol = GroupProtocol::Consumer;
-            let error = member(&config, Memory::of(64 << 20)).map(drop).expect_err("refused").to_string();
+            let error = member(&config).map(drop).expect_err("refused").to_string();
             assert!(error.contains("the broker decides it"), "{error}");
         }
     }

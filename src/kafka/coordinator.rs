@@ -13,16 +13,16 @@
 //! from now on: members and generations only go forward. An earlier copy may already have been carried out; whoever
 //! takes over reads the committed offset anyway.
 
-use super::group::{GroupContext, list};
+use super::group::list;
+use super::membership::{GroupClient, Membership};
 use super::meta::MetaClient;
-use super::source::Membership;
 use super::trouble::explain;
 use crate::clock::{Clock, SystemClock};
 use crate::consume::{CommitError, Committed, Coordinator, Held, LogBounds, PlannedGuard};
 use crate::record::TopicPartition;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
@@ -109,6 +109,8 @@ fn commit(membership: &Membership, job: &Job) -> Result<(), CommitError> {
         let text = format!("{} at {}: {}", job.held.partition, job.offset, explain(code, ""));
         match verdict(code) {
             Verdict::Moving if clock.monotonic_ms() < MOVE_WAIT_MS => {
+                // In this order: nobody but the holder of the gate refers to the client (G-1).
+                drop(client);
                 drop(gate);
                 let waited = membership.ownership.wait_for_move(seen, wait_after(code));
                 tracing::debug!(%text, waited, "the group was moving; the commit is tried again if the partition stays");
@@ -146,7 +148,7 @@ fn single(job: &Job) -> Result<TopicPartitionList, CommitError> {
     Ok(offsets)
 }
 
-fn send(client: &BaseConsumer<GroupContext>, offsets: &TopicPartitionList) -> Result<(), Code> {
+fn send(client: &GroupClient, offsets: &TopicPartitionList) -> Result<(), Code> {
     client.commit(offsets, CommitMode::Sync).map_err(|error| error.rdkafka_error_code().unwrap_or(Code::Unknown))
 }
 

@@ -3,7 +3,6 @@
 //! Runs on the thread that polls (or closes) the group client, inside librdkafka's callback: until it returns, the
 //! member cannot rejoin. So whatever must be dead before that dies here (K-3). Makes no client calls afterwards.
 
-use super::batch_queue::{NativeQueue, forward};
 use super::held::Ownership;
 use super::trouble::explain;
 use crate::consume::Held;
@@ -15,7 +14,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What happened to the member, in order.
@@ -24,8 +23,6 @@ pub(super) enum Event {
     Assigned(Vec<Held>),
     Revoked(Vec<TopicPartition>),
     Lost(Vec<TopicPartition>),
-    /// A rebalance is over, and every reader was paused in it.
-    Moved,
     Trouble(String),
 }
 
@@ -37,7 +34,6 @@ pub(super) struct GroupContext {
     /// Counts everything that the client reported, so that a reader knows when it has drained the client.
     reported: AtomicU64,
     leaving: AtomicBool,
-    queue: Mutex<Weak<NativeQueue>>,
 }
 
 impl GroupContext {
@@ -48,13 +44,7 @@ impl GroupContext {
             events: Mutex::default(),
             reported: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
-            queue: Mutex::new(Weak::new()),
         }
-    }
-
-    /// Where the records of assigned partitions go. Set before subscribing.
-    pub(super) fn set_queue(&self, queue: &Arc<NativeQueue>) {
-        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(queue);
     }
 
     /// From now on everything is given back without waiting and without a report: the owner has already reported it.
@@ -76,20 +66,12 @@ impl GroupContext {
         }
     }
 
-    fn forward(&self, consumer: &BaseConsumer<Self>, partitions: &[TopicPartition]) {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        for partition in partitions {
-            forward(consumer, partition, queue.as_deref());
-        }
-    }
-
-    /// New partitions start paused, at a placeholder that always exists: what is read from them is decided by `start_at`.
+    /// New partitions are paused and stay so, at a placeholder: what is read of them is read by another client (K-2).
     fn assign(&self, consumer: &BaseConsumer<Self>, given: &mut TopicPartitionList) {
         let partitions = named(given);
-        if let Err(error) = given.set_all_offsets(Offset::Beginning) {
+        if let Err(error) = given.set_all_offsets(Offset::Offset(0)) {
             self.report(Event::Trouble(format!("placeholder for the assigned partitions: {error}")));
         }
-        self.forward(consumer, &partitions);
         self.pause(consumer, given);
         if let Err(error) = consumer.incremental_assign(given) {
             self.report(Event::Trouble(format!("take {} partitions from the group: {error}", partitions.len())));
@@ -121,9 +103,6 @@ impl GroupContext {
         if let Err(error) = consumer.incremental_unassign(taken) {
             self.report(Event::Trouble(format!("give {} partitions back to the group: {error}", partitions.len())));
         }
-        for partition in &partitions {
-            forward(consumer, partition, None);
-        }
         self.report(if lost { Event::Lost(partitions) } else { Event::Revoked(partitions) });
     }
 
@@ -153,14 +132,10 @@ pub(super) fn list<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>)
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         self.reported.fetch_add(1, Ordering::SeqCst);
-        // librdkafka has paused everything and goes on where it believes that we are. It is wrong after an end of
-        // partition (K-2), so nothing may be fetched before the readers were put back: pause on our side as well.
-        self.pause(consumer, &list(&self.ownership.partitions()));
         match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, partitions),
             _ => self.revoke(consumer, partitions),
         }
-        self.report(Event::Moved);
     }
 }
 

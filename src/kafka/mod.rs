@@ -1,20 +1,23 @@
 //! librdkafka behind the seams of [`crate::consume`]: the only module that names `rdkafka`.
 //!
 //! ```text
-//!            ┌ group client ── partition queues ──▶ one batch queue ──▶ KafkaSource::poll ──▶ SourceSink
-//! connect ───┤        └─ rebalance callback ─▶ Ownership ◀─ commit thread ◀── KafkaCoordinator::commit
+//!            ┌ reading client ── partition queues ──▶ one batch queue ──▶ KafkaSource::poll ──▶ SourceSink
+//! connect ───┼ group client ── rebalance callback ─▶ Ownership ◀─ commit thread ◀── KafkaCoordinator::commit
 //!            └ meta client ── metadata, watermarks, committed offsets ◀────── everything else
 //! ```
 //! - [`client`]: librdkafka's settings; what the protocol owns, what follows from the memory budget.
 //! - [`held`]: which Kafka partitions are held, and the gate between commits and rebalances.
-//! - `group`: the rebalance callback. `batch_queue`: the parts that need `unsafe`. `readers`: where each reader stands.
-//! - [`source`]: records and rebalances. [`coordinator`]: offsets. [`meta`]: the cluster, its topics and its bounds.
+//! - `group`: the rebalance callback. `membership`: one member, and how it goes away. `topics`: what it subscribes.
+//! - `reading`: the client that reads. `readers`: where each reader stands. `met`: what it meets besides records.
+//!   `batch_queue`: the parts that need `unsafe`.
+//! - [`source`]: records and rebalances. [`coordinator`]: offsets. [`meta`]: the cluster and the bounds of its logs.
 //!
 //! # Invariants
 //! - **K-1** A record or an end of partition reaches the sink only for a started partition and only at or above the next
 //!   expected position: nothing comes twice, and nothing of an earlier assignment comes at all.
 //! - **K-2** A reader always continues at the position this module counted, by an explicit seek. librdkafka's own
-//!   bookkeeping is not used: after an end-of-partition event its batch call puts it one record too far.
+//!   bookkeeping is not used: after an end-of-partition event its batch call puts it one record too far. The group's
+//!   member reads nothing, so no rebalance moves a reader, and a reader that is out of range is started again alone.
 //! - **K-3** A commit is sent while its [`crate::consume::Held`] is alive and the gate is held; the callback kills the
 //!   `Held`s, then waits for the gate, then gives the partitions back.
 //! - **K-4** After a commit whose outcome is not known nothing more is sent under the same membership.
@@ -27,9 +30,13 @@ pub mod coordinator;
 pub mod demo;
 mod group;
 pub mod held;
+mod membership;
+mod met;
 pub mod meta;
 mod readers;
+mod reading;
 pub mod source;
+mod topics;
 mod trouble;
 
 #[cfg(test)]
@@ -124,11 +131,11 @@ pub fn connect(
     memory_bytes: u64,
     wanted: Wanted,
 ) -> Result<(KafkaSource, Arc<KafkaCoordinator>), KafkaError> {
-    let member = client::member(config, client::Memory::of(memory_bytes))?;
+    let settings = client::Settings::of(config, memory_bytes)?;
     let meta = Arc::new(MetaClient::new(config)?);
-    let membership = Arc::new(source::Membership::new(config.revoke_grace));
-    let topics = meta::watch(meta.clone(), wanted);
+    let membership = Arc::new(membership::Membership::new(config.revoke_grace));
+    let subscription = topics::Subscription::new(topics::watch(meta.clone(), wanted));
     let coordinator = Arc::new(KafkaCoordinator::new(membership.clone(), meta));
-    let source = KafkaSource::new(member, config.brokers.clone(), membership, topics)?;
+    let source = KafkaSource::new(settings, membership, subscription)?;
     Ok((source, coordinator))
 }

@@ -16,12 +16,12 @@ pub(super) enum Phase {
     Running,
     /// Started, and told to wait.
     Paused,
-    /// Started, and has to be put back to its position: after a fault, at this time (monotonic milliseconds) or later.
+    /// Started, and has to be put to its position: at this time (monotonic milliseconds) or later.
     Displaced {
         /// When to try.
         at_ms: i64,
     },
-    /// librdkafka gave the position up (out of range); only a new membership starts this partition again.
+    /// The position is out of range: started again by whoever decides where.
     Stalled,
 }
 
@@ -33,6 +33,8 @@ pub(super) struct Reader {
     pub(super) phase: Phase,
     /// Everything below was handed over or covered since the start.
     pub(super) next: i64,
+    /// How often it could not be put to its position, in a row.
+    pub(super) tries: u32,
 }
 
 /// All readers.
@@ -44,7 +46,7 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn add(&mut self, held: &Held) {
         let partition = held.partition.clone();
-        let reader = Reader { partition, assignment: held.assignment, phase: Phase::Idle, next: 0 };
+        let reader = Reader { partition, assignment: held.assignment, phase: Phase::Idle, next: 0, tries: 0 };
         self.by_topic.entry(held.partition.topic.clone()).or_default().insert(held.partition.partition, reader);
     }
 
@@ -55,10 +57,6 @@ impl Readers {
                 self.by_topic.remove(&partition.topic);
             }
         }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.by_topic.clear();
     }
 
     pub(super) fn get(&mut self, topic: &str, partition: i32) -> Option<&mut Reader> {

@@ -340,7 +340,6 @@ impl SourceSink for Log {
 pub(crate) enum StartAt {
     /// At the committed offset, or at 0.
     Committed,
-    Offset(i64),
     Never,
 }
 
@@ -392,18 +391,11 @@ impl Member {
         self.log.next.insert(held.partition.clone(), offset);
     }
 
-    pub(crate) fn start_when_possible(&mut self, held: &Held, offset: i64) {
-        if self.source.start_at(held, offset).is_ok() {
-            self.log.next.insert(held.partition.clone(), offset);
-        }
-    }
-
     pub(crate) fn poll(&mut self) {
         self.source.poll(Duration::from_millis(20), self.take, &mut self.log);
         for held in std::mem::take(&mut self.log.fresh) {
             let offset = match self.starts_at {
                 StartAt::Never => continue,
-                StartAt::Offset(offset) => offset,
                 StartAt::Committed => self.committed(&held.partition).map_or(0, |(offset, _)| offset),
             };
             if self.source.start_at(&held, offset).is_ok() {
@@ -422,7 +414,7 @@ impl Member {
         }
     }
 
-    fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         let Log { faults, troubles, fatals, held, next, ends, lost, .. } = &self.log;
         format!(
             "held {held:?} next {next:?} ends {ends:?} lost {lost:?} faults {faults:?} troubles {troubles:?} fatals {fatals:?}"
