@@ -194,7 +194,11 @@ impl Bucket {
             FaultKind::Login | FaultKind::NoIdentity => ProbeError::Credentials { destination, fault },
             FaultKind::Denied => ProbeError::NotAllowed { action, destination, fault },
             FaultKind::Unreachable | FaultKind::Interrupted => {
-                let endpoint = self.destination.endpoint().unwrap_or("the cloud's own endpoint").to_string();
+                let endpoint = self
+                    .destination
+                    .endpoint()
+                    .unwrap_or("the cloud's own endpoint, or the one that the environment names")
+                    .to_string();
                 ProbeError::Unreachable { destination, endpoint, fault }
             }
             FaultKind::NotFound

@@ -171,7 +171,9 @@ fn either(section: &Section<'_>, key: &'static str, other: &'static str) {
 fn s3(section: &Section<'_>, bucket: &str, options: &mut BTreeMap<String, Secret>) {
     texts(section, &["region", "access_key_id", "secret_access_key", "session_token"], options);
     let endpoint = endpoint(section, options);
-    if !flag(section, "path_style", section.has("endpoint"), options) {
+    // Without both keys the environment may name an endpoint (AWS_ENDPOINT_URL): the client decides when it knows.
+    let is_decided = section.has("path_style") || section.has("endpoint");
+    if is_decided && !flag(section, "path_style", section.has("endpoint"), options) {
         check_virtual_host(section, bucket, endpoint.as_ref());
     }
     allow_http(section, endpoint.as_ref(), options);

@@ -125,7 +125,7 @@ fn holders<'a, 'f>(
     let mut holders = Vec::new();
     let mut add = |output, place, format, names: &[String], at: &str, field: Field<'f>, sound_spots: bool| {
         let unsound = |key: &&str| errors.within(&format!("{at}.{key}"));
-        if errors.about(at) || errors.about(&format!("{at}.format")) || OF_NAMES.iter().any(|key| unsound(key)) {
+        if errors.about(at) || errors.about(&format!("{at}.format")) || OF_NAMES.iter().any(unsound) {
             return;
         }
         // Of topics that are wrong nobody can say whether there is only one.

@@ -82,6 +82,8 @@ pub struct Core {
     pub(super) drain_to: Option<BTreeMap<TopicPartition, i64>>,
     /// For `--drain`: what the whole group has committed.
     pub(super) drain_committed: BTreeMap<TopicPartition, i64>,
+    /// Something was taken over since the log ends were asked for: its lag is not known yet.
+    pub(super) lag_unknown: bool,
     /// Questions under way: at most one of each kind.
     asking: Asking,
     pub(super) shutting_down: bool,
@@ -114,6 +116,7 @@ impl Core {
             next_batch: 0,
             drain_to: None,
             drain_committed: BTreeMap::new(),
+            lag_unknown: false,
             asking: Asking::default(),
             shutting_down: false,
             dropped_work: false,

@@ -45,7 +45,7 @@ impl Earlier {
     /// What may happen to an object that is there and is not the one to be put, which has `rows` rows (E-2).
     pub fn put_rule(&self, destination: &str, key: &str, rows: u64) -> PutRule {
         match self.vouched_for(destination, key) {
-            Some(object) if object.rows.is_some_and(|vouched| rows >= vouched) => PutRule::Overwrite,
+            Some(object) if object.rows.is_some_and(|vouched| rows >= vouched) => PutRule::Repair,
             _ => PutRule::CreateOnly,
         }
     }

@@ -80,16 +80,22 @@ pub enum Finish {
 ///
 /// # Errors
 /// [`Halt`]. Whatever was uploaded by then is what a successor will upload: same names, same rows.
-pub async fn finish(context: &Context, batch: &SealedBatch) -> Result<Finish, Halt> {
-    let held = &batch.held;
-    context.commit(held, batch.range.first, plan(batch).encode()).await?;
-    if !claim(context, batch).await? {
-        return Ok(Finish::Adopt);
+pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish, Halt> {
+    let held = batch.held.clone();
+    context.commit(&held, batch.range.first, plan(&batch).encode()).await?;
+    match claim(context, &batch).await? {
+        Claimed::Now => {}
+        // Somebody has uploaded some of it, perhaps.
+        Claimed::Before => {
+            batch.earlier.get_or_insert_default();
+        }
+        Claimed::Otherwise => return Ok(Finish::Adopt),
     }
+    let batch = &batch;
     let objects = upload_all(context, batch).await?;
     let receipt = receipt(context, batch, objects);
     context
-        .while_held(held, "write a receipt", || async {
+        .while_held(&held, "write a receipt", || async {
             match batch.archive.bucket.put_receipt(&receipt).await {
                 Ok(()) => Try::Done(()),
                 Err(error) => Try::of(&error),
@@ -100,7 +106,7 @@ pub async fn finish(context: &Context, batch: &SealedBatch) -> Result<Finish, Ha
     done.watermark_ms = batch.watermark_ms;
     done.previous_first = Some(batch.range.first);
     done.topic_id = batch.topic_id.clone();
-    context.commit(held, batch.range.end, done.encode()).await?;
+    context.commit(&held, batch.range.end, done.encode()).await?;
     count(batch);
     Ok(Finish::Committed)
 }
@@ -140,8 +146,20 @@ fn plan(batch: &SealedBatch) -> OffsetMetadata {
     plan
 }
 
-/// Makes the claim; false where another cut was claimed before.
-async fn claim(context: &Context, batch: &SealedBatch) -> Result<bool, Halt> {
+/// What the claim of a batch found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claimed {
+    /// Nothing: nobody can have uploaded anything of the batch.
+    Now,
+    /// The same cut, by an earlier try or by another process: objects may be there, and may hold records that Kafka has
+    /// deleted since.
+    Before,
+    /// Another cut.
+    Otherwise,
+}
+
+/// Makes the claim.
+async fn claim(context: &Context, batch: &SealedBatch) -> Result<Claimed, Halt> {
     let claim = Claim {
         version: CLAIM_VERSION,
         topic: batch.held.partition.topic.to_string(),
@@ -163,7 +181,8 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<bool, Halt> {
         })
         .await?;
     match outcome {
-        ClaimOutcome::Created | ClaimOutcome::Same => Ok(true),
+        ClaimOutcome::Created => Ok(Claimed::Now),
+        ClaimOutcome::Same => Ok(Claimed::Before),
         ClaimOutcome::Other(other) if other.end == claim.end && other.fingerprint == claim.fingerprint => {
             Err(Halt::Stop(format!(
                 "{}: the batch [{}, {}) was claimed with other schemas than the pinned ones ({:?}, now {:?}); restore \
@@ -177,7 +196,7 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<bool, Halt> {
                 "another process claimed another end for this batch; following it"
             );
             metrics::counter!("siltstone_adopted_claims_total").increment(1);
-            Ok(false)
+            Ok(Claimed::Otherwise)
         }
     }
 }

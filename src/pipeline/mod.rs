@@ -162,7 +162,7 @@ impl<S: Source> Pipeline<S> {
             self.next_read_back_ms = now_ms + READ_BACK_MS;
             self.core.start_read_back();
         }
-        if now_ms >= self.next_log_ends_ms {
+        if now_ms >= self.next_log_ends_ms || self.core.lag_unknown {
             self.next_log_ends_ms = now_ms + LOG_ENDS_MS;
             self.core.start_log_ends();
         }

@@ -251,11 +251,12 @@ async fn first_position(
     }
     let reach = highest.as_ref().map(Entry::reach);
     let unfinished_first = highest.as_ref().filter(|entry| entry.receipt.is_none()).map(|entry| entry.first);
-    let offset = match (committed.map(|committed| committed.offset), reach) {
+    let offset = match (committed.as_ref().map(|committed| committed.offset), reach) {
         (Some(offset), None) => offset,
         // At the end of what is vouched for, or at a batch that was claimed and must be redone.
         (Some(offset), Some(reach)) if offset >= reach || unfinished_first == Some(offset) => offset,
         (offset, Some(reach)) if !context.resume_from_receipts => {
+            unchanged(context, held, &committed).await?;
             let group = match offset {
                 Some(offset) => format!("the group's committed offset {offset} carries no plan of siltstone's"),
                 None => "the group has no committed offset".to_string(),
@@ -277,6 +278,35 @@ async fn first_position(
     context.commit(held, offset, metadata.encode()).await?;
     tracing::info!(%partition, offset, "first position committed");
     Ok((offset, metadata))
+}
+
+/// Reads the committed offset once more before a person is called: whoever waited long for its store may have lost the
+/// partition without knowing, and the receipts are its successor's.
+async fn unchanged(context: &Context, held: &Held, committed: &Option<Committed>) -> Result<(), Halt> {
+    // Taken over again, from the start, if the partition is still held.
+    if committed_of(context, held).await? == *committed { Ok(()) } else { Err(Halt::NotHeld) }
+}
+
+/// The committed offset of one partition.
+///
+/// # Errors
+/// [`Halt`].
+pub async fn committed_of(context: &Context, held: &Held) -> Result<Option<Committed>, Halt> {
+    let partition = &held.partition;
+    context
+        .while_held(held, "read a committed offset", || async {
+            match context.coordinator.committed(vec![partition.clone()]).await {
+                Ok(found) => match found.into_iter().find(|(of, _)| of == partition) {
+                    Some((_, committed)) => Try::Done(committed),
+                    None => Try::Again(format!(
+                        "{partition}: the coordinator gives no answer for it: does the topic still exist, and may this \
+                         login describe it?"
+                    )),
+                },
+                Err(reason) => Try::Again(format!("{partition}: {reason}")),
+            }
+        })
+        .await
 }
 
 /// Where a partition that nobody ever archived starts.

@@ -59,6 +59,9 @@ pub enum PutRule {
     Overwrite,
     /// It is kept, as it may hold more rows than this file (Kafka no longer holds all of the range). See U-3.
     CreateOnly,
+    /// It is replaced, unless its own metadata says that it holds at least as many records as this file: then it is no
+    /// damage but another try's, which landed late and may hold records that Kafka has deleted since.
+    Repair,
 }
 
 /// How files are sent.
@@ -320,13 +323,17 @@ pub async fn put_file(
 
 /// Whether only a look at the bucket can keep an object from being replaced.
 fn must_look(target: &Target<'_>, one_put: bool) -> bool {
-    target.file.rule == PutRule::CreateOnly && !(one_put && target.destination.conditional_put())
+    match target.file.rule {
+        PutRule::CreateOnly => !(one_put && target.destination.conditional_put()),
+        PutRule::Repair => true,
+        PutRule::Overwrite => false,
+    }
 }
 
 fn put_mode(target: &Target<'_>) -> PutMode {
     match target.file.rule {
         PutRule::CreateOnly if target.destination.conditional_put() => PutMode::Create,
-        PutRule::CreateOnly | PutRule::Overwrite => PutMode::Overwrite,
+        PutRule::CreateOnly | PutRule::Repair | PutRule::Overwrite => PutMode::Overwrite,
     }
 }
 
@@ -335,7 +342,8 @@ fn settled(target: &Target<'_>, found: &Existing) -> Option<Placed> {
     match target.file.rule {
         _ if found.same => Some(target.placed(How::AlreadyThere)),
         PutRule::CreateOnly => Some(target.kept(&found.shown)),
-        PutRule::Overwrite => None,
+        PutRule::Repair if found.shown.records >= Some(target.file.records) => Some(target.kept(&found.shown)),
+        PutRule::Repair | PutRule::Overwrite => None,
     }
 }
 

@@ -57,7 +57,7 @@ async fn send_pieces(
     while !in_flight.is_empty() {
         join_one(target, &mut in_flight).await?;
     }
-    if file.rule == PutRule::CreateOnly
+    if file.rule != PutRule::Overwrite
         && let Some(found) = existing(target).await?
         && let Some(placed) = settled(target, &found)
     {

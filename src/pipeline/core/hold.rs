@@ -2,7 +2,7 @@
 
 use super::{Completion, Core, Request};
 use crate::consume::{Committed, Held};
-use crate::pipeline::context::{Context, Halt, Try};
+use crate::pipeline::context::{Context, Halt};
 use crate::pipeline::partition::Phase;
 use crate::pipeline::takeover::{self, Takeover};
 use crate::record::TopicPartition;
@@ -57,6 +57,7 @@ impl Core {
         partition.next = takeover.first;
         partition.read_from = takeover.read_from;
         partition.committed = Some(takeover.first);
+        self.lag_unknown = true;
         partition.watermark_ms = takeover.watermark_ms;
         partition.watermark_committed_ms = takeover.watermark_ms;
         partition.previous_first = takeover.previous_first;
@@ -187,26 +188,9 @@ async fn take_over(
 ) -> Result<Takeover, Halt> {
     let committed = match committed {
         Some(committed) => committed,
-        None => committed_of(context, held).await?,
+        None => takeover::committed_of(context, held).await?,
     };
     takeover::take_over(context, &context.archives[archive], held, committed).await
-}
-
-async fn committed_of(context: &Context, held: &Held) -> Result<Option<Committed>, Halt> {
-    let partition = &held.partition;
-    context
-        .while_held(held, "read a committed offset", || async {
-            match context.coordinator.committed(vec![partition.clone()]).await {
-                Ok(found) => match found.into_iter().find(|(of, _)| of == partition) {
-                    Some((_, committed)) => Try::Done(committed),
-                    None => Try::Again(format!(
-                        "{partition}: the coordinator gives no answer for it: does the topic still exist, and may this                          login describe it?"
-                    )),
-                },
-                Err(reason) => Try::Again(format!("{partition}: {reason}")),
-            }
-        })
-        .await
 }
 
 /// A panic is a bug, and must not leave its partition waiting for ever without a word.

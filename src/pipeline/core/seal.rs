@@ -242,11 +242,10 @@ impl Core {
         let report = self.report.clone();
         self.tasks.spawn(async move {
             let pending = context.coordinator.planned(&batch.held);
-            let result = halting_on_panic(finish::finish(&context, &batch), "finish a batch").await;
-            drop(pending);
             let held = batch.held.clone();
-            // The spool of the batch goes before the report, so that a full spool has room when reading goes on.
-            drop(batch);
+            // The spool of the batch goes with it, before the report: a full spool has room when reading goes on.
+            let result = halting_on_panic(finish::finish(&context, batch), "finish a batch").await;
+            drop(pending);
             drop(report.send(Completion::Finished { held, batch: number, result }));
         });
     }

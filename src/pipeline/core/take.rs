@@ -209,6 +209,11 @@ impl Core {
         let reached = planned_end.map_or(position, |end| position.min(end));
         partition.next = partition.next.max(reached);
         self.seal_if_end_reached(slot);
+        let partition = &self.partitions[slot];
+        if partition.phase == Phase::Running && partition.open.is_none() && partition.next < position {
+            // A redone batch has ended before `position`. The next one covers the rest: the source says it only once.
+            return self.cover_to(slot, position);
+        }
         true
     }
 

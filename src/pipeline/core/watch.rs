@@ -61,6 +61,7 @@ impl Core {
         if std::mem::replace(&mut self.asking.log_ends, true) {
             return;
         }
+        self.lag_unknown = false;
         let (context, report) = (self.context.clone(), self.report.clone());
         self.tasks.spawn(async move {
             let mut ends = Vec::new();
