@@ -3,7 +3,7 @@
 //! The bytes are the layout's canonical JSON, so their SHA-256 must begin with the fingerprint they are stored under.
 
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created};
-use crate::layout::{LAYOUT_VERSION, Layout};
+use crate::layout::{LAYOUT_VERSION, Layout, ROWS_REVISION};
 use crate::upload::hex;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -53,7 +53,15 @@ impl Bucket {
             return Err(unusable(what));
         }
         // Its bytes are right, so what does not parse is a setting of another release.
-        serde_json::from_slice(&bytes).map_err(|error| unusable(format!("this release cannot read it: {error}")))
+        let layout: Layout = serde_json::from_slice(&bytes)
+            .map_err(|error| unusable(format!("this release cannot read it: {error}")))?;
+        if layout.code.rows != ROWS_REVISION {
+            let rows = layout.code.rows;
+            return Err(unusable(format!(
+                "its rows are of revision {rows}, this release makes revision {ROWS_REVISION}"
+            )));
+        }
+        Ok(layout)
     }
 
     fn check_fingerprint(&self, key: &str, fingerprint: &str, bytes: &[u8]) -> Result<(), BucketError> {

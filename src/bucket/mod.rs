@@ -95,7 +95,7 @@ pub enum BucketError {
     /// A batch was planned with a layout that this release cannot use.
     #[error(
         "layout {fingerprint} at {destination} cannot be used: {what}; run the release that wrote it until the batch is \
-         finished, or discard the unfinished batch with --replan"
+         finished"
     )]
     Layout {
         /// Its fingerprint.

@@ -9,6 +9,8 @@
 //! - **E-3** An object that the claim announced and that Kafka has no records for any more is in the receipt if it is in the
 //!   bucket.
 //! - **E-4** Rows that a receipt vouched for, that are gone from the bucket and from Kafka, are named as lost.
+//! - **E-5** What is put is what the claim announced: a redo that names an object otherwise (other rules of a time zone, another
+//!   release) stops before it puts anything.
 
 use super::context::{Context, Halt, Try};
 use super::finish::SealedBatch;
@@ -48,6 +50,13 @@ impl Earlier {
             Some(object) if object.rows.is_some_and(|vouched| rows >= vouched) => PutRule::Repair,
             _ => PutRule::CreateOnly,
         }
+    }
+
+    /// The key of an object that is to be put and that the claim did not announce (E-5).
+    pub fn unclaimed(&self, objects: Vec<ClaimedObject>) -> Option<String> {
+        let mut objects = objects.into_iter();
+        let stranger = objects.find(|object| !self.claimed.is_empty() && !self.claimed.contains(object))?;
+        Some(stranger.key)
     }
 
     /// Rows that the receipt vouched for and that `objects`, which are in the bucket now, do not have (E-4).

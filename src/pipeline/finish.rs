@@ -92,6 +92,13 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         Claimed::Otherwise => return Ok(Finish::Adopt),
     }
     let batch = &batch;
+    if let Some(key) = batch.earlier.as_ref().and_then(|earlier| earlier.unclaimed(claimed_objects(batch))) {
+        return Err(Halt::Stop(format!(
+            "{}: the unfinished batch {} was claimed by a release that names its objects otherwise: {key} is not among \
+             them. Run the release that claimed it until the batch is finished",
+            held.partition, batch.range
+        )));
+    }
     let objects = upload_all(context, batch).await?;
     let receipt = receipt(context, batch, objects);
     context
