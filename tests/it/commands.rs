@@ -36,8 +36,6 @@ fn check_finds_what_run_would_fail_at() {
     std::fs::write(dir.path().join("file"), "").unwrap();
     let file = "url = \"file:///nowhere/x\"";
     let cases = [
-        ("client = { \"no.such.key\" = 1 }", file, "[kafka.client] \"no.such.key\": No such"),
-        ("client = { \"debug\" = \"hush-hush\" }", file, "[kafka.client] \"debug\": Invalid value \"***\""),
         ("client = { \"max.poll.interval.ms\" = 1000 }", file, "[kafka.client]: Client creation error: `max.poll"),
         (
             "client = { \"security.protocol\" = \"ssl\", \"ssl.ca.location\" = \"/nowhere.pem\" }",
