@@ -5,12 +5,14 @@ use crate::cli::CheckArgs;
 use crate::commands::run::{Connected, connect};
 use crate::config::{self, Config, KafkaConfig, MemoryShares};
 use crate::consume::Source;
-use crate::destination::Destination;
+use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
-use crate::kafka;
+use crate::kafka::{self, KafkaError};
 use crate::pipeline::start::{StartError, chain};
 use rustix::fs::Access;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +23,17 @@ use std::time::Duration;
 /// The first failure's exit code, when anything failed.
 pub async fn check(args: &CheckArgs, config: &Config, out: &mut dyn Write) -> Result<Exit, Failure> {
     let mut report = Report { out, worst: None };
-    report.good(&format!("{}: the configuration is right", args.config.config.display()))?;
+    check_settings(config, &mut report).await?;
+    let destinations = check_openings(config, &mut report)?;
+    check_folder("spool.dir", &config.spool.dir, &mut report)?;
+    if report.worst.is_none() {
+        report.good(&format!("{}: the configuration is right", args.config.config.display()))?;
+    }
     if args.verbose {
         report.text(&config::effective_toml(config))?;
     }
-    check_spool(config, args.connect, &mut report)?;
-    check_settings(config, &mut report).await?;
-    let destinations = check_openings(config, &mut report)?;
     if args.connect {
+        check_machine(config, &mut report)?;
         check_destinations(destinations, &mut report).await?;
         check_kafka(config, &mut report).await?;
     }
@@ -57,21 +62,33 @@ impl Report<'_> {
     }
 }
 
-/// Says what of the spool's folder is wrong already; `here`: this is the machine and the user that will use it.
-fn check_spool(config: &Config, here: bool, report: &mut Report<'_>) -> Result<(), Failure> {
-    let dir = &config.spool.dir;
-    let Some(there) = dir.ancestors().find(|ancestor| ancestor.exists()) else { return Ok(()) };
-    if !there.is_dir() {
-        return report.bad(Exit::Config, &format!("spool.dir {}: {} is no folder", dir.display(), there.display()));
-    }
-    if !here {
-        return Ok(());
-    }
-    match rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK) {
-        Ok(()) => report.good(&format!("spool.dir {}: this user may write there", dir.display())),
-        Err(errno) => {
-            report.bad(Exit::Config, &format!("spool.dir {}: write in {}: {errno}", dir.display(), there.display()))
+/// Refuses a folder that cannot be one, because a file is in its way. It need not be there yet, nor on this machine.
+fn check_folder(key: &str, folder: &Path, report: &mut Report<'_>) -> Result<(), Failure> {
+    match folder.ancestors().find(|ancestor| ancestor.exists()) {
+        Some(there) if !there.is_dir() => {
+            report.bad(Exit::Config, &format!("{key} {}: {} is no folder", folder.display(), there.display()))
         }
+        _ => Ok(()),
+    }
+}
+
+/// What this machine and user must allow: a writable spool and the address to listen on.
+fn check_machine(config: &Config, report: &mut Report<'_>) -> Result<(), Failure> {
+    let dir = &config.spool.dir;
+    if let Some(there) = dir.ancestors().find(|ancestor| ancestor.is_dir()) {
+        match rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(()) => report.good(&format!("spool.dir {}: this user may write there", dir.display()))?,
+            Err(errno) => report
+                .bad(Exit::Config, &format!("spool.dir {}: write in {}: {errno}", dir.display(), there.display()))?,
+        }
+    }
+    let Some(address) = config.http else { return Ok(()) };
+    match TcpListener::bind(address) {
+        // Perhaps the very process that this configuration is for.
+        Err(error) if error.kind() != ErrorKind::AddrInUse => {
+            report.bad(Exit::Config, &format!("http.listen {address}: {error}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -81,7 +98,10 @@ async fn check_settings(config: &Config, report: &mut Report<'_>) -> Result<(), 
     let memory = MemoryShares::of(config.memory.budget).kafka;
     let made = tokio::task::spawn_blocking(move || {
         let made = kafka::connect(&nowhere, memory, kafka::Wanted::of(Vec::new()));
-        made.map(drop).map_err(|error| (error.exit(), chain(&error)))
+        made.map(drop).map_err(|error| match error {
+            KafkaError::Create { problem, .. } => (Exit::Config, format!("[kafka.client]: {problem}")),
+            other => (other.exit(), chain(&other)),
+        })
     });
     match made.await {
         Ok(Ok(())) => Ok(()),
@@ -95,7 +115,13 @@ fn check_openings(config: &Config, report: &mut Report<'_>) -> Result<Vec<Arc<De
     let mut destinations = Vec::new();
     for (name, section) in &config.destinations {
         match Destination::open(name, section) {
-            Ok(destination) => destinations.push(Arc::new(destination)),
+            Ok(destination) => {
+                if destination.kind() == StoreKind::File {
+                    let folder = Path::new("/").join(destination.prefix().as_ref());
+                    check_folder(&format!("[destinations.{name}]"), &folder, report)?;
+                }
+                destinations.push(Arc::new(destination));
+            }
             Err(error) => report.bad(Exit::Config, &format!("[destinations.{name}]: {}", chain(&error)))?,
         }
     }

@@ -110,48 +110,86 @@ impl Holder<'_, '_> {
     }
 }
 
+/// What an output or the dead letters are, and where they stand.
+struct Stand<'a, 'f> {
+    output: &'a str,
+    place: &'a Place,
+    format: &'a OutputFormat,
+    /// Path of its section, in the file or not.
+    at: String,
+    field: Field<'f>,
+    /// The destinations, where they are known for certain.
+    destinations: &'a [String],
+}
+
 /// The outputs and dead letters of an archive whose names are known for certain.
 fn holders<'a, 'f>(
     archive: &'a Placed<'f>,
     destinations: &BTreeMap<String, DestinationConfig>,
     errors: &Errors,
 ) -> Vec<Holder<'a, 'f>> {
-    const OF_NAMES: [&str; 7] =
-        ["name", "layout", "format.type", "format.compression", "format.newlines", "path", "zone"];
     let (config, path) = (&archive.config, &archive.field.path);
     if errors.about(&format!("{path}.name")) {
         return Vec::new();
     }
-    let mut holders = Vec::new();
-    let mut add = |output, place, format, names: &[String], at: &str, field: Field<'f>, sound_spots: bool| {
-        let unsound = |key: &&str| errors.within(&format!("{at}.{key}"));
-        if errors.about(at) || errors.about(&format!("{at}.format")) || OF_NAMES.iter().any(unsound) {
-            return;
-        }
-        // Of topics that are wrong nobody can say whether there is only one.
-        let topic = if errors.within(&format!("{path}.topics")) { Some("") } else { config.topics.only() };
-        let spots = if sound_spots { spots(names, destinations) } else { Vec::new() };
-        let extension = Place::extension(place, format);
-        holders.push(Holder { archive: config, output, place, format, extension, topic, spots, field });
+    // Of topics that are wrong nobody can say whether there is only one.
+    let topic = if errors.within(&format!("{path}.topics")) { Some("") } else { config.topics.only() };
+    let holder = |stand: Stand<'a, 'f>| Holder {
+        archive: config,
+        output: stand.output,
+        place: stand.place,
+        format: stand.format,
+        extension: stand.place.extension(stand.format),
+        topic,
+        spots: spots(stand.destinations, destinations),
+        field: stand.field,
     };
-    let mut names = config.destination_names.iter();
-    let mut first_is_sound = true;
-    for (index, (output, field)) in config.layout.outputs.iter().zip(&archive.outputs).enumerate() {
+    let stands = stands(archive, errors).into_iter();
+    stands.filter(|stand| names_are_known(&stand.at, errors)).map(holder).collect()
+}
+
+/// Whether nothing is wrong with what decides the names of the section at `at`.
+fn names_are_known(at: &str, errors: &Errors) -> bool {
+    let deciding = ["name", "layout", "format.type", "format.compression", "format.newlines", "path", "zone"];
+    !errors.about(at)
+        && !errors.about(&format!("{at}.format"))
+        && !deciding.iter().any(|key| errors.within(&format!("{at}.{key}")))
+}
+
+fn stands<'a, 'f>(archive: &'a Placed<'f>, errors: &Errors) -> Vec<Stand<'a, 'f>> {
+    let (layout, path) = (&archive.config.layout, &archive.field.path);
+    let known = |at: &str, names: Option<&'a Vec<String>>| -> &'a [String] {
+        if errors.about(&format!("{at}.destination")) { &[] } else { names.map_or(&[], Vec::as_slice) }
+    };
+    let mut names = archive.config.destination_names.iter();
+    let mut stands: Vec<Stand<'a, 'f>> = Vec::new();
+    for (output, field) in layout.outputs.iter().zip(&archive.outputs) {
         let at = field.as_ref().map_or_else(|| format!("{path}.output"), |field| field.path.clone());
-        let sound = !errors.about(&format!("{at}.destination"));
-        first_is_sound &= sound || index > 0;
-        let names = names.next().map_or(&[][..], Vec::as_slice);
-        let field = field.as_ref().unwrap_or(&archive.field).clone();
-        add(&output.name, &output.place, &output.format, names, &at, field, sound);
+        stands.push(Stand {
+            output: &output.name,
+            place: &output.place,
+            format: &output.format,
+            destinations: known(&at, names.next()),
+            field: field.as_ref().unwrap_or(&archive.field).clone(),
+            at,
+        });
     }
-    let at = format!("{path}.dead_letters");
     let own = archive.field.peek("dead_letters");
-    let has_own_destination = own.as_ref().is_some_and(|field| field.peek("destination").is_some());
-    let sound = if has_own_destination { !errors.about(&format!("{at}.destination")) } else { first_is_sound };
-    let names = names.next().map_or(&[][..], Vec::as_slice);
-    let (place, field) = (&config.layout.dead_letters.place, own.unwrap_or_else(|| archive.field.clone()));
-    add(DEAD_LETTERS, place, &DeadLetterLayout::FORMAT, names, &at, field, sound);
-    holders
+    let at = format!("{path}.dead_letters");
+    let destinations = match (own.as_ref().and_then(|field| field.peek("destination")), stands.first()) {
+        // Without a destination of their own they go where the first output goes.
+        (None, Some(first)) => first.destinations,
+        _ => known(&at, names.next()),
+    };
+    stands.push(Stand {
+        output: DEAD_LETTERS,
+        place: &layout.dead_letters.place,
+        format: &DeadLetterLayout::FORMAT,
+        destinations,
+        field: own.unwrap_or_else(|| archive.field.clone()),
+        at,
+    });
+    stands
 }
 
 /// Where objects go, as far as the URLs are known.

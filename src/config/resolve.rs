@@ -153,13 +153,15 @@ fn brokers(field: &Field<'_>) -> Option<String> {
     let text = field.text(BROKERS)?;
     for broker in text.split(',') {
         let broker = broker.trim();
-        let after_brackets = broker.rsplit(']').next().unwrap_or(broker);
-        let port_is_right = match after_brackets.rsplit_once(':') {
+        // librdkafka takes a protocol in front, and an IPv6 address in brackets.
+        let address = broker.split_once("://").map_or(broker, |(_, address)| address);
+        let after_brackets = address.rsplit(']').next().unwrap_or(address);
+        let port_is_right = match after_brackets.split_once(':') {
             Some((_, port)) => port.parse::<u16>().is_ok_and(|port| port > 0),
             None => true,
         };
-        let host_is_right = !broker.is_empty()
-            && !broker.starts_with(':')
+        let host_is_right = !address.is_empty()
+            && !address.starts_with(':')
             && broker.chars().all(|c| c.is_ascii_graphic() && !"@?#\"'\\".contains(c));
         if !host_is_right || !port_is_right {
             // What holds an @ may be a password in the wrong place.

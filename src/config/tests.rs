@@ -93,7 +93,7 @@ fn values_are_resolved() {
         spool = { dir = "spool" }
         http.listen = "[::1]:80"
         [kafka]
-        brokers = "a:1, b"
+        brokers = "a:1, b, [::1]:9092, ssl://c:3"
         start = 2025-11-21T00:00:00Z
         instance_id = "${HOSTNAME}"
         client = { "fetch.min.bytes" = 1, check.crcs = true, client.rack = "s" }
@@ -116,7 +116,7 @@ fn values_are_resolved() {
         destination = "main"
         "#,
     );
-    assert_eq!(config.kafka.brokers, "a:1,b");
+    assert_eq!(config.kafka.brokers, "a:1,b,[::1]:9092,ssl://c:3");
     assert_eq!(config.kafka.start, super::Start::Time(1_763_683_200_000));
     assert_eq!(config.kafka.instance_id.as_deref(), Some("pod-7"));
     let client: Vec<_> = config.kafka.client.iter().map(|(key, value)| (key.as_str(), value.reveal())).collect();

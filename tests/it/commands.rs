@@ -28,6 +28,40 @@ fn check_reports_every_error_with_its_line() {
     siltstone(&["check"]).expect(2).says(&["--config"]);
 }
 
+/// What `run` would fail at for reasons that need no server: `check` says so, names the key and hides values.
+#[test]
+fn check_finds_what_run_would_fail_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let file = "url = \"file:///nowhere/x\"";
+    let cases = [
+        ("client = { \"max.poll.interval.ms\" = 1000 }", file, "[kafka.client]: Client creation error: `max.poll"),
+        (
+            "client = { \"security.protocol\" = \"ssl\", \"ssl.ca.location\" = \"/nowhere.pem\" }",
+            file,
+            "[kafka.client]: Client creation error: ssl.ca.location",
+        ),
+        ("", "url = \"gs://b\"\nservice_account_file = \"nowhere.json\"", "nowhere.json"),
+        ("", "url = \"gs://b\"\nservice_account_key = \"hush-hush\"", "[destinations.main]: "),
+        ("", "url = \"az://b\"\naccount = \"a\"\naccess_key = \"hush-hush\"", "[destinations.main]: "),
+        ("", &format!("url = \"file://{}/file/x\"", dir.path().display()), "file is no folder"),
+    ];
+    for (kafka, destination, expected) in cases {
+        let text = format!(
+            "[kafka]\nbrokers = \"127.0.0.1:1\"\n{kafka}\n[spool]\ndir = \"spool\"\n[destinations.main]\n{destination}\n\
+             [[archive]]\ntopics = [\"a\"]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let ended = siltstone(&["check", "-c", &path.display().to_string()]).expect(2);
+        ended.prints(&["FAIL", expected]).hides(&["hush-hush", "the configuration is right"]);
+    }
+    let bad = "[kafka]\nbrokers = \"127.0.0.1:1\"\n[spool]\ndir = \"file\"\n[destinations.main]\nurl = \"s3://b\"\n\
+               [[archive]]\ntopics = [\"a\"]\n";
+    std::fs::write(&path, bad).unwrap();
+    siltstone(&["check", "-c", &path.display().to_string()]).expect(2).prints(&["spool.dir", "is no folder"]);
+}
+
 #[test]
 fn check_without_connect_needs_no_server() {
     let topic = Topic::create(1);

@@ -31,6 +31,39 @@ fn a_topic_name_of_249_characters_with_dots_is_archived_everywhere() {
     }
 }
 
+/// Secor's names to the letter, in a folder whose name is no ASCII; a second run under another spelling of it goes on there.
+#[test]
+fn secor_names_in_a_folder_of_any_name() {
+    let topic = Topic::create(2);
+    topic.send_good(0, 100, 2);
+    let mut trial = Trial::on_disk(&topic).with(
+        "timestamp = { field = \"time\" }\n[[archive.output]]\nlayout = { preset = \"secor\" }\n\
+         [[archive.output]]\nformat = \"parquet\"\nlayout = { preset = \"secor\" }\n",
+    );
+    let folder = trial.dir().join("outside/Übung a");
+    trial.destination = format!("url = \"file://{}/outside/Übung a\"", trial.dir().display());
+    trial.drain().expect(0);
+    let archive = Archive::on_disk(&folder);
+    assert_eq!(archive.ids(&topic.name), (0..100).collect::<Vec<_>>());
+    let mut endings = BTreeMap::new();
+    for key in archive.data_keys() {
+        let (path, name) = key.rsplit_once('/').expect("a folder");
+        let (name, ending) = name.split_once('.').expect("an extension");
+        assert!(path.starts_with(&format!("{}/dt=", topic.name)) && path.contains("/hr="), "{key}");
+        let fields: Vec<&str> = name.split('_').collect();
+        assert!(matches!(fields[..], ["1", "0" | "1", first] if first.len() == 20), "{key}");
+        *endings.entry(ending).or_insert(0) += 1;
+    }
+    assert_eq!(endings.keys().copied().collect::<Vec<_>>(), ["gz", "parquet"]);
+    topic.send_good(100, 20, 2);
+    trial.destination = format!("url = \"file://{}/outside/%C3%9cbung%20a/\"", trial.dir().display());
+    trial.drain().expect(0);
+    let archive = Archive::on_disk(&folder);
+    assert_eq!(archive.ids(&topic.name), (0..120).collect::<Vec<_>>());
+    let layouts = archive.objects.keys().filter(|key| key.starts_with("_siltstone/layouts/")).count();
+    assert_eq!(layouts, 1, "one place, one layout");
+}
+
 /// What `{field.tenant}` is made of, and what it must read back as; `None`: the null value.
 fn tenants() -> Vec<(String, Option<String>)> {
     let mut tenants: Vec<(String, Option<String>)> = [

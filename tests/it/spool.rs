@@ -39,6 +39,23 @@ fn a_backlog_larger_than_the_spool_is_sealed_in_pieces() {
     assert!(reasons.iter().any(|reason| reason == "\"pressure\""), "{reasons:?}");
 }
 
+/// The least budget with the largest pieces and row groups that it allows, and parts of several of each.
+#[test]
+fn the_least_budget_archives_parts_of_many_pieces() {
+    let topic = Topic::create(1);
+    incompressible(&topic, 4000, 10_000, 1, 1);
+    let mut trial = Trial::on_s3(&topic).with(
+        "[[archive.output]]\nformat = { type = \"json\", level = 1 }\n\
+         [[archive.output]]\nformat = { type = \"parquet\", row_group_bytes = \"12MiB\" }\n",
+    );
+    trial.rotate = "size = \"25MiB\"\nage = \"1d\"".to_string();
+    trial.sections = "[memory]\nbudget = \"64MiB\"\n[upload]\npart_size = \"8MiB\"\nconcurrency = 256".to_string();
+    let archive = trial.drained(&topic);
+    assert_eq!(archive.ids(&topic.name), (0..4000).collect::<Vec<_>>());
+    let largest = archive.objects.values().map(Vec::len).max();
+    assert!(largest.is_some_and(|bytes| bytes > 16 << 20), "an object of three pieces: {largest:?}");
+}
+
 /// A file system of its own, taken away at the end.
 struct Tmpfs(PathBuf);
 

@@ -39,7 +39,7 @@ fn raw(name: &str) -> Value {
 
 /// An archive with those outputs.
 fn compiled(outputs: &[Value], fallback: &str) -> Arc<Archive> {
-    compiled_with(outputs, fallback, "dead/hr=%H")
+    compiled_with(outputs, fallback, "dead")
 }
 
 /// The same with dead letters in the folders of `dead`.
@@ -144,7 +144,7 @@ fn broken_payloads_are_told_from_unfit_ones_whoever_reads_them() {
 /// Whatever made it a dead letter: topic, key, headers and Kafka partition are the record's own, fields are null.
 #[test]
 fn dead_letters_lie_where_their_key_and_headers_say() {
-    let dead = "dead/{topic}/{topic[1]}/{header.h}/{key}/{partition}/{output}/{field.id}/hr=%H";
+    let dead = "dead/{topic}/{topic[1]}/{header.h}/{key}/{partition}/{output}/{field.id}";
     let archive = compiled_with(&[parquet("rows"), lines("lines")], "kafka", dead);
     let folder = tempfile::tempdir().expect("a folder");
     let spool = Spool::open(folder.path(), 1 << 20).expect("a spool");
