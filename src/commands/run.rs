@@ -66,13 +66,12 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         tracing::info!(partitions = ends.len(), "draining to the log ends seen now");
         pipeline.drain_to(ends);
     }
-    if let Some(progress) = &progress {
-        progress.follow(status);
+    let live = progress.map(|progress| progress.follow(status));
+    let ended = drive(pipeline, stop, heartbeat, clock).await;
+    if let Some(live) = live {
+        live.end().await;
     }
-    let ended = drive(pipeline, stop, heartbeat, clock).await?;
-    if let Some(progress) = progress {
-        progress.clear();
-    }
+    let ended = ended?;
     tracing::info!(?ended, "ended");
     exit_of(ended)
 }

@@ -143,18 +143,17 @@ async fn archive(
     let context = prepare(config, parts).await?;
     let status = Arc::new(Status::default());
     let pipeline = pipeline(config, context, source, Handle::current(), status.clone())?;
-    if let Some(progress) = &progress {
-        progress.follow(status.clone());
-    }
+    let live = progress.map(|progress| progress.follow(status.clone()));
     let stop = Stop::default();
     let driven = tokio::spawn(drive(pipeline, stop.clone(), Arc::new(Heartbeat::default()), clock.clone()));
     let producer = DemoProducer::new(&cluster.brokers()).map_err(failed)?;
     let produced = produce(&producer, records, &status, &*clock).await;
     stop.ask();
-    let ended = driven.await.map_err(|error| failed(format!("drive the pipeline: {error}")))??;
-    if let Some(progress) = progress {
-        progress.clear();
+    let ended = driven.await;
+    if let Some(live) = live {
+        live.end().await;
     }
+    let ended = ended.map_err(|error| failed(format!("drive the pipeline: {error}")))??;
     produced?;
     match ended {
         Ended::Shutdown { complete: true } | Ended::Done => Ok(()),
