@@ -92,11 +92,13 @@ fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
 fn configuration(dir: &Path, brokers: &str) -> String {
     let dir = dir.display();
     format!(
-        r#"# What the demo ran. For a real Kafka change `brokers`, for a real bucket `url`.
+        r#"# What the demo ran. For a real Kafka change `brokers` and take `isolation` out, for a real bucket change `url`.
 [kafka]
 brokers = "{brokers}"
 group = "siltstone-demo"
-isolation = "read_uncommitted"             # the in-process Kafka knows no transactions
+# For a real Kafka take this line out: with it records of aborted transactions are archived too. The Kafka inside the demo's
+# process knows no transactions.
+isolation = "read_uncommitted"
 
 [spool]
 dir = "{dir}/spool"
