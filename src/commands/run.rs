@@ -26,6 +26,10 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
     let stop = Stop::default();
     stop_on_signals(stop.clone())?;
     let metrics = http::metrics_recorder().map_err(|reason| Failure::new(Exit::Failed, reason))?;
+    for archive in &config.archives {
+        // There from the start, as the counters without labels: alerts on it see the first record, too.
+        metrics::counter!("siltstone_time_fallbacks_total", "archive" => archive.layout.archive.clone()).increment(0);
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let health = Health::new();
     let heartbeat = Arc::new(Heartbeat::default());
