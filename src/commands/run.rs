@@ -26,6 +26,10 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
     let stop = Stop::default();
     stop_on_signals(stop.clone())?;
     let metrics = http::metrics_recorder().map_err(|reason| Failure::new(Exit::Failed, reason))?;
+    for archive in &config.archives {
+        // There from the start, as the counters without labels: alerts on it see the first record, too.
+        metrics::counter!("siltstone_time_fallbacks_total", "archive" => archive.layout.archive.clone()).increment(0);
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let health = Health::new();
     let heartbeat = Arc::new(Heartbeat::default());
@@ -66,13 +70,12 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         tracing::info!(partitions = ends.len(), "draining to the log ends seen now");
         pipeline.drain_to(ends);
     }
-    if let Some(progress) = &progress {
-        progress.follow(status);
+    let live = progress.map(|progress| progress.follow(status));
+    let ended = drive(pipeline, stop, heartbeat, clock).await;
+    if let Some(live) = live {
+        live.end().await;
     }
-    let ended = drive(pipeline, stop, heartbeat, clock).await?;
-    if let Some(progress) = progress {
-        progress.clear();
-    }
+    let ended = ended?;
     tracing::info!(?ended, "ended");
     exit_of(ended)
 }

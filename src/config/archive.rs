@@ -233,10 +233,27 @@ fn topics(section: &Section<'_>) -> TopicPatterns {
     let (exclude_names, exclude_patterns) =
         section.field("exclude").map(|field| selection(&field, true)).unwrap_or_default();
     let topics = TopicPatterns { names, patterns, exclude_names, exclude_patterns };
+    if let Some(field) = section.field("topics") {
+        refuse_hopeless_patterns(&field);
+    }
     for (_, item) in named_topics(section).iter().filter(|(name, _)| !topics.matches(name)) {
         item.wrong::<()>("named here, but left out by `exclude`", "names that `exclude` does not match");
     }
     topics
+}
+
+/// Refuses patterns of `topics` that can match nothing. Only where that is sure: `^__?x` and `^__x|y` match other topics.
+fn refuse_hopeless_patterns(topics: &Field<'_>) {
+    for item in topics.items() {
+        let Value::Text(text) = &item.node.value else { continue };
+        let Some(rest) = text.strip_prefix("^__") else { continue };
+        if !rest.starts_with(['?', '*', '{']) && !rest.contains('|') {
+            item.wrong::<()>(
+                "it can match nothing: topics that start with __ match no pattern",
+                "such topics by their exact names",
+            );
+        }
+    }
 }
 
 type Selection = (Vec<String>, Vec<(String, Regex)>);

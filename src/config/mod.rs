@@ -234,7 +234,7 @@ pub struct ArchiveConfig {
     pub halt_on_gap: bool,
     /// Event times further ahead of the Kafka timestamp than this do not move the watermark. Default 1 h.
     pub max_future: Duration,
-    /// Whether objects of gzip and zstd text carry `Content-Encoding`. Default no (`Content-Type` tells).
+    /// Whether objects of gzip and zstd text carry `Content-Encoding`. Default no (`Content-Type` is the codec's then).
     pub content_encoding: bool,
 }
 

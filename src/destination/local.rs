@@ -7,7 +7,7 @@
 //! - **L-1** When a put (or the completion of an upload in pieces) returns success, the file and every folder entry on
 //!   the way from the destination's folder to it have been synced.
 //! - **L-2** A file under its final name is whole. Until then its bytes lie beside it under a hidden name
-//!   (`.siltstone-…`, without the data's extension), which Hive, Spark and DuckDB do not read and listings do not show.
+//!   (`.siltstone-…`, without the data's extension), which Hive, Spark and Trino do not read, a glob with the extension does not match and listings do not show.
 //! - **L-3** [`PutMode::Create`] never replaces a file, whoever else writes there.
 //!
 //! Attributes are accepted and not kept: the receipts hold what they would say. Copy and rename are not offered.

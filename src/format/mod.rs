@@ -122,7 +122,7 @@ pub enum EncodedBlock {
 pub trait Format: Send + Sync {
     /// Extension of the object's name without its first dot: `json.gz`, `parquet`.
     fn extension(&self) -> String;
-    /// MIME type of the object.
+    /// MIME type of the rows, before a codec of text; see [`content_headers`].
     fn content_type(&self) -> &'static str;
     /// When a block is full.
     fn block_limit(&self) -> BlockLimit;
@@ -143,6 +143,21 @@ pub trait Format: Send + Sync {
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError>;
 }
 
+/// `Content-Type` and `Content-Encoding` of an object of `format`. Compressed text is either its text with an encoding
+/// (`encoded`), which clients may undo on the way, or a file of its codec: never the bytes of one under the type of the other.
+pub fn content_headers(format: &dyn Format, encoded: bool) -> (&'static str, Option<&'static str>) {
+    let codec = match format.extension().rsplit('.').next() {
+        Some("gz") => Some(("application/gzip", "gzip")),
+        Some("zst") => Some(("application/zstd", "zstd")),
+        _ => None,
+    };
+    match codec {
+        Some((_, encoding)) if encoded => (format.content_type(), Some(encoding)),
+        Some((file, _)) => (file, None),
+        None => (format.content_type(), None),
+    }
+}
+
 /// Puts encoded blocks behind each other into one file.
 pub trait Assembler: Send {
     /// Writes the next block.
@@ -156,4 +171,42 @@ pub trait Assembler: Send {
     /// # Errors
     /// [`FormatError::Io`]: the file is unusable.
     fn finish(self: Box<Self>, metadata: &[(String, String)]) -> Result<(), FormatError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{Compression, Newlines, UnknownFields};
+
+    #[test]
+    fn compressed_text_is_a_file_of_its_codec_or_encoded_text() {
+        let json = |compression| build(&OutputFormat::Json { compression }, None, None).expect("a format");
+        let raw = OutputFormat::Raw { compression: Compression::Zstd(3), newlines: Newlines::Length };
+        let parquet = OutputFormat::Parquet {
+            compression: Compression::Gzip(6),
+            schema: SchemaSource::Columns(vec![Column {
+                name: "a".to_string(),
+                kind: crate::layout::ColumnKind::Json,
+                nullable: true,
+            }]),
+            unknown: UnknownFields::Drop,
+            row_group_bytes: 1 << 20,
+            row_group_rows: 1_000,
+        };
+        let text = "application/x-ndjson";
+        let bytes = "application/octet-stream";
+        let parquet_type = "application/vnd.apache.parquet";
+        let cases = [
+            (json(Compression::None), (text, None), (text, None)),
+            (json(Compression::Gzip(6)), ("application/gzip", None), (text, Some("gzip"))),
+            (json(Compression::Zstd(3)), ("application/zstd", None), (text, Some("zstd"))),
+            (build(&raw, None, None).expect("a format"), ("application/zstd", None), (bytes, Some("zstd"))),
+            (build(&parquet, None, None).expect("a format"), (parquet_type, None), (parquet_type, None)),
+            (dead_letters(), ("application/gzip", None), (text, Some("gzip"))),
+        ];
+        for (format, plain, encoded) in cases {
+            assert_eq!(content_headers(&*format, false), plain, "{}", format.extension());
+            assert_eq!(content_headers(&*format, true), encoded, "{}", format.extension());
+        }
+    }
 }

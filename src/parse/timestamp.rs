@@ -3,7 +3,8 @@
 //! # Guarantees
 //! - **R-1** A value is read as an instant of the years 1 to 9999, in milliseconds UTC (finer parts are cut off), or is
 //!   an error. What is missing, unset or unclear is never read as 1970: the numbers 0 and -1, which stand for *unset* in
-//!   most producers, are errors too.
+//!   most producers, are errors too, and so is every other number that lands in 1970 (UTC), be its unit declared or told
+//!   by its size: seconds that are read as milliseconds lie there. Dates of 1970 that are written out are honoured.
 //! - **R-2** Numbers are exact: no floating point on the way.
 //! - **R-3** Nothing depends on the machine's zone, locale or clock.
 //!
@@ -32,6 +33,7 @@ use chrono::{DateTime, FixedOffset, NaiveDateTime, NaiveTime, TimeDelta, TimeZon
 use chrono_tz::Tz;
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::ops::Range;
 
 /// 0001-01-01T00:00:00Z, the earliest event time.
 pub const TIME_MS_MIN: i64 = -62_135_596_800_000;
@@ -50,6 +52,9 @@ pub enum TimeError {
     /// 0 or -1, which stand for "no time".
     #[error("the time is 0 or -1, which stands for an unset one")]
     Unset,
+    /// A number that lies in 1970: another unit than the one declared, or no time at all.
+    #[error("the number lies in 1970, which stands for another `unit` than the one declared or for no time at all")]
+    In1970,
     /// A type that cannot be a time: true, an object, an array, a number where text is expected.
     #[error("the time has the wrong JSON type; expected is {0}")]
     WrongType(&'static str),
@@ -210,7 +215,15 @@ fn read_epoch(text: &str, unit: Option<TimeUnit>) -> Result<i64, TimeError> {
         None => number.floor_times_ten_to(0).and_then(unit_by_size).ok_or(TimeError::UnitUnclear)?,
     };
     let ms = number.floor_times_ten_to(unit.power_of_ten() + MS_PLACES).ok_or(TimeError::OutOfRange)?;
-    in_range(i64::try_from(ms).map_err(|_| TimeError::OutOfRange)?)
+    plausible(i64::try_from(ms).map_err(|_| TimeError::OutOfRange)?)
+}
+
+/// 1970 in UTC, milliseconds.
+const YEAR_1970_MS: Range<i64> = 0..365 * 86_400_000;
+
+/// The instant of a number, which is never 1970.
+fn plausible(ms: i64) -> Result<i64, TimeError> {
+    if YEAR_1970_MS.contains(&ms) { Err(TimeError::In1970) } else { in_range(ms) }
 }
 
 /// Plain digits that fit: nearly every epoch there is.
@@ -342,7 +355,8 @@ fn read_pattern(text: &str, items: &[Item<'static>], zone: Tz) -> Result<i64, Ti
     if parsed.timestamp().is_some() {
         let utc = parsed.to_naive_datetime_with_offset(0).map_err(|_| UNREADABLE)?;
         let ms = utc.and_utc().timestamp_millis();
-        return if ms == 0 { Err(TimeError::Unset) } else { in_range(ms) };
+        // `%s` reads a number, not a date that somebody wrote out.
+        return if ms == 0 { Err(TimeError::Unset) } else { plausible(ms) };
     }
     let date = parsed.to_naive_date().map_err(|_| UNREADABLE)?;
     let has_time = parsed.hour_mod_12().is_some() || parsed.minute().is_some() || parsed.second().is_some();

@@ -14,6 +14,7 @@ use crate::bucket::claim::{CLAIM_VERSION, Claim, ClaimOutcome, ClaimedObject};
 use crate::bucket::receipt::{self, RECEIPT_VERSION, Receipt, ReceiptObject};
 use crate::consume::Held;
 use crate::destination::fault::Verdict;
+use crate::format::content_headers;
 use crate::record::OffsetRange;
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
@@ -247,21 +248,15 @@ async fn upload_one(
     if let Some(intact) = earlier::intact(context, batch, (destination.id(), &part.key)).await? {
         return Ok(intact);
     }
-    let extension = output.format.extension();
-    let content_encoding = match extension.rsplit('.').next() {
-        Some("gz") if batch.content_encoding => Some("gzip"),
-        Some("zst") if batch.content_encoding => Some("zstd"),
-        _ => None,
-    }
-    .map(str::to_string);
+    let (content_type, content_encoding) = content_headers(&*output.format, batch.content_encoding);
     let file = UploadFile {
         path: part.file.path.clone(),
         key: part.key.clone(),
         bytes: part.file.bytes,
         sha256: part.file.sha256,
         records: part.rows,
-        content_type: output.format.content_type().to_string(),
-        content_encoding,
+        content_type: content_type.to_string(),
+        content_encoding: content_encoding.map(str::to_string),
         metadata: object_metadata(batch),
         rule: match &batch.earlier {
             Some(earlier) => earlier.put_rule(destination.id(), &part.key, part.rows),

@@ -110,7 +110,12 @@ async fn readyz(Shared(shown): Shared<Shown>) -> impl IntoResponse {
     }
 }
 
-/// Help texts, so that `/metrics` explains itself.
+/// Counters with labels: they begin where their labels are known, or at their first event.
+const LABELLED: [&str; 3] =
+    ["siltstone_sealed_batches_total", "siltstone_records_total", "siltstone_time_fallbacks_total"];
+
+/// Help texts, so that `/metrics` explains itself. Counters without labels are there from the start, at 0: an alert on
+/// `increase()` does not see the event that makes a counter appear.
 fn describe() {
     let counters = [
         ("siltstone_sealed_batches_total", "batches sealed, by reason"),
@@ -133,6 +138,9 @@ fn describe() {
     ];
     for (name, help) in counters {
         metrics::describe_counter!(name, help);
+        if !LABELLED.contains(&name) {
+            metrics::counter!(name).increment(0);
+        }
     }
     let gauges = [
         ("siltstone_held_partitions", "Kafka partitions held by this process, by topic"),
@@ -145,5 +153,25 @@ fn describe() {
     ];
     for (name, help) in gauges {
         metrics::describe_gauge!(name, help);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_without_labels_are_there_before_their_first_event() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, describe);
+        let page = handle.render();
+        for name in ["siltstone_absent_offsets_total", "siltstone_dropped_fields_total", "siltstone_retries_total"] {
+            assert!(page.lines().any(|line| line == format!("{name} 0")), "{name}: {page}");
+        }
+        // A sample without the label would be another series for ever.
+        for name in LABELLED {
+            assert!(!page.lines().any(|line| line.starts_with(name)), "{name}: {page}");
+        }
     }
 }

@@ -53,6 +53,12 @@ impl Status {
         self.lock().topics.clone()
     }
 
+    /// Has numbers of `topic`, without a pipeline.
+    #[cfg(test)]
+    pub(super) fn set(&self, topic: &str, numbers: TopicStatus) {
+        self.lock().topics.insert(topic.to_string(), numbers);
+    }
+
     /// Takes the pipeline's numbers and sets the gauges.
     pub fn publish(&self, partitions: &[Partition], spool: &Spool, pool: &EncodePool) {
         let mut topics: BTreeMap<String, TopicStatus> = BTreeMap::new();

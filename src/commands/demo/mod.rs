@@ -92,11 +92,13 @@ fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
 fn configuration(dir: &Path, brokers: &str) -> String {
     let dir = dir.display();
     format!(
-        r#"# What the demo ran. For a real Kafka change `brokers`, for a real bucket `url`.
+        r#"# What the demo ran. For a real Kafka change `brokers` and take `isolation` out, for a real bucket change `url`.
 [kafka]
 brokers = "{brokers}"
 group = "siltstone-demo"
-isolation = "read_uncommitted"             # the in-process Kafka knows no transactions
+# For a real Kafka take this line out: with it records of aborted transactions are archived too. The Kafka inside the demo's
+# process knows no transactions.
+isolation = "read_uncommitted"
 
 [spool]
 dir = "{dir}/spool"
@@ -143,18 +145,17 @@ async fn archive(
     let context = prepare(config, parts).await?;
     let status = Arc::new(Status::default());
     let pipeline = pipeline(config, context, source, Handle::current(), status.clone())?;
-    if let Some(progress) = &progress {
-        progress.follow(status.clone());
-    }
+    let live = progress.map(|progress| progress.follow(status.clone()));
     let stop = Stop::default();
     let driven = tokio::spawn(drive(pipeline, stop.clone(), Arc::new(Heartbeat::default()), clock.clone()));
     let producer = DemoProducer::new(&cluster.brokers()).map_err(failed)?;
     let produced = produce(&producer, records, &status, &*clock).await;
     stop.ask();
-    let ended = driven.await.map_err(|error| failed(format!("drive the pipeline: {error}")))??;
-    if let Some(progress) = progress {
-        progress.clear();
+    let ended = driven.await;
+    if let Some(live) = live {
+        live.end().await;
     }
+    let ended = ended.map_err(|error| failed(format!("drive the pipeline: {error}")))??;
     produced?;
     match ended {
         Ended::Shutdown { complete: true } | Ended::Done => Ok(()),
