@@ -11,6 +11,7 @@
 
 mod bad_records;
 mod commands;
+mod gaps;
 mod group;
 mod life;
 mod names;

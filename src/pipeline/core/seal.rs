@@ -262,6 +262,8 @@ impl Core {
             return;
         }
         let Some(sealing) = partition.sealed.take_if(|sealing| sealing.number == batch) else { return };
+        // It is on its way no more, so whoever throws the rest away does not see it.
+        self.dropped_work |= self.shutting_down && !matches!(result, Ok(Finish::Committed));
         match result {
             Ok(Finish::Committed) => {
                 tracing::info!(partition = %held.partition, first = sealing.first, end = sealing.end, "batch committed");

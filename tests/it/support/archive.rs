@@ -69,6 +69,10 @@ impl Archive {
         listed.common_prefixes.into_iter().chain(objects).map(|path| path.to_string()).collect()
     }
 
+    pub(crate) fn remove_from_s3(path: &str) {
+        runtime().block_on(s3().delete(&object_store::path::Path::from(path))).expect("deleted");
+    }
+
     /// Keys of objects with data, dead letters among them.
     pub(crate) fn data_keys(&self) -> Vec<&str> {
         self.objects.keys().map(String::as_str).filter(|key| !key.starts_with("_siltstone/")).collect()
@@ -175,6 +179,23 @@ impl Archive {
             self.data_keys().into_iter().filter(|key| alone || key.contains(&topic.name)).collect();
         assert_eq!(named, there, "objects that receipts name, and objects that are there");
         self.assert_dead_letters(&sent, dead_letter_rows);
+    }
+
+    /// Objects and receipts name each other, with sizes, checksums and counted rows, whatever else is missing.
+    #[track_caller]
+    pub(crate) fn assert_as_named(&self) {
+        let mut named = BTreeSet::new();
+        let receipts = self.receipts();
+        for object in receipts.iter().flat_map(|receipt| receipt["objects"].as_array().expect("objects")) {
+            let key = object["key"].as_str().expect("a key");
+            assert_object(object, self.objects.get(key).unwrap_or_else(|| panic!("{key} is not there")));
+            assert!(named.insert(key), "{key} is named twice");
+        }
+        assert_eq!(
+            named,
+            self.data_keys().into_iter().collect(),
+            "objects that receipts name, and objects that are there"
+        );
     }
 
     #[track_caller]

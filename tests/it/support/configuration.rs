@@ -127,6 +127,14 @@ impl Trial {
         }
     }
 
+    /// Deletes an object behind siltstone's back.
+    pub(crate) fn remove(&self, key: &str) {
+        match &self.s3_prefix {
+            Some(prefix) => Archive::remove_from_s3(&format!("{prefix}/{key}")),
+            None => std::fs::remove_file(self.root().join(key)).expect("removed"),
+        }
+    }
+
     /// A drain that goes well, and the archive after it, in which every record of `topic` is accounted for.
     #[track_caller]
     pub(crate) fn drained(&self, topic: &Topic) -> Archive {

@@ -139,6 +139,16 @@ impl Topic {
         self.sent.lock().expect("no test panics inside").len() as u64
     }
 
+    /// Deletes all records below `offset`, as retention does.
+    pub(crate) fn delete_to(&self, partition: i32, offset: i64) {
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition_offset(&self.name, partition, Offset::Offset(offset)).expect("an offset");
+        let deleted = block_on(admin().delete_records(&wanted, &options())).expect("an answer");
+        let deleted = deleted.find_partition(&self.name, partition).expect("the partition");
+        deleted.error().expect("deleted");
+        assert_eq!(deleted.offset(), Offset::Offset(offset), "where the log begins now");
+    }
+
     pub(crate) fn grow(&self, partitions: usize) {
         let grown = block_on(admin().create_partitions([&NewPartitions::new(&self.name, partitions)], &options()));
         grown.expect("an answer").into_iter().for_each(|one| drop(one.expect("grown")));
