@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 pub const DEFAULT_GZIP_LEVEL: u32 = 6;
 /// zstd's `level`: 1 to 19, default 3.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
-/// `row_group_bytes`: 64 KiB to 1 GiB and at most 3/16 of `memory.budget`, default 8 MiB.
+/// `row_group_bytes`: 64 KiB to 1 GiB and at most 1/8 of `memory.budget`, default 8 MiB.
 pub const DEFAULT_ROW_GROUP_BYTES: u64 = 8 << 20;
 /// `row_group_rows`: 1 to 100,000,000, default 1,000,000.
 pub const DEFAULT_ROW_GROUP_ROWS: u32 = 1_000_000;

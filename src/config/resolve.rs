@@ -2,10 +2,10 @@
 
 use super::archive::Placed;
 use super::error::Errors;
-use super::memory::check_pieces;
+use super::memory::{check_destinations, check_pieces};
 use super::raw::{Field, Section};
 use super::tree::{Node, Value};
-use super::units::show_size;
+use super::units::{show_size, show_time};
 use super::{
     Config, GroupProtocol, Isolation, KafkaConfig, MemoryConfig, Rotate, SpoolConfig, Start, UploadConfig, archive,
     client, destination, place, shape,
@@ -28,7 +28,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// `kafka.group` where none is given.
 pub const DEFAULT_GROUP: &str = "siltstone";
-/// `kafka.revoke_grace`: 0 s to 5 min, default 10 s.
+/// `kafka.revoke_grace`: 0 s to 30 s, default 10 s.
 pub const DEFAULT_REVOKE_GRACE: Duration = Duration::from_secs(10);
 /// `spool.dir` where none is given.
 pub const DEFAULT_SPOOL_DIR: &str = "/var/lib/siltstone";
@@ -36,7 +36,7 @@ pub const DEFAULT_SPOOL_DIR: &str = "/var/lib/siltstone";
 pub const DEFAULT_SPOOL_LIMIT: u64 = 20 * GIB;
 /// `memory.budget`: 64 MiB to 1 TiB, default 256 MiB.
 pub const DEFAULT_BUDGET: u64 = 256 * MIB;
-/// `upload.concurrency`: 1 to 256, default 8.
+/// `upload.concurrency`: 1 to 256 for each destination, default 8.
 pub const DEFAULT_UPLOADS: u64 = 8;
 /// `upload.part_size`: 5 MiB to 5 GiB and at most an eighth of `memory.budget`, default 8 MiB.
 pub const DEFAULT_PART_SIZE: u64 = 8 * MIB;
@@ -51,7 +51,8 @@ pub const DEFAULT_ROTATE: Rotate = Rotate {
     grace: Some(Duration::from_secs(120)),
 };
 
-const REVOKE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(300);
+/// The pipeline's thread waits for it: `/healthz` counts a thread that is silent for a minute as hung.
+const REVOKE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30);
 const SPOOL_LIMIT: RangeInclusive<u64> = MIB..=1024 * TIB;
 const BUDGET: RangeInclusive<u64> = 64 * MIB..=TIB;
 const THREADS: RangeInclusive<u64> = 1..=1024;
@@ -70,12 +71,14 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
     let root = Section::root(table, errors);
     let base_rotate = rotate(&root.section("rotate", &shape::ROTATE), DEFAULT_ROTATE);
     let destinations = destination::resolve(&root, base_dir);
-    let memory = memory(&root.section("memory", &shape::MEMORY));
+    let memory_section = root.section("memory", &shape::MEMORY);
+    let memory = memory(&memory_section);
     let budget = (!errors.about("memory.budget")).then_some(memory.budget);
     let surroundings = archive::Surroundings { base_dir, destinations: &destinations, rotate: base_rotate, budget };
     let spool_section = root.section("spool", &shape::SPOOL);
     let upload_section = root.section("upload", &shape::UPLOAD);
-    let kafka = kafka(&root.section("kafka", &shape::KAFKA));
+    let kafka_section = root.section("kafka", &shape::KAFKA);
+    let kafka = kafka(&kafka_section);
     let archives = archive::resolve(&root, &surroundings);
     let mut config = Config {
         kafka,
@@ -91,8 +94,10 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
         archives: Vec::new(),
         destinations: destinations.clone(),
     };
+    check_grace(&config.kafka, &kafka_section, errors);
     check_spool(&config, &archives, &spool_section, errors);
     check_folders(&config, &spool_section);
+    check_destinations(&config, &memory_section, errors);
     check_pieces(&config, &archives, &upload_section, errors);
     place::check_collisions(&archives, &destinations, errors);
     config.archives = archives.into_iter().map(|archive| archive.config).collect();
@@ -255,6 +260,20 @@ pub(super) fn rotate(section: &Section<'_>, base: Rotate) -> Rotate {
         records: records.unwrap_or(base.records),
         bytes,
         grace,
+    }
+}
+
+/// Refuses a grace after which the broker may count this member as gone: nothing is polled while it lasts.
+fn check_grace(config: &KafkaConfig, kafka: &Section<'_>, errors: &Errors) {
+    const INTERVAL: &str = "max.poll.interval.ms";
+    let interval = config.client.get(INTERVAL).and_then(|value| value.reveal().parse().ok()).map(Duration::from_millis);
+    let Some(interval) = interval.filter(|interval| config.revoke_grace > *interval / 2) else { return };
+    if !errors.about("kafka.revoke_grace") {
+        kafka.cross(
+            "revoke_grace",
+            format!("{} is more than half of {INTERVAL}, {} ms", show_time(config.revoke_grace), interval.as_millis()),
+            format!("at most {} ms, or a larger {INTERVAL}", interval.as_millis() / 2),
+        );
     }
 }
 

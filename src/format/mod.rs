@@ -136,6 +136,11 @@ pub trait Format: Send + Sync {
     /// # Errors
     /// [`FormatError::Encode`], see there.
     fn encode_block(&self, rows: &[u8], count: u32) -> Result<EncodedBlock, FormatError>;
+    /// Bytes of memory that encoding a block of `rows` bytes takes, the rows included: what the budget is kept with, so about
+    /// the most, as measured. A block of text is there twice: plain and, where it does not compress, once more.
+    fn encoding_memory(&self, rows: u64) -> u64 {
+        rows.saturating_mul(2)
+    }
     /// Starts a file that is written to `out`. `out` counts and hashes; it is flushed by its owner.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ use crate::layout::{
 use crate::parse::json::{Captures, JsonScan};
 use crate::parse::timestamp::TimeReader;
 use crate::record::Record;
+use crate::upload;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -153,13 +155,10 @@ impl Archive {
         self.outputs.len() - 1
     }
 
-    /// One hash over all inferred schemas; `None` where none is inferred.
+    /// One hash over all inferred schemas; `None` where none is inferred. As long for many outputs as for one: it stands in
+    /// the plan, which Kafka bounds. Which schemas they are stands in the claim.
     pub fn schemas_hash(&self) -> Option<String> {
-        if self.schemas.is_empty() {
-            return None;
-        }
-        let all: Vec<String> = self.schemas.iter().map(|(output, hash)| format!("{output}={hash}")).collect();
-        Some(all.join(","))
+        schemas_hash(&self.schemas)
     }
 
     /// What the layout says of tombstones.
@@ -274,6 +273,17 @@ impl Output {
     }
 }
 
+fn schemas_hash(schemas: &BTreeMap<String, String>) -> Option<String> {
+    if schemas.is_empty() {
+        return None;
+    }
+    let mut digest = Sha256::new();
+    for (output, hash) in schemas {
+        digest.update(format!("{output}={hash}\n"));
+    }
+    Some(upload::hex(&digest.finalize()[..16]))
+}
+
 fn position_or_add(captured: &mut Vec<Vec<String>>, path: &[String]) -> usize {
     captured.iter().position(|known| known == path).unwrap_or_else(|| {
         captured.push(path.to_vec());
@@ -291,4 +301,26 @@ fn resolve(
         })
     };
     urls.iter().map(find).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_schemas_tells_them_apart_and_does_not_grow() {
+        let of = |schemas: &[(&str, &str)]| {
+            schemas_hash(&schemas.iter().map(|(output, hash)| (output.to_string(), hash.to_string())).collect())
+        };
+        assert_eq!(of(&[]), None);
+        let one = of(&[("a", "1")]);
+        assert!(one.is_some());
+        assert_eq!(one, of(&[("a", "1")]));
+        for other in [&[("a", "2")][..], &[("b", "1")], &[("a", "1"), ("b", "1")]] {
+            assert_ne!(one, of(other), "{other:?}");
+        }
+        let names: Vec<String> = (0..100).map(|number| format!("{number:064}")).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "0123456789abcdef")).collect();
+        assert_eq!(of(&many).map(|hash| hash.len()), Some(32));
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::archive::{Archive, PinnedSchemas};
 use super::start::chain;
+use crate::batch::metadata::METADATA_BYTES_MAX;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::config::{Rotate, Start, TopicPatterns, UploadConfig};
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Shared by all partitions.
 pub struct Context {
@@ -31,12 +32,8 @@ pub struct Context {
     pub cluster_id: String,
     /// Upload bounds.
     pub upload: UploadConfig,
-    /// One permit a kibibyte of upload buffers; see [`Context::upload_permits`].
-    pub upload_memory: Semaphore,
-    /// One permit an object on its way up.
-    pub uploads: Semaphore,
-    /// What `upload_memory` started with.
-    pub upload_memory_kib: u32,
+    /// Room for uploads by id of the destination.
+    pub upload_rooms: BTreeMap<String, UploadRoom>,
     /// Bytes the spool may hold.
     pub spool_limit: u64,
     /// Take the receipts' word where the group has none.
@@ -197,6 +194,14 @@ impl Context {
     /// # Errors
     /// [`Halt`]; an unknown answer is [`Halt::Rejoin`].
     pub async fn commit(&self, held: &Held, offset: i64, metadata: String) -> Result<(), Halt> {
+        if metadata.len() > METADATA_BYTES_MAX {
+            return Err(Halt::Stop(format!(
+                "{}: the metadata of offset {offset} has {} bytes and Kafka takes {METADATA_BYTES_MAX}; this is a bug, \
+                 nothing is lost: {metadata}",
+                held.partition,
+                metadata.len()
+            )));
+        }
         self.while_held(held, "commit an offset", || {
             let metadata = metadata.clone();
             async move {
@@ -215,14 +220,84 @@ impl Context {
         .await
     }
 
-    /// How objects are sent: in as many pieces at a time as `upload_memory` has room for.
-    pub fn upload_settings(&self) -> UploadSettings {
-        UploadSettings::within(self.upload.part_size, u64::from(self.upload_memory_kib) * 1024)
+    /// The room that uploads to `destination` have.
+    pub fn upload_room(&self, destination: &Destination) -> &UploadRoom {
+        self.upload_rooms.get(destination.id()).expect("every destination was given one at the start")
+    }
+}
+
+/// What uploads to one destination may take at the same time. Each destination has its own: a store that does not answer
+/// keeps what it was given for as long as an attempt lasts, and the uploads to all others go on.
+pub struct UploadRoom {
+    /// How objects are sent: in as many pieces at a time as there is memory for.
+    pub settings: UploadSettings,
+    /// One permit an object on its way up.
+    slots: Semaphore,
+    /// One permit a kibibyte of pieces.
+    memory: Semaphore,
+    memory_kib: u32,
+}
+
+/// Held while an object is on its way up.
+pub struct UploadPermit<'a> {
+    _slot: Option<SemaphorePermit<'a>>,
+    _memory: Option<SemaphorePermit<'a>>,
+}
+
+impl UploadRoom {
+    /// Room for `concurrency` objects whose pieces, of `part_size` bytes or of `memory` where that is less, take `memory`
+    /// bytes together.
+    pub fn new(concurrency: usize, part_size: u64, memory: u64) -> Self {
+        let memory_kib = u32::try_from(memory / 1024).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS as u32);
+        Self {
+            settings: UploadSettings::within(part_size.min(memory), memory),
+            slots: Semaphore::new(concurrency),
+            memory: Semaphore::new(memory_kib as usize),
+            memory_kib,
+        }
     }
 
-    /// How many permits of `upload_memory` an object of `bytes` bytes takes while it goes up.
-    pub fn upload_permits(&self, bytes: u64) -> u32 {
-        let kib = self.upload_settings().memory(bytes).div_ceil(1024);
-        u32::try_from(kib).unwrap_or(u32::MAX).clamp(1, self.upload_memory_kib)
+    /// Waits until there is room for an object of `bytes` bytes.
+    pub async fn enter(&self, bytes: u64) -> UploadPermit<'_> {
+        let kib = self.settings.memory(bytes).div_ceil(1024);
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX).clamp(1, self.memory_kib);
+        // Neither is ever closed.
+        let slot = self.slots.acquire().await.ok();
+        UploadPermit { _slot: slot, _memory: self.memory.acquire_many(kib).await.ok() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Goal: an object waits while the slots or the memory of its destination are taken, and goes on when they are given
+    /// back. Method: futures are polled once; nothing else runs.
+    #[test]
+    fn a_room_holds_its_slots_and_its_memory() {
+        let room = UploadRoom::new(2, 8 * MIB, 16 * MIB);
+        let small = room.enter(1).now_or_never().expect("room for the first");
+        let large = room.enter(100 * MIB).now_or_never();
+        assert!(large.is_none(), "two pieces are all of the memory");
+        let second = room.enter(8 * MIB).now_or_never().expect("room for one piece");
+        assert!(room.enter(1).now_or_never().is_none(), "there are two slots");
+        drop((small, second));
+        let all = room.enter(100 * MIB).now_or_never().expect("room for two pieces");
+        assert!(room.enter(1).now_or_never().is_none(), "a slot is free, but no memory");
+        drop(all);
+        assert!(room.enter(1).now_or_never().is_some());
+    }
+
+    /// An object larger than everything goes up alone instead of never, in pieces that fit.
+    #[test]
+    fn a_piece_is_no_larger_than_the_room() {
+        let room = UploadRoom::new(8, 64 * MIB, 5 * MIB);
+        assert_eq!(room.settings, UploadSettings { part_size: 5 * MIB, pieces: 1 });
+        for bytes in [0, 5 * MIB, 6 * MIB, 100 * MIB, 1 << 50] {
+            assert!(room.enter(bytes).now_or_never().is_some(), "{bytes}");
+        }
     }
 }

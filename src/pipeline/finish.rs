@@ -264,12 +264,11 @@ async fn upload_one(
         },
         check_existing: batch.earlier.is_some(),
     };
-    let settings = context.upload_settings();
+    let room = context.upload_room(destination);
     let placed = context
         .while_held(&batch.held, "upload an object", || async {
-            let _slot = context.uploads.acquire().await;
-            let _memory = context.upload_memory.acquire_many(context.upload_permits(file.bytes)).await;
-            match upload::put_file(destination, &file, settings).await {
+            let _room = room.enter(file.bytes).await;
+            match upload::put_file(destination, &file, room.settings).await {
                 Ok(placed) => Try::Done(placed),
                 Err(error) => match error.verdict() {
                     // Somebody may mend rights and buckets while we hold the partition.

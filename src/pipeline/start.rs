@@ -2,7 +2,7 @@
 //! compile what can be compiled.
 
 use super::archive::Archive;
-use super::context::{ArchiveContext, Context, StartRule, load_pinned};
+use super::context::{ArchiveContext, Context, StartRule, UploadRoom, load_pinned};
 use super::core::Core;
 use super::{Bounds, Pipeline};
 use crate::bucket::identity::StoredStart;
@@ -24,7 +24,6 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 /// How long a store may be out of reach when a process starts.
 const START_PATIENCE_MS: i64 = 30_000;
@@ -87,8 +86,12 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
     for archive in &config.archives {
         archives.push(Arc::new(prepare_archive(config, archive, &parts, &cluster_id).await?));
     }
-    let shares = MemoryShares::of(config.memory.budget);
-    let upload_memory_kib = u32::try_from(shares.upload / 1024).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+    let upload_memory = MemoryShares::of(config.memory.budget).upload_to_each(parts.destinations.len());
+    let room = |destination: &Arc<Destination>| {
+        let room = UploadRoom::new(config.upload.concurrency, config.upload.part_size, upload_memory);
+        (destination.id().to_string(), room)
+    };
+    let upload_rooms = parts.destinations.values().map(room).collect();
     Ok(Arc::new(Context {
         coordinator: parts.coordinator,
         clock,
@@ -96,9 +99,7 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
         archives,
         cluster_id,
         upload: config.upload.clone(),
-        upload_memory: Semaphore::new(upload_memory_kib as usize),
-        uploads: Semaphore::new(config.upload.concurrency),
-        upload_memory_kib,
+        upload_rooms,
         spool_limit: config.spool.limit,
         resume_from_receipts: parts.resume_from_receipts,
         health: parts.health,

@@ -147,9 +147,14 @@ impl Block {
         self.count
     }
 
-    /// Bytes of memory that it holds until it is encoded.
+    /// Bytes of memory that it holds while it waits for an encoder: its rows but for those on disk.
     pub fn memory(&self) -> u64 {
-        self.rows.capacity() as u64 + self.spilled
+        self.rows.capacity() as u64
+    }
+
+    /// Bytes of memory that it takes while it is encoded, rows read back from disk included.
+    pub fn encoding_memory(&self) -> u64 {
+        self.file.format.encoding_memory(self.rows.capacity() as u64 + self.spilled)
     }
 
     /// Encodes it and places it, and every block that waited for it, in the part's file. Runs on an encoder thread.

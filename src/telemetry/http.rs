@@ -149,7 +149,7 @@ fn describe() {
         ("siltstone_open_parts", "parts of open batches, by topic"),
         ("siltstone_uploading_batches", "sealed batches on their way, by topic"),
         ("siltstone_spool_bytes", "bytes in the spool"),
-        ("siltstone_encoding_bytes", "bytes of rows that await or undergo encoding"),
+        ("siltstone_encoding_bytes", "bytes of memory of blocks that await or undergo encoding"),
     ];
     for (name, help) in gauges {
         metrics::describe_gauge!(name, help);

@@ -40,6 +40,12 @@ const SLICE_CELLS_MAX: usize = 1 << 17;
 /// Bytes of rows that are arrays at the same time.
 const SEGMENT_BYTES: usize = 16 << 20;
 
+/// Bytes of memory that encoding a row group of `rows` bytes takes: the rows, their arrays, and pages of half their size.
+/// Incompressible rows have larger pages, but not all of them while the arrays are there.
+pub(super) fn memory(rows: u64) -> u64 {
+    rows.saturating_add(rows.min(SEGMENT_BYTES as u64)).saturating_add(rows / 2)
+}
+
 /// An encoded row group: the closed column chunks, not yet in any file.
 pub struct EncodedRowGroup {
     chunks: Vec<ArrowColumnChunk>,

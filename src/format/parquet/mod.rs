@@ -90,6 +90,10 @@ impl Format for ParquetFormat {
         self.encoder.encode(rows, count)
     }
 
+    fn encoding_memory(&self, rows: u64) -> u64 {
+        encode::memory(rows)
+    }
+
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
         self.encoder.assemble(out)
     }
