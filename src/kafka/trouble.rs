@@ -35,7 +35,10 @@ fn advice(code: Code, reason: &str) -> Option<&'static str> {
         Code::PollExceeded => {
             "the process was busy or stopped for longer than max.poll.interval.ms; its partitions went to others"
         }
-        Code::FencedInstanceId => "another live process uses the same [kafka] instance_id: give each process its own",
+        Code::FencedInstanceId => {
+            "another live process uses the same [kafka] instance_id: give each process its own; or the group's coordinator \
+             was slow, and the client joined again before it was forgotten: then starting again is enough"
+        }
         Code::UnreleasedInstanceId => {
             "the group still has a member with this [kafka] instance_id: a live process (give each its own), or one that \
              was killed and is not missed yet (start again after the group's session timeout)"
