@@ -36,7 +36,7 @@ fn check_finds_what_run_would_fail_at() {
     std::fs::write(dir.path().join("file"), "").unwrap();
     let file = "url = \"file:///nowhere/x\"";
     let cases = [
-        ("client = { \"max.poll.interval.ms\" = 1000 }", file, "[kafka.client]: Client creation error: `max.poll"),
+        ("client = { \"session.timeout.ms\" = 400000 }", file, "[kafka.client]: Client creation error: `max.poll"),
         (
             "client = { \"security.protocol\" = \"ssl\", \"ssl.ca.location\" = \"/nowhere.pem\" }",
             file,
