@@ -18,7 +18,8 @@ pub enum Exit {
     Unreachable = 4,
     /// A person must decide: another archive's prefix, a partition whose group and receipts disagree.
     Stopped = 5,
-    /// SIGTERM: the timeout passed before everything was committed. Nothing is lost; the rest is read again.
+    /// SIGTERM: the timeout passed, or partitions were taken away, before everything was committed. Nothing is lost; the
+    /// rest is read again.
     Incomplete = 6,
     /// A second signal: left at once. Nothing is lost; what was open is read again.
     Interrupted = 7,

@@ -7,6 +7,7 @@
 //! - [`parse`]: payloads and event times; [`mod@format`]: rows, blocks and files.
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
+//! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`cli`], [`commands`]: what a user types and calls.
 
 pub mod batch;
@@ -23,6 +24,7 @@ pub mod kafka;
 pub mod layout;
 pub mod parse;
 pub mod pipeline;
+pub mod planted;
 pub mod record;
 pub mod spool;
 pub mod telemetry;

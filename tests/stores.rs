@@ -40,6 +40,7 @@ async fn suite(place: &Place) {
     objects::attributes(place).await;
     objects::redo(place).await;
     objects::create_only(place).await;
+    objects::repairing(place).await;
     objects::changed_spool(place).await;
     objects::keys_arrive_literally(place).await;
     control::entries(place).await;

@@ -24,6 +24,9 @@ pub struct Claim {
     pub first: i64,
     /// One past the last offset covered.
     pub end: i64,
+    /// The topic's id, where the client could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
     /// Fingerprint of the layout.
     pub fingerprint: String,
     /// Generation of the archive.

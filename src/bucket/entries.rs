@@ -25,6 +25,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The id that the topic had, where its claim or receipt tells.
+    pub fn topic_id(&self) -> Option<&String> {
+        let receipt = self.receipt.as_ref().and_then(|receipt| receipt.topic_id.as_ref());
+        receipt.or(self.claim.as_ref().and_then(|claim| claim.topic_id.as_ref()))
+    }
+
     /// Where the batch ends: what its receipt says, or else its claim.
     pub fn reach(&self) -> i64 {
         let receipt = self.receipt.as_ref().map(|receipt| receipt.end);

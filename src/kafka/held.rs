@@ -8,6 +8,7 @@
 //! Pure bookkeeping: no Kafka, no clock but the waits that callers ask for.
 
 use crate::consume::Held;
+use crate::planted::{Bug, has};
 use crate::record::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -52,7 +53,7 @@ impl Ownership {
 
     /// Whether `held` is still alive.
     pub fn is_held(&self, held: &Held) -> bool {
-        self.state().held.get(&held.partition) == Some(&held.assignment)
+        has(Bug::StaleAssignment) || self.state().held.get(&held.partition) == Some(&held.assignment)
     }
 
     /// All partitions held.

@@ -10,6 +10,7 @@ use crate::consume::{CommitError, Coordinator, Held};
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::layout::Layout;
+use crate::planted::{Bug, has};
 use crate::telemetry::health::Health;
 use crate::upload::UploadSettings;
 use std::collections::BTreeMap;
@@ -209,6 +210,7 @@ impl Context {
                     Ok(()) => Try::Done(()),
                     Err(CommitError::NotHeld) => Try::Halt(Halt::NotHeld),
                     Err(CommitError::Fenced(reason)) => Try::Again(reason),
+                    Err(CommitError::Unknown(_)) if has(Bug::UnknownCommitIsDone) => Try::Done(()),
                     Err(CommitError::Unknown(reason)) => Try::Halt(Halt::Rejoin(reason)),
                     Err(CommitError::Refused(reason)) => Try::Halt(Halt::Stop(format!(
                         "the coordinator refuses to commit offset {offset} of {}: {reason}",

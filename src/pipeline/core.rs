@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::consume::{Committed, Held, LogBounds};
 use crate::format::FormatError;
 use crate::layout::Column;
+use crate::planted::{Bug, has};
 use crate::record::TopicPartition;
 use crate::spool::Spool;
 use crate::spool::encode::EncodePool;
@@ -162,7 +163,8 @@ impl Core {
         let gone = |partition: &&Partition| partitions.contains(&partition.held.partition);
         self.dropped_work |=
             self.shutting_down && self.partitions.iter().filter(gone).any(|partition| !partition.is_idle());
-        self.partitions.retain(|partition| !partitions.contains(&partition.held.partition));
+        let keeps = has(Bug::OpenBatchKept);
+        self.partitions.retain(|partition| keeps || !partitions.contains(&partition.held.partition));
         self.rebuild_index();
     }
 

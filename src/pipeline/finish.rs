@@ -7,6 +7,7 @@ use super::archive::Archive;
 use super::context::{Context, Halt, Try};
 use super::earlier::{self, Earlier};
 use super::start::chain;
+use super::takeover;
 use crate::batch::balance::Balance;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::batch::rotation::SealReason;
@@ -15,7 +16,8 @@ use crate::bucket::receipt::{self, RECEIPT_VERSION, Receipt, ReceiptObject};
 use crate::consume::Held;
 use crate::destination::fault::Verdict;
 use crate::format::content_headers;
-use crate::record::OffsetRange;
+use crate::planted::{Bug, has};
+use crate::record::{OffsetRange, offset_after};
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
 use crate::upload::{self, How, PutRule, UploadError, UploadFile};
@@ -83,16 +85,26 @@ pub enum Finish {
 /// [`Halt`]. Whatever was uploaded by then is what a successor will upload: same names, same rows.
 pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish, Halt> {
     let held = batch.held.clone();
-    context.commit(&held, batch.range.first, plan(&batch).encode()).await?;
-    match claim(context, &batch).await? {
+    if !has(Bug::RecreatedTopicMixed) {
+        check_topic(context, &batch).await?;
+    }
+    if !has(Bug::PlanSkipped) {
+        context.commit(&held, batch.range.first, plan(&batch).encode()).await?;
+    }
+    let claimed = if has(Bug::ClaimSkipped) { Claimed::Now } else { claim(context, &batch).await? };
+    match claimed {
         Claimed::Now => {}
         // Somebody has uploaded some of it, perhaps.
         Claimed::Before => {
             batch.earlier.get_or_insert_default();
         }
+        Claimed::Otherwise if has(Bug::AdoptionForgotten) => return Ok(Finish::Committed),
         Claimed::Otherwise => return Ok(Finish::Adopt),
     }
     let batch = &batch;
+    if has(Bug::CommitBeforeUpload) {
+        context.commit(&held, batch.range.end, done(batch).encode()).await?;
+    }
     if let Some(key) = batch.earlier.as_ref().and_then(|earlier| earlier.unclaimed(claimed_objects(batch))) {
         return Err(Halt::Stop(format!(
             "{}: the unfinished batch {} was claimed by a release that names its objects otherwise: {key} is not among \
@@ -110,13 +122,22 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
             }
         })
         .await?;
-    let mut done = OffsetMetadata::new(OffsetState::Done, batch.archive.layout.generation);
-    done.watermark_ms = batch.watermark_ms;
-    done.previous_first = Some(batch.range.first);
-    done.topic_id = batch.topic_id.clone();
-    context.commit(&held, batch.range.end, done.encode()).await?;
+    let end = if has(Bug::CommitOneTooFar) { offset_after(batch.range.end) } else { batch.range.end };
+    context.commit(&held, end, done(batch).encode()).await?;
     count(batch);
     Ok(Finish::Committed)
+}
+
+/// Stops where the topic is another one now than when its partition was taken over: every record of the batch was read
+/// before this question, so none of the new topic's can be among them if the answer is still the same.
+async fn check_topic(context: &Context, batch: &SealedBatch) -> Result<(), Halt> {
+    let Some(known) = &batch.topic_id else { return Ok(()) };
+    match takeover::topic_id(context, &batch.held).await? {
+        Some(found) if found != *known => {
+            Err(Halt::Stop(takeover::recreated(&batch.held.partition.topic, known, &found)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Adds the batch to the process's counters: only what is committed counts.
@@ -154,6 +175,15 @@ fn plan(batch: &SealedBatch) -> OffsetMetadata {
     plan
 }
 
+/// What the commit of its end carries.
+fn done(batch: &SealedBatch) -> OffsetMetadata {
+    let mut done = OffsetMetadata::new(OffsetState::Done, batch.archive.layout.generation);
+    done.watermark_ms = batch.watermark_ms;
+    done.previous_first = Some(batch.range.first);
+    done.topic_id = batch.topic_id.clone();
+    done
+}
+
 /// What the claim of a batch found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claimed {
@@ -175,6 +205,7 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<Claimed, Halt> 
         first: batch.range.first,
         end: batch.range.end,
         generation: batch.archive.layout.generation,
+        topic_id: batch.topic_id.clone(),
         fingerprint: batch.archive.fingerprint.clone(),
         schemas: batch.archive.schemas.clone(),
         spool_bytes: batch.dir.bytes(),
@@ -191,6 +222,7 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<Claimed, Halt> 
     match outcome {
         ClaimOutcome::Created => Ok(Claimed::Now),
         ClaimOutcome::Same => Ok(Claimed::Before),
+        ClaimOutcome::Other(_) if has(Bug::ClaimIgnored) => Ok(Claimed::Now),
         ClaimOutcome::Other(other) if other.end == claim.end && other.fingerprint == claim.fingerprint => {
             Err(Halt::Stop(format!(
                 "{}: the batch [{}, {}) was claimed with other schemas than the pinned ones ({:?}, now {:?}); restore \
@@ -259,10 +291,11 @@ async fn upload_one(
         content_encoding: content_encoding.map(str::to_string),
         metadata: object_metadata(batch),
         rule: match &batch.earlier {
+            Some(_) if has(Bug::RedoReplaces) => PutRule::Overwrite,
             Some(earlier) => earlier.put_rule(destination.id(), &part.key, part.rows),
             None => PutRule::Overwrite,
         },
-        check_existing: batch.earlier.is_some(),
+        check_existing: batch.earlier.is_some() && !has(Bug::RedoReplaces),
     };
     let room = context.upload_room(destination);
     let placed = context

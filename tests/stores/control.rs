@@ -20,6 +20,7 @@ pub(crate) fn bucket(place: &Place) -> Bucket {
 pub(crate) fn claim(partition: &TopicPartition, first: i64, end: i64) -> Claim {
     Claim {
         version: CLAIM_VERSION,
+        topic_id: None,
         topic: partition.topic.to_string(),
         partition: partition.partition,
         first,

@@ -122,6 +122,24 @@ pub(crate) async fn create_only(place: &Place) {
     }
 }
 
+/// A repair replaces what is damaged or poorer, and keeps what an earlier try put there with as many records or more:
+/// Kafka may hold them no longer.
+pub(crate) async fn repairing(place: &Place) {
+    let tells = place.destination.kind() != StoreKind::File;
+    for bytes in [1000, 6 * MIB] {
+        let key = format!("repair/{bytes}");
+        let repair = |records: u64, seed: u32| {
+            let file = sealed(place, &key, &content(bytes, seed));
+            UploadFile { records, rule: PutRule::Repair, ..file }
+        };
+        assert_eq!(put(place, &repair(5, 1)).await.0, How::New, "it was missing");
+        assert_eq!(put(place, &repair(7, 2)).await.0, How::New, "what is there holds fewer records");
+        let fewer = put_file(&place.destination, &repair(6, 3), SETTINGS).await.expect("put or kept");
+        assert_eq!(fewer.how, if tells { How::Kept } else { How::New }, "what is there holds more records");
+        assert!(stored(place, &key).await == Some(content(bytes, if tells { 2 } else { 3 })), "{bytes} bytes");
+    }
+}
+
 /// A spool file that is not the sealed one any more never becomes visible.
 pub(crate) async fn changed_spool(place: &Place) {
     for bytes in [1000, 12 * MIB] {

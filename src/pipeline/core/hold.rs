@@ -5,6 +5,7 @@ use crate::consume::{Committed, Held};
 use crate::pipeline::context::{Context, Halt};
 use crate::pipeline::partition::Phase;
 use crate::pipeline::takeover::{self, Takeover};
+use crate::planted::{Bug, has};
 use crate::record::TopicPartition;
 use futures::FutureExt;
 use std::collections::BTreeMap;
@@ -62,7 +63,7 @@ impl Core {
         partition.watermark_committed_ms = takeover.watermark_ms;
         partition.previous_first = takeover.previous_first;
         partition.topic_id = takeover.topic_id;
-        partition.redo = takeover.redo;
+        partition.redo = takeover.redo.filter(|_| !has(Bug::RedoCutsAnew));
         tracing::info!(partition = %held.partition, first = takeover.first, "partition taken over");
         // What appeared after `--drain` had looked is not its business.
         if self.drain_to.as_ref().is_some_and(|to| !to.contains_key(&held.partition)) && partition.redo.is_none() {

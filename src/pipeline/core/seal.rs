@@ -9,6 +9,7 @@ use crate::pipeline::context::Halt;
 use crate::pipeline::finish::{self, Finish, SealedBatch, SealedPart};
 use crate::pipeline::open_batch::OpenBatch;
 use crate::pipeline::partition::{Encoding, EncodingPart, Phase, Sealing};
+use crate::planted::{Bug, has};
 use crate::record::OffsetRange;
 use crate::spool::part::{Block, Finished};
 
@@ -88,6 +89,7 @@ impl Core {
         let end = match (&partition.redo, open.planned_end) {
             (Some(redo), _) => redo.end,
             (None, Some(planned)) if reason == SealReason::EndOfRange => planned,
+            _ if has(Bug::EndOneShort) => partition.next.saturating_sub(1).max(open.first),
             _ => partition.next,
         };
         partition.next = partition.next.max(end);

@@ -4,6 +4,7 @@ use super::{Core, Request};
 use crate::consume::{Held, SourceSink};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::pipeline::partition::{Partition, Phase};
+use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, Record, TopicPartition, offset_after};
 
 impl SourceSink for Core {
@@ -62,6 +63,9 @@ impl SourceSink for Core {
             }
             _ => return,
         }
+        if has(Bug::EndOfPartitionIgnored) {
+            return;
+        }
         // Control records and aborted data at the end are covered too.
         self.cover_to(slot, position);
     }
@@ -75,6 +79,9 @@ impl SourceSink for Core {
                 continue;
             };
             tracing::info!(partition = %held.partition, archive = self.context.archives[archive].name, "partition assigned");
+            if has(Bug::OpenBatchKept) && self.went_on(&held) {
+                continue;
+            }
             self.partitions.push(Partition::new(held.clone(), archive));
             mine.push(held);
         }
@@ -119,6 +126,16 @@ impl SourceSink for Core {
 }
 
 impl Core {
+    /// Only with [`Bug::OpenBatchKept`]: an earlier assignment's state simply goes on.
+    fn went_on(&mut self, held: &Held) -> bool {
+        let not_before_ms = self.clock.monotonic_ms();
+        let same = |partition: &&mut Partition| partition.held.partition == held.partition;
+        let Some(partition) = self.partitions.iter_mut().find(same) else { return false };
+        partition.held = held.clone();
+        partition.phase = Phase::Starting { not_before_ms };
+        true
+    }
+
     /// Makes sure that the partition has an open batch; false where the spool refused.
     pub(super) fn ensure_open(&mut self, slot: usize) -> bool {
         if self.partitions[slot].open.is_some() {
@@ -210,7 +227,8 @@ impl Core {
         partition.next = partition.next.max(reached);
         self.seal_if_end_reached(slot);
         let partition = &self.partitions[slot];
-        if partition.phase == Phase::Running && partition.open.is_none() && partition.next < position {
+        let rest = partition.open.is_none() && partition.next < position && !has(Bug::RedoEndsAll);
+        if partition.phase == Phase::Running && rest {
             // A redone batch has ended before `position`. The next one covers the rest: the source says it only once.
             return self.cover_to(slot, position);
         }

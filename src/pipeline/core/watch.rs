@@ -5,6 +5,7 @@
 use super::{Completion, Core, Request};
 use crate::consume::{Committed, Held};
 use crate::pipeline::partition::Phase;
+use crate::planted::{Bug, has};
 use crate::record::TopicPartition;
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ impl Core {
             .filter(|partition| partition.phase == Phase::Running && partition.sealed.is_none())
             .filter_map(|partition| Some((partition.held.clone(), partition.committed?)))
             .collect();
-        if expected.is_empty() || std::mem::replace(&mut self.asking.read_back, true) {
+        if has(Bug::ReadBackDropped) || expected.is_empty() || std::mem::replace(&mut self.asking.read_back, true) {
             return;
         }
         let (context, report) = (self.context.clone(), self.report.clone());
@@ -67,7 +68,8 @@ impl Core {
             let mut ends = Vec::new();
             let mut failed = None;
             if partitions.is_empty() {
-                failed = context.coordinator.answers().await.err();
+                // A member that holds nothing: any question that the group's coordinator must answer.
+                failed = context.coordinator.committed(vec![TopicPartition::new("siltstone", 0)]).await.err();
             }
             for partition in partitions {
                 match context.coordinator.log_bounds(partition.clone()).await {

@@ -1,0 +1,259 @@
+//! The simulated buckets: objects outlive every process, answers get lost, writes land late and out of order.
+
+use crate::state::{Kind, Life, Shared, State, note};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use object_store::client::{HttpError, HttpErrorKind};
+use object_store::path::Path;
+use object_store::{
+    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// An object.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) bytes: Bytes,
+    pub(crate) attributes: Attributes,
+}
+
+/// An upload in pieces that is neither completed nor aborted.
+#[derive(Debug, Default)]
+struct Upload {
+    pieces: BTreeMap<usize, Bytes>,
+}
+
+/// All buckets.
+#[derive(Debug, Default)]
+pub(crate) struct Buckets {
+    /// By bucket and key.
+    pub(crate) objects: BTreeMap<(&'static str, String), Object>,
+    /// Contents that were replaced.
+    pub(crate) replaced: Vec<(&'static str, String, Bytes)>,
+    uploads: BTreeMap<u64, Upload>,
+    last_upload: u64,
+}
+
+/// What a store answers, before it is told in `object_store`'s words.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer {
+    Exists,
+    Denied,
+    Gone,
+    TimedOut,
+    Unreachable,
+}
+
+impl Answer {
+    fn error(self, key: &str) -> Error {
+        let path = key.to_string();
+        let http = |kind, io: std::io::ErrorKind| Error::Generic {
+            store: "sim",
+            source: Box::new(HttpError::new(kind, std::io::Error::from(io))),
+        };
+        match self {
+            Self::Exists => Error::AlreadyExists { path, source: "it is there".into() },
+            Self::Denied => Error::PermissionDenied { path, source: "retention".into() },
+            Self::Gone => Error::NotFound { path, source: "no such object".into() },
+            Self::TimedOut => http(HttpErrorKind::Timeout, std::io::ErrorKind::TimedOut),
+            Self::Unreachable => http(HttpErrorKind::Connect, std::io::ErrorKind::ConnectionRefused),
+        }
+    }
+}
+
+impl State {
+    fn put(
+        &mut self,
+        bucket: &'static str,
+        key: &str,
+        object: Object,
+        create: bool,
+    ) -> std::result::Result<(), Answer> {
+        let place = (bucket, key.to_string());
+        let size = object.bytes.len();
+        if let Some(found) = self.buckets.objects.get(&place) {
+            let answer = match (create, self.knobs.write_once) {
+                (true, _) => Some(Answer::Exists),
+                (false, true) => Some(Answer::Denied),
+                (false, false) => None,
+            };
+            if let Some(answer) = answer {
+                note!(self, "put {bucket}/{key} ({size} bytes): {answer:?}");
+                return Err(answer);
+            }
+            if found.bytes != object.bytes {
+                let found = found.bytes.clone();
+                self.buckets.replaced.push((bucket, key.to_string(), found));
+            }
+        }
+        note!(self, "put {bucket}/{key} ({size} bytes)");
+        self.buckets.objects.insert(place, object);
+        Ok(())
+    }
+}
+
+/// One process's way to one bucket.
+#[derive(Clone)]
+pub(crate) struct SimStore {
+    shared: Shared,
+    life: Life,
+    bucket: &'static str,
+}
+
+impl SimStore {
+    pub(crate) fn new(shared: Shared, life: Life, bucket: &'static str) -> Self {
+        Self { shared, life, bucket }
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        key: &str,
+        effect: impl FnOnce(&mut State) -> std::result::Result<T, Answer> + Send + 'static,
+    ) -> Result<T> {
+        let answer = {
+            let mut state = self.shared.lock();
+            let down = state.now_ms < state.stores_down_until_ms;
+            let lost = if down { Answer::Unreachable } else { Answer::TimedOut };
+            state.ask(self.life, kind, Err(lost), effect)
+        };
+        answer.await.unwrap_or(Err(Answer::TimedOut)).map_err(|answer| answer.error(key))
+    }
+}
+
+impl fmt::Debug for SimStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimStore({}, p{})", self.bucket, self.life)
+    }
+}
+
+impl fmt::Display for SimStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+fn meta(key: &str, size: usize) -> ObjectMeta {
+    let last_modified = chrono::DateTime::UNIX_EPOCH;
+    ObjectMeta { location: Path::from(key), last_modified, size: size as u64, e_tag: None, version: None }
+}
+
+/// A path that is taken as it is.
+fn raw_meta(key: &str, size: usize) -> ObjectMeta {
+    let location = Path::parse(key).unwrap_or_else(|_| Path::from(key));
+    ObjectMeta { location, ..meta("x", size) }
+}
+
+const DONE: PutResult = PutResult { e_tag: None, version: None };
+
+#[async_trait]
+impl ObjectStore for SimStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let (bucket, key) = (self.bucket, location.to_string());
+        let kind = if key.ends_with(".claim") { Kind::Claim } else { Kind::StoreWrite };
+        let create = opts.mode == PutMode::Create;
+        let object = Object { bytes: Bytes::from(payload), attributes: opts.attributes };
+        let effect = move |state: &mut State| state.put(bucket, &key, object, create);
+        self.ask(kind, location.as_ref(), effect).await.map(|()| DONE)
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        let begin = |state: &mut State| {
+            state.buckets.last_upload += 1;
+            let id = state.buckets.last_upload;
+            state.buckets.uploads.insert(id, Upload::default());
+            Ok(id)
+        };
+        let id = self.ask(Kind::StoreWrite, location.as_ref(), begin).await?;
+        let key = location.to_string();
+        Ok(Box::new(SimUpload { store: self.clone(), key, attributes: opts.attributes, id, pieces: 0 }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let place = (self.bucket, location.to_string());
+        let read = move |state: &mut State| state.buckets.objects.get(&place).cloned().ok_or(Answer::Gone);
+        let object = self.ask(Kind::StoreRead, location.as_ref(), read).await?;
+        let size = object.bytes.len();
+        let bytes = if options.head { Bytes::new() } else { object.bytes };
+        Ok(GetResult {
+            payload: GetResultPayload::Stream(stream::once(async { Ok(bytes) }).boxed()),
+            meta: raw_meta(location.as_ref(), size),
+            range: 0..size as u64,
+            attributes: object.attributes,
+        })
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        // Archiving needs no right to delete.
+        locations.map(|location| Err(Answer::Denied.error(location?.as_ref()))).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (bucket, store) = (self.bucket, self.clone());
+        let folder = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
+        let read = move |state: &mut State| {
+            let found = state.buckets.objects.range((bucket, folder.clone())..);
+            let found = found.take_while(|((of, key), _)| *of == bucket && key.starts_with(&folder));
+            Ok(found.map(|((_, key), object)| Ok(raw_meta(key, object.bytes.len()))).collect::<Vec<_>>())
+        };
+        let listed = async move { store.ask(Kind::StoreRead, "list", read).await };
+        let listed = listed.map(|listed| stream::iter(listed.unwrap_or_else(|error| vec![Err(error)])));
+        listed.flatten_stream().boxed()
+    }
+
+    async fn list_with_delimiter(&self, _prefix: Option<&Path>) -> Result<ListResult> {
+        Err(Error::NotImplemented { operation: "list_with_delimiter".into(), implementer: "SimStore".into() })
+    }
+
+    async fn copy_opts(&self, _from: &Path, _to: &Path, _options: CopyOptions) -> Result<()> {
+        Err(Error::NotImplemented { operation: "copy_opts".into(), implementer: "SimStore".into() })
+    }
+}
+
+#[derive(Debug)]
+struct SimUpload {
+    store: SimStore,
+    key: String,
+    attributes: Attributes,
+    id: u64,
+    pieces: usize,
+}
+
+#[async_trait]
+impl MultipartUpload for SimUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (store, key, id, number) = (self.store.clone(), self.key.clone(), self.id, self.pieces);
+        self.pieces += 1;
+        let bytes = Bytes::from(data);
+        let effect = move |state: &mut State| {
+            let upload = state.buckets.uploads.get_mut(&id).ok_or(Answer::Gone)?;
+            upload.pieces.insert(number, bytes);
+            Ok(())
+        };
+        async move { store.ask(Kind::StoreWrite, &key, effect).await }.boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let (bucket, key, id, wanted) = (self.store.bucket, self.key.clone(), self.id, self.pieces);
+        let attributes = self.attributes.clone();
+        let effect = move |state: &mut State| {
+            let upload = state.buckets.uploads.remove(&id).filter(|upload| upload.pieces.len() == wanted);
+            let upload = upload.ok_or(Answer::Gone)?;
+            let mut bytes = BytesMut::new();
+            upload.pieces.values().for_each(|piece| bytes.extend_from_slice(piece));
+            let object = Object { bytes: bytes.freeze(), attributes };
+            state.put(bucket, &key, object, false)
+        };
+        self.store.ask(Kind::StoreWrite, &self.key, effect).await.map(|()| DONE)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let id = self.id;
+        let effect = move |state: &mut State| state.buckets.uploads.remove(&id).map(|_| ()).ok_or(Answer::Gone);
+        self.store.ask(Kind::StoreWrite, &self.key, effect).await
+    }
+}
