@@ -49,12 +49,13 @@ class Failed(Exception):
     """A proof that did not hold, in words."""
 
 
-def services(stores):
+def services(stores, others=("kafka",)):
     """Starts what is needed and puts its settings into the environment."""
-    names = ["kafka", *(name for store in stores for name in SERVICES[store])]
+    names = [*others, *(name for store in stores for name in SERVICES[store])]
     script = ROOT / "scripts" / "services.sh"
     subprocess.run([script, "start", *names], check=True, stdout=sys.stderr)
-    printed = subprocess.run(["bash", "-c", 'set -a; eval "$("$0" env)"; env -0', script], check=True, capture_output=True)
+    command = ["bash", "-c", 'set -a; eval "$("$0" env "$@")"; env -0', script, *names]
+    printed = subprocess.run(command, check=True, capture_output=True)
     for setting in printed.stdout.decode().split("\0"):
         name, _, value = setting.partition("=")
         if name:

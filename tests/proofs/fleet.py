@@ -1,0 +1,165 @@
+"""The archivers of one group under siege: their configurations, layouts and lives.
+
+Each has a link of its own (see links.py), a spool of its own, and its configuration written anew at each rolling restart.
+One that ends by itself is started again, as any supervisor would, but only if it may have ended: because a store or Kafka
+could not be reached at its start (exit 4) while a fault made it so. Everything else that ends is a failure of the proof.
+"""
+
+import json
+import re
+import threading
+import time
+from contextlib import contextmanager
+
+from cast import Archiver
+from trial import SCHEMA, Failed, tail
+
+SESSION_SECONDS = 6
+CLIENT = {"session.timeout.ms": str(SESSION_SECONDS * 1000), "heartbeat.interval.ms": "2000"}
+ROTATE = {"size": "256KiB", "age": "4s"}
+SHUTDOWN = "20s"
+UNREACHABLE, INCOMPLETE = 4, 6  # exit codes
+AFTERMATH = 60  # seconds after a fault in which a process may still end because of it: Kafka's patience at a start, and leaving
+
+LAYOUTS = (  # what the rolling restarts change between: (path before the window, JSON's compression, Parquet's)
+    ("{topic}", '"gzip", level = 6', '"zstd", level = 3'),
+    ("second/{topic}", '"zstd", level = 3', '"snappy"'),
+)
+ERROR = re.compile(r"^\S+ +ERROR |panicked at ")
+WARN = re.compile(r"^\S+ +WARN (?P<text>.*)$", re.MULTILINE)
+LIFE = re.compile(r"^---- started at ", re.MULTILINE)
+REDO = re.compile(r"redoing an unfinished batch partition=")
+SEAL = re.compile(r"batch sealed partition=")
+
+
+class Weather:
+    """Which faults are on, and which were lately."""
+
+    def __init__(self):
+        self.lock, self.on, self.ended = threading.Lock(), [], {}
+
+    @contextmanager
+    def trouble(self, place):
+        """`place`: the number of a link, or "brokers"."""
+        with self.lock:
+            self.on.append(place)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.on.remove(place)
+                self.ended[place] = time.monotonic()
+
+    def was_bad(self, link):
+        """Whether an archiver on the link had to do with a fault of its surroundings just now."""
+        now = time.monotonic()
+        with self.lock:
+            return any(place in self.on or now - self.ended.get(place, -1e9) < AFTERMATH for place in (link, "brokers"))
+
+
+class Replica(Archiver):
+    """One place of the group."""
+
+    def __init__(self, slot, program, folder):
+        super().__init__(f"archiver-{slot}", program, folder, folder / f"archiver-{slot}.toml")
+        self.slot, self.lock = slot, threading.RLock()
+
+
+class Fleet:
+    def __init__(self, program, folder, group, topics, urls, s3_region, links, size):
+        self.program, self.folder, self.group, self.topics, self.urls = program, folder, group, topics, urls
+        self.region, self.links, self.layout = s3_region, links, 0
+        self.weather = Weather()
+        self.replicas = [Replica(slot, program, folder) for slot in range(1, links.count + 1)]
+        self.size = size
+        self.restarted, self.incomplete = 0, 0
+        (folder / "schema.json").write_text(json.dumps(SCHEMA))
+
+    def running(self):
+        return self.replicas[: self.size]
+
+    def configure(self, replica):
+        replica.config.write_text(self.config(replica.slot, replica.spool))
+
+    def config(self, link, spool):
+        """JSON strings, numbers and booleans are TOML, too."""
+        path, gzip, parquet = LAYOUTS[self.layout]
+        layout = f'layout = {{ path = "{path}/dt=%Y-%m-%d/hr=%H" }}'
+        lines = ["[kafka]", f"brokers = {json.dumps(self.links.brokers(link))}", f"group = {json.dumps(self.group)}", "[kafka.client]"]
+        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in CLIENT.items()]
+        lines += ["[spool]", f"dir = {json.dumps(str(spool))}", "[shutdown]", f'timeout = "{SHUTDOWN}"']
+        for name, url in zip(("main", "second"), self.urls):
+            lines += [f"[destinations.{name}]", f"url = {json.dumps(url)}"]
+            if url.startswith("s3:"):
+                lines += [f"endpoint = {json.dumps(self.links.s3_endpoint(link))}", f"region = {json.dumps(self.region)}"]
+        lines += ["[rotate]", *(f"{key} = {json.dumps(value)}" for key, value in ROTATE.items())]
+        lines += ["[[archive]]", 'name = "torture"', f"topics = {json.dumps(self.topics)}", 'timestamp = { field = "time", unit = "ms" }']
+        lines += ['dead_letters = { destination = "main" }']
+        lines += ["[[archive.output]]", f'format = {{ type = "json", compression = {gzip} }}', layout, 'destination = "main"']
+        lines += ["[[archive.output]]", f'format = {{ type = "parquet", compression = {parquet}, schema = "schema.json" }}', layout,
+                  'destination = "second"']
+        return "\n".join(lines) + "\n"
+
+    def start(self):
+        for replica in self.running():
+            self.configure(replica)
+            replica.start()
+
+    # ---- those that ended ----------------------------------------------------------------------------------------------
+
+    def watch(self):
+        """Starts those again that may have ended by themselves. One that is being treated just now is left alone."""
+        for replica in self.running():
+            if replica.lock.acquire(blocking=False):
+                try:
+                    self.revive(replica)
+                finally:
+                    replica.lock.release()
+
+    def revive(self, replica):
+        code = replica.process.poll() if replica.process else None
+        if code is None:
+            return
+        if code != UNREACHABLE or not self.weather.was_bad(replica.slot):
+            raise Failed(f"{replica.name} ended by itself with {code}:\n{tail(replica.log_path)}")
+        self.restarted += 1
+        replica.start()
+
+    def stop(self, replica):
+        """SIGTERM, and how it ended."""
+        self.revive(replica)
+        replica.stop()
+        code = replica.ended()
+        replica.process = None
+        if code == INCOMPLETE and self.weather.was_bad(replica.slot):
+            self.incomplete += 1
+        elif code == UNREACHABLE and self.weather.was_bad(replica.slot):
+            self.restarted += 1  # it had not even begun
+        elif code != 0:
+            raise Failed(f"{replica.name} ended with {code} after SIGTERM:\n{tail(replica.log_path)}")
+
+    def end(self):
+        for replica in self.replicas:
+            if replica.process and replica.process.poll() is None:
+                replica.process.kill()
+                replica.process.wait()
+
+    # ---- what the logs tell --------------------------------------------------------------------------------------------
+
+    def lives(self):
+        """The log of each life of each archiver."""
+        for replica in self.replicas:
+            if replica.log_path.exists():
+                yield from LIFE.split(replica.log_path.read_text(errors="replace"))[1:]
+
+    def told(self):
+        """Lives, those that began by finishing another's batch, such batches, warnings, and errors as they stand."""
+        lives, open_starts, redone, warnings, errors = 0, 0, 0, [], []
+        for log in self.lives():
+            lives += 1
+            redone += len(REDO.findall(log))
+            first_seal = SEAL.search(log)
+            open_starts += bool(REDO.search(log, 0, first_seal.start() if first_seal else len(log)))
+            warnings += [match["text"] for match in WARN.finditer(log)]
+            errors += [line for line in log.splitlines() if ERROR.search(line)]
+        return lives, open_starts, redone, warnings, errors
