@@ -20,7 +20,7 @@ class Brokers:
         from confluent_kafka.admin import AdminClient
 
         self.direct = os.environ["KAFKA3_BROKERS"]
-        self.admin = AdminClient({"bootstrap.servers": self.direct, "socket.timeout.ms": 10_000})
+        self.admin = AdminClient({"bootstrap.servers": self.direct, "socket.timeout.ms": 10_000, "log_level": 0})
         self.script = ROOT / "scripts" / "services.sh"
 
     # ---- topics --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ RANDOM_WAIT = (0.1, 3.0)
 NODES = (1, 2, 3)
 
 # How often in 30 minutes.
-PROCESS_FAULTS = {"SIGKILL, aimed": 40, "SIGKILL, random": 32, "SIGKILL, all": 4, "SIGSTOP": 26, "rolling restart": 7}
+PROCESS_FAULTS = {"SIGKILL, aimed": 40, "SIGKILL, random": 32, "SIGKILL, all": 10, "SIGSTOP": 26, "rolling restart": 7}
 NETWORK_FAULTS = {"network cut": 30, "latency": 24, "reset": 30, "narrow": 20}
 BROKER_FAULTS = {"broker SIGKILL": 14}
 
@@ -76,7 +76,7 @@ class Processes(Lane):
         if kind == "rolling restart":
             return self.roll()
         if kind == "SIGKILL, all":
-            return self.kill_all()
+            return self.kill_all(found)
         if kind == "SIGSTOP":
             return self.stop(found if self.random.random() < 0.5 else None)
         return self.kill(found if kind == "SIGKILL, aimed" else None)
@@ -112,7 +112,8 @@ class Processes(Lane):
             replica.start()
         return f"{replica.name}{state}, {emptied} spool"
 
-    def kill_all(self):
+    def kill_all(self, found):
+        self.victim(found)  # just after it, too
         victims = self.fleet.running()
         for replica in victims:
             replica.lock.acquire()

@@ -31,6 +31,7 @@ IDS_MAX = 100_000_000
 SHARED_KEYS = 40
 ABORTED, HELD_OPEN = 0.3, 0.1  # shares of transactions
 HELD_SECONDS = (0.5, 4.0)
+BEHIND_MAX = 15  # seconds behind the rate
 PATIENCE = 240  # seconds for the brokers to decide a transaction
 
 
@@ -174,8 +175,8 @@ class Feed:
             ahead = began + sent / self.args.rate - time.monotonic()
             if ahead > 0:
                 self.stop.wait(ahead)
-            elif ahead < -1:  # no rush after the brokers were slow
-                began -= ahead
+            elif ahead < -BEHIND_MAX:  # what a long outage cost is not made up for
+                began -= ahead + BEHIND_MAX
         left = self.producer.flush(PATIENCE)
         if left or self.ledger.failure:
             sys.exit(f"error: {left} records were not delivered in {PATIENCE} s: {self.ledger.failure}")
