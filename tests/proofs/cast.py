@@ -12,6 +12,7 @@ from trial import Failed, tail
 AIM_MS_MAX = 200
 STOP_DEADLINE = 120
 OBJECT = re.compile(r"(?P<topic>[^/+]+)\+(?P<partition>\d{5,})\+(?P<first>\d{20})-(?P<end>\d{20})\.")
+CLAIM = re.compile(r"/(?P<topic>[^/]+)/(?P<partition>\d{5,})/(?P<first>\d{20})\.claim$")
 AT_WORK = re.compile(r"^(?P<time>\S+) .*\b(?:batch sealed|redoing an unfinished batch) partition=(?P<topic>\S+)/(?P<partition>\d+) ", re.MULTILINE)
 STILL_NS = 50_000_000  # a folder changed more lately than this is looked at again: its time is coarse
 
@@ -76,24 +77,32 @@ def uploader(archivers, batch):
 
 
 class Bucket:
-    """The folders of an S3 server, or plain ones, watched: data objects appear in them under their final names."""
+    """The folders of an S3 server, or plain ones, watched: data objects appear in them under their final names.
 
-    def __init__(self, folders, receipts):
-        self.roots, self.receipts = [Path(folder) for folder in folders], receipts
+    With `claims`, the claims are watched instead: objects, too, and each means that data will follow at once."""
+
+    def __init__(self, folders, receipts, claims=False):
+        self.receipts, self.claims = receipts, claims
+        self.roots = [receipts] if claims else [Path(folder) for folder in folders]
         self.known = {}  # folder -> (time of its last change, names of objects, folders)
         self.seen = set()
 
     @classmethod
-    def of_s3(cls, prefixes):
+    def of_s3(cls, prefixes, claims=False):
         """Prefixes of the S3 server's bucket; claims and receipts lie in the first one."""
         folders = [Path(os.environ["S3_DATA"]) / prefix for prefix in prefixes]
-        return cls(folders, folders[0] / "_siltstone" / "receipts" / "v1")
+        return cls(folders, folders[0] / "_siltstone" / "receipts" / "v1", claims)
+
+    @staticmethod
+    def batch(path):
+        """Topic, Kafka partition and first offset in an object's name."""
+        return CLAIM.search(path) or OBJECT.search(path)
 
     def has_receipt(self, batch):
         return (self.receipts / batch["topic"] / batch["partition"] / f"{batch['first']}.json").exists()
 
     def new(self):
-        """Paths of data objects that were not there at the last call."""
+        """Paths of objects that were not there at the last call."""
         found = set()
         for root in self.roots:
             self._collect(root, found)
@@ -110,6 +119,8 @@ class Bucket:
             for entry in os.scandir(folder):
                 if entry.name[0] not in "._":
                     (folders if entry.is_dir() else objects).append(Path(entry.path))
+            if self.claims:
+                objects = [path for path in objects if path.suffix == ".claim"]
             moved_lately = time.time_ns() - changed < STILL_NS
             self.known[folder] = (None if moved_lately else changed, [str(path) for path in objects], folders)
         _, objects, folders = self.known[folder]

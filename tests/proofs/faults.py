@@ -10,7 +10,7 @@ import time
 import traceback
 from random import Random
 
-from cast import OBJECT, aim, uploader
+from cast import aim, uploader
 from fleet import SESSION_SECONDS
 from trial import Failed
 
@@ -69,10 +69,12 @@ class Processes(Lane):
 
     def __init__(self, siege):
         super().__init__(siege)
-        self.bucket, self.layout_due = siege.bucket, True
+        self.bucket, self.claims, self.layout_due = siege.bucket, siege.claims, True
 
     def inflict(self, kind):
         found = self.wait_for_object(kind)
+        if kind in ("SIGKILL, aimed", "SIGKILL, all") and self.random.random() < 0.5:
+            found = self.wait_for_object(kind, self.claims)
         if kind == "rolling restart":
             return self.roll()
         if kind == "SIGKILL, all":
@@ -81,10 +83,11 @@ class Processes(Lane):
             return self.stop(found if self.random.random() < 0.5 else None)
         return self.kill(found if kind == "SIGKILL, aimed" else None)
 
-    def wait_for_object(self, what):
-        self.bucket.new()
+    def wait_for_object(self, what, bucket=None):
+        bucket = bucket or self.bucket
+        bucket.new()
         deadline = time.monotonic() + PROGRESS_DEADLINE
-        while not (fresh := self.bucket.new()):
+        while not (fresh := bucket.new()):
             if time.monotonic() > deadline:
                 raise Failed(f"{what}: no new object in {PROGRESS_DEADLINE} s; see the logs of the archivers")
             self.pause(0.003)
@@ -95,8 +98,8 @@ class Processes(Lane):
         if found is None:
             self.pause(self.random.uniform(*RANDOM_WAIT))
             return self.random.choice(self.fleet.running()), None
-        batch, delay = OBJECT.search(found), aim(self.random)
-        seen = time.monotonic()
+        batch, delay = self.bucket.batch(found), aim(self.random)
+        seen = time.monotonic()  # looking for the uploader takes time
         replica = uploader(self.fleet.running(), batch) or self.random.choice(self.fleet.running())
         self.pause(max(0, seen + delay - time.monotonic()))
         return replica, batch

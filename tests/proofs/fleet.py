@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from cast import Archiver
 from trial import SCHEMA, Failed, tail
@@ -65,10 +66,24 @@ class Replica(Archiver):
         self.slot, self.lock = slot, threading.RLock()
 
 
+@dataclass
+class Group:
+    """What all of them have in common."""
+
+    name: str
+    topics: list
+    urls: list  # of JSON and of Parquet
+    region: str
+    protocol: str
+    members: str  # dynamic, static (each has an instance id), or mixed
+
+    def instance(self, slot):
+        return self.members == "static" or self.members == "mixed" and slot % 2 == 1
+
+
 class Fleet:
-    def __init__(self, program, folder, group, topics, urls, s3_region, links, size):
-        self.program, self.folder, self.group, self.topics, self.urls = program, folder, group, topics, urls
-        self.region, self.links, self.layout = s3_region, links, 0
+    def __init__(self, program, folder, group, links, size):
+        self.program, self.group, self.links, self.layout = program, group, links, 0
         self.weather = Weather()
         self.replicas = [Replica(slot, program, folder) for slot in range(1, links.count + 1)]
         self.size = size
@@ -85,15 +100,18 @@ class Fleet:
         """JSON strings, numbers and booleans are TOML, too."""
         path, gzip, parquet = LAYOUTS[self.layout]
         layout = f'layout = {{ path = "{path}/dt=%Y-%m-%d/hr=%H" }}'
-        lines = ["[kafka]", f"brokers = {json.dumps(self.links.brokers(link))}", f"group = {json.dumps(self.group)}", "[kafka.client]"]
-        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in CLIENT.items()]
+        group = self.group
+        lines = ["[kafka]", f"brokers = {json.dumps(self.links.brokers(link))}", f"group = {json.dumps(group.name)}"]
+        lines += [f'protocol = "{group.protocol}"'] + ([f'instance_id = "archiver-{link}"'] if group.instance(link) else [])
+        if group.protocol == "classic":  # otherwise the brokers decide
+            lines += ["[kafka.client]", *(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in CLIENT.items())]
         lines += ["[spool]", f"dir = {json.dumps(str(spool))}", "[shutdown]", f'timeout = "{SHUTDOWN}"']
-        for name, url in zip(("main", "second"), self.urls):
+        for name, url in zip(("main", "second"), group.urls):
             lines += [f"[destinations.{name}]", f"url = {json.dumps(url)}"]
             if url.startswith("s3:"):
-                lines += [f"endpoint = {json.dumps(self.links.s3_endpoint(link))}", f"region = {json.dumps(self.region)}"]
+                lines += [f"endpoint = {json.dumps(self.links.s3_endpoint(link))}", f"region = {json.dumps(group.region)}"]
         lines += ["[rotate]", *(f"{key} = {json.dumps(value)}" for key, value in ROTATE.items())]
-        lines += ["[[archive]]", 'name = "torture"', f"topics = {json.dumps(self.topics)}", 'timestamp = { field = "time", unit = "ms" }']
+        lines += ["[[archive]]", 'name = "torture"', f"topics = {json.dumps(group.topics)}", 'timestamp = { field = "time", unit = "ms" }']
         lines += ['dead_letters = { destination = "main" }']
         lines += ["[[archive.output]]", f'format = {{ type = "json", compression = {gzip} }}', layout, 'destination = "main"']
         lines += ["[[archive.output]]", f'format = {{ type = "parquet", compression = {parquet}, schema = "schema.json" }}', layout,

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from cast import OBJECT, STOP_DEADLINE, Archiver, Bucket, aim, uploader
+from cast import STOP_DEADLINE, Archiver, Bucket, aim, uploader
 from trial import FORMATS, LOGS, Failed, Trial, drain, drop_topic, program, services, tail
 
 PARTITIONS = 4
@@ -123,7 +123,7 @@ class Siege:
         victim, state = self.random.choice(self.archivers), ""
         if aimed:
             found = self.wait_for_object(f"kill {number}")
-            batch = OBJECT.search(found)
+            batch = self.bucket.batch(found)
             victim = uploader(self.archivers, batch) or victim
             delay = aim(self.random)
         else:

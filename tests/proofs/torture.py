@@ -32,7 +32,7 @@ from pathlib import Path
 from brokers import COMPACTED, Brokers
 from cast import Bucket
 from faults import NETWORK_FAULTS, PROCESS_FAULTS, BrokerDeaths, Network, Processes
-from fleet import Fleet
+from fleet import Fleet, Group
 from links import Links
 from trial import ROOT, STORES, Failed, measured, program, services, tail
 
@@ -114,7 +114,7 @@ class Siege:
                        in enumerate((("plain", 4, 1, 0.5), ("transactions", 3, 2, 0.3), ("compacted", 2, 1, 0.2)))]
         prefixes = [f"proofs/{self.id}/json", f"proofs/{self.id}/parquet"]
         self.urls = [f"s3://{os.environ['S3_BUCKET']}/{prefix}" for prefix in prefixes]
-        self.bucket = Bucket.of_s3(prefixes)
+        self.bucket, self.claims = Bucket.of_s3(prefixes), Bucket.of_s3(prefixes, claims=True)
         if args.second == "file":
             self.urls[1] = f"file://{self.folder}/parquet"
             self.bucket.roots[1] = self.folder / "parquet"
@@ -161,8 +161,8 @@ class Siege:
             self.brokers.create(topic.name, topic.partitions, COMPACTED if topic.kind == "compacted" else None)
         self.brokers.wait_in_sync(time.sleep)
         size = random.Random(self.args.seed).randint(2, self.links.count)
-        names = [topic.name for topic in self.topics]
-        self.fleet = Fleet(program(self.args.release), self.folder, self.id, names, self.urls, os.environ["AWS_REGION"], self.links, size)
+        group = Group(self.id, [topic.name for topic in self.topics], self.urls, os.environ["AWS_REGION"], self.args.protocol, self.args.members)
+        self.fleet = Fleet(program(self.args.release), self.folder, group, self.links, size)
 
     def look(self):
         try:
@@ -221,12 +221,12 @@ class Siege:
         lives, open_starts, redone, warnings, errors = self.fleet.told()
         errors = [line for line in errors if not any(part in line for part in ALLOWED_ERRORS)]
         (self.folder / "warnings.txt").write_text("".join(f"{count:6} {text}\n" for text, count in Counter(warnings).most_common()))
-        rows = [("minutes", f"{seconds / 60:.1f}"), ("seed", self.args.seed)]
+        rows = [("minutes", f"{seconds / 60:.1f}"), ("seed", self.args.seed), ("group", f"{self.args.protocol}, {self.args.members}")]
         rows += [(f"ids {kind}", found["ids"][kind]) for kind in ("acked", "aborted", "unknown", "replaced")]
         for name, output in found["outputs"].items():
             rows += [(f"{name}: {what}", output[what]) for what in ("objects", "archived", "duplicated", "lost", "aborted seen", "altered",
                                                                     "misplaced", "compacted away")]
-        rows += [("receipts", found["receipts"]), ("faults", sum(self.faults.values()))]
+        rows += [("receipts", found["receipts"]), ("hidden files of killed uploads", found["left_over"]), ("faults", sum(self.faults.values()))]
         for kind in (*PROCESS_FAULTS, *NETWORK_FAULTS, *BrokerDeaths.FAULTS):
             rows.append((f"  {kind}", self.faults[kind]))
         rows += [("aimed, before the receipt", self.unvouched), ("stopped ones that woke", self.woken),
@@ -235,7 +235,7 @@ class Siege:
                  ("ended: Kafka or store out of reach", self.fleet.restarted), ("left with open batches", self.fleet.incomplete),
                  ("WARN lines", len(warnings)), ("ERROR lines", len(errors))]
         width = max(len(name) for name, _ in rows)
-        print("\n".join(f"{name:{width}}  {value:>10}" for name, value in rows), flush=True)
+        print("\n".join(f"{name:{width}}  {value:>16}" for name, value in rows), flush=True)
         if errors:
             self.failures.append("\n".join(["ERROR lines:", *errors[:40]]))
         if self.failures:
@@ -265,6 +265,8 @@ def main():
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--rate", type=float, default=3000, help="records a second, in all topics together")
     parser.add_argument("--second", choices=("s3", "file"), default="s3", help="where the Parquet output goes")
+    parser.add_argument("--protocol", choices=("classic", "consumer"), default="classic", help="of the group")
+    parser.add_argument("--members", choices=("dynamic", "static", "mixed"), default="mixed", help="which have an instance id")
     parser.add_argument("--release", action="store_true", help="use target/release")
     parser.add_argument("--keep", action="store_true", help="leave topics, objects and logs for a look")
     args = parser.parse_args()

@@ -16,13 +16,12 @@ import json
 import os
 import sys
 import time
-from array import array
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "proofs"), str(Path(__file__).parents[2] / "scripts")]
-from check import EXTENSIONS, HIVE, Object, Reader, window_of  # noqa: E402,F401
+from check import EXTENSIONS, Reader  # noqa: E402
 from feed import BLOCK, IDS_MAX, key_of  # noqa: E402
 from logs import Logs, topic_ends  # noqa: E402
 from receipts import check_receipts  # noqa: E402
@@ -111,12 +110,17 @@ def mark_replaced(topic, said):
 # ---- the archive -----------------------------------------------------------------------------------------------------
 
 
+def is_left_over(segments):
+    """What a killed process leaves of a file it had not finished: on disk only, and hidden from every reader."""
+    return segments[-1].startswith(".siltstone-") and "." not in segments[-1][1:]
+
+
 def sort_out(manifest, output, keys):
     """(topic's number, key) of the data objects, and what should not be there."""
     data, strange = [], []
     for key in keys:
         segments = key.split("/")
-        if segments[0] == "_siltstone":
+        if segments[0] == "_siltstone" or is_left_over(segments):
             continue
         topics = [number for number, topic in enumerate(manifest["topics"]) if topic["name"] in segments]
         if len(topics) == 1 and EXTENSIONS[output["format"]].fullmatch(segments[-1]) and not any(part[0] in "._" for part in segments):
@@ -165,11 +169,12 @@ def check(manifest, jobs):
     topics, outputs = manifest["topics"], manifest["outputs"]
     said = [read_ledgers(topic) for topic in topics]
     ids = Counter({NAMES[code]: sum(text.count(code) for text in said) for code in NAMES})
-    result, wrong, sizes, by_key, work = {"outputs": {}}, [], {}, {}, []
+    result, wrong, sizes, work = {"outputs": {}, "left_over": 0}, [], {}, []
     for number, output in enumerate(outputs):
         found = dict(open_store(output["url"]).list())
         data, strange = sort_out(manifest, output, found)
         wrong += strange
+        result["left_over"] += sum(is_left_over(key.split("/")) for key in found)
         sizes.update({key: size for key, size in found.items() if number == 0 or not key.startswith("_siltstone/")})
         work += [(number, topic, key) for topic, key in data]
     with ProcessPoolExecutor(jobs, initializer=start_worker, initargs=(manifest,)) as pool:

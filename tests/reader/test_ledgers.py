@@ -257,6 +257,12 @@ class Ledgers(Case):
         self.archive.put("parquet", "t-plain/dt=2025-11-21/hr=00/part-0.tmp", b"x")
         self.assert_wrong("parquet", "neither data")
 
+    def test_unfinished_hidden_files_are_counted(self):
+        self.archive.put("parquet", "t-plain/dt=2025-11-21/hr=00/.siltstone-6a91-f8be44c2394021d8-45", b"x")
+        self.assertEqual(self.assert_right()["left_over"], 1)
+        self.archive.put("parquet", "t-plain/dt=2025-11-21/hr=00/.siltstone-6a91.parquet", b"x")
+        self.assert_wrong("parquet", "neither data")
+
     def test_gap_between_receipts(self):
         self.archive.batches = [batch for batch in self.archive.batches if batch[0].kind != "transactions" or batch[2][0] > 0]
         self.assert_wrong("json", "gap:")
