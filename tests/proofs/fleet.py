@@ -2,7 +2,8 @@
 
 Each has a link of its own (see links.py), a spool of its own, and its configuration written anew at each rolling restart.
 One that ends by itself is started again, as any supervisor would, but only if it may have ended: because a store or Kafka
-could not be reached at its start (exit 4) while a fault made it so. Everything else that ends is a failure of the proof.
+could not be reached at its start (exit 4) while a fault made it so, or because under the group protocol `consumer` the brokers
+still know its killed predecessor by the same instance id. Everything else that ends is a failure of the proof.
 """
 
 import json
@@ -19,7 +20,8 @@ SESSION_SECONDS = 6
 CLIENT = {"session.timeout.ms": str(SESSION_SECONDS * 1000), "heartbeat.interval.ms": "2000"}
 ROTATE = {"size": "256KiB", "age": "4s"}
 SHUTDOWN = "20s"
-UNREACHABLE, INCOMPLETE = 4, 6  # exit codes
+UNREACHABLE, STOPPED, INCOMPLETE = 4, 5, 6  # exit codes
+NOT_RELEASED = "The instance ID is still used"
 AFTERMATH = 60  # seconds after a fault in which a process may still end because of it: Kafka's patience at a start, and leaving
 
 LAYOUTS = (  # what the rolling restarts change between: (path before the window, JSON's compression, Parquet's)
@@ -138,20 +140,23 @@ class Fleet:
         code = replica.process.poll() if replica.process else None
         if code is None:
             return
-        if code != UNREACHABLE or not self.weather.was_bad(replica.slot):
+        if code == STOPPED and self.group.protocol == "consumer" and NOT_RELEASED in tail(replica.log_path, 5):
+            time.sleep(0.5)  # its killed predecessor has not been missed yet
+        elif code != UNREACHABLE or not self.weather.was_bad(replica.slot):
             raise Failed(f"{replica.name} ended by itself with {code}:\n{tail(replica.log_path)}")
         self.restarted += 1
         replica.start()
 
-    def stop(self, replica):
-        """SIGTERM, and how it ended."""
+    def stop(self, replica, strict=False):
+        """SIGTERM, and how it ended. `strict`: nothing is an excuse."""
         self.revive(replica)
         replica.stop()
         code = replica.ended()
         replica.process = None
-        if code == INCOMPLETE and self.weather.was_bad(replica.slot):
+        excused = not strict and self.weather.was_bad(replica.slot)
+        if code == INCOMPLETE and excused:
             self.incomplete += 1
-        elif code == UNREACHABLE and self.weather.was_bad(replica.slot):
+        elif code == UNREACHABLE and excused:
             self.restarted += 1  # it had not even begun
         elif code != 0:
             raise Failed(f"{replica.name} ended with {code} after SIGTERM:\n{tail(replica.log_path)}")

@@ -180,7 +180,7 @@ class Siege:
         self.note("the producers have stopped")
         self.catch_up(tops)
         for replica in self.fleet.running():
-            self.fleet.stop(replica)
+            self.fleet.stop(replica, strict=True)
         config = self.folder / "drain.toml"
         config.write_text(self.fleet.config(1, self.folder / "spool-drain"))
         usage = measured([self.fleet.program, "run", "-c", config, "--drain"], self.folder / "drain.log", DRAIN_DEADLINE)
