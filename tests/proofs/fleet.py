@@ -2,8 +2,9 @@
 
 Each has a link of its own (see links.py), a spool of its own, and its configuration written anew at each rolling restart.
 One that ends by itself is started again, as any supervisor would, but only if it may have ended: because a store or Kafka
-could not be reached at its start (exit 4) while a fault made it so, or because under the group protocol `consumer` the brokers
-still know its killed predecessor by the same instance id. Everything else that ends is a failure of the proof.
+could not be reached at its start (exit 4) while a fault made it so, or as a static member: because the protocol `consumer` still
+knows its killed predecessor, or because it joined again while the brokers were slow and so fenced itself. Everything else that
+ends is a failure of the proof.
 """
 
 import json
@@ -22,6 +23,7 @@ ROTATE = {"size": "256KiB", "age": "4s"}
 SHUTDOWN = "20s"
 UNREACHABLE, STOPPED, INCOMPLETE = 4, 5, 6  # exit codes
 NOT_RELEASED = "The instance ID is still used"
+FENCED = "fenced by other consumer"
 AFTERMATH = 60  # seconds after a fault in which a process may still end because of it: Kafka's patience at a start, and leaving
 
 LAYOUTS = (  # what the rolling restarts change between: (path before the window, JSON's compression, Parquet's)
@@ -140,12 +142,20 @@ class Fleet:
         code = replica.process.poll() if replica.process else None
         if code is None:
             return
-        if code == STOPPED and self.group.protocol == "consumer" and NOT_RELEASED in tail(replica.log_path, 5):
-            time.sleep(0.5)  # its killed predecessor has not been missed yet
-        elif code != UNREACHABLE or not self.weather.was_bad(replica.slot):
+        if not self.may_have_ended(replica, code):
             raise Failed(f"{replica.name} ended by itself with {code}:\n{tail(replica.log_path)}")
         self.restarted += 1
         replica.start()
+
+    def may_have_ended(self, replica, code):
+        bad = self.weather.was_bad(replica.slot)
+        if code == STOPPED and self.group.instance(replica.slot):
+            said = tail(replica.log_path, 5)
+            if self.group.protocol == "consumer" and NOT_RELEASED in said:
+                time.sleep(0.5)  # no need to ask the brokers all the time
+                return True
+            return bad and FENCED in said
+        return code == UNREACHABLE and bad
 
     def stop(self, replica, strict=False):
         """SIGTERM, and how it ended. `strict`: nothing is an excuse."""
@@ -153,13 +163,11 @@ class Fleet:
         replica.stop()
         code = replica.ended()
         replica.process = None
-        excused = not strict and self.weather.was_bad(replica.slot)
-        if code == INCOMPLETE and excused:
+        if code == INCOMPLETE and not strict and self.weather.was_bad(replica.slot):
             self.incomplete += 1
-        elif code == UNREACHABLE and excused:
-            self.restarted += 1  # it had not even begun
-        elif code != 0:
+        elif code != 0 and (strict or not self.may_have_ended(replica, code)):
             raise Failed(f"{replica.name} ended with {code} after SIGTERM:\n{tail(replica.log_path)}")
+        self.restarted += code not in (0, INCOMPLETE)
 
     def end(self):
         for replica in self.replicas:
