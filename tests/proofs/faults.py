@@ -12,6 +12,7 @@ from random import Random
 
 from cast import aim, uploader
 from fleet import SESSION_SECONDS
+from links import Hung
 from trial import Failed
 
 PROGRESS_DEADLINE = 150  # seconds without any new object: something hangs
@@ -192,12 +193,14 @@ class Network(Lane):
         fault = {"network cut": self.cut, "latency": self.latency, "reset": self.reset, "narrow": self.narrow}[kind]
         with self.weather.trouble(link):
             try:
-                how, seconds = fault(links, names)
+                try:
+                    how, seconds = fault(links, names)
+                except Hung:
+                    links.renew()
+                    how, seconds = fault(links, names)
                 self.pause(seconds)
             finally:
-                for name in names:
-                    links.cure(name)
-                    links.open(name)
+                links.heal(names)
         return f"link {link}, {what}: {how} for {seconds:.1f} s"
 
     def cut(self, links, names):

@@ -2,18 +2,27 @@
 
 An archiver on link L speaks to broker N through `kafka-L-N` and to the S3 server through `s3-L`. The brokers tell a client of
 link L only the addresses of that link, so there is no way round.
+
+toxiproxy sometimes hangs for good while it changes what a busy connection suffers (its issue 558). Then it is killed and
+started anew, which resets every link once.
 """
 
 import json
 import os
+import subprocess
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
-from trial import Failed
+from trial import ROOT, Failed
 
 BROKERS = (1, 2, 3)
+ANSWER_SECONDS = 10
 S3_PORT_ABOVE = 40  # s3 of link L listens at the base port + 40 + L
+
+
+class Hung(Failed):
+    """toxiproxy does not answer any more."""
 
 
 class Links:
@@ -21,13 +30,21 @@ class Links:
 
     def __init__(self, count):
         self.url, base = os.environ["TOXIPROXY_URL"], int(os.environ["KAFKA3_BASE"])
-        self.base, self.count, self.proxies = base, count, {}
-        s3 = urlsplit(os.environ["S3_ENDPOINT"]).netloc
-        for link in range(1, count + 1):
+        self.count, self.proxies, self.renewed = count, {}, 0
+        self.s3 = urlsplit(os.environ["S3_ENDPOINT"]).netloc
+        self.base = base
+        try:
+            self.make()
+        except Hung:  # since an earlier run
+            self.restart()
+            self.make()
+
+    def make(self):
+        for link in range(1, self.count + 1):
             for node in BROKERS:
-                port = base + 100 * node
+                port = self.base + 100 * node
                 self.add(f"kafka-{link}-{node}", port + 30 + link, f"127.0.0.1:{port + 20 + link}")
-            self.add(f"s3-{link}", base + S3_PORT_ABOVE + link, s3)
+            self.add(f"s3-{link}", self.base + S3_PORT_ABOVE + link, self.s3)
 
     def add(self, name, port, upstream):
         if name in self.ask("GET", "/proxies"):  # of a run that was killed
@@ -58,25 +75,44 @@ class Links:
         toxic = {"name": f"{kind}-{stream}", "type": kind, "stream": stream, "toxicity": 1.0, "attributes": attributes}
         self.ask("POST", f"/proxies/{name}/toxics", toxic)
 
-    def cure(self, name):
-        for toxic in self.ask("GET", f"/proxies/{name}/toxics"):
-            self.ask("DELETE", f"/proxies/{name}/toxics/{toxic['name']}")
+    def heal(self, names=None):
+        """Everything, or those named, open and unhindered."""
+        try:
+            for name in names or self.proxies:
+                for toxic in self.ask("GET", f"/proxies/{name}/toxics"):
+                    self.ask("DELETE", f"/proxies/{name}/toxics/{toxic['name']}")
+                self.open(name)
+        except Hung:
+            self.renew()
 
-    def heal(self):
-        """Everything open and unhindered."""
-        self.ask("POST", "/reset")
+    def renew(self):
+        """Another toxiproxy, without any fault."""
+        self.renewed += 1
+        self.restart()
+        self.make()
+
+    def restart(self):
+        script = ROOT / "scripts" / "services.sh"
+        for action in ("kill", "start"):
+            found = subprocess.run([script, action, "toxiproxy"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if found.returncode != 0:
+                raise Failed(f"{action} toxiproxy:\n{found.stdout}")
 
     def end(self):
-        for name in self.proxies:
-            self.ask("DELETE", f"/proxies/{name}")
+        try:
+            for name in self.proxies:
+                self.ask("DELETE", f"/proxies/{name}")
+        except Hung:
+            self.restart()
 
     def ask(self, method, path, body=None):
         request = urllib.request.Request(self.url + path, json.dumps(body).encode() if body is not None else None, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
-            raise Failed(f"toxiproxy: {method} {path}: {error.code} {error.read().decode(errors='replace')}") from None
+            kind = Hung if error.code == 503 else Failed
+            raise kind(f"toxiproxy: {method} {path}: {error.code} {error.read().decode(errors='replace')}") from None
         except OSError as error:
-            raise Failed(f"toxiproxy: {method} {path}: {error}") from None
+            raise Hung(f"toxiproxy: {method} {path}: {error}") from None
         return json.loads(text) if text else None

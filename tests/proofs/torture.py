@@ -232,6 +232,7 @@ class Siege:
         rows += [("aimed, before the receipt", self.unvouched), ("stopped ones that woke", self.woken),
                  ("restarts that changed the layout", self.layouts_changed), ("lives of processes", lives),
                  ("lives that began on an open plan", open_starts), ("batches redone", redone),
+                 ("toxiproxy hung, all links reset", self.links.renewed),
                  ("ended by themselves, excused", self.fleet.restarted), ("left with open batches", self.fleet.incomplete),
                  ("WARN lines", len(warnings)), ("ERROR lines", len(errors))]
         width = max(len(name) for name, _ in rows)
