@@ -16,6 +16,7 @@ from links import Hung
 from trial import Failed
 
 PROGRESS_DEADLINE = 150  # seconds without any new object: something hangs
+CLAIMS = 0.75  # share of the aimed ones that wait for a claim, the first object of a batch, instead of data
 RANDOM_WAIT = (0.1, 3.0)
 NODES = (1, 2, 3)
 
@@ -74,7 +75,7 @@ class Processes(Lane):
 
     def inflict(self, kind):
         found = self.wait_for_object(kind)
-        if kind in ("SIGKILL, aimed", "SIGKILL, all") and self.random.random() < 0.5:
+        if kind in ("SIGKILL, aimed", "SIGKILL, all") and self.random.random() < CLAIMS:
             found = self.wait_for_object(kind, self.claims)
         if kind == "rolling restart":
             return self.roll()

@@ -34,6 +34,7 @@ ERROR = re.compile(r"^\S+ +ERROR |panicked at ")
 WARN = re.compile(r"^\S+ +WARN (?P<text>.*)$", re.MULTILINE)
 LIFE = re.compile(r"^---- started at ", re.MULTILINE)
 REDO = re.compile(r"redoing an unfinished batch partition=")
+OPEN = re.compile(REDO.pattern + r"|receipts prove finished batches above the committed offset")  # to redo, or only to commit
 SEAL = re.compile(r"batch sealed partition=")
 
 
@@ -184,13 +185,13 @@ class Fleet:
                 yield from LIFE.split(replica.log_path.read_text(errors="replace"))[1:]
 
     def told(self):
-        """Lives, those that began by finishing another's batch, such batches, warnings, and errors as they stand."""
+        """Lives, those that began on a plan that was not committed, such batches, warnings, and errors as they stand."""
         lives, open_starts, redone, warnings, errors = 0, 0, 0, [], []
         for log in self.lives():
             lives += 1
             redone += len(REDO.findall(log))
             first_seal = SEAL.search(log)
-            open_starts += bool(REDO.search(log, 0, first_seal.start() if first_seal else len(log)))
+            open_starts += bool(OPEN.search(log, 0, first_seal.start() if first_seal else len(log)))
             warnings += [match["text"] for match in WARN.finditer(log)]
             errors += [line for line in log.splitlines() if ERROR.search(line)]
         return lives, open_starts, redone, warnings, errors
