@@ -21,7 +21,7 @@ RANDOM_WAIT = (0.1, 3.0)
 NODES = (1, 2, 3)
 
 # How often in 30 minutes.
-PROCESS_FAULTS = {"SIGKILL, aimed": 40, "SIGKILL, random": 32, "SIGKILL, all": 10, "SIGSTOP": 26, "rolling restart": 7}
+PROCESS_FAULTS = {"SIGKILL, aimed": 40, "SIGKILL, random": 32, "SIGKILL, all": 14, "SIGSTOP": 26, "rolling restart": 7}
 NETWORK_FAULTS = {"network cut": 30, "latency": 24, "reset": 30, "narrow": 20}
 BROKER_FAULTS = {"broker SIGKILL": 14}
 
