@@ -20,6 +20,9 @@
 #   part_ready       succeeds as soon as the server can be used
 #   part_started     (may be missing) what is to be done after each start
 #   part_env         print the settings of the running server with `setting`
+#   MEMBERS          (may be missing) numbers of the processes that NAME stands for; $MEMBER tells which one is meant. NAME-2
+#                    is the second of them alone. They are started side by side, since none may be ready before the others
+#   PROGRAMS         (may be missing) the part whose installation is used instead of one of its own
 # $PART is that directory, $STATE the run/NAME directory, $STATE/data what --fresh empties. Without part_start it is a mere tool.
 set -euo pipefail
 
@@ -35,14 +38,20 @@ RUN=$SILTSTONE_CACHE/run
 # ---- one service -----------------------------------------------------------------------------------------------------
 
 load() { # NAME
-  NAME=$1
+  NAME=$1 MEMBER=''
   PART=$ROOT/tests/parts/$NAME
+  if [[ ! -f $PART/service.sh && $NAME =~ ^(.+)-([0-9]+)$ ]]; then PART=$ROOT/tests/parts/${BASH_REMATCH[1]} MEMBER=${BASH_REMATCH[2]}; fi
   [[ $NAME =~ ^[a-z0-9][a-z0-9-]*$ && -f $PART/service.sh ]] || die "unknown service: $NAME"
   STATE=$RUN/$NAME
-  VERSION='' PORTS=() INPUTS=() COMMAND=()
+  VERSION='' PORTS=() INPUTS=() COMMAND=() MEMBERS=() PROGRAMS=''
   # shellcheck source=/dev/null
   source "$PART/service.sh"
-  DIR=$SILTSTONE_CACHE/parts/$NAME-$VERSION$(inputs_suffix)
+  [[ -z $MEMBER || " ${MEMBERS[*]} " == *" $MEMBER "* ]] || die "unknown service: $NAME"
+  if [[ -n $PROGRAMS ]]; then
+    DIR=$("$SELF" --one directory "$PROGRAMS")
+  else
+    DIR=$SILTSTONE_CACHE/parts/$NAME-$VERSION$(inputs_suffix)
+  fi
 }
 
 # The checksum of the inputs is part of the directory's name: a change never touches the files of a running server.
@@ -52,6 +61,7 @@ inputs_suffix() {
 }
 
 install_one() {
+  if [[ -n $PROGRAMS ]]; then "$SELF" --one install "$PROGRAMS"; return; fi
   if [[ $VERSION == system ]]; then part_install; return; fi # an ordinary package of the system
   if [[ -d $DIR ]]; then return; fi
   mkdir -p "${DIR%/*}"
@@ -225,15 +235,31 @@ usage() {
 
 # One process for each service: `set -e` stays in force in it, and one that fails does not keep the others from being done.
 each() { # ACTION NAME...
-  local action=$1 name code failed=0
+  local action=$1 name failed=0
   shift
   for name in "$@"; do
-    FRESH=$FRESH "$SELF" --one "$action" "$name" || {
-      code=$?
+    side_by_side "$action" "$name" || {
+      local code=$?
       if ((code > failed)); then failed=$code; fi
     }
   done
   return "$failed"
+}
+
+side_by_side() { # ACTION NAME: all members of a part at once
+  local action=$1 names member pid code=0 pids=()
+  names=$("$SELF" --one members "$2") || return 1
+  for member in $names; do
+    FRESH=$FRESH "$SELF" --one "$action" "$member" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+  return "$code"
+}
+
+# The names of the processes behind a name.
+members() {
+  if [[ -n $MEMBER || ${#MEMBERS[@]} == 0 ]]; then echo "$NAME"; else printf "$NAME-%s\n" "${MEMBERS[@]}"; fi
 }
 
 one() { # ACTION NAME
@@ -245,6 +271,8 @@ one() { # ACTION NAME
     kill) stop_one KILL ;;
     status) status_one ;;
     env) env_one ;;
+    members) members ;;
+    directory) echo "$DIR" ;;
   esac
 }
 

@@ -21,98 +21,17 @@ import sys
 import time
 from pathlib import Path
 
+from cast import STOP_DEADLINE, Archiver, Bucket, aim, uploader
 from trial import FORMATS, LOGS, Failed, Trial, drain, drop_topic, program, services, tail
 
 PARTITIONS = 4
 HOURS = 4
-AIM_MS_MAX = 200
 RANDOM_WAIT = (0.2, 6.0)
 PROGRESS_DEADLINE = 90  # seconds without any new object before a kill: something hangs
 CATCH_UP_DEADLINE = 180
-STOP_DEADLINE = 120
-OBJECT = re.compile(r"\+(?P<partition>\d{5,})\+(?P<first>\d{20})-(?P<end>\d{20})\.")
-SEALED = re.compile(r"^(?P<time>\S+) .*\bbatch sealed partition=\S+/(?P<partition>\d+) ", re.MULTILINE)
 RECORDS_MAX = 5_000_000  # of the producer, which is stopped long before
 CLIENT = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "2000"}
 ROTATE = {"size": "512KiB", "age": "3s"}
-
-
-class Archiver:
-    """One of the two: a process that is started again and again."""
-
-    def __init__(self, trial, program_path, name):
-        self.name, self.program = name, program_path
-        self.spool = trial.folder / f"spool-{name}"
-        self.config = trial.write_config(name, f"spool-{name}", ROTATE, CLIENT)
-        self.log_path = trial.folder / f"{name}.log"
-        self.process = None
-
-    def start(self):
-        with open(self.log_path, "a") as log:
-            log.write(f"---- started at {time.time():.3f}\n")
-            log.flush()
-            self.process = subprocess.Popen([self.program, "run", "-c", self.config], stdout=log, stderr=log)
-
-    def must_run(self):
-        if self.process.poll() is not None:
-            raise Failed(f"{self.name} ended by itself with {self.process.returncode}:\n{tail(self.log_path)}")
-
-    def kill(self):
-        self.must_run()
-        self.process.kill()
-        self.process.wait()
-
-    def sealed_last(self, partition):
-        """When it last sealed a batch of the Kafka partition, as its log says; empty if never."""
-        times = [match["time"] for match in SEALED.finditer(tail(self.log_path, 200)) if int(match["partition"]) == partition]
-        return max(times, default="")
-
-    def empty_spool(self):
-        subprocess.run(["rm", "-rf", "--", self.spool], check=True)
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-
-    def stopped(self):
-        try:
-            code = self.process.wait(STOP_DEADLINE)
-        except subprocess.TimeoutExpired:
-            raise Failed(f"{self.name} did not end within {STOP_DEADLINE} s of SIGTERM:\n{tail(self.log_path)}") from None
-        if code != 0:
-            raise Failed(f"{self.name} ended with {code} after SIGTERM:\n{tail(self.log_path)}")
-
-
-class Bucket:
-    """The S3 server's folder, watched: data objects appear in it under their final names."""
-
-    def __init__(self, trial):
-        prefix = Path(os.environ["S3_DATA"]) / "proofs" / trial.id
-        self.folder, self.receipts = prefix / trial.topic, prefix / "_siltstone" / "receipts" / "v1" / trial.topic
-        self.seen = set()
-
-    def has_receipt(self, batch):
-        return (self.receipts / batch["partition"] / f"{batch['first']}.json").exists()
-
-    def new(self):
-        """Names of data objects that were not there at the last call."""
-        found = set()
-        for window in self._folders(self._folders([self.folder])):
-            found.update(f"{window.parent.name}/{window.name}/{entry.name}" for entry in self._entries(window) if entry.name[0] not in "._")
-        fresh, self.seen = found - self.seen, found
-        return fresh
-
-    def _folders(self, parents):
-        for parent in parents:
-            for entry in self._entries(parent):
-                if entry.name[0] not in "._" and entry.is_dir():
-                    yield Path(entry.path)
-
-    @staticmethod
-    def _entries(folder):
-        try:
-            return list(os.scandir(folder))
-        except FileNotFoundError:
-            return []
 
 
 class Producer:
@@ -156,12 +75,16 @@ class Siege:
         self.args, self.random = args, random.Random(args.seed)
         self.trial = Trial("kills", "s3", args.format)
         self.program = program(args.release)
-        self.archivers = [Archiver(self.trial, self.program, name) for name in ("first", "second")]
-        self.bucket = Bucket(self.trial)
+        self.archivers = [self.archiver(name) for name in ("first", "second")]
+        self.bucket = Bucket.of_s3([f"proofs/{self.trial.id}"])
         self.admin = admin_client(self.trial.brokers)
         self.events = open(self.trial.folder / "events.log", "w", buffering=1)
         self.producer = None
         self.found = {"no receipt": 0, "no commit": 0, "done": 0}  # by aimed kills
+
+    def archiver(self, name):
+        config = self.trial.write_config(name, f"spool-{name}", ROTATE, CLIENT)
+        return Archiver(name, self.program, self.trial.folder, config)
 
     def note(self, text):
         self.events.write(f"{time.time():.3f} {text}\n")
@@ -200,9 +123,9 @@ class Siege:
         victim, state = self.random.choice(self.archivers), ""
         if aimed:
             found = self.wait_for_object(f"kill {number}")
-            batch = OBJECT.search(found)
-            victim = self.uploader(int(batch["partition"])) or victim
-            delay = AIM_MS_MAX / 1000 * self.random.random() ** 3
+            batch = self.bucket.batch(found)
+            victim = uploader(self.archivers, batch) or victim
+            delay = aim(self.random)
         else:
             found, delay = "", self.random.uniform(*RANDOM_WAIT)
         self.pause(delay)
@@ -215,11 +138,6 @@ class Siege:
         victim.start()
         self.note(f"kill {number}: {victim.name} {'aimed' if aimed else 'random'}, {delay * 1000:.0f} ms after {found or 'the one before'}, "
                   f"{state}, {'empty' if empty else 'same'} spool, {len(self.bucket.seen)} objects")
-
-    def uploader(self, partition):
-        """The process that sealed a batch of the Kafka partition last."""
-        newest = max(self.archivers, key=lambda archiver: archiver.sealed_last(partition))
-        return newest if newest.sealed_last(partition) else None
 
     def state(self, batch):
         """How far a batch has come. Nobody else can carry it on before the group has missed the dead member."""

@@ -49,12 +49,13 @@ class Failed(Exception):
     """A proof that did not hold, in words."""
 
 
-def services(stores):
+def services(stores, others=("kafka",)):
     """Starts what is needed and puts its settings into the environment."""
-    names = ["kafka", *(name for store in stores for name in SERVICES[store])]
+    names = [*others, *(name for store in stores for name in SERVICES[store])]
     script = ROOT / "scripts" / "services.sh"
     subprocess.run([script, "start", *names], check=True, stdout=sys.stderr)
-    printed = subprocess.run(["bash", "-c", 'set -a; eval "$("$0" env)"; env -0', script], check=True, capture_output=True)
+    command = ["bash", "-c", 'set -a; eval "$("$0" env "$@")"; env -0', script, *names]
+    printed = subprocess.run(command, check=True, capture_output=True)
     for setting in printed.stdout.decode().split("\0"):
         name, _, value = setting.partition("=")
         if name:
@@ -174,7 +175,10 @@ def measured(command, log_path, deadline):
 
 
 def tail(path, lines=30):
-    return "\n".join(Path(path).read_text(errors="replace").splitlines()[-lines:])
+    """The last lines of a log, of which the last 1,000 bytes for each line are read."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 1000 * lines))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
 
 def drain(trial, program_path, config, name="run", deadline=900):

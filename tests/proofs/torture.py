@@ -1,0 +1,295 @@
+"""The real thing: archivers of one group against three brokers and an S3 server, while everything around them breaks.
+
+    scripts/torture.sh [--minutes 3] [--seed S] [--rate 3000] [--second s3|file] [--release] [--keep]
+
+Two to four archivers write gzip JSON to one destination and Parquet to another, from three topics: a plain one, one written
+in transactions (three in ten are aborted) and a compacted one. They reach Kafka and the S3 server through links of their
+own; faults.py says what happens to them, fleet.py who they are, feed.py what is produced. Producers and the reader go
+direct. At the end all faults are removed, everything is caught up, stopped and drained, and the independent reader
+(tests/reader/ledgers.py, which shares nothing with the archiver) holds both outputs against the producers' ledgers.
+
+One table at the end; exit 0 only if every acked id is in both outputs exactly once, no aborted one is in any, every process
+ended as it should, and no ERROR was logged. Otherwise the folder is left and named; events.log in it tells what happened when.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from brokers import COMPACTED, Brokers
+from cast import Bucket
+from faults import NETWORK_FAULTS, PROCESS_FAULTS, BrokerDeaths, Network, Processes
+from fleet import Fleet, Group
+from links import Links
+from trial import ROOT, STORES, Failed, measured, program, services, tail
+
+FEED = ROOT / "tests" / "proofs" / "feed.py"
+READER = ROOT / "tests" / "reader" / "ledgers.py"
+HOURS = 2
+CATCH_UP_DEADLINE = 300
+DRAIN_DEADLINE = 180
+ALLOWED_ERRORS = ()  # parts of ERROR lines that a fault may cause, each with its reason beside it
+
+
+@dataclass
+class Topic:
+    """What is produced to it; the reader is told the same."""
+
+    name: str
+    kind: str
+    seed: int
+    partitions: int
+    lanes: int
+    share: float
+    hours: int = HOURS
+
+    def ledgers(self, folder):
+        return [folder / f"ledger-{self.kind}-{lane}" for lane in range(self.lanes)]
+
+
+class Feeds:
+    """All producers."""
+
+    def __init__(self, folder, brokers, topics, rate):
+        self.folder, self.topics, self.processes = folder, topics, {}
+        for topic in topics:
+            for lane, ledger in enumerate(topic.ledgers(folder)):
+                command = [sys.executable, FEED, "--brokers", brokers, "--topic", topic.name, "--kind", topic.kind, "--lane", lane,
+                           "--lanes", topic.lanes, "--ledger", ledger, "--rate", rate * topic.share / topic.lanes, "--seed", topic.seed,
+                           "--partitions", topic.partitions, "--hours", topic.hours]
+                log_path = folder / f"feed-{topic.kind}-{lane}.log"
+                with open(log_path, "w") as log:
+                    self.processes[log_path] = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
+
+    def must_run(self):
+        for log_path, process in self.processes.items():
+            if process.poll() is not None:
+                raise Failed(f"a producer ended by itself:\n{tail(log_path)}")
+
+    def stop(self):
+        """(topic, Kafka partition) -> highest acked offset."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for log_path, process in self.processes.items():
+            if process.wait(300) != 0:
+                raise Failed(f"a producer failed:\n{tail(log_path)}")
+        tops = Counter()
+        for topic in self.topics:
+            for ledger in topic.ledgers(self.folder):
+                for partition, offset in json.loads(tail(ledger, 1).removeprefix("tops ")).items():
+                    place = (topic.name, int(partition))
+                    tops[place] = max(tops[place], offset)
+        return tops
+
+    def end(self):
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+class Siege:
+    def __init__(self, args):
+        self.args, self.id = args, f"torture-{secrets.token_hex(4)}"
+        self.folder = Path(tempfile.mkdtemp(prefix=f"siltstone-{self.id}-"))
+        self.events = open(self.folder / "events.log", "w", buffering=1)
+        self.over, self.lock, self.failures = threading.Event(), threading.Lock(), []
+        self.faults, self.unvouched, self.woken, self.layouts_changed = Counter(), 0, 0, 0
+        self.links = self.feeds = self.fleet = None
+        self.threads = []
+        self.topics = [Topic(f"{self.id}-{kind}", kind, args.seed + number, partitions, lanes, share) for number, (kind, partitions, lanes, share)
+                       in enumerate((("plain", 4, 1, 0.5), ("transactions", 3, 2, 0.3), ("compacted", 2, 1, 0.2)))]
+        prefixes = [f"proofs/{self.id}/json", f"proofs/{self.id}/parquet"]
+        self.urls = [f"s3://{os.environ['S3_BUCKET']}/{prefix}" for prefix in prefixes]
+        self.bucket, self.claims = Bucket.of_s3(prefixes), Bucket.of_s3(prefixes, claims=True)
+        if args.second == "file":
+            self.urls[1] = f"file://{self.folder}/parquet"
+            self.bucket.roots[1] = self.folder / "parquet"
+
+    # ---- told by the lanes -----------------------------------------------------------------------------------------------
+
+    def note(self, text):
+        self.events.write(f"{time.strftime('%H:%M:%S', time.gmtime())} {text}\n")
+
+    def count(self, kind, told):
+        with self.lock:
+            self.faults[kind] += 1
+        self.note(f"{kind}: {told}")
+
+    def fail(self, text):
+        self.failures.append(text)
+        self.note(f"FAILED: {text}")
+        self.over.set()
+
+    # ---- the course ------------------------------------------------------------------------------------------------------
+
+    def run(self):
+        began = time.monotonic()
+        self.prepare()
+        lanes = [lane(self) for lane in (Processes, Network, BrokerDeaths)]
+        self.threads = [threading.Thread(target=lane.run, daemon=True) for lane in lanes]
+        self.feeds = Feeds(self.folder, self.brokers.direct, self.topics, self.args.rate)
+        self.fleet.start()
+        for thread in self.threads:
+            thread.start()
+        while any(thread.is_alive() for thread in self.threads):
+            self.look()
+            time.sleep(0.1)
+        if self.failures:
+            raise Failed("\n".join(self.failures))
+        self.note("all faults are over")
+        self.finish()
+        found = self.read()
+        self.report(found, time.monotonic() - began)
+
+    def prepare(self):
+        self.brokers, self.links = Brokers(), Links(int(os.environ["KAFKA3_LINKS"]))
+        for topic in self.topics:
+            self.brokers.create(topic.name, topic.partitions, COMPACTED if topic.kind == "compacted" else None)
+        self.brokers.wait_in_sync(time.sleep)
+        size = random.Random(self.args.seed).randint(2, self.links.count)
+        group = Group(self.id, [topic.name for topic in self.topics], self.urls, os.environ["AWS_REGION"], self.args.protocol, self.args.members)
+        self.fleet = Fleet(program(self.args.release), self.folder, group, self.links, size)
+
+    def look(self):
+        try:
+            self.feeds.must_run()
+            self.fleet.watch()
+        except Failed as failed:
+            self.fail(str(failed))
+
+    def finish(self):
+        """No more faults: everything is caught up with, stopped and drained."""
+        self.links.heal()
+        self.brokers.all_must_run()
+        self.brokers.wait_in_sync(time.sleep)
+        tops = self.feeds.stop()
+        self.note("the producers have stopped")
+        self.catch_up(tops)
+        for replica in self.fleet.running():
+            self.fleet.stop(replica, strict=True)
+        config = self.folder / "drain.toml"
+        config.write_text(self.fleet.config(1, self.folder / "spool-drain"))
+        usage = measured([self.fleet.program, "run", "-c", config, "--drain"], self.folder / "drain.log", DRAIN_DEADLINE)
+        if usage.code != 0:
+            raise Failed(f"siltstone run --drain ended with {usage.code} after {usage.wall:.1f} s:\n{tail(self.folder / 'drain.log')}")
+        self.note("drained")
+
+    def catch_up(self, tops):
+        deadline = time.monotonic() + CATCH_UP_DEADLINE
+        while True:
+            committed = self.brokers.committed(self.id)
+            behind = {place: top + 1 - committed.get(place, 0) for place, top in tops.items() if committed.get(place, 0) <= top}
+            if not behind:
+                self.note("caught up")
+                return
+            self.fleet.watch()
+            if time.monotonic() > deadline:
+                raise Failed(f"{CATCH_UP_DEADLINE} s after the last record and the last fault there are not committed: {behind}")
+            time.sleep(0.3)
+
+    def read(self):
+        """What the independent reader found, which decides nothing itself."""
+        manifest, result, log_path = (self.folder / name for name in ("manifest.json", "check.json", "check.log"))
+        topics = [{**asdict(topic), "ledgers": [str(path) for path in topic.ledgers(self.folder)]} for topic in self.topics]
+        outputs = [{"name": "json", "url": self.urls[0], "format": "json"}, {"name": "parquet", "url": self.urls[1], "format": "parquet"}]
+        manifest.write_text(json.dumps({"brokers": self.brokers.direct, "topics": topics, "outputs": outputs}))
+        with open(log_path, "w") as log:
+            code = subprocess.run([sys.executable, READER, manifest, "--json", result], stdout=log, stderr=subprocess.STDOUT).returncode
+        if not result.exists():
+            raise Failed(f"the reader failed:\n{tail(log_path)}")
+        if code != 0:
+            self.failures.append(f"the reader found the archive wrong:\n{log_path.read_text()}")
+        return json.loads(result.read_text())
+
+    # ---- the table -------------------------------------------------------------------------------------------------------
+
+    def report(self, found, seconds):
+        lives, open_starts, redone, warnings, errors = self.fleet.told()
+        errors = [line for line in errors if not any(part in line for part in ALLOWED_ERRORS)]
+        (self.folder / "warnings.txt").write_text("".join(f"{count:6} {text}\n" for text, count in Counter(warnings).most_common()))
+        rows = [("minutes", f"{seconds / 60:.1f}"), ("seed", self.args.seed), ("group", f"{self.args.protocol}, {self.args.members}")]
+        rows += [(f"ids {kind}", found["ids"][kind]) for kind in ("acked", "aborted", "unknown", "replaced")]
+        for name, output in found["outputs"].items():
+            rows += [(f"{name}: {what}", output[what]) for what in ("objects", "archived", "duplicated", "lost", "aborted seen", "altered",
+                                                                    "misplaced", "compacted away")]
+        rows += [("receipts", found["receipts"]), ("hidden files of killed uploads", found["left_over"]), ("faults", sum(self.faults.values()))]
+        for kind in (*PROCESS_FAULTS, *NETWORK_FAULTS, *BrokerDeaths.FAULTS):
+            rows.append((f"  {kind}", self.faults[kind]))
+        rows += [("aimed, before the receipt", self.unvouched), ("stopped ones that woke", self.woken),
+                 ("restarts that changed the layout", self.layouts_changed), ("lives of processes", lives),
+                 ("lives that began on an open plan", open_starts), ("batches redone", redone),
+                 ("toxiproxy hung, all links reset", self.links.renewed),
+                 ("ended by themselves, excused", self.fleet.restarted), ("left with open batches", self.fleet.incomplete),
+                 ("WARN lines", len(warnings)), ("ERROR lines", len(errors))]
+        width = max(len(name) for name, _ in rows)
+        print("\n".join(f"{name:{width}}  {value:>16}" for name, value in rows), flush=True)
+        if errors:
+            self.failures.append("\n".join(["ERROR lines:", *errors[:40]]))
+        if self.failures:
+            raise Failed("\n".join(self.failures))
+
+    def end(self):
+        """Whatever happened: nothing of ours stays alive, and a broker that was killed is back."""
+        self.over.set()
+        for thread in self.threads:
+            if thread.is_alive():
+                thread.join(120)
+        for ours in (self.feeds, self.fleet, self.links):
+            if ours:
+                ours.end()
+
+    def clean(self):
+        self.brokers.drop(topic.name for topic in self.topics)
+        for url in self.urls:
+            if not url.startswith("file:"):
+                subprocess.run([sys.executable, STORES, "delete", url], check=True)
+        subprocess.run(["rm", "-rf", "--", self.folder], check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=3, help="of faults")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--rate", type=float, default=3000, help="records a second, in all topics together")
+    parser.add_argument("--second", choices=("s3", "file"), default="s3", help="where the Parquet output goes")
+    parser.add_argument("--protocol", choices=("classic", "consumer"), default="classic", help="of the group")
+    parser.add_argument("--members", choices=("dynamic", "static", "mixed"), default="mixed", help="which have an instance id")
+    parser.add_argument("--release", action="store_true", help="use target/release")
+    parser.add_argument("--keep", action="store_true", help="leave topics, objects and logs for a look")
+    args = parser.parse_args()
+    print(f"seed {args.seed}", file=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended by SIGTERM"))
+    alone = open(Path(tempfile.gettempdir()) / "siltstone-torture.lock", "w")
+    fcntl.flock(alone, fcntl.LOCK_EX)  # the brokers and the links are the same for all
+    services(["s3"], ("kafka3", "toxiproxy"))
+    siege = Siege(args)
+    print(f"events: {siege.folder}/events.log", file=sys.stderr)
+    try:
+        siege.run()
+    except Failed as failed:
+        sys.exit(f"error: {failed}\nleft as it is: {siege.folder}, {' and '.join(siege.urls)}")
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(f"left as it is: {siege.folder}")
+    finally:
+        siege.end()
+    if not args.keep:
+        siege.clean()
+
+
+if __name__ == "__main__":
+    main()
