@@ -344,7 +344,6 @@ fn settled(target: &Target<'_>, found: &Existing) -> Option<Placed> {
     match target.file.rule {
         _ if found.same => Some(target.placed(How::AlreadyThere)),
         PutRule::CreateOnly => Some(target.kept(&found.shown)),
-        PutRule::Repair if has(Bug::RepairReplaces) => None,
         PutRule::Repair if found.shown.records >= Some(target.file.records) => Some(target.kept(&found.shown)),
         PutRule::Repair | PutRule::Overwrite => None,
     }
