@@ -136,7 +136,8 @@ impl World {
             }
             "reset" => {
                 let Some(committed) = state.group.offsets.get(&partition) else { return };
-                let offset = state.rng.range(0, committed.offset + 1);
+                // Nobody sets an offset beyond the end of a log that was made anew since.
+                let offset = state.rng.range(0, committed.offset.min(log.stable) + 1);
                 self.offsets_touched = true;
                 state.group.offsets.insert(partition.clone(), Committed { offset, metadata: String::new() });
                 state.fault("offset reset");
