@@ -131,6 +131,7 @@ def ratio(results, name):
 
 def bench(args):
     services(["s3"])
+    subprocess.run([ROOT / "scripts" / "services.sh", "install", "kcat"], check=True, stdout=sys.stderr)
     session = Session(args, newest_parts() if args.no_build else build())
     results = {name: [] for name in session.kinds}
     try:
