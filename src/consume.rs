@@ -10,7 +10,7 @@
 //! - **C-3** Nobody commits offsets but [`Coordinator::commit`]: one Kafka partition a call, synchronously.
 
 use crate::record::{Record, TopicPartition};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt, TryFutureExt};
 use std::time::Duration;
 
 /// Proof that a Kafka partition was given to this process: its assignment number makes stale work recognisable.
@@ -136,6 +136,10 @@ pub trait Coordinator: Send + Sync {
     fn log_bounds(&self, partition: TopicPartition) -> BoxFuture<'_, Result<LogBounds, String>>;
     /// The first offset whose Kafka timestamp is at or after `time_ms`; `None` where there is none yet.
     fn offset_at_time(&self, partition: TopicPartition, time_ms: i64) -> BoxFuture<'_, Result<Option<i64>, String>>;
+    /// Whether Kafka answers at the moment. A cached answer is none, so what talks to a network must ask.
+    fn answers(&self) -> BoxFuture<'_, Result<(), String>> {
+        self.cluster_id().map_ok(drop).boxed()
+    }
     /// The cluster's id.
     fn cluster_id(&self) -> BoxFuture<'_, Result<String, String>>;
     /// The topic's id as the broker gives it, where the client can tell: a re-created topic has another.

@@ -77,8 +77,8 @@ pub struct Receipt {
     pub balance: Balance,
     /// What is in the bucket. Empty where every record was dropped.
     pub objects: Vec<ReceiptObject>,
-    /// Rows of the balance that somebody deleted from the bucket, and that Kafka could not give back when the batch was
-    /// repaired.
+    /// Rows of the balance that are not in the bucket any more, as far as anybody can tell without reading it, and that
+    /// Kafka could not give back when the batch was repaired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<LostRows>,
     /// Wall time of the writer, for people. The only field that two writers of one batch may differ in.

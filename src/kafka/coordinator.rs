@@ -205,6 +205,10 @@ impl Coordinator for KafkaCoordinator {
         self.ask(move |meta| meta.offset_at_time(&partition, time_ms)).boxed()
     }
 
+    fn answers(&self) -> BoxFuture<'_, Result<(), String>> {
+        self.ask(MetaClient::answers).boxed()
+    }
+
     fn cluster_id(&self) -> BoxFuture<'_, Result<String, String>> {
         self.ask(MetaClient::cluster_id).boxed()
     }

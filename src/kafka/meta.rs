@@ -267,6 +267,17 @@ impl MetaClient {
         }
     }
 
+    /// Asks a broker for something that every cluster with groups has.
+    ///
+    /// # Errors
+    /// What came back, or that nothing came.
+    pub fn answers(&self) -> Result<(), String> {
+        let asked = self.client.fetch_metadata(Some("__consumer_offsets"), ANSWER_WAIT);
+        asked
+            .map(drop)
+            .map_err(|error| format!("ask a broker for metadata: {error}: {}", self.client.context().reasons()))
+    }
+
     /// The cluster's id.
     ///
     /// # Errors

@@ -35,8 +35,13 @@ fn advice(code: Code, reason: &str) -> Option<&'static str> {
         Code::PollExceeded => {
             "the process was busy or stopped for longer than max.poll.interval.ms; its partitions went to others"
         }
-        Code::FencedInstanceId | Code::UnreleasedInstanceId => {
-            "another live process uses the same [kafka] instance_id: give each process its own"
+        Code::FencedInstanceId => {
+            "another live process uses the same [kafka] instance_id: give each process its own; or the group's coordinator \
+             was slow, and the client joined again before it was forgotten: then starting again is enough"
+        }
+        Code::UnreleasedInstanceId => {
+            "the group still has a member with this [kafka] instance_id: a live process (give each its own), or one that \
+             was killed and is not missed yet (start again after the group's session timeout)"
         }
         Code::BadMessage | Code::BadCompression | Code::NotImplemented => {
             "the stored batch is damaged or packed with a codec that is not built in; reading of this partition stays \
@@ -56,6 +61,7 @@ mod tests {
         let text = explain(Code::Authentication, "sasl_ssl://b:9094: SASL authentication error: bad credentials");
         assert!(text.starts_with("sasl_ssl://b:9094: SASL authentication error"), "{text}");
         assert!(text.contains("sasl.password in [kafka.client]"), "{text}");
+        assert!(explain(Code::UnreleasedInstanceId, "").contains("start again after the group's session timeout"));
         assert_eq!(explain(Code::UnknownTopic, "t: gone"), "t: gone");
         assert!(explain(Code::AllBrokersDown, "").contains("check [kafka] brokers"));
     }

@@ -65,7 +65,8 @@ impl Earlier {
         let mut lost = receipt.lost.clone();
         for object in &receipt.objects {
             let now = objects.iter().find(|now| now.destination == object.destination && now.key == object.key);
-            let rows = object.rows.unwrap_or(0).saturating_sub(now.map_or(0, |now| now.rows.unwrap_or(u64::MAX)));
+            // For an object that is kept though it is not what the receipt said, and that tells no count, nobody vouches.
+            let rows = object.rows.unwrap_or(0).saturating_sub(now.and_then(|now| now.rows).unwrap_or(0));
             if rows > 0 {
                 let (destination, key) = (object.destination.clone(), object.key.clone());
                 lost.push(LostRows { output: object.output.clone(), destination, key, rows });

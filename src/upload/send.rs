@@ -142,8 +142,10 @@ mod tests {
     use std::fmt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
-    /// A store that takes a while for each piece, and knows how many bytes it was busy with at most.
+    /// A store that takes a while for each piece, the first ones until it was busy with as many bytes as are expected, and
+    /// knows how many these were at most.
     #[derive(Debug, Default)]
     struct Slow {
         inner: InMemory,
@@ -154,6 +156,7 @@ mod tests {
     struct Held {
         now: AtomicU64,
         most: AtomicU64,
+        expected: AtomicU64,
     }
 
     impl fmt::Display for Slow {
@@ -206,6 +209,9 @@ mod tests {
             let now = held.now.fetch_add(bytes, Ordering::SeqCst) + bytes;
             held.most.fetch_max(now, Ordering::SeqCst);
             Box::pin(async move {
+                while held.most.load(Ordering::SeqCst) < held.expected.load(Ordering::SeqCst) {
+                    tokio::task::yield_now().await;
+                }
                 for _ in 0..50 {
                     tokio::task::yield_now().await;
                 }
@@ -243,9 +249,11 @@ mod tests {
                 check_existing: false,
             };
             let slow = Arc::new(Slow::default());
+            slow.held.expected.store(pieces * PART, Ordering::SeqCst);
             let destination = Destination::from_store("main", "memory:///", slow.clone(), StoreKind::Memory);
             let settings = UploadSettings::within(PART, share);
-            put_file(&destination, &file, settings).await.expect("put");
+            let put = tokio::time::timeout(Duration::from_secs(60), put_file(&destination, &file, settings));
+            put.await.expect("as many pieces as there is room for are sent at once").expect("put");
             assert_eq!(slow.held.most.load(Ordering::SeqCst), pieces * PART, "share {share}");
             assert!(settings.memory(file.bytes) <= share);
             let stored = slow.get(&Path::from("x")).await.expect("there").bytes().await.expect("its bytes");

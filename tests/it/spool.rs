@@ -46,7 +46,7 @@ fn the_least_budget_archives_parts_of_many_pieces() {
     incompressible(&topic, 4000, 10_000, 1, 1);
     let mut trial = Trial::on_s3(&topic).with(
         "[[archive.output]]\nformat = { type = \"json\", level = 1 }\n\
-         [[archive.output]]\nformat = { type = \"parquet\", row_group_bytes = \"12MiB\" }\n",
+         [[archive.output]]\nformat = { type = \"parquet\", row_group_bytes = \"8MiB\" }\n",
     );
     trial.rotate = "size = \"25MiB\"\nage = \"1d\"".to_string();
     trial.sections = "[memory]\nbudget = \"64MiB\"\n[upload]\npart_size = \"8MiB\"\nconcurrency = 256".to_string();

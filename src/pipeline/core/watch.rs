@@ -68,8 +68,7 @@ impl Core {
             let mut ends = Vec::new();
             let mut failed = None;
             if partitions.is_empty() {
-                // A member that holds nothing: any question that the group's coordinator must answer.
-                failed = context.coordinator.committed(vec![TopicPartition::new("siltstone", 0)]).await.err();
+                failed = context.coordinator.answers().await.err();
             }
             for partition in partitions {
                 match context.coordinator.log_bounds(partition.clone()).await {
