@@ -61,7 +61,8 @@ async fn an_upload_whose_answer_was_lost_is_found() {
 }
 
 /// Goal: pieces are aborted when one fails, and when the upload is given up in the middle.
-#[tokio::test]
+// Files are read beside a runtime of several threads, so that an upload takes several steps.
+#[tokio::test(flavor = "multi_thread")]
 async fn pieces_of_failed_uploads_are_aborted() {
     let (place, faults) = faulty();
     let file = sealed(&place, "pieces/x", &content(17 * MIB, 1));
