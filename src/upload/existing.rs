@@ -49,16 +49,23 @@ pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, Up
     let same = shown.bytes == target.file.bytes
         && match &shown.sha256 {
             Some(sha256) => *sha256 == hex(&target.file.sha256),
-            None => stored_sha256(target).await? == Some(target.file.sha256),
+            None => {
+                let stored = stored_sha256(target.destination, &target.location).await;
+                stored.map_err(|error| target.store_error(&error))? == Some(target.file.sha256)
+            }
         };
     Ok(Some(Existing { shown, same }))
 }
 
-async fn stored_sha256(target: &Target<'_>) -> Result<Option<[u8; 32]>, UploadError> {
-    let found = match target.destination.store().get(&target.location).await {
-        Ok(found) => found,
-        Err(object_store::Error::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(target.store_error(&error)),
-    };
-    hash_stream(found.into_stream()).await.map(Some).map_err(|error| target.store_error(&error))
+/// The SHA-256 of the bytes that are there, if anything is.
+pub(super) async fn stored_sha256(
+    destination: &Destination,
+    location: &Path,
+) -> Result<Option<[u8; 32]>, object_store::Error> {
+    let read = async { hash_stream(destination.store().get(location).await?.into_stream()).await };
+    match read.await {
+        Ok(digest) => Ok(Some(digest)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -24,7 +24,7 @@ use crate::planted::{Bug, has};
 pub use existing::Shown;
 use existing::{Existing, existing};
 use object_store::path::Path;
-use object_store::{Attribute, Attributes, GetOptions, ObjectStoreExt, PutMode};
+use object_store::{Attribute, Attributes, PutMode};
 use std::path::PathBuf;
 
 /// A sealed local file and where it goes.
@@ -252,28 +252,14 @@ pub async fn is_there(
     bytes: u64,
     sha256: Option<&str>,
 ) -> Result<bool, UploadError> {
-    let location = destination.path(key)?;
-    let fault = |error: &object_store::Error| UploadError::Store {
-        key: key.to_string(),
-        destination: destination.id().to_string(),
-        fault: Fault::of(error),
-    };
-    let found = match destination.store().get_opts(&location, GetOptions::new().with_head(true)).await {
-        Ok(found) => found,
-        Err(object_store::Error::NotFound { .. }) => return Ok(false),
-        Err(error) => return Err(fault(&error)),
-    };
-    let Some(wanted) = sha256.filter(|_| found.meta.size == bytes) else { return Ok(found.meta.size == bytes) };
-    let name = metadata_name(destination.kind(), "sha256");
-    if let Some(stored) = found.attributes.get(&Attribute::Metadata(name.into())) {
-        return Ok(stored.as_ref() == wanted);
+    let Some(found) = shown(destination, key).await? else { return Ok(false) };
+    let Some(wanted) = sha256.filter(|_| found.bytes == bytes) else { return Ok(found.bytes == bytes) };
+    if let Some(stored) = found.sha256 {
+        return Ok(stored == wanted);
     }
-    let read = async { read::hash_stream(destination.store().get(&location).await?.into_stream()).await };
-    match read.await {
-        Ok(digest) => Ok(hex(&digest) == wanted),
-        Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(error) => Err(fault(&error)),
-    }
+    let digest = existing::stored_sha256(destination, &destination.path(key)?).await;
+    let digest = digest.map_err(|error| store_error(destination, key, &error))?;
+    Ok(digest.is_some_and(|digest| hex(&digest) == wanted))
 }
 
 /// What lies under `key`, if anything.
@@ -282,11 +268,11 @@ pub async fn is_there(
 /// [`UploadError::Store`], [`UploadError::Key`].
 pub async fn shown(destination: &Destination, key: &str) -> Result<Option<Shown>, UploadError> {
     let location = destination.path(key)?;
-    existing::look(destination, &location).await.map_err(|error| UploadError::Store {
-        key: key.to_string(),
-        destination: destination.id().to_string(),
-        fault: Fault::of(&error),
-    })
+    existing::look(destination, &location).await.map_err(|error| store_error(destination, key, &error))
+}
+
+fn store_error(destination: &Destination, key: &str, error: &object_store::Error) -> UploadError {
+    UploadError::Store { key: key.to_string(), destination: destination.id().to_string(), fault: Fault::of(error) }
 }
 
 /// Lower-case hex.
