@@ -50,10 +50,14 @@ pub enum Bug {
     RecreatedTopicMixed,
     /// A redone batch counts as the last word on what the source had covered.
     RedoEndsAll,
+    /// An object with fewer rows than this try holds stays.
+    PoorerObjectKept,
+    /// A receipt is put over whatever is there.
+    ReceiptOverwritten,
 }
 
 /// Bugs that show by themselves.
-pub const FOUND: [Bug; 20] = [
+pub const FOUND: [Bug; 21] = [
     Bug::CommitBeforeUpload,
     Bug::CommitOneTooFar,
     Bug::EndOneShort,
@@ -74,11 +78,13 @@ pub const FOUND: [Bug; 20] = [
     Bug::ForeignOffsetTrusted,
     Bug::RecreatedTopicMixed,
     Bug::RedoEndsAll,
+    Bug::PoorerObjectKept,
 ];
 
 /// Bugs behind which another rule still stands, so that nothing is lost or doubled by them alone: after a commit without
-/// an answer the membership ends and committed offsets are read back; a file that is not the sealed one is not uploaded.
-pub const MASKED: [Bug; 2] = [Bug::UnknownCommitIsDone, Bug::SpoolKept];
+/// an answer the membership ends and committed offsets are read back; a file that is not the sealed one is not uploaded; the
+/// objects of a receipt that is put over another are never poorer than those it named.
+pub const MASKED: [Bug; 3] = [Bug::UnknownCommitIsDone, Bug::SpoolKept, Bug::ReceiptOverwritten];
 
 #[cfg(feature = "test-util")]
 mod switch {

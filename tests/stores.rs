@@ -36,14 +36,15 @@ async fn put_text(place: &Place, key: &str, text: &str) {
 async fn suite(place: &Place) {
     control::probe(place).await;
     control::starts_race(place).await;
-    objects::sizes_and_replacing(place).await;
+    objects::sizes(place).await;
     objects::attributes(place).await;
     objects::redo(place).await;
-    objects::create_only(place).await;
-    objects::repairing(place).await;
+    objects::richer_stays(place).await;
+    objects::untold(place).await;
     objects::changed_spool(place).await;
     objects::keys_arrive_literally(place).await;
     control::entries(place).await;
+    control::receipts(place).await;
     control::longest_topic(place).await;
     control::damaged_documents(place).await;
     control::identity(place).await;

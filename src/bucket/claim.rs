@@ -90,7 +90,7 @@ impl Bucket {
         let partition = claim.topic_partition();
         let found = match self.create(&claim_key(&partition, self.generation, claim.first), to_json(claim)).await? {
             Created::Now => return Ok(ClaimOutcome::Created),
-            Created::Found(bytes) => self.parse_claim(&partition, claim.first, &bytes)?,
+            Created::Found(stored) => self.parse_claim(&partition, claim.first, &stored.bytes)?,
         };
         Ok(if found.decides_as(claim) { ClaimOutcome::Same } else { ClaimOutcome::Other(Box::new(found)) })
     }

@@ -53,7 +53,7 @@ impl Bucket {
         let key = identity_key();
         let theirs: Identity = match self.create(&key, to_json(&ours)).await? {
             Created::Now => return Ok(ours),
-            Created::Found(bytes) => self.parse(&key, &bytes, ARCHIVE_FORMAT)?,
+            Created::Found(stored) => self.parse(&key, &stored.bytes, ARCHIVE_FORMAT)?,
         };
         let mismatch = |what, ours: String, theirs: String, way_back| BucketError::IdentityMismatch {
             what,

@@ -28,7 +28,7 @@ impl Bucket {
         let key = layout_key(&fingerprint);
         match self.create(&key, layout.canonical_json()).await? {
             Created::Now => Ok(()),
-            Created::Found(bytes) => self.check_fingerprint(&key, &fingerprint, &bytes),
+            Created::Found(stored) => self.check_fingerprint(&key, &fingerprint, &stored.bytes),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the protocol keeps in the bucket: claims, receipts, layouts, schemas and whose archive it is.
 //!
 //! All of it lies under `_siltstone/` at the first destination of an archive, as small JSON documents. Each is written
-//! once and whole; none is ever changed. Readers accept fields they do not know and refuse versions they do not know.
+//! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more. Readers accept fields they do not know and refuse versions they do not know.
 //!
 //! # Invariants
 //! - **K-1** What is created only if absent is never replaced: on stores that can, the store guarantees it; on others
@@ -22,7 +22,7 @@ use crate::destination::fault::{Fault, FaultKind, Verdict};
 use crate::destination::{Destination, DestinationError};
 use crate::record::TopicPartition;
 use bytes::Bytes;
-use object_store::{Attribute, Attributes, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{Attribute, Attributes, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -135,7 +135,14 @@ enum Created {
     /// It is there now, and it was not before.
     Now,
     /// This was there, or came there meanwhile: perhaps our own bytes, by a request whose answer was lost.
-    Found(Bytes),
+    Found(Stored),
+}
+
+/// A document that is there.
+struct Stored {
+    bytes: Bytes,
+    /// What names exactly this one to a store that compares before it replaces.
+    version: Option<UpdateVersion>,
 }
 
 /// The one field that every document has.
@@ -177,13 +184,18 @@ impl Bucket {
 
     /// The bytes under `key`; `None` where there are none.
     async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
+        Ok(self.stored(key).await?.map(|stored| stored.bytes))
+    }
+
+    async fn stored(&self, key: &str) -> Result<Option<Stored>, BucketError> {
         let path = self.destination.path(key)?;
-        let got = match self.destination.store().get(&path).await {
-            Ok(got) => got.bytes().await,
-            Err(error) => Err(error),
+        let read = async {
+            let got = self.destination.store().get(&path).await?;
+            let version = self.destination.version(&got.meta);
+            Ok(Stored { bytes: got.bytes().await?, version })
         };
-        match got {
-            Ok(bytes) => Ok(Some(bytes)),
+        match read.await {
+            Ok(stored) => Ok(Some(stored)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.store_error("read", key, &error)),
         }
@@ -205,7 +217,7 @@ impl Bucket {
     /// Writes `text` under `key` unless something is there (K-1, K-2).
     async fn create(&self, key: &str, text: String) -> Result<Created, BucketError> {
         if !self.destination.conditional_put() {
-            if let Some(found) = self.get(key).await? {
+            if let Some(found) = self.stored(key).await? {
                 return Ok(Created::Found(found));
             }
             return self.put(key, text).await.map(|()| Created::Now);
@@ -220,7 +232,7 @@ impl Bucket {
         if !(exists || fault.kind == FaultKind::Denied || fault.may_have_happened()) {
             return Err(error);
         }
-        match self.get(key).await {
+        match self.stored(key).await {
             Ok(Some(found)) => Ok(Created::Found(found)),
             // Refused as existing, and yet not there: another create at the same moment, not done yet.
             Ok(None) if exists => Err(self.fault("write", key, fault.clone().passing())),

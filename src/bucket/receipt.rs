@@ -3,6 +3,9 @@
 //! `_siltstone/receipts/v1/{topic}/{partition:05}/{first:020}.json`, written after every object of the batch has been
 //! confirmed and before its end is committed. It lists what its writer knows to be in the bucket.
 //!
+//! - **K-3** A receipt is created only if absent. It is replaced only by one whose writer has read it, has looked at its objects,
+//!   and found that it does not cover what is in the bucket.
+//!
 //! # The document, version 1
 //! ```json
 //! {
@@ -30,9 +33,10 @@
 //! left out where they are not known. `lost`, rarely there, names rows that were deleted from the bucket behind our back and
 //! that Kafka no longer had when the batch was repaired. Readers accept fields they do not know.
 
-use super::{Bucket, BucketError, receipts_folder, to_json};
+use super::{Bucket, BucketError, Created, Stored, receipts_folder, to_json};
 use crate::destination::fault::FaultKind;
 use crate::record::TopicPartition;
+use object_store::{PutMode, UpdateVersion};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -81,7 +85,7 @@ pub struct Receipt {
     /// Kafka could not give back when the batch was repaired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<LostRows>,
-    /// Wall time of the writer, for people. The only field that two writers of one batch may differ in.
+    /// Wall time of the writer, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_ms: Option<i64>,
 }
@@ -196,6 +200,23 @@ impl Receipt {
     pub fn topic_partition(&self) -> TopicPartition {
         TopicPartition::new(self.topic.as_str(), self.partition)
     }
+
+    /// Whether both are of the same cut.
+    pub fn is_of_batch(&self, other: &Self) -> bool {
+        self.first == other.first && self.end == other.end && self.fingerprint == other.fingerprint
+    }
+
+    /// Whether it vouches for all that `other`, of the same batch, vouches for: no fewer records read, and each of its objects
+    /// as it is.
+    pub fn covers(&self, other: &Self) -> bool {
+        let has = |object: &ReceiptObject| {
+            self.objects.iter().any(|ours| {
+                (&ours.destination, &ours.key, ours.bytes) == (&object.destination, &object.key, object.bytes)
+                    && (object.sha256.is_none() || ours.sha256 == object.sha256)
+            })
+        };
+        self.balance.consumed >= other.balance.consumed && other.objects.iter().all(has)
+    }
 }
 
 /// Key of the receipt of the batch that begins at `first`.
@@ -203,29 +224,87 @@ pub fn receipt_key(partition: &TopicPartition, generation: u32, first: i64) -> S
     format!("{}/{first:020}.json", receipts_folder(partition, generation))
 }
 
+/// A receipt that is in the bucket.
+#[derive(Clone, Debug)]
+pub struct FoundReceipt {
+    /// What it says.
+    pub receipt: Receipt,
+    /// What names exactly this one to a store that compares before it replaces.
+    version: Option<UpdateVersion>,
+}
+
+/// What became of a receipt.
+#[derive(Clone, Debug)]
+pub enum ReceiptOutcome {
+    /// The bucket holds it.
+    Written,
+    /// The bucket holds this one instead.
+    Found(Box<FoundReceipt>),
+}
+
 impl Bucket {
-    /// Vouches for a batch. Writing it again is the same. In a write-once bucket a receipt of the same range and layout
-    /// that is there already is enough.
+    /// Vouches for a batch: creates the receipt, or puts it over exactly the one that was found before (K-3). Writing it
+    /// again is the same. In a write-once bucket a receipt of the same batch that is there already is enough.
     ///
     /// # Errors
-    /// [`BucketError`].
-    pub async fn put_receipt(&self, receipt: &Receipt) -> Result<(), BucketError> {
+    /// [`BucketError`]; after [`super::Verdict::Retry`] it may be there already or come later: put it again.
+    pub async fn put_receipt(
+        &self,
+        receipt: &Receipt,
+        over: Option<&FoundReceipt>,
+    ) -> Result<ReceiptOutcome, BucketError> {
         debug_assert!(receipt.balance.unbalanced().is_none(), "{:?}", receipt.balance);
-        let partition = receipt.topic_partition();
-        let Err(error) = self.put(&receipt_key(&partition, self.generation, receipt.first), to_json(receipt)).await
-        else {
-            return Ok(());
+        let (partition, first) = (receipt.topic_partition(), receipt.first);
+        let key = receipt_key(&partition, self.generation, first);
+        let found = match over {
+            None => match self.create(&key, to_json(receipt)).await? {
+                Created::Now => return Ok(ReceiptOutcome::Written),
+                Created::Found(stored) => self.found_receipt(&partition, first, stored)?,
+            },
+            Some(over) => {
+                let mode = over.version.clone().map_or(PutMode::Overwrite, PutMode::Update);
+                let Err(error) = self.put_as(&key, to_json(receipt), mode).await else {
+                    return Ok(ReceiptOutcome::Written);
+                };
+                let BucketError::Store { fault, .. } = &error else { return Err(error) };
+                let found = match self.stored(&key).await? {
+                    Some(stored) => self.found_receipt(&partition, first, stored)?,
+                    None => return Err(error),
+                };
+                let write_once = fault.kind == FaultKind::Denied && found.receipt.is_of_batch(receipt);
+                if write_once {
+                    return Ok(ReceiptOutcome::Written);
+                }
+                // Refused, or lost on its way, and nothing has changed.
+                if found.receipt == over.receipt {
+                    let passing = self.fault("write", &key, fault.clone().passing());
+                    return Err(if fault.kind == FaultKind::Exists { passing } else { error });
+                }
+                found
+            }
         };
-        let write_once = matches!(&error, BucketError::Store { fault, .. }
-            if matches!(fault.kind, FaultKind::Exists | FaultKind::Denied));
-        if write_once
-            && let Ok(Some(found)) = self.get_receipt(&partition, receipt.first).await
-            && found.end == receipt.end
-            && found.fingerprint == receipt.fingerprint
-        {
-            return Ok(());
+        let written = Receipt { written_ms: receipt.written_ms, ..found.receipt.clone() } == *receipt;
+        Ok(if written { ReceiptOutcome::Written } else { ReceiptOutcome::Found(Box::new(found)) })
+    }
+
+    fn found_receipt(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+        stored: Stored,
+    ) -> Result<FoundReceipt, BucketError> {
+        let receipt = self.parse_receipt(partition, first, &stored.bytes)?;
+        Ok(FoundReceipt { receipt, version: stored.version })
+    }
+
+    fn parse_receipt(&self, partition: &TopicPartition, first: i64, bytes: &[u8]) -> Result<Receipt, BucketError> {
+        let key = receipt_key(partition, self.generation, first);
+        let receipt: Receipt = self.parse(&key, bytes, RECEIPT_VERSION)?;
+        if receipt.topic_partition() != *partition || receipt.first != first || receipt.end < first {
+            let what = format!("it vouches for [{}, {}) of {}", receipt.first, receipt.end, receipt.topic_partition());
+            return Err(self.unreadable(&key, what));
         }
-        Err(error)
+        Ok(receipt)
     }
 
     /// The receipt of the batch that begins at `first`; `None` where there is none.
@@ -233,14 +312,8 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn get_receipt(&self, partition: &TopicPartition, first: i64) -> Result<Option<Receipt>, BucketError> {
-        let key = receipt_key(partition, self.generation, first);
-        let Some(bytes) = self.get(&key).await? else { return Ok(None) };
-        let receipt: Receipt = self.parse(&key, &bytes, RECEIPT_VERSION)?;
-        if receipt.topic_partition() != *partition || receipt.first != first || receipt.end < first {
-            let what = format!("it vouches for [{}, {}) of {}", receipt.first, receipt.end, receipt.topic_partition());
-            return Err(self.unreadable(&key, what));
-        }
-        Ok(Some(receipt))
+        let stored = self.get(&receipt_key(partition, self.generation, first)).await?;
+        stored.map(|bytes| self.parse_receipt(partition, first, &bytes)).transpose()
     }
 }
 

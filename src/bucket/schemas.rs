@@ -46,7 +46,9 @@ impl Bucket {
         let pinned = PinnedSchema { version: SCHEMA_VERSION, columns: columns.to_vec() };
         match self.create(&key, to_json(&pinned)).await? {
             Created::Now => Ok(pinned.columns),
-            Created::Found(bytes) => self.parse(&key, &bytes, SCHEMA_VERSION).map(|found: PinnedSchema| found.columns),
+            Created::Found(stored) => {
+                self.parse(&key, &stored.bytes, SCHEMA_VERSION).map(|found: PinnedSchema| found.columns)
+            }
         }
     }
 

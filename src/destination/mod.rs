@@ -14,8 +14,8 @@ pub mod url;
 
 use crate::config::DestinationConfig;
 use local::LocalStore;
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, UpdateVersion};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -259,6 +259,13 @@ impl Destination {
     /// Whether an object can be created only if it is absent.
     pub fn conditional_put(&self) -> bool {
         self.conditional_put
+    }
+
+    /// What names exactly the object of `meta` to a store that compares before it replaces; `None` where it does not.
+    pub fn version(&self, meta: &ObjectMeta) -> Option<UpdateVersion> {
+        let compares =
+            self.conditional_put && self.kind != StoreKind::File && (meta.e_tag.is_some() || meta.version.is_some());
+        compares.then(|| UpdateVersion { e_tag: meta.e_tag.clone(), version: meta.version.clone() })
     }
 
     /// Where `key` lies in [`Destination::store`]: the prefix and the key, character by character.

@@ -16,9 +16,11 @@
 use super::{Assembler, BlockLimit, EncodedBlock, FormatError};
 use crate::layout::Compression;
 use crc32fast::Hasher;
+use flate2::bufread::MultiGzDecoder;
 use flate2::{Compress, FlushCompress};
 use std::cell::RefCell;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
@@ -104,6 +106,33 @@ impl Codec {
             out.write_all(&gzip_header(level))?;
         }
         Ok(Box::new(TextAssembler { codec: self, out, sum: Hasher::new(), plain_bytes: 0, blocks: 0 }))
+    }
+}
+
+impl Codec {
+    /// Plain rows of a whole file.
+    pub(crate) fn reader(self, file: File) -> io::Result<Box<dyn BufRead>> {
+        let file = BufReader::new(file);
+        Ok(match self {
+            Self::None => Box::new(file),
+            Self::Gzip(_) => Box::new(BufReader::new(MultiGzDecoder::new(file))),
+            Self::Zstd(_) => Box::new(BufReader::new(zstd::Decoder::with_buffer(file)?)),
+        })
+    }
+
+    /// Lines of a whole file of rows that are a line each.
+    pub(crate) fn count_lines(self, file: File) -> io::Result<u64> {
+        let mut rows = self.reader(file)?;
+        let mut count = 0;
+        loop {
+            let read = rows.fill_buf()?;
+            let bytes = read.len();
+            if bytes == 0 {
+                return Ok(count);
+            }
+            count += memchr::memchr_iter(b'\n', read).count() as u64;
+            rows.consume(bytes);
+        }
     }
 }
 

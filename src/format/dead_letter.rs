@@ -12,7 +12,8 @@ use super::compress::Codec;
 use super::keep::{write_base64, write_json_string};
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
 use crate::record::Record;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 /// Codec of all dead letters.
@@ -132,6 +133,10 @@ impl Format for DeadLetterFormat {
 
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
         CODEC.assemble(out)
+    }
+
+    fn count_rows(&self, file: File) -> io::Result<u64> {
+        CODEC.count_lines(file)
     }
 }
 

@@ -15,7 +15,8 @@ use super::object::{for_each_field, not_json, quote};
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
 use crate::layout::Keep;
 use serde::de::IgnoredAny;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 
 /// JSON lines, compressed by `codec`.
 pub(super) struct JsonFormat {
@@ -71,6 +72,10 @@ impl Format for JsonFormat {
 
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
         self.codec.assemble(out)
+    }
+
+    fn count_rows(&self, file: File) -> io::Result<u64> {
+        self.codec.count_lines(file)
     }
 }
 

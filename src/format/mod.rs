@@ -25,7 +25,8 @@ pub use dead_letter::dead_letters;
 
 use crate::layout::{Column, Keep, OutputFormat, SchemaSource};
 use crate::record::Record;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 /// Makes the format of an output. `keep` is what it keeps of Kafka's own; `pinned` the columns that were inferred and
@@ -146,6 +147,11 @@ pub trait Format: Send + Sync {
     /// # Errors
     /// [`FormatError::Io`].
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError>;
+    /// Rows of a whole file of this format.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no such file.
+    fn count_rows(&self, file: File) -> io::Result<u64>;
 }
 
 /// `Content-Type` and `Content-Encoding` of an object of `format`. Compressed text is either its text with an encoding
@@ -183,11 +189,8 @@ mod tests {
     use super::*;
     use crate::layout::{Compression, Newlines, UnknownFields};
 
-    #[test]
-    fn compressed_text_is_a_file_of_its_codec_or_encoded_text() {
-        let json = |compression| build(&OutputFormat::Json { compression }, None, None).expect("a format");
-        let raw = OutputFormat::Raw { compression: Compression::Zstd(3), newlines: Newlines::Length };
-        let parquet = OutputFormat::Parquet {
+    fn parquet() -> OutputFormat {
+        OutputFormat::Parquet {
             compression: Compression::Gzip(6),
             schema: SchemaSource::Columns(vec![Column {
                 name: "a".to_string(),
@@ -197,7 +200,57 @@ mod tests {
             unknown: UnknownFields::Drop,
             row_group_bytes: 1 << 20,
             row_group_rows: 1_000,
-        };
+        }
+    }
+
+    fn count(format: &dyn Format, file: &[u8]) -> io::Result<u64> {
+        use std::io::Seek;
+        let mut stored = tempfile::tempfile().expect("a temporary file");
+        stored.write_all(file).expect("written");
+        stored.rewind().expect("back at its begin");
+        format.count_rows(stored)
+    }
+
+    #[test]
+    fn rows_of_a_file_are_counted_and_strangers_are_none() {
+        let raw = |compression, newlines| OutputFormat::Raw { compression, newlines };
+        let outputs = [
+            OutputFormat::Json { compression: Compression::None },
+            OutputFormat::Json { compression: Compression::Gzip(6) },
+            raw(Compression::Zstd(3), Newlines::Escape),
+            raw(Compression::None, Newlines::Length),
+            raw(Compression::Gzip(1), Newlines::Length),
+            parquet(),
+        ];
+        for output in outputs {
+            let format = build(&output, None, None).expect("a format");
+            let block = |count: u32| {
+                let mut rows = Vec::new();
+                for row in 0..count {
+                    let payload = (row % 7 > 0).then(|| format!(r#"{{"a":{row}}}"#));
+                    let payload = payload.as_deref();
+                    let appended =
+                        testing::row_of(payload.map(str::as_bytes), payload, |row| format.append_row(row, &mut rows));
+                    appended.expect("a row");
+                }
+                (rows, count)
+            };
+            for blocks in [vec![], vec![block(1)], vec![block(1000), block(23)]] {
+                let rows: u32 = blocks.iter().map(|(_, count)| count).sum();
+                let file = testing::file_of(&*format, &blocks, &[]);
+                assert_eq!(count(&*format, &file).expect("a file of its own"), u64::from(rows), "{output:?}");
+                // A file of plain lines is one wherever it is cut.
+                if rows > 0 && output != (OutputFormat::Json { compression: Compression::None }) {
+                    count(&*format, &file[..file.len() - 1]).expect_err("it was cut off");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn compressed_text_is_a_file_of_its_codec_or_encoded_text() {
+        let json = |compression| build(&OutputFormat::Json { compression }, None, None).expect("a format");
+        let raw = OutputFormat::Raw { compression: Compression::Zstd(3), newlines: Newlines::Length };
         let text = "application/x-ndjson";
         let bytes = "application/octet-stream";
         let parquet_type = "application/vnd.apache.parquet";
@@ -206,7 +259,7 @@ mod tests {
             (json(Compression::Gzip(6)), ("application/gzip", None), (text, Some("gzip"))),
             (json(Compression::Zstd(3)), ("application/zstd", None), (text, Some("zstd"))),
             (build(&raw, None, None).expect("a format"), ("application/zstd", None), (bytes, Some("zstd"))),
-            (build(&parquet, None, None).expect("a format"), (parquet_type, None), (parquet_type, None)),
+            (build(&parquet(), None, None).expect("a format"), (parquet_type, None), (parquet_type, None)),
             (dead_letters(), ("application/gzip", None), (text, Some("gzip"))),
         ];
         for (format, plain, encoded) in cases {

@@ -12,7 +12,8 @@
 use super::compress::Codec;
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
 use crate::layout::Newlines;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
 
 /// The length that stands for a null payload in length framing: no payload can be that long.
 pub const TOMBSTONE_LENGTH: u32 = u32::MAX;
@@ -75,6 +76,13 @@ impl Format for RawFormat {
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
         self.codec.assemble(out)
     }
+
+    fn count_rows(&self, file: File) -> io::Result<u64> {
+        match self.newlines {
+            Newlines::Refuse | Newlines::Escape => self.codec.count_lines(file),
+            Newlines::Length => count_frames(&mut *self.codec.reader(file)?),
+        }
+    }
 }
 
 fn append_escaped(payload: &[u8], rows: &mut Vec<u8>) {
@@ -98,6 +106,23 @@ fn append_framed(payload: Option<&[u8]>, rows: &mut Vec<u8>) -> Result<(), RowEr
     }
     rows.extend_from_slice(payload);
     Ok(())
+}
+
+fn count_frames(rows: &mut dyn BufRead) -> io::Result<u64> {
+    let mut count = 0;
+    while !rows.fill_buf()?.is_empty() {
+        let mut length = [0; 4];
+        rows.read_exact(&mut length)?;
+        let length = match u32::from_be_bytes(length) {
+            TOMBSTONE_LENGTH => 0,
+            length => u64::from(length),
+        };
+        if io::copy(&mut Read::take(&mut *rows, length), &mut io::sink())? < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //!
 //! - **E-1** An object that a receipt vouches for and that is as the receipt says is left alone, and stays in the new receipt
 //!   as it stands in the old one.
-//! - **E-2** An object is never replaced by one with fewer rows: one that nothing vouches for is kept whatever it holds; one
-//!   that is not what its receipt says is replaced only by as many rows as the receipt says.
+//! - **E-2** An object is never replaced by one with fewer rows, nor by one with as many. One that does not tell its rows is kept
+//!   where another try may have put it, and where its receipt says more rows than this try has.
 //! - **E-3** An object that the claim announced and that Kafka has no records for any more is in the receipt if it is in the
 //!   bucket.
 //! - **E-4** Rows that a receipt vouched for, that are gone from the bucket and from Kafka, are named as lost.
@@ -44,11 +44,12 @@ impl Earlier {
         objects.iter().find(|object| object.destination == destination && object.key == key)
     }
 
-    /// What may happen to an object that is there and is not the one to be put, which has `rows` rows (E-2).
+    /// What may happen to an object that is there, is not the one to be put, which has `rows` rows, and does not tell its own
+    /// (E-2).
     pub fn put_rule(&self, destination: &str, key: &str, rows: u64) -> PutRule {
         match self.vouched_for(destination, key) {
-            Some(object) if object.rows.is_some_and(|vouched| rows >= vouched) => PutRule::Repair,
-            _ => PutRule::CreateOnly,
+            Some(object) if object.rows.is_some_and(|vouched| rows >= vouched) => PutRule::ReplaceUntold,
+            _ => PutRule::KeepUntold,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::batch::balance::Balance;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::batch::rotation::SealReason;
 use crate::bucket::claim::{CLAIM_VERSION, Claim, ClaimOutcome, ClaimedObject};
-use crate::bucket::receipt::{self, RECEIPT_VERSION, Receipt, ReceiptObject};
+use crate::bucket::receipt::{self, FoundReceipt, RECEIPT_VERSION, Receipt, ReceiptObject, ReceiptOutcome};
 use crate::consume::Held;
 use crate::destination::fault::Verdict;
 use crate::format::content_headers;
@@ -101,31 +101,62 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         Claimed::Otherwise if has(Bug::AdoptionForgotten) => return Ok(Finish::Committed),
         Claimed::Otherwise => return Ok(Finish::Adopt),
     }
-    let batch = &batch;
     if has(Bug::CommitBeforeUpload) {
-        context.commit(&held, batch.range.end, done(batch).encode()).await?;
+        context.commit(&held, batch.range.end, done(&batch).encode()).await?;
     }
-    if let Some(key) = batch.earlier.as_ref().and_then(|earlier| earlier.unclaimed(claimed_objects(batch))) {
+    if let Some(key) = batch.earlier.as_ref().and_then(|earlier| earlier.unclaimed(claimed_objects(&batch))) {
         return Err(Halt::Stop(format!(
             "{}: the unfinished batch {} was claimed by a release that names its objects otherwise: {key} is not among \
              them. Run the release that claimed it until the batch is finished",
             held.partition, batch.range
         )));
     }
-    let objects = upload_all(context, batch).await?;
-    let receipt = receipt(context, batch, objects);
-    context
-        .while_held(&held, "write a receipt", || async {
-            match batch.archive.bucket.put_receipt(&receipt).await {
-                Ok(()) => Try::Done(()),
-                Err(error) => Try::of(&error),
-            }
-        })
-        .await?;
+    if !vouch(context, &mut batch).await? {
+        return Ok(Finish::Adopt);
+    }
+    let batch = &batch;
     let end = if has(Bug::CommitOneTooFar) { offset_after(batch.range.end) } else { batch.range.end };
     context.commit(&held, end, done(batch).encode()).await?;
     count(batch);
     Ok(Finish::Committed)
+}
+
+/// Uploads the batch and writes its receipt. Where another try of the same batch has written one, that one stays if it covers
+/// what this try holds; otherwise this try takes what it vouches for into its own and puts it over that one. `false`: the
+/// receipt that is there is of another cut.
+async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<bool, Halt> {
+    let mut over: Option<Box<FoundReceipt>> = None;
+    let mut objects = upload_all(context, batch).await?;
+    loop {
+        let receipt = receipt(context, batch, objects.clone());
+        let outcome = context
+            .while_held(&batch.held, "write a receipt", || async {
+                match batch.archive.bucket.put_receipt(&receipt, over.as_deref()).await {
+                    Ok(outcome) => Try::Done(outcome),
+                    Err(error) => Try::of(&error),
+                }
+            })
+            .await?;
+        let ReceiptOutcome::Found(found) = outcome else { return Ok(true) };
+        if has(Bug::ReceiptOverwritten) {
+            over = Some(found);
+            continue;
+        }
+        if !found.receipt.is_of_batch(&receipt) {
+            return Ok(false);
+        }
+        if found.receipt.covers(&receipt) && objects_are_intact(context, &batch.held, &found.receipt).await? {
+            tracing::info!(partition = %batch.held.partition, range = %batch.range, "another try has vouched for this batch");
+            return Ok(true);
+        }
+        let earlier = batch.earlier.get_or_insert_default();
+        let is_known = earlier.vouched.as_deref() == Some(&found.receipt);
+        if !is_known {
+            earlier.vouched = Some(Box::new(found.receipt.clone()));
+            objects = upload_all(context, batch).await?;
+        }
+        over = Some(found);
+    }
 }
 
 /// Stops where the topic is another one now than when its partition was taken over: every record of the batch was read
@@ -291,11 +322,14 @@ async fn upload_one(
         content_encoding: content_encoding.map(str::to_string),
         metadata: object_metadata(batch),
         rule: match &batch.earlier {
-            Some(_) if has(Bug::RedoReplaces) => PutRule::Overwrite,
             Some(earlier) => earlier.put_rule(destination.id(), &part.key, part.rows),
-            None => PutRule::Overwrite,
+            None => PutRule::ReplaceUntold,
         },
-        check_existing: batch.earlier.is_some() && !has(Bug::RedoReplaces),
+        count: {
+            let format = output.format.clone();
+            Arc::new(move |file| format.count_rows(file))
+        },
+        check_existing: batch.earlier.is_some(),
     };
     let room = context.upload_room(destination);
     let placed = context
@@ -386,10 +420,11 @@ fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<receipt::LostRows
     lost
 }
 
-/// The balance in the receipt's words. One record is one row as long as nothing unfolds records. A repair changes nothing of
-/// what became of the records when they were all there.
+/// The balance in the receipt's words. One record is one row as long as nothing unfolds records. Of two tries the balance of
+/// the one that has read more records counts: a repair changes nothing of what became of them when they were all there.
 fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
-    if let Some(vouched) = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_ref()) {
+    let vouched = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_ref());
+    if let Some(vouched) = vouched.filter(|vouched| vouched.balance.consumed >= batch.balance.consumed) {
         return vouched.balance.clone();
     }
     let mut outputs = BTreeMap::new();
@@ -415,8 +450,17 @@ fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
 /// Whether every object that `receipt` names is there with its size and checksum.
 ///
 /// # Errors
-/// The try to make again.
-pub async fn objects_are_there(context: &Context, receipt: &Receipt) -> Result<bool, Try<bool>> {
+/// [`Halt`].
+pub async fn objects_are_intact(context: &Context, held: &Held, receipt: &Receipt) -> Result<bool, Halt> {
+    context
+        .while_held(held, "check the objects of a receipt", || async {
+            objects_are_there(context, receipt).await.map_or_else(|again| again, Try::Done)
+        })
+        .await
+}
+
+/// The error is the try to make again.
+async fn objects_are_there(context: &Context, receipt: &Receipt) -> Result<bool, Try<bool>> {
     for object in &receipt.objects {
         let Some(destination) = context.destinations.get(&object.destination) else {
             return Err(Try::Halt(Halt::Stop(format!(

@@ -389,15 +389,7 @@ async fn follow_receipts(
             continue;
         }
         let Some(receipt) = &entry.receipt else { return Ok((position, Some(entry))) };
-        let complete = context
-            .while_held(held, "check the objects of a receipt", || async {
-                match super::finish::objects_are_there(context, receipt).await {
-                    Ok(complete) => Try::Done(complete),
-                    Err(error) => error,
-                }
-            })
-            .await?;
-        if !complete {
+        if !super::finish::objects_are_intact(context, held, receipt).await? {
             tracing::warn!(partition = %held.partition, first = entry.first, "objects of a receipt are missing or damaged; redoing the batch");
             return Ok((position, Some(entry)));
         }

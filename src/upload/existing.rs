@@ -1,16 +1,18 @@
 //! What is in the bucket under a file's key.
 
 use super::read::hash_stream;
-use super::{Target, UploadError, hex, metadata_name};
-use crate::destination::Destination;
+use super::{CountRecords, Target, UploadError, hex, metadata_name};
+use crate::destination::{Destination, StoreKind};
 use object_store::path::Path;
-use object_store::{Attribute, GetOptions, ObjectStoreExt};
+use object_store::{Attribute, GetOptions, GetResultPayload, ObjectStoreExt, UpdateVersion};
 
 /// An object under the key.
 pub(super) struct Existing {
     pub(super) shown: Shown,
     /// Equal size and SHA-256.
     pub(super) same: bool,
+    /// What it can be replaced by, where the store compares.
+    pub(super) version: Option<UpdateVersion>,
 }
 
 /// What a HEAD shows. All but the size is from our own metadata, where the store keeps any.
@@ -26,6 +28,16 @@ pub struct Shown {
 
 /// The object at `location`, without reading it.
 pub(super) async fn look(destination: &Destination, location: &Path) -> Result<Option<Shown>, object_store::Error> {
+    Ok(head(destination, location).await?.map(|found| found.shown))
+}
+
+/// What a HEAD brings.
+struct Head {
+    shown: Shown,
+    version: Option<UpdateVersion>,
+}
+
+async fn head(destination: &Destination, location: &Path) -> Result<Option<Head>, object_store::Error> {
     let found = match destination.store().get_opts(location, GetOptions::new().with_head(true)).await {
         Ok(found) => found,
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -36,16 +48,18 @@ pub(super) async fn look(destination: &Destination, location: &Path) -> Result<O
         found.attributes.get(&Attribute::Metadata(name.into())).map(|value| value.to_string())
     };
     let records = stored("records").and_then(|count| count.parse().ok());
-    Ok(Some(Shown { bytes: found.meta.size, sha256: stored("sha256"), records }))
+    let shown = Shown { bytes: found.meta.size, sha256: stored("sha256"), records };
+    Ok(Some(Head { shown, version: destination.version(&found.meta) }))
 }
 
-pub(super) async fn head(target: &Target<'_>) -> Result<Option<Shown>, UploadError> {
+pub(super) async fn shown(target: &Target<'_>) -> Result<Option<Shown>, UploadError> {
     look(target.destination, &target.location).await.map_err(|error| target.store_error(&error))
 }
 
-/// Looks at the object, and reads it where only its bytes can tell whether it is the same.
+/// Looks at the object, and reads it where only its bytes can tell whether it is the same or how many records it holds.
 pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, UploadError> {
-    let Some(shown) = head(target).await? else { return Ok(None) };
+    let found = head(target.destination, &target.location).await.map_err(|error| target.store_error(&error))?;
+    let Some(Head { mut shown, version }) = found else { return Ok(None) };
     let same = shown.bytes == target.file.bytes
         && match &shown.sha256 {
             Some(sha256) => *sha256 == hex(&target.file.sha256),
@@ -54,7 +68,32 @@ pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, Up
                 stored.map_err(|error| target.store_error(&error))? == Some(target.file.sha256)
             }
         };
-    Ok(Some(Existing { shown, same }))
+    if !same && shown.records.is_none() {
+        let counted = counted(target.destination, &target.location, &target.file.count).await;
+        shown.records = counted.map_err(|error| target.store_error(&error))?;
+    }
+    Ok(Some(Existing { shown, same, version }))
+}
+
+/// The records of an object that is a local file; `None` where it is none, or is not what its name says.
+async fn counted(
+    destination: &Destination,
+    location: &Path,
+    count: &CountRecords,
+) -> Result<Option<u64>, object_store::Error> {
+    if destination.kind() != StoreKind::File {
+        return Ok(None);
+    }
+    let found = match destination.store().get(location).await {
+        Ok(found) => found,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let GetResultPayload::File(file, _) = found.payload else { return Ok(None) };
+    let count = count.clone();
+    let counted = tokio::task::spawn_blocking(move || count(file)).await;
+    let counted = counted.map_err(|source| object_store::Error::JoinError { source })?;
+    Ok(counted.inspect_err(|error| tracing::warn!(%location, %error, "an object is not what its name says")).ok())
 }
 
 /// The SHA-256 of the bytes that are there, if anything is.

@@ -5,10 +5,10 @@
 //!   it is read, before the single PUT is sent or the pieces are put together.
 //! - **U-2** [`Placed`] is returned only after a HEAD has shown an object of the right size (and SHA-256, where the
 //!   store keeps metadata). What the store itself verified is told at [`crate::destination::StoreKind`].
-//! - **U-3** Under [`PutRule::CreateOnly`] an object that is there is never replaced. With one PUT (files up to the
-//!   piece size, on stores that create only if absent) the store guarantees it; otherwise it is looked for before the
-//!   first piece and again right before the pieces are put together, and a moment stays uncovered between the last
-//!   look and the write: no store's client offers more for pieces.
+//! - **U-3** An object is never replaced by one with fewer records. With one PUT (files up to the piece size, on stores that
+//!   create only if absent) the store guarantees it: a file is created, and what is there instead is replaced only as it was
+//!   when it was looked at (`file://` cannot compare; there the last look counts). Pieces are put together right after a look,
+//!   and a moment stays uncovered: no store's client offers more for pieces.
 //! - **U-4** Memory: at most [`UploadSettings::memory`], the piece being read included.
 //!
 //! Retries beyond the client's own few are the caller's: [`UploadError::verdict`] tells. Calling again with the same
@@ -25,10 +25,16 @@ pub use existing::Shown;
 use existing::{Existing, existing};
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, PutMode};
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Counts the records of an object that lies in a local file.
+pub type CountRecords = Arc<dyn Fn(File) -> io::Result<u64> + Send + Sync>;
 
 /// A sealed local file and where it goes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct UploadFile {
     /// The file.
     pub path: PathBuf,
@@ -47,22 +53,23 @@ pub struct UploadFile {
     /// More metadata by name, ASCII: topic, partition, first, end, fingerprint. Stored as `siltstone-…` beside
     /// `siltstone-sha256` and `siltstone-records`, which are always there.
     pub metadata: Vec<(String, String)>,
-    /// What may happen to an object that is already there.
+    /// What may happen to another object that is already there and does not tell how many records it holds.
     pub rule: PutRule,
+    /// Counts the records of another object, where the store keeps no metadata and has it as a local file.
+    pub count: CountRecords,
     /// Look first whether the object is there already: for redone batches.
     pub check_existing: bool,
 }
 
-/// What may happen to an object that is already under the key.
+/// What may happen to another object that is already under the key and does not tell how many records it holds. One that does
+/// stays where it holds at least as many as the file, and is replaced where it holds fewer: Kafka may have deleted records
+/// between two tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutRule {
-    /// It is replaced: it holds the same rows, perhaps encoded by another release.
-    Overwrite,
-    /// It is kept, as it may hold more rows than this file (Kafka no longer holds all of the range). See U-3.
-    CreateOnly,
-    /// It is replaced, unless its own metadata says that it holds at least as many records as this file: then it is no
-    /// damage but another try's, which landed late and may hold records that Kafka has deleted since.
-    Repair,
+    /// It stays: it may be another try's.
+    KeepUntold,
+    /// It is replaced: nobody else can have put it as it is, so it is damaged or a stranger's.
+    ReplaceUntold,
 }
 
 /// How files are sent.
@@ -292,47 +299,50 @@ pub async fn put_file(
 ) -> Result<Placed, UploadError> {
     let target = Target { destination, file, location: destination.path(&file.key)? };
     let one_put = file.bytes <= settings.part_size;
-    let looks_first = file.check_existing || must_look(&target, one_put);
-    if looks_first
-        && let Some(found) = existing(&target).await?
-        && let Some(placed) = settled(&target, &found)
-    {
-        return Ok(placed);
-    }
-    let sent =
-        if one_put { send::whole(&target, put_mode(&target)).await } else { send::in_pieces(&target, settings).await };
-    match sent {
-        Ok(Some(placed)) => Ok(placed),
-        Ok(None) => confirm(&target).await,
-        Err(_) if has(Bug::UploadUnconfirmed) => Ok(target.placed(How::New)),
-        Err(error) => after_failure(&target, error, one_put).await,
-    }
-}
-
-/// Whether only a look at the bucket can keep an object from being replaced.
-fn must_look(target: &Target<'_>, one_put: bool) -> bool {
-    match target.file.rule {
-        PutRule::CreateOnly => !(one_put && target.destination.conditional_put()),
-        PutRule::Repair => true,
-        PutRule::Overwrite => false,
+    // Where the store cannot create only if absent, only a look keeps an object from being replaced.
+    let looks_first = file.check_existing || (one_put && !destination.conditional_put());
+    let mut seen = if looks_first { existing(&target).await? } else { None };
+    loop {
+        if let Some(placed) = seen.as_ref().and_then(|found| settled(&target, found)) {
+            return Ok(placed);
+        }
+        let sent = if one_put {
+            send::whole(&target, put_mode(&target, seen.as_ref())).await
+        } else {
+            send::in_pieces(&target, settings).await
+        };
+        let error = match sent {
+            Ok(Some(placed)) => return Ok(placed),
+            Ok(None) => return confirm(&target).await,
+            Err(_) if has(Bug::UploadUnconfirmed) => return Ok(target.placed(How::New)),
+            Err(error) => error,
+        };
+        // Twice at most: one put that finds another object, one over that.
+        seen = Some(after_failure(&target, error, seen.is_some()).await?);
     }
 }
 
-fn put_mode(target: &Target<'_>) -> PutMode {
-    match target.file.rule {
-        PutRule::CreateOnly if target.destination.conditional_put() => PutMode::Create,
-        PutRule::CreateOnly | PutRule::Repair | PutRule::Overwrite => PutMode::Overwrite,
+fn put_mode(target: &Target<'_>, seen: Option<&Existing>) -> PutMode {
+    match seen {
+        _ if has(Bug::RedoReplaces) => PutMode::Overwrite,
+        None if target.destination.conditional_put() => PutMode::Create,
+        None => PutMode::Overwrite,
+        Some(found) => found.version.clone().map_or(PutMode::Overwrite, PutMode::Update),
     }
 }
 
 /// What an object that is there already means, where it ends the matter.
 fn settled(target: &Target<'_>, found: &Existing) -> Option<Placed> {
-    match target.file.rule {
-        _ if found.same => Some(target.placed(How::AlreadyThere)),
-        PutRule::CreateOnly => Some(target.kept(&found.shown)),
-        PutRule::Repair if found.shown.records >= Some(target.file.records) => Some(target.kept(&found.shown)),
-        PutRule::Repair | PutRule::Overwrite => None,
+    if found.same {
+        return Some(target.placed(How::AlreadyThere));
     }
+    let stays = match (found.shown.records, target.file.rule) {
+        (Some(records), _) => records >= target.file.records,
+        (None, PutRule::KeepUntold) => true,
+        (None, PutRule::ReplaceUntold) => false,
+    };
+    let stays = (stays || has(Bug::PoorerObjectKept)) && !has(Bug::RedoReplaces);
+    stays.then(|| target.kept(&found.shown))
 }
 
 /// The put was answered with success: does the bucket show it?
@@ -343,7 +353,7 @@ async fn confirm(target: &Target<'_>) -> Result<Placed, UploadError> {
         bytes: target.file.bytes,
         found,
     };
-    let shown = existing::head(target).await?.ok_or_else(|| mismatch("there is no such object".to_string()))?;
+    let shown = existing::shown(target).await?.ok_or_else(|| mismatch("there is no such object".to_string()))?;
     if shown.bytes != target.file.bytes {
         return Err(mismatch(format!("it has {}", shown.bytes)));
     }
@@ -353,23 +363,24 @@ async fn confirm(target: &Target<'_>) -> Result<Placed, UploadError> {
     Ok(target.placed(How::New))
 }
 
-/// A put that failed may have happened, or may have been refused because the very same object is there already (a
-/// write-once bucket; a create whose first answer was lost): the bucket tells.
-async fn after_failure(target: &Target<'_>, error: UploadError, one_put: bool) -> Result<Placed, UploadError> {
+/// A put that failed may have happened, or may have been refused because an object is there already: perhaps the very same (a
+/// write-once bucket; a create whose first answer was lost). The bucket tells. Gives what settles the matter or, the first time,
+/// what the file may be put over.
+async fn after_failure(target: &Target<'_>, error: UploadError, again: bool) -> Result<Existing, UploadError> {
     let UploadError::Store { fault, .. } = &error else { return Err(error) };
+    let exists = fault.kind == FaultKind::Exists;
     let asks_back = match fault.kind {
         FaultKind::Exists | FaultKind::Denied => true,
         FaultKind::NotFound => !fault.bucket_is_missing(), // The upload in pieces is gone: completed, perhaps.
-        // Sending again is right too, but a large file is worth the question.
-        _ => fault.may_have_happened() && (target.file.rule == PutRule::CreateOnly || !one_put),
+        _ => fault.may_have_happened(),
     };
     if !asks_back {
         return Err(error);
     }
     match existing(target).await {
-        Ok(Some(found)) => settled(target, &found).ok_or(error),
-        // Refused as existing, and yet not there: a create at the same moment that was refused too, or is not done yet.
-        Ok(None) if fault.kind == FaultKind::Exists => Err(target.fault(fault.clone().passing())),
-        Ok(None) | Err(_) => Err(error),
+        Ok(Some(found)) if settled(target, &found).is_some() || (exists && !again) => Ok(found),
+        // Refused as existing, and yet not there, or another one than a moment ago: somebody is at it.
+        Ok(_) if exists => Err(target.fault(fault.clone().passing())),
+        Ok(_) | Err(_) => Err(error),
     }
 }

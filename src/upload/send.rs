@@ -2,7 +2,7 @@
 
 use super::existing::existing;
 use super::read::{Piece, SealedReader};
-use super::{Placed, PutRule, Target, UploadError, UploadSettings, settled};
+use super::{Placed, Target, UploadError, UploadSettings, settled};
 use bytes::Bytes;
 use object_store::{MultipartUpload, PutMode, PutMultipartOptions, PutOptions, PutPayload};
 use tokio::task::JoinSet;
@@ -57,8 +57,7 @@ async fn send_pieces(
     while !in_flight.is_empty() {
         join_one(target, &mut in_flight).await?;
     }
-    if file.rule != PutRule::Overwrite
-        && let Some(found) = existing(target).await?
+    if let Some(found) = existing(target).await?
         && let Some(placed) = settled(target, &found)
     {
         return Ok(Some(placed));
@@ -127,7 +126,7 @@ fn over() -> object_store::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{UploadFile, put_file};
+    use super::super::{PutRule, UploadFile, put_file};
     use super::*;
     use crate::destination::{Destination, StoreKind};
     use async_trait::async_trait;
@@ -245,7 +244,8 @@ mod tests {
                 content_type: "text/plain".to_string(),
                 content_encoding: None,
                 metadata: Vec::new(),
-                rule: PutRule::Overwrite,
+                rule: PutRule::ReplaceUntold,
+                count: Arc::new(|_| Ok(1)),
                 check_existing: false,
             };
             let slow = Arc::new(Slow::default());

@@ -175,8 +175,10 @@ impl World {
             log.delete();
             let fresh = Log::new(&partition.topic, partition.partition, incarnation);
             state.deleted_logs.push((partition.clone(), std::mem::replace(log, fresh)));
-            // Brokers forget the offsets of deleted topics, sooner or later.
-            if state.rng.chance(500) {
+            // Brokers forget the offsets of deleted topics, sooner or later. What a person set for the old topic is gone with it:
+            // nobody could tell it from what is set for the new one.
+            let is_ours = |committed: &Committed| !committed.metadata.is_empty();
+            if state.rng.chance(500) || !state.group.offsets.get(partition).is_some_and(is_ours) {
                 state.group.offsets.remove(partition);
             }
         }

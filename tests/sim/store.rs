@@ -19,6 +19,16 @@ use std::fmt;
 pub(crate) struct Object {
     pub(crate) bytes: Bytes,
     pub(crate) attributes: Attributes,
+    /// Another one for each content that the key ever had.
+    pub(crate) version: u64,
+}
+
+/// What a write asks of what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    None,
+    Absent,
+    Version(u64),
 }
 
 /// An upload in pieces that is neither completed nor aborted.
@@ -36,6 +46,7 @@ pub(crate) struct Buckets {
     pub(crate) replaced: Vec<(&'static str, String, Bytes)>,
     uploads: BTreeMap<u64, Upload>,
     last_upload: u64,
+    last_version: u64,
 }
 
 /// What a store answers, before it is told in `object_store`'s words.
@@ -70,16 +81,19 @@ impl State {
         &mut self,
         bucket: &'static str,
         key: &str,
-        object: Object,
-        create: bool,
+        mut object: Object,
+        condition: Condition,
     ) -> std::result::Result<(), Answer> {
         let place = (bucket, key.to_string());
         let size = object.bytes.len();
+        self.buckets.last_version += 1;
+        object.version = self.buckets.last_version;
         if let Some(found) = self.buckets.objects.get(&place) {
-            let answer = match (create, self.knobs.write_once) {
-                (true, _) => Some(Answer::Exists),
-                (false, true) => Some(Answer::Denied),
-                (false, false) => None,
+            let answer = match condition {
+                Condition::Absent => Some(Answer::Exists),
+                Condition::Version(version) if version != found.version => Some(Answer::Exists),
+                _ if self.knobs.write_once => Some(Answer::Denied),
+                _ => None,
             };
             if let Some(answer) = answer {
                 note!(self, "put {bucket}/{key} ({size} bytes): {answer:?}");
@@ -155,9 +169,15 @@ impl ObjectStore for SimStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let (bucket, key) = (self.bucket, location.to_string());
         let kind = if key.ends_with(".claim") { Kind::Claim } else { Kind::StoreWrite };
-        let create = opts.mode == PutMode::Create;
-        let object = Object { bytes: Bytes::from(payload), attributes: opts.attributes };
-        let effect = move |state: &mut State| state.put(bucket, &key, object, create);
+        let condition = match opts.mode {
+            PutMode::Overwrite => Condition::None,
+            PutMode::Create => Condition::Absent,
+            PutMode::Update(update) => {
+                Condition::Version(update.e_tag.and_then(|version| version.parse().ok()).expect("a version of ours"))
+            }
+        };
+        let object = Object { bytes: Bytes::from(payload), attributes: opts.attributes, version: 0 };
+        let effect = move |state: &mut State| state.put(bucket, &key, object, condition);
         self.ask(kind, location.as_ref(), effect).await.map(|()| DONE)
     }
 
@@ -181,7 +201,7 @@ impl ObjectStore for SimStore {
         let bytes = if options.head { Bytes::new() } else { object.bytes };
         Ok(GetResult {
             payload: GetResultPayload::Stream(stream::once(async { Ok(bytes) }).boxed()),
-            meta: raw_meta(location.as_ref(), size),
+            meta: ObjectMeta { e_tag: Some(object.version.to_string()), ..raw_meta(location.as_ref(), size) },
             range: 0..size as u64,
             attributes: object.attributes,
         })
@@ -245,8 +265,8 @@ impl MultipartUpload for SimUpload {
             let upload = upload.ok_or(Answer::Gone)?;
             let mut bytes = BytesMut::new();
             upload.pieces.values().for_each(|piece| bytes.extend_from_slice(piece));
-            let object = Object { bytes: bytes.freeze(), attributes };
-            state.put(bucket, &key, object, false)
+            let object = Object { bytes: bytes.freeze(), attributes, version: 0 };
+            state.put(bucket, &key, object, Condition::None)
         };
         self.store.ask(Kind::StoreWrite, &self.key, effect).await.map(|()| DONE)
     }

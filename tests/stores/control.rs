@@ -3,8 +3,9 @@
 use crate::places::Place;
 use siltstone::bucket::claim::{CLAIM_VERSION, Claim, ClaimOutcome};
 use siltstone::bucket::identity::StoredStart;
-use siltstone::bucket::receipt::{Balance, RECEIPT_VERSION, Receipt};
+use siltstone::bucket::receipt::{Balance, FoundReceipt, RECEIPT_VERSION, Receipt, ReceiptOutcome};
 use siltstone::bucket::{Bucket, BucketError};
+use siltstone::destination::StoreKind;
 use siltstone::destination::fault::Verdict;
 use siltstone::format::parquet::schema::schema_hash;
 use siltstone::layout::{
@@ -80,13 +81,13 @@ pub(crate) async fn entries(place: &Place) {
     let bucket = bucket(place);
     let partition = TopicPartition::new("entries.with-dots_1", 12);
     let neighbour = TopicPartition::new("entries.with-dots_1", 120);
-    bucket.put_receipt(&receipt(&neighbour, 5, 6)).await.expect("a neighbour's receipt");
+    bucket.put_receipt(&receipt(&neighbour, 5, 6), None).await.expect("a neighbour's receipt");
     assert_eq!(bucket.entries_from(&partition, 0).await.expect("none").len(), 0);
     assert_eq!(bucket.highest(&partition).await.expect("none"), None);
     for (first, end) in [(0, 9), (9, 10), (10, 1000), (1000, 10_000_000_000)] {
         bucket.claim(&claim(&partition, first, end)).await.expect("a claim");
         if first != 1000 {
-            bucket.put_receipt(&receipt(&partition, first, end)).await.expect("a receipt");
+            bucket.put_receipt(&receipt(&partition, first, end), None).await.expect("a receipt");
         }
     }
     crate::put_text(place, "_siltstone/receipts/v1/entries.with-dots_1/00012/notes.txt", "x").await;
@@ -112,12 +113,39 @@ pub(crate) async fn entries(place: &Place) {
     assert_eq!(at.receipt, Some(receipt(&partition, 10, 1000)));
 }
 
+async fn put_receipt(bucket: &Bucket, receipt: &Receipt, over: Option<&FoundReceipt>) -> Option<FoundReceipt> {
+    match bucket.put_receipt(receipt, over).await.expect("an answer") {
+        ReceiptOutcome::Written => None,
+        ReceiptOutcome::Found(found) => Some(*found),
+    }
+}
+
+/// A receipt is replaced only by one whose writer has read it: of two writers who have read the same one, the later learns of
+/// the other where the store compares (K-3).
+pub(crate) async fn receipts(place: &Place) {
+    let bucket = bucket(place);
+    let partition = TopicPartition::new("receipts", 0);
+    let version = |watermark_ms| Receipt { watermark_ms: Some(watermark_ms), ..receipt(&partition, 0, 10) };
+    assert!(put_receipt(&bucket, &version(1), None).await.is_none());
+    let later = Receipt { written_ms: Some(5), ..version(1) };
+    assert!(put_receipt(&bucket, &later, None).await.is_none(), "it says the same");
+    let found = put_receipt(&bucket, &version(2), None).await.expect("another one is there");
+    assert_eq!(found.receipt, version(1));
+    assert!(put_receipt(&bucket, &version(2), Some(&found)).await.is_none());
+    let stored = async || bucket.get_receipt(&partition, 0).await.expect("an answer").expect("a receipt");
+    assert_eq!(stored().await, version(2));
+    let overtaken = put_receipt(&bucket, &version(3), Some(&found)).await;
+    let compares = place.destination.conditional_put() && place.destination.kind() != StoreKind::File;
+    assert_eq!(overtaken.map(|found| found.receipt), compares.then(|| version(2)));
+    assert_eq!(stored().await, version(if compares { 2 } else { 3 }));
+}
+
 /// The longest name Kafka allows.
 pub(crate) async fn longest_topic(place: &Place) {
     let bucket = bucket(place);
     let partition = TopicPartition::new(format!("a.{}", "b_-".repeat(90)).get(..249).expect("ASCII"), 99_999);
     assert_eq!(bucket.claim(&claim(&partition, 0, 5)).await.expect("a claim"), ClaimOutcome::Created);
-    bucket.put_receipt(&receipt(&partition, 0, 5)).await.expect("a receipt");
+    bucket.put_receipt(&receipt(&partition, 0, 5), None).await.expect("a receipt");
     assert_eq!(bucket.entries_from(&partition, 0).await.expect("entries").len(), 1);
 }
 

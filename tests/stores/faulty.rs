@@ -66,7 +66,7 @@ impl fmt::Display for FaultyStore {
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let exists = self.inner.get_opts(location, GetOptions::new().with_head(true)).await.is_ok();
-        if exists && opts.mode == PutMode::Overwrite && self.faults.write_once.load(Ordering::SeqCst) {
+        if exists && opts.mode != PutMode::Create && self.faults.write_once.load(Ordering::SeqCst) {
             let path = location.to_string();
             return Err(Error::PermissionDenied { path, source: "retention".into() });
         }

@@ -5,7 +5,9 @@ use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 use siltstone::destination::StoreKind;
 use siltstone::destination::fault::Verdict;
-use siltstone::upload::{How, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file};
+use siltstone::upload::{How, Placed, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file};
+use std::io::Read;
+use std::sync::Arc;
 
 pub(crate) const MIB: usize = 1024 * 1024;
 pub(crate) const SETTINGS: UploadSettings = UploadSettings { part_size: 5 * MIB as u64, pieces: 2 };
@@ -34,7 +36,8 @@ pub(crate) fn sealed(place: &Place, key: &str, content: &[u8]) -> UploadFile {
         content_type: "application/gzip".to_string(),
         content_encoding: None,
         metadata: vec![("topic".into(), "t".into()), ("first".into(), "10".into())],
-        rule: PutRule::Overwrite,
+        rule: PutRule::ReplaceUntold,
+        count: Arc::new(|_| Err(std::io::ErrorKind::InvalidData.into())),
         check_existing: false,
     }
 }
@@ -54,16 +57,15 @@ async fn put(place: &Place, file: &UploadFile) -> (How, u64) {
     (placed.how, placed.bytes)
 }
 
-/// Empty, one PUT, exactly one piece, several pieces: each arrives whole, and replaces what is there.
-pub(crate) async fn sizes_and_replacing(place: &Place) {
+/// Empty, one PUT, exactly one piece, several pieces: each arrives whole.
+pub(crate) async fn sizes(place: &Place) {
     for (index, bytes) in [0, 1000, 5 * MIB, 5 * MIB + 1, 12 * MIB].into_iter().enumerate() {
-        for seed in [1, 2] {
-            let content = content(bytes, seed);
-            let key = format!("sizes/dt=2025-11-21/hr=03/object-{index}.gz");
-            let file = sealed(place, &key, &content);
-            assert_eq!(put(place, &file).await, (How::New, bytes as u64), "{bytes} bytes");
-            assert!(stored(place, &key).await == Some(content), "{bytes} bytes, seed {seed}");
-        }
+        let content = content(bytes, 1);
+        let key = format!("sizes/dt=2025-11-21/hr=03/object-{index}.gz");
+        let file = sealed(place, &key, &content);
+        assert_eq!(put(place, &file).await, (How::New, bytes as u64), "{bytes} bytes");
+        assert!(stored(place, &key).await == Some(content), "{bytes} bytes");
+        assert_eq!(put(place, &file).await, (How::AlreadyThere, bytes as u64), "{bytes} bytes");
     }
 }
 
@@ -89,7 +91,7 @@ pub(crate) async fn attributes(place: &Place) {
     assert_eq!(metadata("sha256").map(|hex| hex.len()), Some(64));
 }
 
-/// An equal object is not sent again: the local file need not even be there. A different one is replaced.
+/// An equal object is not sent again: the local file need not even be there.
 pub(crate) async fn redo(place: &Place) {
     for bytes in [1000, 6 * MIB] {
         let key = format!("redo/{bytes}");
@@ -98,45 +100,62 @@ pub(crate) async fn redo(place: &Place) {
         assert_eq!(put(place, &file).await, (How::New, bytes as u64));
         std::fs::remove_file(&file.path).expect("the spool file goes");
         assert_eq!(put(place, &file).await, (How::AlreadyThere, bytes as u64));
-        let mut other = sealed(place, &key, &content(bytes, 2));
-        other.check_existing = true;
-        assert_eq!(put(place, &other).await, (How::New, bytes as u64), "equal size, other bytes");
-        assert!(stored(place, &key).await == Some(content(bytes, 2)));
     }
 }
 
-/// Under create-only nothing is ever replaced, with one PUT or in pieces.
-pub(crate) async fn create_only(place: &Place) {
-    for bytes in [1000, 6 * MIB] {
-        let key = format!("create-only/{bytes}");
-        let create_only = |content: &[u8]| UploadFile { rule: PutRule::CreateOnly, ..sealed(place, &key, content) };
-        let first = create_only(&content(bytes, 1));
-        assert_eq!(put(place, &first).await, (How::New, bytes as u64));
-        assert_eq!(put(place, &create_only(&content(bytes, 1))).await, (How::AlreadyThere, bytes as u64));
-        let fewer = UploadFile { records: 3, ..create_only(&content(bytes - 10, 2)) };
-        let kept = put_file(&place.destination, &fewer, SETTINGS).await.expect("kept");
-        assert_eq!((kept.how, kept.bytes), (How::Kept, bytes as u64), "told with the size of what was kept");
-        let told = (place.destination.kind() != StoreKind::File).then_some((7, hex(&first.sha256)));
-        assert_eq!(kept.records.zip(kept.sha256), told, "and with its records, where the store keeps metadata");
-        assert!(stored(place, &key).await == Some(content(bytes, 1)), "{bytes} bytes");
-    }
+/// A file of `bytes` bytes that tells its records by its first one, to whoever must read it.
+fn telling(place: &Place, key: &str, records: u8, bytes: usize, seed: u32) -> UploadFile {
+    let mut content = content(bytes, seed);
+    content[0] = records;
+    let mut file = sealed(place, key, &content);
+    file.records = u64::from(records);
+    file.count = Arc::new(|mut file| {
+        let mut first = [0];
+        file.read_exact(&mut first).map(|()| u64::from(first[0]))
+    });
+    file
 }
 
-/// A repair replaces what is damaged or poorer, and keeps what an earlier try put there with as many records or more:
-/// Kafka may hold them no longer.
-pub(crate) async fn repairing(place: &Place) {
-    let tells = place.destination.kind() != StoreKind::File;
-    for bytes in [1000, 6 * MIB] {
-        let key = format!("repair/{bytes}");
-        let repair = |records: u64, seed: u32| {
-            let file = sealed(place, &key, &content(bytes, seed));
-            UploadFile { records, rule: PutRule::Repair, ..file }
+/// Of two files the one with more records stays, whichever comes first and whatever the rule, with one PUT or in pieces: Kafka
+/// may have deleted records between two tries.
+pub(crate) async fn richer_stays(place: &Place) {
+    for (bytes, rule) in [(1000, PutRule::KeepUntold), (1000, PutRule::ReplaceUntold), (6 * MIB, PutRule::KeepUntold)] {
+        let key = format!("richer/{bytes}-{rule:?}");
+        let file = |records, seed| UploadFile { rule, ..telling(place, &key, records, bytes, seed) };
+        let put = async |records, seed| -> Placed {
+            put_file(&place.destination, &file(records, seed), SETTINGS).await.expect("put or kept")
         };
-        assert_eq!(put(place, &repair(5, 1)).await.0, How::New, "it was missing");
-        assert_eq!(put(place, &repair(7, 2)).await.0, How::New, "what is there holds fewer records");
-        let fewer = put_file(&place.destination, &repair(6, 3), SETTINGS).await.expect("put or kept");
-        assert_eq!(fewer.how, if tells { How::Kept } else { How::New }, "what is there holds more records");
-        assert!(stored(place, &key).await == Some(content(bytes, if tells { 2 } else { 3 })), "{bytes} bytes");
+        assert_eq!(put(7, 1).await.how, How::New);
+        assert_eq!(put(7, 1).await.how, How::AlreadyThere);
+        for (records, seed) in [(3, 2), (7, 3)] {
+            let kept = put(records, seed).await;
+            assert_eq!((kept.how, kept.records), (How::Kept, Some(7)), "told as what was kept: {key}");
+            let told = (place.destination.kind() != StoreKind::File).then(|| hex(&file(7, 1).sha256));
+            assert_eq!(kept.sha256, told, "its SHA-256 where the store keeps metadata");
+        }
+        let richer = file(9, 4);
+        assert_eq!(put_file(&place.destination, &richer, SETTINGS).await.expect("put").how, How::New, "{key}");
+        let now: [u8; 32] = Sha256::digest(stored(place, &key).await.expect("there")).into();
+        assert!(now == richer.sha256, "{key}");
+    }
+}
+
+/// An object that does not tell its records stays or goes as the rule says.
+pub(crate) async fn untold(place: &Place) {
+    for (bytes, rule, how) in [
+        (1000, PutRule::KeepUntold, How::Kept),
+        (1000, PutRule::ReplaceUntold, How::New),
+        (6 * MIB, PutRule::KeepUntold, How::Kept),
+        (6 * MIB, PutRule::ReplaceUntold, How::New),
+    ] {
+        let key = format!("untold/{bytes}-{rule:?}");
+        crate::put_text(place, &key, "somebody's").await;
+        let file = UploadFile { rule, ..sealed(place, &key, &content(bytes, 1)) };
+        let placed = put_file(&place.destination, &file, SETTINGS).await.expect("put or kept");
+        let records = if how == How::Kept { None } else { Some(7) };
+        assert_eq!((placed.how, placed.records), (how, records), "{key}");
+        let expected = if how == How::Kept { b"somebody's".to_vec() } else { content(bytes, 1) };
+        assert!(stored(place, &key).await == Some(expected), "{key}");
     }
 }
 

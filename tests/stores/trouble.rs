@@ -6,6 +6,7 @@ use crate::objects::{MIB, SETTINGS, content, sealed};
 use crate::places::{self, Place, config, fresh, setting};
 use siltstone::bucket::claim::ClaimOutcome;
 use siltstone::bucket::probe::ProbeError;
+use siltstone::bucket::receipt::{Receipt, ReceiptOutcome};
 use siltstone::bucket::{Bucket, BucketError};
 use siltstone::config::DestinationConfig;
 use siltstone::destination::fault::{FaultKind, Verdict};
@@ -35,27 +36,21 @@ async fn a_claim_whose_answer_was_lost_is_ours() {
     faults.lost_answers.store(1, Ordering::SeqCst);
     bucket.ensure_identity("c", "g", Default::default()).await.expect("found");
     faults.lost_answers.store(1, Ordering::SeqCst);
-    let error = bucket.put_receipt(&receipt(&partition, 0, 10)).await.expect_err("a plain put tells it was lost");
-    assert_eq!(error.verdict(), Verdict::Retry);
+    let written = bucket.put_receipt(&receipt(&partition, 0, 10), None).await.expect("found");
+    assert!(matches!(written, ReceiptOutcome::Written), "{written:?}");
 }
 
-/// Goal: uploads whose answer is lost are not taken for failures where the rule forbids to send them again, nor where
-/// they are large; a small overwrite is simply sent again by the caller.
+/// Goal: uploads whose answer is lost are not taken for failures.
 #[tokio::test]
 async fn an_upload_whose_answer_was_lost_is_found() {
     let (place, faults) = faulty();
-    for (bytes, rule, found) in [
-        (1000, PutRule::Overwrite, false),
-        (1000, PutRule::CreateOnly, true),
-        (6 * MIB, PutRule::Overwrite, true),
-        (6 * MIB, PutRule::CreateOnly, true),
-    ] {
-        let mut file = sealed(&place, &format!("lost/{bytes}-{rule:?}"), &content(bytes, 1));
-        file.rule = rule;
-        faults.lost_answers.store(1, Ordering::SeqCst);
-        match put_file(&place.destination, &file, SETTINGS).await {
-            Ok(placed) => assert!(found && placed.how == How::AlreadyThere, "{placed:?}"),
-            Err(error) => assert!(!found && error.verdict() == Verdict::Retry, "{error}"),
+    for bytes in [1000, 6 * MIB] {
+        for rule in [PutRule::KeepUntold, PutRule::ReplaceUntold] {
+            let mut file = sealed(&place, &format!("lost/{bytes}-{rule:?}"), &content(bytes, 1));
+            file.rule = rule;
+            faults.lost_answers.store(1, Ordering::SeqCst);
+            let placed = put_file(&place.destination, &file, SETTINGS).await.expect("found");
+            assert_eq!(placed.how, How::AlreadyThere);
         }
     }
 }
@@ -95,13 +90,25 @@ async fn write_once_buckets_work() {
     let file = sealed(&place, "once/x", b"rows");
     assert_eq!(put_file(&place.destination, &file, SETTINGS).await.expect("new").how, How::New);
     assert_eq!(put_file(&place.destination, &file, SETTINGS).await.expect("same").how, How::AlreadyThere);
-    let other = sealed(&place, "once/x", b"ROWS");
+    let mut other = sealed(&place, "once/x", b"ROWS");
+    assert_eq!(put_file(&place.destination, &other, SETTINGS).await.expect("as many").how, How::Kept);
+    other.records += 1;
     let error = put_file(&place.destination, &other, SETTINGS).await.expect_err("another one is there");
     assert_eq!(error.verdict(), Verdict::Refused);
     let (bucket, partition) = (bucket(&place), TopicPartition::new("t", 0));
-    bucket.put_receipt(&receipt(&partition, 0, 10)).await.expect("new");
-    bucket.put_receipt(&receipt(&partition, 0, 10)).await.expect("there already");
-    bucket.put_receipt(&receipt(&partition, 0, 11)).await.expect_err("another range is there");
+    for _ in 0..2 {
+        let written = bucket.put_receipt(&receipt(&partition, 0, 10), None).await.expect("new, then there already");
+        assert!(matches!(written, ReceiptOutcome::Written), "{written:?}");
+    }
+    let fuller = Receipt { watermark_ms: Some(99), ..receipt(&partition, 0, 10) };
+    let other = receipt(&partition, 0, 11);
+    for (receipt, is_enough) in [(fuller, true), (other, false)] {
+        let Ok(ReceiptOutcome::Found(found)) = bucket.put_receipt(&receipt, None).await else {
+            panic!("another one is there");
+        };
+        let over = bucket.put_receipt(&receipt, Some(&found)).await;
+        assert_eq!(matches!(over, Ok(ReceiptOutcome::Written)), is_enough, "{over:?}");
+    }
 }
 
 fn open(config: &DestinationConfig) -> Place {

@@ -31,7 +31,9 @@ use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, 
 use crate::layout::{Column, Compression, Keep, UnknownFields};
 use check::RowCheck;
 use encode::Encoder;
-use std::io::Write;
+use parquet::file::metadata::ParquetMetaDataReader;
+use std::fs::File;
+use std::io::{self, Write};
 
 /// Parquet with one schema.
 pub(super) struct ParquetFormat {
@@ -96,6 +98,11 @@ impl Format for ParquetFormat {
 
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
         self.encoder.assemble(out)
+    }
+
+    fn count_rows(&self, file: File) -> io::Result<u64> {
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(io::Error::other)?;
+        u64::try_from(metadata.file_metadata().num_rows()).map_err(io::Error::other)
     }
 }
 
