@@ -69,8 +69,8 @@ impl Claim {
 pub enum ClaimOutcome {
     /// It is ours, and it is new.
     Created,
-    /// One that decides the same is there: an earlier attempt's, or ours by a request whose answer was lost.
-    Same,
+    /// This one, which decides the same, is there: an earlier attempt's, or ours by a request whose answer was lost.
+    Same(Box<Claim>),
     /// Another one is there: adopt it.
     Other(Box<Claim>),
 }
@@ -92,7 +92,9 @@ impl Bucket {
             Created::Now => return Ok(ClaimOutcome::Created),
             Created::Found(stored) => self.parse_claim(&partition, claim.first, &stored.bytes)?,
         };
-        Ok(if found.decides_as(claim) { ClaimOutcome::Same } else { ClaimOutcome::Other(Box::new(found)) })
+        let same = found.decides_as(claim);
+        let found = Box::new(found);
+        Ok(if same { ClaimOutcome::Same(found) } else { ClaimOutcome::Other(found) })
     }
 
     /// The claim of `first`; `None` where there is none.

@@ -4,7 +4,7 @@
 //! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more. Readers accept fields they do not know and refuse versions they do not know.
 //!
 //! # Invariants
-//! - **K-1** What is created only if absent is never replaced: on stores that can, the store guarantees it; on others
+//! - **K-1** What is created only if absent is never replaced (but a receipt, see K-3): on stores that can, the store guarantees it; on others
 //!   (`conditional_put = false`) it is a read and then a plain PUT, and the plan in Kafka is the fence.
 //! - **K-2** A create whose answer is lost is looked for: the caller learns what is in the bucket, not what was tried.
 //!
@@ -19,7 +19,7 @@ pub mod receipt;
 pub mod schemas;
 
 use crate::destination::fault::{Fault, FaultKind, Verdict};
-use crate::destination::{Destination, DestinationError};
+use crate::destination::{Destination, DestinationError, StoreKind};
 use crate::record::TopicPartition;
 use bytes::Bytes;
 use object_store::{Attribute, Attributes, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
@@ -206,6 +206,20 @@ impl Bucket {
         self.put_as(key, text, PutMode::Overwrite).await
     }
 
+    /// Writes `text` over the document that `version` names, or over whatever is there on stores that do not compare.
+    async fn replace(&self, key: &str, text: String, version: Option<&UpdateVersion>) -> Result<(), BucketError> {
+        let Some(version) = version else { return self.put(key, text).await };
+        let Err(error) = self.put_as(key, text.clone(), PutMode::Update(version.clone())).await else { return Ok(()) };
+        match &error {
+            BucketError::Store { fault, .. } if fault.kind == FaultKind::Unsupported => self.put(key, text).await,
+            // It is another one than a moment ago, or the store thinks so: to be looked at again.
+            BucketError::Store { fault, .. } if fault.kind == FaultKind::Exists => {
+                Err(self.fault("write", key, fault.clone().passing()))
+            }
+            _ => Err(error),
+        }
+    }
+
     async fn put_as(&self, key: &str, text: String, mode: PutMode) -> Result<(), BucketError> {
         let path = self.destination.path(key)?;
         let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
@@ -229,11 +243,16 @@ impl Bucket {
         let BucketError::Store { fault, .. } = &error else { return Err(error) };
         let exists = fault.kind == FaultKind::Exists;
         // A write-once bucket may say 403 to a write over what is there.
-        if !(exists || fault.kind == FaultKind::Denied || fault.may_have_happened()) {
+        // A local folder loses no answers: what failed there was not done to its end.
+        let lost = fault.may_have_happened() && self.destination.kind() != StoreKind::File;
+        if !(exists || fault.kind == FaultKind::Denied || lost) {
             return Err(error);
         }
         match self.stored(key).await {
-            Ok(Some(found)) => Ok(Created::Found(found)),
+            Ok(Some(found)) => {
+                let synced = self.destination.sync(&self.destination.path(key)?).await;
+                synced.map(|()| Created::Found(found)).map_err(|error| self.store_error("sync", key, &error))
+            }
             // Refused as existing, and yet not there: another create at the same moment, not done yet.
             Ok(None) if exists => Err(self.fault("write", key, fault.clone().passing())),
             Ok(None) | Err(_) => Err(error),

@@ -31,12 +31,11 @@
 //! sum. `balance.fields_dropped` and `balance.time_fallbacks` (records archived by their Kafka timestamp because their own is
 //! missing or unreadable) are beside it too, and left out where they are 0. `kept` in an object tells why it is not the one that this batch would have put; then `records` and `rows` are
 //! left out where they are not known. `lost`, rarely there, names rows that were deleted from the bucket behind our back and
-//! that Kafka no longer had when the batch was repaired. Readers accept fields they do not know.
+//! that Kafka no longer had when the batch was repaired, or that an object holds which nobody may put over a poorer one. Readers accept fields they do not know.
 
 use super::{Bucket, BucketError, Created, Stored, receipts_folder, to_json};
-use crate::destination::fault::FaultKind;
 use crate::record::TopicPartition;
-use object_store::{PutMode, UpdateVersion};
+use object_store::UpdateVersion;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -81,8 +80,8 @@ pub struct Receipt {
     pub balance: Balance,
     /// What is in the bucket. Empty where every record was dropped.
     pub objects: Vec<ReceiptObject>,
-    /// Rows of the balance that are not in the bucket any more, as far as anybody can tell without reading it, and that
-    /// Kafka could not give back when the batch was repaired.
+    /// Rows of the balance that are not in the bucket, as far as anybody can tell without reading it: deleted there, and Kafka
+    /// could not give them back when the batch was repaired; or in place of an object that cannot be replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<LostRows>,
     /// Wall time of the writer, for people.
@@ -244,7 +243,7 @@ pub enum ReceiptOutcome {
 
 impl Bucket {
     /// Vouches for a batch: creates the receipt, or puts it over exactly the one that was found before (K-3). Writing it
-    /// again is the same. In a write-once bucket a receipt of the same batch that is there already is enough.
+    /// again is the same.
     ///
     /// # Errors
     /// [`BucketError`]; after [`super::Verdict::Retry`] it may be there already or come later: put it again.
@@ -262,25 +261,24 @@ impl Bucket {
                 Created::Found(stored) => self.found_receipt(&partition, first, stored)?,
             },
             Some(over) => {
-                let mode = over.version.clone().map_or(PutMode::Overwrite, PutMode::Update);
-                let Err(error) = self.put_as(&key, to_json(receipt), mode).await else {
+                let Err(error) = self.replace(&key, to_json(receipt), over.version.as_ref()).await else {
                     return Ok(ReceiptOutcome::Written);
                 };
-                let BucketError::Store { fault, .. } = &error else { return Err(error) };
-                let found = match self.stored(&key).await? {
-                    Some(stored) => self.found_receipt(&partition, first, stored)?,
-                    None => return Err(error),
-                };
-                let write_once = fault.kind == FaultKind::Denied && found.receipt.is_of_batch(receipt);
-                if write_once {
-                    return Ok(ReceiptOutcome::Written);
+                match self.stored(&key).await? {
+                    Some(stored) => {
+                        let found = self.found_receipt(&partition, first, stored)?;
+                        // Refused, or lost on its way, and nothing has changed.
+                        if found.receipt == over.receipt && found.version == over.version {
+                            return Err(error);
+                        }
+                        found
+                    }
+                    // Somebody deleted it meanwhile.
+                    None => match self.create(&key, to_json(receipt)).await? {
+                        Created::Now => return Ok(ReceiptOutcome::Written),
+                        Created::Found(stored) => self.found_receipt(&partition, first, stored)?,
+                    },
                 }
-                // Refused, or lost on its way, and nothing has changed.
-                if found.receipt == over.receipt {
-                    let passing = self.fault("write", &key, fault.clone().passing());
-                    return Err(if fault.kind == FaultKind::Exists { passing } else { error });
-                }
-                found
             }
         };
         let written = Receipt { written_ms: receipt.written_ms, ..found.receipt.clone() } == *receipt;

@@ -95,6 +95,9 @@ const LOGIN_CODES: &[&str] = &[
 const BUSY_CODES: &[&str] =
     &["SlowDown", "InternalError", "ServerBusy", "OperationAborted", "ConditionalRequestConflict"];
 
+/// Codes of an object that a rule of the bucket protects, with a 409 that otherwise says that something is there.
+const PROTECTED_CODES: &[&str] = &["BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold"];
+
 /// Codes of bytes that changed on their way.
 const DAMAGE_CODES: &[&str] =
     &["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "Md5Mismatch", "Crc64Mismatch"];
@@ -163,6 +166,9 @@ fn kind_of(error: &Error, text: &str, status: Option<u16>, code: Option<&str>) -
     match error {
         Error::NotFound { .. } => FaultKind::NotFound,
         Error::AlreadyExists { .. } | Error::Precondition { .. } if is_one_of(code, BUSY_CODES) => FaultKind::Busy,
+        Error::AlreadyExists { .. } | Error::Precondition { .. } if is_one_of(code, PROTECTED_CODES) => {
+            FaultKind::Denied
+        }
         Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. } => FaultKind::Exists,
         Error::Unauthenticated { .. } => FaultKind::Login,
         Error::PermissionDenied { .. } => denied(code),
@@ -192,6 +198,7 @@ fn kind_of_status(status: u16, code: Option<&str>) -> FaultKind {
         400 if is_one_of(code, &["RequestTimeout"]) => FaultKind::Interrupted,
         401 => FaultKind::Login,
         403 => denied(code),
+        409 if is_one_of(code, PROTECTED_CODES) => FaultKind::Denied,
         404 => FaultKind::NotFound,
         408 | 429 => FaultKind::Busy,
         409 | 412 => FaultKind::Exists,
@@ -330,6 +337,8 @@ mod tests {
             (status("404 Not Found", &code("NoSuchBucket")), FaultKind::NotFound, Verdict::Refused),
             (status("403 Forbidden", &code("SignatureDoesNotMatch")), FaultKind::Login, Verdict::Refused),
             (status("403 Forbidden", &code("AccessDenied")), FaultKind::Denied, Verdict::Refused),
+            (status("409 Conflict", &code("BlobImmutableDueToPolicy")), FaultKind::Denied, Verdict::Refused),
+            (status("409 Conflict", &code("BlobAlreadyExists")), FaultKind::Exists, Verdict::Refused),
             (status("301 Moved Permanently", ""), FaultKind::Invalid, Verdict::Refused),
             (answer("Received redirect without LOCATION"), FaultKind::Invalid, Verdict::Refused),
             (answer("Error performing PUT http://169.254.169.254/x in 1s"), FaultKind::NoIdentity, Verdict::Refused),

@@ -62,6 +62,13 @@ impl LocalStore {
         Ok(target)
     }
 
+    /// See [`super::Destination::sync`].
+    pub(super) async fn sync(&self, location: &Path) -> Result<()> {
+        let (target, folders) = (self.target(location)?, Arc::clone(&self.folders));
+        let synced = blocking(move || Stage::sync_entry(&folders, &target)).await;
+        synced.map_err(|error| stored(error, location))
+    }
+
     /// See [`super::Destination::sweep_stages`].
     pub(super) async fn sweep_stages(&self, older_than: Duration, now_ms: i64) -> io::Result<u64> {
         let root = self.folders.root.clone();

@@ -296,6 +296,18 @@ impl Destination {
         whole.strip_prefix(self.prefix.as_ref())?.strip_prefix('/').map(str::to_string)
     }
 
+    /// Makes sure that an object which was found, and may have been put a moment ago by somebody who is dead since, outlives a
+    /// power cut: its entry in a local folder is synced. Its content was before it became visible. Nothing to do elsewhere.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub async fn sync(&self, location: &Path) -> object_store::Result<()> {
+        match &self.local {
+            Some(local) => local.sync(location).await,
+            None => Ok(()),
+        }
+    }
+
     /// Removes what uploads of dead processes left in a local folder: staged files last written `older_than` before
     /// `now_ms` (wall clock, milliseconds UTC). Returns how many. Nothing to do elsewhere. Walks the whole folder.
     ///

@@ -2,13 +2,14 @@
 //!
 //! A redo reads `[first, end)` again, but Kafka may no longer hold all of it. So:
 //!
-//! - **E-1** An object that a receipt vouches for and that is as the receipt says is left alone, and stays in the new receipt
-//!   as it stands in the old one.
+//! - **E-1** An object that a receipt vouches for, that is as the receipt says and that has no fewer rows than this try is left
+//!   alone, and stays in the new receipt as it stands in the old one.
 //! - **E-2** An object is never replaced by one with fewer rows, nor by one with as many. One that does not tell its rows is kept
 //!   where another try may have put it, and where its receipt says more rows than this try has.
 //! - **E-3** An object that the claim announced and that Kafka has no records for any more is in the receipt if it is in the
 //!   bucket.
-//! - **E-4** Rows that a receipt vouched for, that are gone from the bucket and from Kafka, are named as lost.
+//! - **E-4** Rows that a receipt vouched for, that are gone from the bucket and from Kafka, are named as lost; so are rows that
+//!   this try has and cannot put, as nobody can replace the poorer object that is there.
 //! - **E-5** What is put is what the claim announced: a redo that names an object otherwise (other rules of a time zone, another
 //!   release) stops before it puts anything.
 
@@ -21,9 +22,10 @@ use crate::upload::{self, PutRule};
 use std::collections::BTreeSet;
 
 /// Why an object of a receipt is not the one that this batch would have put.
-pub const KEPT: &str = "an object of an earlier try was there with other bytes; it is kept, as Kafka may no longer hold all of its records";
+pub const KEPT: &str =
+    "an object of another try was there with other bytes; it is kept, as Kafka may no longer hold all of its records";
 /// Why an object of a receipt has no counterpart in this batch.
-const KEPT_ALONE: &str = "an object of an earlier try; Kafka no longer holds any of its records";
+const KEPT_ALONE: &str = "an object of another try; Kafka no longer holds any of its records";
 
 /// What is known of earlier tries of a batch.
 #[derive(Clone, Debug, Default)]
@@ -67,12 +69,20 @@ impl Earlier {
         for object in &receipt.objects {
             let now = objects.iter().find(|now| now.destination == object.destination && now.key == object.key);
             // For an object that is kept though it is not what the receipt said, and that tells no count, nobody vouches.
-            let rows = object.rows.unwrap_or(0).saturating_sub(now.and_then(|now| now.rows).unwrap_or(0));
-            if rows > 0 {
+            let (before, now) = (object.rows.unwrap_or(0), now.and_then(|now| now.rows).unwrap_or(0));
+            // What an earlier try had named as lost, and is there now, is lost no more.
+            let mut found_again = now.saturating_sub(before);
+            for rows in lost.iter_mut().filter(|lost| lost.destination == object.destination && lost.key == object.key)
+            {
+                let back = rows.rows.min(found_again);
+                (rows.rows, found_again) = (rows.rows - back, found_again - back);
+            }
+            if before > now {
                 let (destination, key) = (object.destination.clone(), object.key.clone());
-                lost.push(LostRows { output: object.output.clone(), destination, key, rows });
+                lost.push(LostRows { output: object.output.clone(), destination, key, rows: before - now });
             }
         }
+        lost.retain(|lost| lost.rows > 0);
         lost
     }
 }
@@ -115,8 +125,18 @@ pub async fn without_part(
     let mut seen = ours.clone();
     for object in earlier.vouched.iter().flat_map(|receipt| &receipt.objects) {
         let place = (object.destination.as_str(), object.key.as_str());
-        if seen.insert(place) {
-            found.extend(intact(context, batch, place).await?);
+        if !seen.insert(place) {
+            continue;
+        }
+        // Another one may be there than the receipt says: a third try's, with more records.
+        let other = ClaimedObject {
+            output: object.output.clone(),
+            destination: object.destination.clone(),
+            key: object.key.clone(),
+        };
+        match intact(context, batch, place).await? {
+            Some(intact) => found.push(intact),
+            None => found.extend(kept_alone(context, batch, &other).await?),
         }
     }
     for claimed in &earlier.claimed {
@@ -156,4 +176,37 @@ async fn kept_alone(
         event_max_ms: None,
         kept: Some(KEPT_ALONE.to_string()),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(key: &str, rows: u64) -> ReceiptObject {
+        serde_json::from_value(serde_json::json!({
+            "output": "json", "destination": "d", "key": key, "folder": "", "rows": rows, "bytes": 1
+        }))
+        .expect("an object")
+    }
+
+    /// Goal: rows are named as lost as long as they are, and no longer (E-4).
+    #[test]
+    fn what_is_lost_is_named_until_it_is_back() {
+        let vouched = |objects: Vec<ReceiptObject>, lost: Vec<LostRows>| {
+            let receipt = serde_json::from_value(serde_json::json!({
+                "version": 1, "topic": "t", "partition": 0, "first": 0, "end": 9, "cluster_id": "c", "archive": "a",
+                "generation": 1, "fingerprint": "f", "writer": "0", "reason": "age",
+                "balance": {"consumed": 9, "outputs": {}}, "objects": objects, "lost": lost
+            }));
+            Earlier { claimed: Vec::new(), vouched: Some(Box::new(receipt.expect("a receipt"))) }
+        };
+        let lost = |key: &str, rows| LostRows { output: "json".into(), destination: "d".into(), key: key.into(), rows };
+        let first = vouched(vec![object("x", 80), object("y", 5)], Vec::new());
+        assert_eq!(first.lost(&[object("x", 80), object("y", 9)]), []);
+        assert_eq!(first.lost(&[object("x", 60)]), [lost("x", 20), lost("y", 5)]);
+        let second = vouched(vec![object("x", 60)], vec![lost("x", 20), lost("y", 5)]);
+        assert_eq!(second.lost(&[object("x", 60)]), [lost("x", 20), lost("y", 5)]);
+        assert_eq!(second.lost(&[object("x", 75)]), [lost("x", 5), lost("y", 5)]);
+        assert_eq!(second.lost(&[object("x", 80)]), [lost("y", 5)]);
+    }
 }

@@ -12,7 +12,7 @@ use crate::batch::balance::Balance;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::batch::rotation::SealReason;
 use crate::bucket::claim::{CLAIM_VERSION, Claim, ClaimOutcome, ClaimedObject};
-use crate::bucket::receipt::{self, FoundReceipt, RECEIPT_VERSION, Receipt, ReceiptObject, ReceiptOutcome};
+use crate::bucket::receipt::{self, FoundReceipt, LostRows, RECEIPT_VERSION, Receipt, ReceiptObject, ReceiptOutcome};
 use crate::consume::Held;
 use crate::destination::fault::Verdict;
 use crate::format::content_headers;
@@ -92,18 +92,6 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         context.commit(&held, batch.range.first, plan(&batch).encode()).await?;
     }
     let claimed = if has(Bug::ClaimSkipped) { Claimed::Now } else { claim(context, &batch).await? };
-    match claimed {
-        Claimed::Now => {}
-        // Somebody has uploaded some of it, perhaps.
-        Claimed::Before => {
-            batch.earlier.get_or_insert_default();
-        }
-        Claimed::Otherwise if has(Bug::AdoptionForgotten) => return Ok(Finish::Committed),
-        Claimed::Otherwise => return Ok(Finish::Adopt),
-    }
-    if has(Bug::CommitBeforeUpload) {
-        context.commit(&held, batch.range.end, done(&batch).encode()).await?;
-    }
     if let Some(key) = batch.earlier.as_ref().and_then(|earlier| earlier.unclaimed(claimed_objects(&batch))) {
         return Err(Halt::Stop(format!(
             "{}: the unfinished batch {} was claimed by a release that names its objects otherwise: {key} is not among \
@@ -111,20 +99,28 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
             held.partition, batch.range
         )));
     }
-    if !vouch(context, &mut batch).await? {
-        return Ok(Finish::Adopt);
+    match claimed {
+        Claimed::Now => {}
+        // Somebody has uploaded some of it, perhaps, and may have read more or less than this try.
+        Claimed::Before(objects) => batch.earlier.get_or_insert_default().claimed = objects,
+        Claimed::Otherwise if has(Bug::AdoptionForgotten) => return Ok(Finish::Committed),
+        Claimed::Otherwise => return Ok(Finish::Adopt),
     }
+    if has(Bug::CommitBeforeUpload) {
+        context.commit(&held, batch.range.end, done(&batch).encode()).await?;
+    }
+    let Some(balance) = vouch(context, &mut batch).await? else { return Ok(Finish::Adopt) };
     let batch = &batch;
     let end = if has(Bug::CommitOneTooFar) { offset_after(batch.range.end) } else { batch.range.end };
     context.commit(&held, end, done(batch).encode()).await?;
-    count(batch);
+    count(batch, &balance);
     Ok(Finish::Committed)
 }
 
 /// Uploads the batch and writes its receipt. Where another try of the same batch has written one, that one stays if it covers
-/// what this try holds; otherwise this try takes what it vouches for into its own and puts it over that one. `false`: the
-/// receipt that is there is of another cut.
-async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<bool, Halt> {
+/// what this try holds; otherwise this try takes what it vouches for into its own and puts it over that one. Gives the balance
+/// that is vouched for; `None`: the receipt that is there is of another cut.
+async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<Option<receipt::Balance>, Halt> {
     let mut over: Option<Box<FoundReceipt>> = None;
     let mut objects = upload_all(context, batch).await?;
     loop {
@@ -137,26 +133,36 @@ async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<bool, Halt>
                 }
             })
             .await?;
-        let ReceiptOutcome::Found(found) = outcome else { return Ok(true) };
+        let ReceiptOutcome::Found(found) = outcome else { return Ok(Some(receipt.balance)) };
         if has(Bug::ReceiptOverwritten) {
             over = Some(found);
             continue;
         }
+        let known = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_deref());
+        let is_known = known == Some(&found.receipt);
         if !found.receipt.is_of_batch(&receipt) {
-            return Ok(false);
+            return if is_known { Err(two_cuts(batch, &found.receipt)) } else { Ok(None) };
         }
         if found.receipt.covers(&receipt) && objects_are_intact(context, &batch.held, &found.receipt).await? {
             tracing::info!(partition = %batch.held.partition, range = %batch.range, "another try has vouched for this batch");
-            return Ok(true);
+            return Ok(Some(found.receipt.balance));
         }
-        let earlier = batch.earlier.get_or_insert_default();
-        let is_known = earlier.vouched.as_deref() == Some(&found.receipt);
         if !is_known {
-            earlier.vouched = Some(Box::new(found.receipt.clone()));
+            batch.earlier.get_or_insert_default().vouched = Some(Box::new(found.receipt.clone()));
             objects = upload_all(context, batch).await?;
         }
         over = Some(found);
     }
+}
+
+/// A claim and a receipt of one `first` that end differently, and objects of the receipt that are gone.
+fn two_cuts(batch: &SealedBatch, found: &Receipt) -> Halt {
+    Halt::Stop(format!(
+        "{}: the claim of offset {} says that its batch ends at {}, but the receipt that is there says {}, and objects of that \
+         receipt are missing or damaged: two processes have archived it on a store that creates nothing only if absent, or a \
+         claim was deleted. Restore the objects, or delete whichever of the two is wrong with the objects of its range",
+        batch.held.partition, batch.range.first, batch.range.end, found.end
+    ))
 }
 
 /// Stops where the topic is another one now than when its partition was taken over: every record of the batch was read
@@ -171,24 +177,24 @@ async fn check_topic(context: &Context, batch: &SealedBatch) -> Result<(), Halt>
     }
 }
 
-/// Adds the batch to the process's counters: only what is committed counts.
-fn count(batch: &SealedBatch) {
+/// Adds the batch to the process's counters, as its receipt has it: only what is committed counts.
+fn count(batch: &SealedBatch, balance: &receipt::Balance) {
     let add = |output: &str, outcome: &'static str, records: u64| {
         let archive = batch.archive.layout.archive.clone();
         let output = output.to_string();
         metrics::counter!("siltstone_records_total", "archive" => archive, "output" => output, "outcome" => outcome)
             .increment(records);
     };
-    for (output, balance) in batch.archive.outputs.iter().zip(&batch.balance.outputs) {
-        add(&output.name, "archived", balance.archived);
-        add(&output.name, "dead_lettered", balance.dead_lettered);
-        add(&output.name, "dropped", balance.dropped.values().sum());
+    for (output, balance) in &balance.outputs {
+        add(output, "archived", balance.archived);
+        add(output, "dead_lettered", balance.dead_lettered);
+        add(output, "dropped", balance.dropped.values().sum());
     }
-    let absent: u64 = batch.balance.absent.iter().map(|range| (range.end - range.first).unsigned_abs()).sum();
+    let absent: u64 = balance.absent.iter().map(|range| (range.end - range.first).unsigned_abs()).sum();
     metrics::counter!("siltstone_absent_offsets_total").increment(absent);
-    metrics::counter!("siltstone_dropped_fields_total").increment(batch.balance.fields_dropped);
+    metrics::counter!("siltstone_dropped_fields_total").increment(balance.fields_dropped);
     let archive = batch.archive.layout.archive.clone();
-    metrics::counter!("siltstone_time_fallbacks_total", "archive" => archive).increment(batch.balance.time_fallbacks);
+    metrics::counter!("siltstone_time_fallbacks_total", "archive" => archive).increment(balance.time_fallbacks);
 }
 
 /// What the plan's commit carries.
@@ -216,13 +222,12 @@ fn done(batch: &SealedBatch) -> OffsetMetadata {
 }
 
 /// What the claim of a batch found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claimed {
     /// Nothing: nobody can have uploaded anything of the batch.
     Now,
     /// The same cut, by an earlier try or by another process: objects may be there, and may hold records that Kafka has
-    /// deleted since.
-    Before,
+    /// deleted since. That claim announced these.
+    Before(Vec<ClaimedObject>),
     /// Another cut.
     Otherwise,
 }
@@ -252,7 +257,7 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<Claimed, Halt> 
         .await?;
     match outcome {
         ClaimOutcome::Created => Ok(Claimed::Now),
-        ClaimOutcome::Same => Ok(Claimed::Before),
+        ClaimOutcome::Same(found) => Ok(Claimed::Before(found.keys)),
         ClaimOutcome::Other(_) if has(Bug::ClaimIgnored) => Ok(Claimed::Now),
         ClaimOutcome::Other(other) if other.end == claim.end && other.fingerprint == claim.fingerprint => {
             Err(Halt::Stop(format!(
@@ -273,18 +278,18 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<Claimed, Halt> 
 }
 
 fn claimed_objects(batch: &SealedBatch) -> Vec<ClaimedObject> {
-    let mut objects = Vec::new();
-    for part in &batch.parts {
+    placed_parts(batch).map(|(_, object)| object).collect()
+}
+
+/// Every part, once for each of its destinations.
+fn placed_parts(batch: &SealedBatch) -> impl Iterator<Item = (&SealedPart, ClaimedObject)> {
+    batch.parts.iter().flat_map(|part| {
         let output = &batch.archive.outputs[part.output];
-        for destination in &output.destinations {
-            objects.push(ClaimedObject {
-                output: output.name.clone(),
-                destination: destination.id().to_string(),
-                key: part.key.clone(),
-            });
-        }
-    }
-    objects
+        output.destinations.iter().map(move |destination| {
+            let (destination, key) = (destination.id().to_string(), part.key.clone());
+            (part, ClaimedObject { output: output.name.clone(), destination, key })
+        })
+    })
 }
 
 /// Uploads every part to every destination, side by side within the process's bounds.
@@ -308,7 +313,8 @@ async fn upload_one(
 ) -> Result<ReceiptObject, Halt> {
     let output = &batch.archive.outputs[part.output];
     let destination = &output.destinations[destination];
-    if let Some(intact) = earlier::intact(context, batch, (destination.id(), &part.key)).await? {
+    let intact = earlier::intact(context, batch, (destination.id(), &part.key)).await?;
+    if let Some(intact) = intact.filter(|object| object.rows >= Some(part.rows)) {
         return Ok(intact);
     }
     let (content_type, content_encoding) = content_headers(&*output.format, batch.content_encoding);
@@ -408,13 +414,23 @@ fn receipt(context: &Context, batch: &SealedBatch, objects: Vec<ReceiptObject>) 
     }
 }
 
-/// What a repair could not bring back.
-fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<receipt::LostRows> {
-    let lost = batch.earlier.as_ref().map(|earlier| earlier.lost(objects)).unwrap_or_default();
+/// Rows that are not in the bucket though somebody read them (E-4).
+fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<LostRows> {
+    let mut lost = batch.earlier.as_ref().map(|earlier| earlier.lost(objects)).unwrap_or_default();
+    for (part, place) in placed_parts(batch) {
+        let object = objects.iter().find(|object| object.destination == place.destination && object.key == place.key);
+        let rows = object.and_then(|object| object.rows).map_or(0, |there| part.rows.saturating_sub(there));
+        let named = lost.iter().any(|lost| lost.destination == place.destination && lost.key == place.key);
+        if rows > 0 && !named {
+            let ClaimedObject { output, destination, key } = place;
+            lost.push(LostRows { output, destination, key, rows });
+        }
+    }
     for rows in &lost {
         tracing::error!(
             partition = %batch.held.partition, range = %batch.range, key = rows.key, rows = rows.rows,
-            "these rows were deleted from the bucket and Kafka no longer holds them; the receipt names them as lost"
+            "these rows are not in the bucket: they were deleted there and Kafka no longer holds them, or the object that \
+             is there cannot be replaced. The receipt names them as lost"
         );
     }
     lost

@@ -13,6 +13,8 @@ pub(super) struct Existing {
     pub(super) same: bool,
     /// What it can be replaced by, where the store compares.
     pub(super) version: Option<UpdateVersion>,
+    /// It was tried to replace it, and it cannot be.
+    pub(super) stays: bool,
 }
 
 /// What a HEAD shows. All but the size is from our own metadata, where the store keeps any.
@@ -72,7 +74,7 @@ pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, Up
         let counted = counted(target.destination, &target.location, &target.file.count).await;
         shown.records = counted.map_err(|error| target.store_error(&error))?;
     }
-    Ok(Some(Existing { shown, same, version }))
+    Ok(Some(Existing { shown, same, version, stays: false }))
 }
 
 /// The records of an object that is a local file; `None` where it is none, or is not what its name says.
@@ -92,8 +94,30 @@ async fn counted(
     let GetResultPayload::File(file, _) = found.payload else { return Ok(None) };
     let count = count.clone();
     let counted = tokio::task::spawn_blocking(move || count(file)).await;
-    let counted = counted.map_err(|source| object_store::Error::JoinError { source })?;
-    Ok(counted.inspect_err(|error| tracing::warn!(%location, %error, "an object is not what its name says")).ok())
+    match counted.map_err(|source| object_store::Error::JoinError { source })? {
+        Ok(records) => Ok(Some(records)),
+        Err(error) if is_of_the_system(&error) => {
+            Err(object_store::Error::Generic { store: "upload", source: Box::new(error) })
+        }
+        Err(error) => {
+            tracing::warn!(%location, %error, "an object is not what its name says");
+            Ok(None)
+        }
+    }
+}
+
+/// Whether the file could not be read, whatever is in it.
+fn is_of_the_system(error: &std::io::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.raw_os_error().is_some()) {
+            return true;
+        }
+        // What an `io::Error` wraps is not among its sources.
+        cause = io.and_then(|io| io.get_ref()).map(|inner| inner as _).or_else(|| error.source());
+    }
+    false
 }
 
 /// The SHA-256 of the bytes that are there, if anything is.
@@ -106,5 +130,22 @@ pub(super) async fn stored_sha256(
         Ok(digest) => Ok(Some(digest)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    /// Goal: a file that could not be read is read again; one that is no such file tells nothing.
+    #[test]
+    fn a_broken_disk_is_not_a_broken_file() {
+        let broken = || Error::from_raw_os_error(5);
+        assert!(is_of_the_system(&broken()));
+        assert!(is_of_the_system(&Error::other(broken())));
+        assert!(is_of_the_system(&Error::other(parquet::errors::ParquetError::External(Box::new(broken())))));
+        assert!(!is_of_the_system(&Error::from(ErrorKind::UnexpectedEof)));
+        assert!(!is_of_the_system(&Error::other(parquet::errors::ParquetError::EOF("cut off".to_string()))));
     }
 }

@@ -113,9 +113,9 @@ pub struct Placed {
     pub key: String,
     /// Its size.
     pub bytes: u64,
-    /// Records inside; `None` in a kept object of a store that keeps no metadata.
+    /// Records inside; `None` in a kept object that does not tell and cannot be counted.
     pub records: Option<u64>,
-    /// Its SHA-256 in hex; `None` as above.
+    /// Its SHA-256 in hex; `None` in a kept object without our metadata.
     pub sha256: Option<String>,
     /// How it came there.
     pub how: How,
@@ -128,7 +128,7 @@ pub enum How {
     New,
     /// It was there with equal size and SHA-256 (perhaps by a request of ours whose answer was lost).
     AlreadyThere,
-    /// Another one was there and was kept ([`PutRule::CreateOnly`]); [`Placed::bytes`] is its size.
+    /// Another one was there and was kept (see [`PutRule`]; or it cannot be replaced, as in a write-once bucket).
     Kept,
 }
 
@@ -275,7 +275,14 @@ pub async fn is_there(
 /// [`UploadError::Store`], [`UploadError::Key`].
 pub async fn shown(destination: &Destination, key: &str) -> Result<Option<Shown>, UploadError> {
     let location = destination.path(key)?;
-    existing::look(destination, &location).await.map_err(|error| store_error(destination, key, &error))
+    let read = async {
+        let shown = existing::look(destination, &location).await?;
+        if shown.is_some() {
+            destination.sync(&location).await?;
+        }
+        Ok(shown)
+    };
+    read.await.map_err(|error: object_store::Error| store_error(destination, key, &error))
 }
 
 fn store_error(destination: &Destination, key: &str, error: &object_store::Error) -> UploadError {
@@ -304,7 +311,7 @@ pub async fn put_file(
     let mut seen = if looks_first { existing(&target).await? } else { None };
     loop {
         if let Some(placed) = seen.as_ref().and_then(|found| settled(&target, found)) {
-            return Ok(placed);
+            return found_there(&target, placed).await;
         }
         let sent = if one_put {
             send::whole(&target, put_mode(&target, seen.as_ref())).await
@@ -312,14 +319,20 @@ pub async fn put_file(
             send::in_pieces(&target, settings).await
         };
         let error = match sent {
-            Ok(Some(placed)) => return Ok(placed),
+            Ok(Some(placed)) => return found_there(&target, placed).await,
             Ok(None) => return confirm(&target).await,
             Err(_) if has(Bug::UploadUnconfirmed) => return Ok(target.placed(How::New)),
             Err(error) => error,
         };
-        // Twice at most: one put that finds another object, one over that.
-        seen = Some(after_failure(&target, error, seen.is_some()).await?);
+        // A put that finds another object, one over that, and one without a condition where the store knows none.
+        seen = Some(after_failure(&target, error, seen).await?);
     }
+}
+
+/// An object that was found and not put.
+async fn found_there(target: &Target<'_>, placed: Placed) -> Result<Placed, UploadError> {
+    let synced = target.destination.sync(&target.location).await;
+    synced.map(|()| placed).map_err(|error| target.store_error(&error))
 }
 
 fn put_mode(target: &Target<'_>, seen: Option<&Existing>) -> PutMode {
@@ -337,6 +350,7 @@ fn settled(target: &Target<'_>, found: &Existing) -> Option<Placed> {
         return Some(target.placed(How::AlreadyThere));
     }
     let stays = match (found.shown.records, target.file.rule) {
+        _ if found.stays => true,
         (Some(records), _) => records >= target.file.records,
         (None, PutRule::KeepUntold) => true,
         (None, PutRule::ReplaceUntold) => false,
@@ -364,21 +378,34 @@ async fn confirm(target: &Target<'_>) -> Result<Placed, UploadError> {
 }
 
 /// A put that failed may have happened, or may have been refused because an object is there already: perhaps the very same (a
-/// write-once bucket; a create whose first answer was lost). The bucket tells. Gives what settles the matter or, the first time,
-/// what the file may be put over.
-async fn after_failure(target: &Target<'_>, error: UploadError, again: bool) -> Result<Existing, UploadError> {
+/// write-once bucket; a create whose first answer was lost). The bucket tells. Gives what settles the matter or what the file
+/// may be put over.
+async fn after_failure(
+    target: &Target<'_>,
+    error: UploadError,
+    seen: Option<Existing>,
+) -> Result<Existing, UploadError> {
     let UploadError::Store { fault, .. } = &error else { return Err(error) };
-    let exists = fault.kind == FaultKind::Exists;
+    let first = seen.is_none();
+    let (exists, denied) = (fault.kind == FaultKind::Exists, fault.kind == FaultKind::Denied);
+    if fault.kind == FaultKind::Unsupported
+        && let Some(found) = seen.filter(|found| found.version.is_some())
+    {
+        return Ok(Existing { version: None, ..found });
+    }
     let asks_back = match fault.kind {
         FaultKind::Exists | FaultKind::Denied => true,
         FaultKind::NotFound => !fault.bucket_is_missing(), // The upload in pieces is gone: completed, perhaps.
-        _ => fault.may_have_happened(),
+        // A local folder loses no answers: what failed there was not done to its end.
+        _ => target.destination.kind() != StoreKind::File && fault.may_have_happened(),
     };
     if !asks_back {
         return Err(error);
     }
     match existing(target).await {
-        Ok(Some(found)) if settled(target, &found).is_some() || (exists && !again) => Ok(found),
+        Ok(Some(found)) if settled(target, &found).is_some() || ((exists || denied) && first) => Ok(found),
+        // It holds fewer records, and nobody may replace it.
+        Ok(Some(found)) if denied && found.shown.records.is_some() => Ok(Existing { stays: true, ..found }),
         // Refused as existing, and yet not there, or another one than a moment ago: somebody is at it.
         Ok(_) if exists => Err(target.fault(fault.clone().passing())),
         Ok(_) | Err(_) => Err(error),

@@ -72,7 +72,7 @@ pub(crate) async fn claims_race(place: &Place) {
         for (claim, outcome) in claims.iter().zip(&outcomes).filter(|(claim, _)| *claim != winner) {
             assert_eq!(*outcome, ClaimOutcome::Other(Box::new(winner.clone())), "round {round}: {claim:?}");
         }
-        assert_eq!(bucket.claim(winner).await.expect("again"), ClaimOutcome::Same);
+        assert_eq!(bucket.claim(winner).await.expect("again"), ClaimOutcome::Same(Box::new(winner.clone())));
     }
 }
 

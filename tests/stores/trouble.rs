@@ -30,7 +30,8 @@ async fn a_claim_whose_answer_was_lost_is_ours() {
     let (place, faults) = faulty();
     let (bucket, partition) = (bucket(&place), TopicPartition::new("t", 0));
     faults.lost_answers.store(1, Ordering::SeqCst);
-    assert_eq!(bucket.claim(&claim(&partition, 0, 10)).await.expect("found"), ClaimOutcome::Same);
+    let ours = claim(&partition, 0, 10);
+    assert_eq!(bucket.claim(&ours).await.expect("found"), ClaimOutcome::Same(Box::new(ours.clone())));
     let other = bucket.claim(&claim(&partition, 0, 11)).await.expect("an answer");
     assert_eq!(other, ClaimOutcome::Other(Box::new(claim(&partition, 0, 10))));
     faults.lost_answers.store(1, Ordering::SeqCst);
@@ -93,22 +94,23 @@ async fn write_once_buckets_work() {
     let mut other = sealed(&place, "once/x", b"ROWS");
     assert_eq!(put_file(&place.destination, &other, SETTINGS).await.expect("as many").how, How::Kept);
     other.records += 1;
-    let error = put_file(&place.destination, &other, SETTINGS).await.expect_err("another one is there");
+    let kept = put_file(&place.destination, &other, SETTINGS).await.expect("nobody can replace it");
+    assert_eq!((kept.how, kept.records), (How::Kept, Some(7)), "and it is told with what it holds");
+    crate::put_text(&place, "once/untold", "somebody's").await;
+    let other = sealed(&place, "once/untold", b"ROWS");
+    let error = put_file(&place.destination, &other, SETTINGS).await.expect_err("what is there tells nothing");
     assert_eq!(error.verdict(), Verdict::Refused);
     let (bucket, partition) = (bucket(&place), TopicPartition::new("t", 0));
     for _ in 0..2 {
         let written = bucket.put_receipt(&receipt(&partition, 0, 10), None).await.expect("new, then there already");
         assert!(matches!(written, ReceiptOutcome::Written), "{written:?}");
     }
-    let fuller = Receipt { watermark_ms: Some(99), ..receipt(&partition, 0, 10) };
-    let other = receipt(&partition, 0, 11);
-    for (receipt, is_enough) in [(fuller, true), (other, false)] {
-        let Ok(ReceiptOutcome::Found(found)) = bucket.put_receipt(&receipt, None).await else {
-            panic!("another one is there");
-        };
-        let over = bucket.put_receipt(&receipt, Some(&found)).await;
-        assert_eq!(matches!(over, Ok(ReceiptOutcome::Written)), is_enough, "{over:?}");
-    }
+    let other = Receipt { watermark_ms: Some(99), ..receipt(&partition, 0, 10) };
+    let Ok(ReceiptOutcome::Found(found)) = bucket.put_receipt(&other, None).await else {
+        panic!("another one is there");
+    };
+    let error = bucket.put_receipt(&other, Some(&found)).await.expect_err("nobody can replace it");
+    assert_eq!(error.verdict(), Verdict::Refused, "{error}");
 }
 
 fn open(config: &DestinationConfig) -> Place {
