@@ -24,7 +24,7 @@ cargo fmt --check
 
 step "build"
 # The simulation plants bugs, so it has a library of its own; the binary that everything else runs is built last, without them.
-simulation=$(cargo test --features test-util --test sim --no-run 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+simulation=$(cargo test --features test-util --test sim --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
 cargo build --tests --bins
 
 step "clippy"
@@ -58,7 +58,8 @@ step "rust tests, and beside them the simulation"
 simulated=$(mktemp)
 nice "./$simulation" --nocapture >"$simulated" 2>&1 &
 simulating=$!
-cargo test
+# Most of them wait for Kafka most of the time.
+RUST_TEST_THREADS=8 cargo test
 # Its table of planted bugs and its counts of faults are worth a look also where all is well.
 wait "$simulating" || simulation_failed=1
 cat "$simulated"

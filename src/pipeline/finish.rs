@@ -430,7 +430,7 @@ fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<LostRows> {
         tracing::error!(
             partition = %batch.held.partition, range = %batch.range, key = rows.key, rows = rows.rows,
             "these rows are not in the bucket: they were deleted there and Kafka no longer holds them, or the object that \
-             is there cannot be replaced. The receipt names them as lost"
+             is there cannot be replaced; the receipt names them as lost"
         );
     }
     lost
