@@ -24,7 +24,8 @@ cargo fmt --check
 
 step "build"
 # The simulation plants bugs, so it has a library of its own; the binary that everything else runs is built last, without them.
-simulation=$(cargo test --features test-util --test sim --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+simulation=$(CARGO_TERM_COLOR=never cargo test --features test-util --test sim --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+[[ -x "$simulation" ]] || { echo "cargo does not say where the simulation lies" >&2; exit 1; }
 cargo build --tests --bins
 
 step "clippy"
@@ -44,6 +45,9 @@ fi
 already=$(scripts/services.sh status | awk '$3 == "running," || $3 == "running" {print $1}' || true)
 scripts/services.sh start "${SERVICES[@]}"
 stop_ours() {
+    if [[ -n "${simulating:-}" ]] && kill "$simulating" 2>/dev/null; then
+        cat "$simulated"
+    fi
     for name in "${SERVICES[@]}"; do
         grep -qx "$name" <<<"$already" || scripts/services.sh stop "$name" || true
     done
@@ -56,12 +60,13 @@ python=$(scripts/python.sh)
 
 step "rust tests, and beside them the simulation"
 simulated=$(mktemp)
-nice "./$simulation" --nocapture >"$simulated" 2>&1 &
+nice "$simulation" --nocapture >"$simulated" 2>&1 &
 simulating=$!
 # Most of them wait for Kafka most of the time.
 RUST_TEST_THREADS=8 cargo test
 # Its table of planted bugs and its counts of faults are worth a look also where all is well.
 wait "$simulating" || simulation_failed=1
+simulating=
 cat "$simulated"
 [[ -z "${simulation_failed:-}" ]] || { echo "the simulation failed" >&2; exit 1; }
 

@@ -83,7 +83,7 @@ pub const FOUND: [Bug; 21] = [
 
 /// Bugs behind which another rule still stands, so that nothing is lost or doubled by them alone: after a commit without
 /// an answer the membership ends and committed offsets are read back; a file that is not the sealed one is not uploaded; the
-/// objects of a receipt that is put over another are never poorer than those it named.
+/// objects of a receipt that is put over another are never poorer than those it named (what it says of absent offsets may be).
 pub const MASKED: [Bug; 3] = [Bug::UnknownCommitIsDone, Bug::SpoolKept, Bug::ReceiptOverwritten];
 
 #[cfg(feature = "test-util")]

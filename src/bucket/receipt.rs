@@ -34,6 +34,7 @@
 //! that Kafka no longer had when the batch was repaired, or that an object holds which nobody may put over a poorer one. Readers accept fields they do not know.
 
 use super::{Bucket, BucketError, Created, Stored, receipts_folder, to_json};
+use crate::destination::fault::FaultKind;
 use crate::record::TopicPartition;
 use object_store::UpdateVersion;
 use serde::{Deserialize, Serialize};
@@ -243,7 +244,7 @@ pub enum ReceiptOutcome {
 
 impl Bucket {
     /// Vouches for a batch: creates the receipt, or puts it over exactly the one that was found before (K-3). Writing it
-    /// again is the same.
+    /// again is the same. Where nobody may replace a receipt, as in a write-once bucket, the one of the same batch stays.
     ///
     /// # Errors
     /// [`BucketError`]; after [`super::Verdict::Retry`] it may be there already or come later: put it again.
@@ -261,17 +262,34 @@ impl Bucket {
                 Created::Found(stored) => self.found_receipt(&partition, first, stored)?,
             },
             Some(over) => {
-                let Err(error) = self.replace(&key, to_json(receipt), over.version.as_ref()).await else {
-                    return Ok(ReceiptOutcome::Written);
+                // Where the store does not compare, a look right before the put must do.
+                let changed = over.version.is_none()
+                    && self.get_receipt(&partition, first).await?.is_some_and(|now| now != over.receipt);
+                let failed = if changed {
+                    None
+                } else {
+                    match self.replace(&key, to_json(receipt), over.version.as_ref()).await {
+                        Ok(()) => return Ok(ReceiptOutcome::Written),
+                        Err(error) => Some(error),
+                    }
                 };
                 match self.stored(&key).await? {
                     Some(stored) => {
                         let found = self.found_receipt(&partition, first, stored)?;
-                        // Refused, or lost on its way, and nothing has changed.
-                        if found.receipt == over.receipt && found.version == over.version {
-                            return Err(error);
+                        let unchanged = found.receipt == over.receipt && found.version == over.version;
+                        match failed {
+                            Some(BucketError::Store { fault, .. })
+                                if unchanged
+                                    && fault.kind == FaultKind::Denied
+                                    && over.receipt.is_of_batch(receipt) =>
+                            {
+                                tracing::error!(key, %fault, "the receipt that is there cannot be replaced by one that says more; it stays");
+                                return Ok(ReceiptOutcome::Written);
+                            }
+                            // Refused, or lost on its way, and nothing has changed.
+                            Some(error) if unchanged => return Err(error),
+                            _ => found,
                         }
-                        found
                     }
                     // Somebody deleted it meanwhile.
                     None => match self.create(&key, to_json(receipt)).await? {

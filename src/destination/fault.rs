@@ -156,6 +156,11 @@ impl Fault {
         Self { kind: FaultKind::Busy, ..self }
     }
 
+    /// Whether a rule of the bucket protects what is there, for ever or for years.
+    pub fn is_protected(&self) -> bool {
+        is_one_of(self.code.as_deref(), PROTECTED_CODES)
+    }
+
     /// Whether the bucket (or container) itself is missing, as far as the answer tells.
     pub fn bucket_is_missing(&self) -> bool {
         matches!(self.code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound"))

@@ -14,7 +14,7 @@
 //!   release) stops before it puts anything.
 
 use super::context::{Context, Halt, Try};
-use super::finish::SealedBatch;
+use super::finish::{SealedBatch, count_records};
 use super::start::chain;
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
@@ -62,28 +62,30 @@ impl Earlier {
         Some(stranger.key)
     }
 
-    /// Rows that the receipt vouched for and that `objects`, which are in the bucket now, do not have (E-4).
+    /// Rows that the receipt vouched for, or named as lost, and that `objects`, which are in the bucket now, do not have (E-4).
     pub fn lost(&self, objects: &[ReceiptObject]) -> Vec<LostRows> {
         let Some(receipt) = &self.vouched else { return Vec::new() };
-        let mut lost = receipt.lost.clone();
+        let mut wanted = receipt.lost.clone();
         for object in &receipt.objects {
-            let now = objects.iter().find(|now| now.destination == object.destination && now.key == object.key);
-            // For an object that is kept though it is not what the receipt said, and that tells no count, nobody vouches.
-            let (before, now) = (object.rows.unwrap_or(0), now.and_then(|now| now.rows).unwrap_or(0));
-            // What an earlier try had named as lost, and is there now, is lost no more.
-            let mut found_again = now.saturating_sub(before);
-            for rows in lost.iter_mut().filter(|lost| lost.destination == object.destination && lost.key == object.key)
-            {
-                let back = rows.rows.min(found_again);
-                (rows.rows, found_again) = (rows.rows - back, found_again - back);
-            }
-            if before > now {
-                let (destination, key) = (object.destination.clone(), object.key.clone());
-                lost.push(LostRows { output: object.output.clone(), destination, key, rows: before - now });
+            let (destination, key) = (&object.destination, &object.key);
+            let rows = object.rows.unwrap_or(0);
+            match wanted.iter_mut().find(|lost| lost.destination == *destination && lost.key == *key) {
+                Some(lost) => lost.rows += rows,
+                None => wanted.push(LostRows {
+                    output: object.output.clone(),
+                    destination: destination.clone(),
+                    key: key.clone(),
+                    rows,
+                }),
             }
         }
-        lost.retain(|lost| lost.rows > 0);
-        lost
+        for lost in &mut wanted {
+            let now = objects.iter().find(|now| now.destination == lost.destination && now.key == lost.key);
+            // For an object that is kept though it is not what the receipt said, and that tells no count, nobody vouches.
+            lost.rows = lost.rows.saturating_sub(now.and_then(|now| now.rows).unwrap_or(0));
+        }
+        wanted.retain(|lost| lost.rows > 0);
+        wanted
     }
 }
 
@@ -155,9 +157,11 @@ async fn kept_alone(
 ) -> Result<Option<ReceiptObject>, Halt> {
     // A destination that the configuration has no more cannot be asked; the claim's layout could not be compiled without it.
     let Some(destination) = context.destinations.get(&claimed.destination) else { return Ok(None) };
+    let output = batch.archive.outputs.iter().find(|output| output.name == claimed.output);
+    let count = output.map(count_records);
     let shown = context
         .while_held(&batch.held, "look at a claimed object", || async {
-            match upload::shown(destination, &claimed.key).await {
+            match upload::shown(destination, &claimed.key, count.as_ref()).await {
                 Ok(shown) => Try::Done(shown),
                 Err(error) => Try::Again(chain(&error)),
             }
@@ -208,5 +212,6 @@ mod tests {
         assert_eq!(second.lost(&[object("x", 60)]), [lost("x", 20), lost("y", 5)]);
         assert_eq!(second.lost(&[object("x", 75)]), [lost("x", 5), lost("y", 5)]);
         assert_eq!(second.lost(&[object("x", 80)]), [lost("y", 5)]);
+        assert_eq!(second.lost(&[object("x", 90), object("y", 5)]), []);
     }
 }

@@ -3,7 +3,7 @@
 //! Every step is repeated until it is done or the partition is no longer held; the order never changes, and nothing
 //! is skipped because time is short.
 
-use super::archive::Archive;
+use super::archive::{Archive, Output};
 use super::context::{Context, Halt, Try};
 use super::earlier::{self, Earlier};
 use super::start::chain;
@@ -20,7 +20,7 @@ use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, offset_after};
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
-use crate::upload::{self, How, PutRule, UploadError, UploadFile};
+use crate::upload::{self, CountRecords, How, PutRule, UploadError, UploadFile};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -92,19 +92,16 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         context.commit(&held, batch.range.first, plan(&batch).encode()).await?;
     }
     let claimed = if has(Bug::ClaimSkipped) { Claimed::Now } else { claim(context, &batch).await? };
-    if let Some(key) = batch.earlier.as_ref().and_then(|earlier| earlier.unclaimed(claimed_objects(&batch))) {
-        return Err(Halt::Stop(format!(
-            "{}: the unfinished batch {} was claimed by a release that names its objects otherwise: {key} is not among \
-             them. Run the release that claimed it until the batch is finished",
-            held.partition, batch.range
-        )));
-    }
+    let is_redo = batch.earlier.is_some();
     match claimed {
         Claimed::Now => {}
         // Somebody has uploaded some of it, perhaps, and may have read more or less than this try.
         Claimed::Before(objects) => batch.earlier.get_or_insert_default().claimed = objects,
         Claimed::Otherwise if has(Bug::AdoptionForgotten) => return Ok(Finish::Committed),
         Claimed::Otherwise => return Ok(Finish::Adopt),
+    }
+    if is_redo {
+        check_redo(&batch)?;
     }
     if has(Bug::CommitBeforeUpload) {
         context.commit(&held, batch.range.end, done(&batch).encode()).await?;
@@ -115,6 +112,23 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
     context.commit(&held, end, done(batch).encode()).await?;
     count(batch, &balance);
     Ok(Finish::Committed)
+}
+
+/// Stops a redo that would put other objects than those that were decided (E-5), before it puts any.
+fn check_redo(batch: &SealedBatch) -> Result<(), Halt> {
+    let Some(earlier) = &batch.earlier else { return Ok(()) };
+    if let Some(key) = earlier.unclaimed(claimed_objects(batch)) {
+        return Err(Halt::Stop(format!(
+            "{}: the unfinished batch {} was claimed by a release that names its objects otherwise: {key} is not among \
+             them. Run the release that claimed it until the batch is finished",
+            batch.held.partition, batch.range
+        )));
+    }
+    let other = earlier
+        .vouched
+        .as_deref()
+        .filter(|receipt| receipt.end != batch.range.end || receipt.fingerprint != batch.archive.fingerprint);
+    other.map_or(Ok(()), |receipt| Err(two_cuts(batch, receipt)))
 }
 
 /// Uploads the batch and writes its receipt. Where another try of the same batch has written one, that one stays if it covers
@@ -138,16 +152,15 @@ async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<Option<rece
             over = Some(found);
             continue;
         }
-        let known = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_deref());
-        let is_known = known == Some(&found.receipt);
         if !found.receipt.is_of_batch(&receipt) {
-            return if is_known { Err(two_cuts(batch, &found.receipt)) } else { Ok(None) };
+            return Ok(None);
         }
         if found.receipt.covers(&receipt) && objects_are_intact(context, &batch.held, &found.receipt).await? {
             tracing::info!(partition = %batch.held.partition, range = %batch.range, "another try has vouched for this batch");
             return Ok(Some(found.receipt.balance));
         }
-        if !is_known {
+        let known = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_deref());
+        if known != Some(&found.receipt) {
             batch.earlier.get_or_insert_default().vouched = Some(Box::new(found.receipt.clone()));
             objects = upload_all(context, batch).await?;
         }
@@ -331,10 +344,7 @@ async fn upload_one(
             Some(earlier) => earlier.put_rule(destination.id(), &part.key, part.rows),
             None => PutRule::ReplaceUntold,
         },
-        count: {
-            let format = output.format.clone();
-            Arc::new(move |file| format.count_rows(file))
-        },
+        count: count_records(output),
         check_existing: batch.earlier.is_some(),
     };
     let room = context.upload_room(destination);
@@ -379,6 +389,12 @@ async fn upload_one(
     })
 }
 
+/// Counts the rows of an object of `output`.
+pub(super) fn count_records(output: &Output) -> CountRecords {
+    let format = output.format.clone();
+    Arc::new(move |file| format.count_rows(file))
+}
+
 fn object_metadata(batch: &SealedBatch) -> Vec<(String, String)> {
     let partition = &batch.held.partition;
     let pairs = [
@@ -420,10 +436,13 @@ fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<LostRows> {
     for (part, place) in placed_parts(batch) {
         let object = objects.iter().find(|object| object.destination == place.destination && object.key == place.key);
         let rows = object.and_then(|object| object.rows).map_or(0, |there| part.rows.saturating_sub(there));
-        let named = lost.iter().any(|lost| lost.destination == place.destination && lost.key == place.key);
-        if rows > 0 && !named {
-            let ClaimedObject { output, destination, key } = place;
-            lost.push(LostRows { output, destination, key, rows });
+        match lost.iter_mut().find(|lost| lost.destination == place.destination && lost.key == place.key) {
+            Some(named) => named.rows = named.rows.max(rows),
+            None if rows > 0 => {
+                let ClaimedObject { output, destination, key } = place;
+                lost.push(LostRows { output, destination, key, rows });
+            }
+            None => {}
         }
     }
     for rows in &lost {

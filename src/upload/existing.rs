@@ -13,7 +13,9 @@ pub(super) struct Existing {
     pub(super) same: bool,
     /// What it can be replaced by, where the store compares.
     pub(super) version: Option<UpdateVersion>,
-    /// It was tried to replace it, and it cannot be.
+    /// Its records were counted, which says nothing of what is in them.
+    pub(super) counted: bool,
+    /// It was tried to replace it, and nobody ever can.
     pub(super) stays: bool,
 }
 
@@ -70,11 +72,27 @@ pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, Up
                 stored.map_err(|error| target.store_error(&error))? == Some(target.file.sha256)
             }
         };
-    if !same && shown.records.is_none() {
-        let counted = counted(target.destination, &target.location, &target.file.count).await;
-        shown.records = counted.map_err(|error| target.store_error(&error))?;
+    let told = shown.records.is_some();
+    if !same && !told {
+        let read = read(target.destination, &target.location, &target.file.count).await;
+        (shown.records, shown.sha256) = read.map_err(|error| target.store_error(&error))?;
     }
-    Ok(Some(Existing { shown, same, version, stays: false }))
+    let counted = !told && shown.records.is_some();
+    Ok(Some(Existing { shown, same, version, counted, stays: false }))
+}
+
+/// Records and SHA-256 of an object that is a local file.
+pub(super) async fn read(
+    destination: &Destination,
+    location: &Path,
+    count: &CountRecords,
+) -> Result<(Option<u64>, Option<String>), object_store::Error> {
+    if destination.kind() != StoreKind::File {
+        return Ok((None, None));
+    }
+    let records = counted(destination, location, count).await?;
+    let sha256 = stored_sha256(destination, location).await?;
+    Ok((records, sha256.map(|sha256| hex(&sha256))))
 }
 
 /// The records of an object that is a local file; `None` where it is none, or is not what its name says.
@@ -83,9 +101,6 @@ async fn counted(
     location: &Path,
     count: &CountRecords,
 ) -> Result<Option<u64>, object_store::Error> {
-    if destination.kind() != StoreKind::File {
-        return Ok(None);
-    }
     let found = match destination.store().get(location).await {
         Ok(found) => found,
         Err(object_store::Error::NotFound { .. }) => return Ok(None),

@@ -68,7 +68,8 @@ pub struct UploadFile {
 pub enum PutRule {
     /// It stays: it may be another try's.
     KeepUntold,
-    /// It is replaced: nobody else can have put it as it is, so it is damaged or a stranger's.
+    /// It is replaced: nobody else can have put it as it is, so it is damaged or a stranger's. So is one whose rows had to be
+    /// counted and are no more than the file's.
     ReplaceUntold,
 }
 
@@ -259,7 +260,7 @@ pub async fn is_there(
     bytes: u64,
     sha256: Option<&str>,
 ) -> Result<bool, UploadError> {
-    let Some(found) = shown(destination, key).await? else { return Ok(false) };
+    let Some(found) = shown(destination, key, None).await? else { return Ok(false) };
     let Some(wanted) = sha256.filter(|_| found.bytes == bytes) else { return Ok(found.bytes == bytes) };
     if let Some(stored) = found.sha256 {
         return Ok(stored == wanted);
@@ -269,18 +270,23 @@ pub async fn is_there(
     Ok(digest.is_some_and(|digest| hex(&digest) == wanted))
 }
 
-/// What lies under `key`, if anything.
+/// What lies under `key`, if anything. With `count` it is read where it is a local file, which tells nothing by itself.
 ///
 /// # Errors
 /// [`UploadError::Store`], [`UploadError::Key`].
-pub async fn shown(destination: &Destination, key: &str) -> Result<Option<Shown>, UploadError> {
+pub async fn shown(
+    destination: &Destination,
+    key: &str,
+    count: Option<&CountRecords>,
+) -> Result<Option<Shown>, UploadError> {
     let location = destination.path(key)?;
     let read = async {
-        let shown = existing::look(destination, &location).await?;
-        if shown.is_some() {
-            destination.sync(&location).await?;
+        let Some(mut shown) = existing::look(destination, &location).await? else { return Ok(None) };
+        destination.sync(&location).await?;
+        if let Some(count) = count.filter(|_| shown.records.is_none()) {
+            (shown.records, shown.sha256) = existing::read(destination, &location, count).await?;
         }
-        Ok(shown)
+        Ok(Some(shown))
     };
     read.await.map_err(|error: object_store::Error| store_error(destination, key, &error))
 }
@@ -351,6 +357,8 @@ fn settled(target: &Target<'_>, found: &Existing) -> Option<Placed> {
     }
     let stays = match (found.shown.records, target.file.rule) {
         _ if found.stays => true,
+        // As many rows, and yet not what the receipt says: damaged.
+        (Some(records), PutRule::ReplaceUntold) if found.counted => records > target.file.records,
         (Some(records), _) => records >= target.file.records,
         (None, PutRule::KeepUntold) => true,
         (None, PutRule::ReplaceUntold) => false,
@@ -404,8 +412,10 @@ async fn after_failure(
     }
     match existing(target).await {
         Ok(Some(found)) if settled(target, &found).is_some() || ((exists || denied) && first) => Ok(found),
-        // It holds fewer records, and nobody may replace it.
-        Ok(Some(found)) if denied && found.shown.records.is_some() => Ok(Existing { stays: true, ..found }),
+        // It holds fewer records, and a rule of the bucket protects it. Any other refusal may pass.
+        Ok(Some(found)) if fault.is_protected() && found.shown.records.is_some() => {
+            Ok(Existing { stays: true, ..found })
+        }
         // Refused as existing, and yet not there, or another one than a moment ago: somebody is at it.
         Ok(_) if exists => Err(target.fault(fault.clone().passing())),
         Ok(_) | Err(_) => Err(error),

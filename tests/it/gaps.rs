@@ -202,6 +202,25 @@ fn a_damaged_object_is_replaced_only_by_as_many_rows() {
     }
 }
 
+/// A flipped bit changes neither the size nor the number of rows that can be counted, and is repaired nevertheless.
+#[test]
+fn a_flipped_bit_in_a_finished_object_is_repaired() {
+    let topic = Topic::create(1);
+    let trial =
+        Trial::on_disk(&topic).with("[[archive.output]]\nformat = { type = \"json\", compression = \"none\" }\n");
+    let before = unfinished(&trial, &topic);
+    let whole = trial.archive().objects;
+    let damaged = key_of(&before, "09");
+    let mut bytes = whole[&damaged].clone();
+    let letter = bytes.iter().position(|&byte| byte == b'r').unwrap();
+    bytes[letter] ^= 1;
+    std::fs::write(trial.root().join(&damaged), bytes).unwrap();
+    trial.drain().expect(0).says(&["redoing the batch"]);
+    let archive = trial.archive();
+    assert!(archive.objects[&damaged] == whole[&damaged], "not as it was");
+    assert_eq!(only_receipt(&archive)["objects"], before["objects"]);
+}
+
 /// The process died between its uploads and its receipt, and Kafka has deleted 90 of the 120 records since.
 #[test]
 fn a_redo_keeps_claimed_objects_that_kafka_has_no_records_for() {

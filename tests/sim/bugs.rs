@@ -25,7 +25,9 @@ pub(crate) fn provoke(bug: Bug, knobs: &mut Knobs) {
             knobs.part_size = 1 << 20;
         }
         Bug::RedoEndsAll => (knobs.skips, knobs.crash_after_effect) = (700, 40),
-        Bug::RedoReplaces => (knobs.weights.compact, knobs.crash_after_effect) = (9, 40),
+        Bug::RedoReplaces => {
+            (knobs.weights.compact, knobs.crash_after_effect, knobs.write_once) = (9, 40, false);
+        }
         Bug::RecreatedTopicMixed => {
             (knobs.weights.recreate, knobs.weights.cut, knobs.weights.sleep) = (9, 5, 5);
             knobs.drain = false;

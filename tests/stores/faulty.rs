@@ -4,12 +4,12 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    Attributes, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// What goes wrong. Shared with the uploads that the store has begun.
 #[derive(Debug, Default)]
@@ -20,6 +20,10 @@ pub(crate) struct Faults {
     pub(crate) refused_pieces: AtomicUsize,
     /// Nothing that is there is replaced: 403, as a bucket with retention answers.
     pub(crate) write_once: AtomicBool,
+    /// Nothing that is there is replaced: 409, as an Azure container with a policy answers.
+    pub(crate) protects: AtomicBool,
+    /// Lands right before the next put over a version that was seen.
+    pub(crate) overtaking: Mutex<Option<(PutPayload, Attributes)>>,
     /// Uploads in pieces that were aborted.
     pub(crate) aborted: AtomicUsize,
     /// Writes that the store itself has seen.
@@ -69,6 +73,17 @@ impl ObjectStore for FaultyStore {
         if exists && opts.mode != PutMode::Create && self.faults.write_once.load(Ordering::SeqCst) {
             let path = location.to_string();
             return Err(Error::PermissionDenied { path, source: "retention".into() });
+        }
+        if exists && opts.mode != PutMode::Create && self.faults.protects.load(Ordering::SeqCst) {
+            let source =
+                "Server returned non-2xx status code: 409 Conflict: <Code>BlobImmutableDueToPolicy</Code>".into();
+            return Err(Error::AlreadyExists { path: location.to_string(), source });
+        }
+        if matches!(opts.mode, PutMode::Update(_)) {
+            let overtaking = self.faults.overtaking.lock().expect("no panic inside").take();
+            if let Some((payload, attributes)) = overtaking {
+                self.inner.put_opts(location, payload, PutOptions { attributes, ..PutOptions::default() }).await?;
+            }
         }
         self.faults.answer(self.inner.put_opts(location, payload, opts).await)
     }

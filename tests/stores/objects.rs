@@ -127,12 +127,12 @@ pub(crate) async fn richer_stays(place: &Place) {
         };
         assert_eq!(put(7, 1).await.how, How::New);
         assert_eq!(put(7, 1).await.how, How::AlreadyThere);
-        for (records, seed) in [(3, 2), (7, 3)] {
-            let kept = put(records, seed).await;
-            assert_eq!((kept.how, kept.records), (How::Kept, Some(7)), "told as what was kept: {key}");
-            let told = (place.destination.kind() != StoreKind::File).then(|| hex(&file(7, 1).sha256));
-            assert_eq!(kept.sha256, told, "its SHA-256 where the store keeps metadata");
-        }
+        let kept = put(3, 2).await;
+        let told = (How::Kept, Some(7), Some(hex(&file(7, 1).sha256)));
+        assert_eq!((kept.how, kept.records, kept.sha256), told, "told as what was kept: {key}");
+        // As many rows by counting them is no proof that they are the rows.
+        let is_damaged = place.destination.kind() == StoreKind::File && rule == PutRule::ReplaceUntold;
+        assert_eq!(put(7, 3).await.how, if is_damaged { How::New } else { How::Kept }, "{key}");
         let richer = file(9, 4);
         assert_eq!(put_file(&place.destination, &richer, SETTINGS).await.expect("put").how, How::New, "{key}");
         let now: [u8; 32] = Sha256::digest(stored(place, &key).await.expect("there")).into();

@@ -4,6 +4,7 @@ use crate::control::{bucket, claim, receipt};
 use crate::faulty::{Faults, FaultyStore};
 use crate::objects::{MIB, SETTINGS, content, sealed};
 use crate::places::{self, Place, config, fresh, setting};
+use object_store::{Attribute, Attributes};
 use siltstone::bucket::claim::ClaimOutcome;
 use siltstone::bucket::probe::ProbeError;
 use siltstone::bucket::receipt::{Receipt, ReceiptOutcome};
@@ -12,7 +13,7 @@ use siltstone::config::DestinationConfig;
 use siltstone::destination::fault::{FaultKind, Verdict};
 use siltstone::destination::{Destination, StoreKind};
 use siltstone::record::TopicPartition;
-use siltstone::upload::{How, PutRule, UploadError, put_file};
+use siltstone::upload::{How, PutRule, UploadError, UploadFile, metadata_name, put_file};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -94,23 +95,59 @@ async fn write_once_buckets_work() {
     let mut other = sealed(&place, "once/x", b"ROWS");
     assert_eq!(put_file(&place.destination, &other, SETTINGS).await.expect("as many").how, How::Kept);
     other.records += 1;
-    let kept = put_file(&place.destination, &other, SETTINGS).await.expect("nobody can replace it");
-    assert_eq!((kept.how, kept.records), (How::Kept, Some(7)), "and it is told with what it holds");
-    crate::put_text(&place, "once/untold", "somebody's").await;
-    let other = sealed(&place, "once/untold", b"ROWS");
-    let error = put_file(&place.destination, &other, SETTINGS).await.expect_err("what is there tells nothing");
+    let error = put_file(&place.destination, &other, SETTINGS).await.expect_err("one with fewer records is there");
     assert_eq!(error.verdict(), Verdict::Refused);
     let (bucket, partition) = (bucket(&place), TopicPartition::new("t", 0));
     for _ in 0..2 {
         let written = bucket.put_receipt(&receipt(&partition, 0, 10), None).await.expect("new, then there already");
         assert!(matches!(written, ReceiptOutcome::Written), "{written:?}");
     }
-    let other = Receipt { watermark_ms: Some(99), ..receipt(&partition, 0, 10) };
-    let Ok(ReceiptOutcome::Found(found)) = bucket.put_receipt(&other, None).await else {
-        panic!("another one is there");
-    };
-    let error = bucket.put_receipt(&other, Some(&found)).await.expect_err("nobody can replace it");
+    let fuller = Receipt { watermark_ms: Some(99), ..receipt(&partition, 0, 10) };
+    let other = receipt(&partition, 0, 11);
+    for (receipt, is_enough) in [(fuller, true), (other, false)] {
+        let Ok(ReceiptOutcome::Found(found)) = bucket.put_receipt(&receipt, None).await else {
+            panic!("another one is there");
+        };
+        let over = bucket.put_receipt(&receipt, Some(&found)).await;
+        assert_eq!(matches!(over, Ok(ReceiptOutcome::Written)), is_enough, "{over:?}");
+    }
+}
+
+/// Goal: what a rule of the bucket protects stays, and is told with what it holds; an object that tells nothing is not taken
+/// for one of ours.
+#[tokio::test]
+async fn protected_objects_stay() {
+    let (place, faults) = faulty();
+    let fewer = sealed(&place, "protected/x", b"rows");
+    assert_eq!(put_file(&place.destination, &fewer, SETTINGS).await.expect("new").how, How::New);
+    crate::put_text(&place, "protected/untold", "somebody's").await;
+    faults.protects.store(true, Ordering::SeqCst);
+    let more = UploadFile { records: 8, ..sealed(&place, "protected/x", b"more rows") };
+    let kept = put_file(&place.destination, &more, SETTINGS).await.expect("nobody can replace it");
+    assert_eq!((kept.how, kept.records), (How::Kept, Some(7)));
+    let untold = sealed(&place, "protected/untold", b"rows");
+    let error = put_file(&place.destination, &untold, SETTINGS).await.expect_err("what is there tells nothing");
     assert_eq!(error.verdict(), Verdict::Refused, "{error}");
+}
+
+/// Goal: what lands between the look at a poorer object and its replacement is looked at again (U-3).
+#[tokio::test]
+async fn a_put_over_what_was_seen_replaces_nothing_else() {
+    let (place, faults) = faulty();
+    let file = |records, content: &[u8]| UploadFile { records, ..sealed(&place, "overtaken/x", content) };
+    put_file(&place.destination, &file(5, b"five"), SETTINGS).await.expect("new");
+    let lands = |records: &'static str| {
+        let name = metadata_name(StoreKind::Memory, "records");
+        let attributes = Attributes::from_iter([(Attribute::Metadata(name.into()), records)]);
+        *faults.overtaking.lock().expect("no panic inside") = Some((records.into(), attributes));
+    };
+    lands("6");
+    let error = put_file(&place.destination, &file(7, b"seven"), SETTINGS).await.expect_err("it is another one now");
+    assert_eq!(error.verdict(), Verdict::Retry, "{error}");
+    assert_eq!(put_file(&place.destination, &file(7, b"seven"), SETTINGS).await.expect("put").how, How::New);
+    lands("9");
+    let kept = put_file(&place.destination, &file(8, b"eight"), SETTINGS).await.expect("the richer one is there");
+    assert_eq!((kept.how, kept.records), (How::Kept, Some(9)));
 }
 
 fn open(config: &DestinationConfig) -> Place {

@@ -254,6 +254,7 @@ fn assert_object(object: &Value, bytes: &[u8]) {
         }
         () if key.ends_with(".bin.gz") => framed(&unpacked(bytes)).len() as u64,
         () if key.ends_with(".gz") => unpacked(bytes).iter().filter(|&&byte| byte == b'\n').count() as u64,
+        () if key.ends_with(".json") => bytes.iter().filter(|&&byte| byte == b'\n').count() as u64,
         () => panic!("no way to count {key}"),
     };
     assert_eq!(object["rows"].as_u64(), Some(rows), "{key}");

@@ -81,6 +81,14 @@ impl Topic {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", "8388608");
         let created = block_on(admin().create_topics([&topic], &options())).expect("an answer");
         created.into_iter().for_each(|one| drop(one.expect("created")));
+        // The controller has answered; that the broker knows it too takes a moment.
+        let asking = member("nobody");
+        super::until("the broker shows the topic", DEADLINE, || {
+            let known = asking.fetch_metadata(Some(name), DEADLINE).expect("metadata");
+            let topic = known.topics().iter().find(|topic| topic.name() == name)?;
+            let led = topic.partitions().iter().filter(|partition| partition.leader() >= 0).count();
+            (topic.error().is_none() && i32::try_from(led) == Ok(partitions)).then_some(())
+        });
         let producer = ClientConfig::new()
             .set("bootstrap.servers", setting("KAFKA_BROKERS"))
             .set("enable.idempotence", "true")
