@@ -63,7 +63,7 @@ simulated=$(mktemp)
 nice "$simulation" --nocapture >"$simulated" 2>&1 &
 simulating=$!
 # Most of them wait for Kafka most of the time.
-RUST_TEST_THREADS=8 cargo test
+RUST_TEST_THREADS=6 cargo test
 # Its table of planted bugs and its counts of faults are worth a look also where all is well.
 wait "$simulating" || simulation_failed=1
 simulating=

@@ -3,12 +3,13 @@
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::Bucket;
 use crate::cli::InspectArgs;
+use crate::clock::SystemClock;
 use crate::commands::run::{Connected, connect};
 use crate::config::Config;
 use crate::consume::{Committed, Coordinator, LogBounds};
 use crate::exit::{Exit, Failure};
 use crate::parse::timestamp::render_instant;
-use crate::pipeline::start::{StartError, chain, open_destinations};
+use crate::pipeline::start::{StartError, chain, first_bounds, open_destinations};
 use crate::record::TopicPartition;
 use serde::Serialize;
 use std::io::Write;
@@ -54,6 +55,7 @@ pub async fn inspect(args: &InspectArgs, config: &Config, out: &mut dyn Write) -
         )
         .map_err(wrote)?;
     }
+    let clock = SystemClock::new();
     for (topic, count) in topics {
         let Some(archive) = config.archives.iter().find(|archive| archive.topics.matches(&topic)) else { continue };
         let home = &archive.layout.outputs[0].place.destinations[0];
@@ -63,7 +65,7 @@ pub async fn inspect(args: &InspectArgs, config: &Config, out: &mut dyn Write) -
         let unreachable = |reason| Failure::new(Exit::Unreachable, format!("{topic}: {reason}"));
         let committed = coordinator.committed(partitions).await.map_err(unreachable)?;
         for (partition, committed) in committed {
-            let bounds = coordinator.log_bounds(partition.clone()).await.map_err(unreachable)?;
+            let bounds = first_bounds(&clock, &*coordinator, &partition).await?;
             let line = describe(&bucket, &archive.name, partition, committed, bounds).await?;
             if args.json {
                 let json =

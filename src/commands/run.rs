@@ -7,7 +7,7 @@ use crate::config::{Config, MemoryShares};
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::kafka;
-use crate::pipeline::start::{Parts, chain, open_destinations, pipeline, prepare};
+use crate::pipeline::start::{Parts, chain, first_bounds, open_destinations, pipeline, prepare};
 use crate::record::TopicPartition;
 use crate::telemetry::health::Health;
 use crate::telemetry::http::{self, Heartbeat, Shown};
@@ -66,7 +66,7 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
                 format!("--drain: {what}; `siltstone check --connect` shows what is there"),
             ));
         }
-        let ends = drain_ends(&*coordinator, &topics).await?;
+        let ends = drain_ends(&*clock, &*coordinator, &topics).await?;
         tracing::info!(partitions = ends.len(), "draining to the log ends seen now");
         pipeline.drain_to(ends);
     }
@@ -121,6 +121,7 @@ pub async fn connect(config: &Config) -> Result<Connected, Failure> {
 /// # Errors
 /// The broker does not answer.
 async fn drain_ends(
+    clock: &dyn Clock,
     coordinator: &dyn Coordinator,
     topics: &BTreeMap<String, i32>,
 ) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
@@ -128,10 +129,7 @@ async fn drain_ends(
     for (topic, &count) in topics {
         for number in 0..count {
             let partition = TopicPartition::new(topic.as_str(), number);
-            let bounds = coordinator.log_bounds(partition.clone()).await;
-            let bounds = bounds.map_err(|reason| {
-                Failure::new(Exit::Unreachable, format!("{partition}: read the log's end: {reason}"))
-            })?;
+            let bounds = first_bounds(clock, coordinator, &partition).await?;
             ends.insert(partition, bounds.readable_end);
         }
     }

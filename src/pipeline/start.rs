@@ -10,7 +10,7 @@ use crate::bucket::probe::ProbeError;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::config::{ArchiveConfig, Config, MemoryShares, Start};
-use crate::consume::{Coordinator, Source};
+use crate::consume::{Coordinator, LogBounds, Source};
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::exit::{Exit, Failure};
@@ -169,15 +169,37 @@ async fn stored_start(config: &Config, parts: &Parts) -> Result<StoredStart, Fai
         }
         let mut of_topic = Vec::new();
         for partition in 0..count {
-            let bounds = parts.coordinator.log_bounds(TopicPartition::new(topic.as_str(), partition)).await;
-            let bounds = bounds.map_err(|reason| {
-                Failure::new(Exit::Unreachable, format!("{topic}/{partition}: read the log's bounds: {reason}"))
-            })?;
-            of_topic.push(bounds.end);
+            let partition = TopicPartition::new(topic.as_str(), partition);
+            of_topic.push(first_bounds(&*parts.clock, &*parts.coordinator, &partition).await?.end);
         }
         ends.insert(topic.clone(), of_topic);
     }
     Ok(StoredStart { ends })
+}
+
+/// Where the log of a Kafka partition begins and ends, for a process that starts. A broker that has just made the topic, or lost
+/// the leader of its partition, knows it a moment later.
+///
+/// # Errors
+/// [`Exit::Unreachable`]: no answer for half a minute.
+pub async fn first_bounds(
+    clock: &dyn Clock,
+    coordinator: &dyn Coordinator,
+    partition: &TopicPartition,
+) -> Result<LogBounds, Failure> {
+    let ask = || async { coordinator.log_bounds(partition.clone()).await.map_err(Unanswered) };
+    patiently(clock, &format!("{partition}: read the log's bounds"), ask).await
+}
+
+/// A question to Kafka that was not answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unanswered(String);
+
+impl StartError for Unanswered {
+    fn exit(&self) -> Option<Exit> {
+        None
+    }
 }
 
 /// Repeats `attempt` while the store is out of reach, for a while; what is refused ends the process at once.

@@ -197,7 +197,11 @@ fn member(group: &str) -> BaseConsumer {
 pub(crate) fn committed(group: &str, topic: &Topic, partition: i32) -> Option<(i64, String)> {
     let mut wanted = TopicPartitionList::new();
     wanted.add_partition(&topic.name, partition);
-    let found = member(group).committed_offsets(wanted, DEADLINE).expect("committed offsets");
+    // The group's coordinator may be about to be found, or made.
+    let asking = member(group);
+    let found = super::until("committed offsets are told", DEADLINE, || {
+        asking.committed_offsets(wanted.clone(), Duration::from_secs(10)).ok()
+    });
     let found = found.find_partition(&topic.name, partition).expect("the partition");
     match found.offset() {
         Offset::Offset(offset) => Some((offset, found.metadata().to_string())),
