@@ -3,7 +3,7 @@
 //! `_siltstone/receipts/v1/{topic}/{partition:05}/{first:020}.claim`, created only if absent, before the first upload.
 //! One cut per `first`: whoever finds another's claim gives up its own cut and adopts that one.
 
-use super::{Bucket, BucketError, Created, receipts_folder, to_json};
+use super::{Bucket, BucketError, Created, Place, receipts_folder, to_json};
 use crate::record::TopicPartition;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,6 +50,13 @@ pub struct ClaimedObject {
     pub destination: String,
     /// Key under the destination's prefix.
     pub key: String,
+}
+
+impl ClaimedObject {
+    /// Where it is to lie: destination and key.
+    pub fn place(&self) -> Place<'_> {
+        (&self.destination, &self.key)
+    }
 }
 
 impl Claim {

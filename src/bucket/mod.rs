@@ -1,11 +1,12 @@
 //! What the protocol keeps in the bucket: claims, receipts, layouts, schemas and whose archive it is.
 //!
 //! All of it lies under `_siltstone/` at the first destination of an archive, as small JSON documents. Each is written
-//! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more. Readers accept fields they do not know and refuse versions they do not know.
+//! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more. Readers accept fields they
+//! do not know and refuse versions they do not know.
 //!
 //! # Invariants
-//! - **K-1** What is created only if absent is never replaced (but a receipt, see K-3): on stores that can, the store guarantees it; on others
-//!   (`conditional_put = false`) it is a read and then a plain PUT, and the plan in Kafka is the fence.
+//! - **K-1** What is created only if absent is never replaced (but a receipt, see K-3): on stores that can, the store guarantees
+//!   it; on others (`conditional_put = false`) it is a read and then a plain PUT, and the plan in Kafka is the fence.
 //! - **K-2** A create whose answer is lost is looked for: the caller learns what is in the bucket, not what was tried.
 //!
 //! No call waits longer than the client's own bounded retries; [`BucketError::verdict`] tells what to do next.
@@ -19,7 +20,7 @@ pub mod receipt;
 pub mod schemas;
 
 use crate::destination::fault::{Fault, FaultKind, Verdict};
-use crate::destination::{Destination, DestinationError, StoreKind};
+use crate::destination::{Destination, DestinationError};
 use crate::record::TopicPartition;
 use bytes::Bytes;
 use object_store::{Attribute, Attributes, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
@@ -129,6 +130,9 @@ impl BucketError {
         }
     }
 }
+
+/// Where an object lies: its destination and its key there.
+pub type Place<'a> = (&'a str, &'a str);
 
 /// What became of a create.
 enum Created {
@@ -243,9 +247,7 @@ impl Bucket {
         let BucketError::Store { fault, .. } = &error else { return Err(error) };
         let exists = fault.kind == FaultKind::Exists;
         // A write-once bucket may say 403 to a write over what is there.
-        // A local folder loses no answers: what failed there was not done to its end.
-        let lost = fault.may_have_happened() && self.destination.kind() != StoreKind::File;
-        if !(exists || fault.kind == FaultKind::Denied || lost) {
+        if !(exists || fault.kind == FaultKind::Denied || self.destination.may_have_done(fault)) {
             return Err(error);
         }
         match self.stored(key).await {

@@ -31,9 +31,10 @@
 //! sum. `balance.fields_dropped` and `balance.time_fallbacks` (records archived by their Kafka timestamp because their own is
 //! missing or unreadable) are beside it too, and left out where they are 0. `kept` in an object tells why it is not the one that this batch would have put; then `records` and `rows` are
 //! left out where they are not known. `lost`, rarely there, names rows that were deleted from the bucket behind our back and
-//! that Kafka no longer had when the batch was repaired, or that an object holds which nobody may put over a poorer one. Readers accept fields they do not know.
+//! that Kafka no longer had when the batch was repaired, or that an object holds which nobody may put over a poorer one.
+//! Readers accept fields they do not know.
 
-use super::{Bucket, BucketError, Created, Stored, receipts_folder, to_json};
+use super::{Bucket, BucketError, Created, Place, Stored, receipts_folder, to_json};
 use crate::destination::fault::FaultKind;
 use crate::record::TopicPartition;
 use object_store::UpdateVersion;
@@ -185,6 +186,20 @@ pub struct LostRows {
     pub rows: u64,
 }
 
+impl ReceiptObject {
+    /// Where it lies: destination and key.
+    pub fn place(&self) -> Place<'_> {
+        (&self.destination, &self.key)
+    }
+}
+
+impl LostRows {
+    /// Where they lay: destination and key.
+    pub fn place(&self) -> Place<'_> {
+        (&self.destination, &self.key)
+    }
+}
+
 impl Balance {
     /// The first output whose records do not add up: consumed = archived + dead-lettered + dropped. `None`: all do.
     pub fn unbalanced(&self) -> Option<&str> {
@@ -211,7 +226,8 @@ impl Receipt {
     pub fn covers(&self, other: &Self) -> bool {
         let has = |object: &ReceiptObject| {
             self.objects.iter().any(|ours| {
-                (&ours.destination, &ours.key, ours.bytes) == (&object.destination, &object.key, object.bytes)
+                ours.place() == object.place()
+                    && ours.bytes == object.bytes
                     && (object.sha256.is_none() || ours.sha256 == object.sha256)
             })
         };
@@ -254,53 +270,57 @@ impl Bucket {
         over: Option<&FoundReceipt>,
     ) -> Result<ReceiptOutcome, BucketError> {
         debug_assert!(receipt.balance.unbalanced().is_none(), "{:?}", receipt.balance);
-        let (partition, first) = (receipt.topic_partition(), receipt.first);
-        let key = receipt_key(&partition, self.generation, first);
+        let key = receipt_key(&receipt.topic_partition(), self.generation, receipt.first);
         let found = match over {
-            None => match self.create(&key, to_json(receipt)).await? {
-                Created::Now => return Ok(ReceiptOutcome::Written),
-                Created::Found(stored) => self.found_receipt(&partition, first, stored)?,
-            },
-            Some(over) => {
-                // Where the store does not compare, a look right before the put must do.
-                let changed = over.version.is_none()
-                    && self.get_receipt(&partition, first).await?.is_some_and(|now| now != over.receipt);
-                let failed = if changed {
-                    None
-                } else {
-                    match self.replace(&key, to_json(receipt), over.version.as_ref()).await {
-                        Ok(()) => return Ok(ReceiptOutcome::Written),
-                        Err(error) => Some(error),
-                    }
-                };
-                match self.stored(&key).await? {
-                    Some(stored) => {
-                        let found = self.found_receipt(&partition, first, stored)?;
-                        let unchanged = found.receipt == over.receipt && found.version == over.version;
-                        match failed {
-                            Some(BucketError::Store { fault, .. })
-                                if unchanged
-                                    && fault.kind == FaultKind::Denied
-                                    && over.receipt.is_of_batch(receipt) =>
-                            {
-                                tracing::error!(key, %fault, "the receipt that is there cannot be replaced by one that says more; it stays");
-                                return Ok(ReceiptOutcome::Written);
-                            }
-                            // Refused, or lost on its way, and nothing has changed.
-                            Some(error) if unchanged => return Err(error),
-                            _ => found,
-                        }
-                    }
-                    // Somebody deleted it meanwhile.
-                    None => match self.create(&key, to_json(receipt)).await? {
-                        Created::Now => return Ok(ReceiptOutcome::Written),
-                        Created::Found(stored) => self.found_receipt(&partition, first, stored)?,
-                    },
-                }
-            }
+            None => self.create_receipt(&key, receipt).await?,
+            Some(over) => self.replace_receipt(&key, receipt, over).await?,
         };
-        let written = Receipt { written_ms: receipt.written_ms, ..found.receipt.clone() } == *receipt;
-        Ok(if written { ReceiptOutcome::Written } else { ReceiptOutcome::Found(Box::new(found)) })
+        let differs =
+            |found: &FoundReceipt| Receipt { written_ms: receipt.written_ms, ..found.receipt.clone() } != *receipt;
+        Ok(found.filter(differs).map_or(ReceiptOutcome::Written, |found| ReceiptOutcome::Found(Box::new(found))))
+    }
+
+    /// The receipt that is there instead, if any.
+    async fn create_receipt(&self, key: &str, receipt: &Receipt) -> Result<Option<FoundReceipt>, BucketError> {
+        match self.create(key, to_json(receipt)).await? {
+            Created::Now => Ok(None),
+            Created::Found(stored) => self.found_receipt(&receipt.topic_partition(), receipt.first, stored).map(Some),
+        }
+    }
+
+    /// Puts `receipt` over exactly `over`. The receipt that is there instead, if any.
+    async fn replace_receipt(
+        &self,
+        key: &str,
+        receipt: &Receipt,
+        over: &FoundReceipt,
+    ) -> Result<Option<FoundReceipt>, BucketError> {
+        let (partition, first) = (receipt.topic_partition(), receipt.first);
+        // Where the store does not compare, a look right before the put must do.
+        let changed =
+            over.version.is_none() && self.get_receipt(&partition, first).await?.is_some_and(|now| now != over.receipt);
+        let mut failed = None;
+        if !changed {
+            match self.replace(key, to_json(receipt), over.version.as_ref()).await {
+                Ok(()) => return Ok(None),
+                Err(error) => failed = Some(error),
+            }
+        }
+        // Somebody may have deleted it meanwhile.
+        let Some(stored) = self.stored(key).await? else { return self.create_receipt(key, receipt).await };
+        let found = self.found_receipt(&partition, first, stored)?;
+        let unchanged = found.receipt == over.receipt && found.version == over.version;
+        match failed.filter(|_| unchanged) {
+            None => Ok(Some(found)),
+            Some(BucketError::Store { fault, .. })
+                if fault.kind == FaultKind::Denied && over.receipt.is_of_batch(receipt) =>
+            {
+                tracing::error!(key, %fault, "the receipt that is there cannot be replaced by one that says more; it stays");
+                Ok(None)
+            }
+            // Refused, or lost on its way, and nothing has changed.
+            Some(error) => Err(error),
+        }
     }
 
     fn found_receipt(

@@ -13,6 +13,7 @@ pub mod local;
 pub mod url;
 
 use crate::config::DestinationConfig;
+use fault::Fault;
 use local::LocalStore;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, UpdateVersion};
@@ -266,6 +267,12 @@ impl Destination {
         let compares =
             self.conditional_put && self.kind != StoreKind::File && (meta.e_tag.is_some() || meta.version.is_some());
         compares.then(|| UpdateVersion { e_tag: meta.e_tag.clone(), version: meta.version.clone() })
+    }
+
+    /// Whether a write that failed like this may nevertheless have happened, or may happen later. A local folder loses no answers:
+    /// what failed there was not done to its end.
+    pub fn may_have_done(&self, fault: &Fault) -> bool {
+        self.kind != StoreKind::File && fault.may_have_happened()
     }
 
     /// Where `key` lies in [`Destination::store`]: the prefix and the key, character by character.

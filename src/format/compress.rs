@@ -107,9 +107,7 @@ impl Codec {
         }
         Ok(Box::new(TextAssembler { codec: self, out, sum: Hasher::new(), plain_bytes: 0, blocks: 0 }))
     }
-}
 
-impl Codec {
     /// Plain rows of a whole file.
     pub(crate) fn reader(self, file: File) -> io::Result<Box<dyn BufRead>> {
         let file = BufReader::new(file);

@@ -4,8 +4,9 @@
 //!
 //! - **E-1** An object that a receipt vouches for, that is as the receipt says and that has no fewer rows than this try is left
 //!   alone, and stays in the new receipt as it stands in the old one.
-//! - **E-2** An object is never replaced by one with fewer rows, nor by one with as many. One that does not tell its rows is kept
-//!   where another try may have put it, and where its receipt says more rows than this try has.
+//! - **E-2** An object is never replaced by one with fewer rows, and by one with as many only where its rows had to be counted and
+//!   it is not what its receipt says. One that does not tell its rows is kept where another try may have put it, and where its
+//!   receipt says more rows than this try has.
 //! - **E-3** An object that the claim announced and that Kafka has no records for any more is in the receipt if it is in the
 //!   bucket.
 //! - **E-4** Rows that a receipt vouched for, that are gone from the bucket and from Kafka, are named as lost; so are rows that
@@ -16,6 +17,7 @@
 use super::context::{Context, Halt, Try};
 use super::finish::{SealedBatch, count_records};
 use super::start::chain;
+use crate::bucket::Place;
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
 use crate::upload::{self, PutRule};
@@ -36,14 +38,11 @@ pub struct Earlier {
     pub vouched: Option<Box<Receipt>>,
 }
 
-/// Identity of an object: destination and key.
-type Place<'a> = (&'a str, &'a str);
-
 impl Earlier {
     /// What the receipt says of that object.
     pub fn vouched_for(&self, destination: &str, key: &str) -> Option<&ReceiptObject> {
         let objects = self.vouched.as_ref().map(|receipt| &receipt.objects)?;
-        objects.iter().find(|object| object.destination == destination && object.key == key)
+        objects.iter().find(|object| object.place() == (destination, key))
     }
 
     /// What may happen to an object that is there, is not the one to be put, which has `rows` rows, and does not tell its own
@@ -67,20 +66,17 @@ impl Earlier {
         let Some(receipt) = &self.vouched else { return Vec::new() };
         let mut wanted = receipt.lost.clone();
         for object in &receipt.objects {
-            let (destination, key) = (&object.destination, &object.key);
             let rows = object.rows.unwrap_or(0);
-            match wanted.iter_mut().find(|lost| lost.destination == *destination && lost.key == *key) {
+            match wanted.iter_mut().find(|lost| lost.place() == object.place()) {
                 Some(lost) => lost.rows += rows,
-                None => wanted.push(LostRows {
-                    output: object.output.clone(),
-                    destination: destination.clone(),
-                    key: key.clone(),
-                    rows,
-                }),
+                None => {
+                    let ReceiptObject { output, destination, key, .. } = object.clone();
+                    wanted.push(LostRows { output, destination, key, rows });
+                }
             }
         }
         for lost in &mut wanted {
-            let now = objects.iter().find(|now| now.destination == lost.destination && now.key == lost.key);
+            let now = objects.iter().find(|now| now.place() == lost.place());
             // For an object that is kept though it is not what the receipt said, and that tells no count, nobody vouches.
             lost.rows = lost.rows.saturating_sub(now.and_then(|now| now.rows).unwrap_or(0));
         }
@@ -121,57 +117,49 @@ pub async fn without_part(
     objects: &[ReceiptObject],
 ) -> Result<Vec<ReceiptObject>, Halt> {
     let Some(earlier) = &batch.earlier else { return Ok(Vec::new()) };
-    let ours: BTreeSet<Place<'_>> =
-        objects.iter().map(|object| (object.destination.as_str(), object.key.as_str())).collect();
     let mut found = Vec::new();
-    let mut seen = ours.clone();
+    let mut seen: BTreeSet<Place<'_>> = objects.iter().map(ReceiptObject::place).collect();
     for object in earlier.vouched.iter().flat_map(|receipt| &receipt.objects) {
-        let place = (object.destination.as_str(), object.key.as_str());
-        if !seen.insert(place) {
+        if !seen.insert(object.place()) {
             continue;
         }
-        // Another one may be there than the receipt says: a third try's, with more records.
-        let other = ClaimedObject {
-            output: object.output.clone(),
-            destination: object.destination.clone(),
-            key: object.key.clone(),
-        };
-        match intact(context, batch, place).await? {
+        match intact(context, batch, object.place()).await? {
             Some(intact) => found.push(intact),
-            None => found.extend(kept_alone(context, batch, &other).await?),
+            // Another one may be there than the receipt says: a third try's, with more records.
+            None => found.extend(kept_alone(context, batch, &object.output, object.place()).await?),
         }
     }
     for claimed in &earlier.claimed {
-        if seen.insert((&claimed.destination, &claimed.key)) {
-            found.extend(kept_alone(context, batch, claimed).await?);
+        if seen.insert(claimed.place()) {
+            found.extend(kept_alone(context, batch, &claimed.output, claimed.place()).await?);
         }
     }
     Ok(found)
 }
 
-/// A claimed object that is in the bucket, as the receipt tells it.
+/// An object of another try that is in the bucket, as the receipt tells it.
 async fn kept_alone(
     context: &Context,
     batch: &SealedBatch,
-    claimed: &ClaimedObject,
+    output: &str,
+    (id, key): Place<'_>,
 ) -> Result<Option<ReceiptObject>, Halt> {
     // A destination that the configuration has no more cannot be asked; the claim's layout could not be compiled without it.
-    let Some(destination) = context.destinations.get(&claimed.destination) else { return Ok(None) };
-    let output = batch.archive.outputs.iter().find(|output| output.name == claimed.output);
-    let count = output.map(count_records);
+    let Some(destination) = context.destinations.get(id) else { return Ok(None) };
+    let count = batch.archive.outputs.iter().find(|of| of.name == output).map(count_records);
     let shown = context
         .while_held(&batch.held, "look at a claimed object", || async {
-            match upload::shown(destination, &claimed.key, count.as_ref()).await {
+            match upload::shown(destination, key, count.as_ref()).await {
                 Ok(shown) => Try::Done(shown),
                 Err(error) => Try::Again(chain(&error)),
             }
         })
         .await?;
     Ok(shown.map(|shown| ReceiptObject {
-        output: claimed.output.clone(),
-        destination: claimed.destination.clone(),
-        key: claimed.key.clone(),
-        folder: claimed.key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_string()),
+        output: output.to_string(),
+        destination: id.to_string(),
+        key: key.to_string(),
+        folder: key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_string()),
         records: shown.records,
         rows: shown.records,
         bytes: shown.bytes,

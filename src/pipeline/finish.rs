@@ -138,7 +138,7 @@ async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<Option<rece
     let mut over: Option<Box<FoundReceipt>> = None;
     let mut objects = upload_all(context, batch).await?;
     loop {
-        let receipt = receipt(context, batch, objects.clone());
+        let receipt = receipt(context, batch, objects);
         let outcome = context
             .while_held(&batch.held, "write a receipt", || async {
                 match batch.archive.bucket.put_receipt(&receipt, over.as_deref()).await {
@@ -149,7 +149,7 @@ async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<Option<rece
             .await?;
         let ReceiptOutcome::Found(found) = outcome else { return Ok(Some(receipt.balance)) };
         if has(Bug::ReceiptOverwritten) {
-            over = Some(found);
+            (over, objects) = (Some(found), receipt.objects);
             continue;
         }
         if !found.receipt.is_of_batch(&receipt) {
@@ -160,10 +160,12 @@ async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<Option<rece
             return Ok(Some(found.receipt.balance));
         }
         let known = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_deref());
-        if known != Some(&found.receipt) {
+        objects = if known == Some(&found.receipt) {
+            receipt.objects
+        } else {
             batch.earlier.get_or_insert_default().vouched = Some(Box::new(found.receipt.clone()));
-            objects = upload_all(context, batch).await?;
-        }
+            upload_all(context, batch).await?
+        };
         over = Some(found);
     }
 }
@@ -434,9 +436,9 @@ fn receipt(context: &Context, batch: &SealedBatch, objects: Vec<ReceiptObject>) 
 fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<LostRows> {
     let mut lost = batch.earlier.as_ref().map(|earlier| earlier.lost(objects)).unwrap_or_default();
     for (part, place) in placed_parts(batch) {
-        let object = objects.iter().find(|object| object.destination == place.destination && object.key == place.key);
+        let object = objects.iter().find(|object| object.place() == place.place());
         let rows = object.and_then(|object| object.rows).map_or(0, |there| part.rows.saturating_sub(there));
-        match lost.iter_mut().find(|lost| lost.destination == place.destination && lost.key == place.key) {
+        match lost.iter_mut().find(|lost| lost.place() == place.place()) {
             Some(named) => named.rows = named.rows.max(rows),
             None if rows > 0 => {
                 let ClaimedObject { output, destination, key } = place;

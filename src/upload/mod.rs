@@ -404,8 +404,7 @@ async fn after_failure(
     let asks_back = match fault.kind {
         FaultKind::Exists | FaultKind::Denied => true,
         FaultKind::NotFound => !fault.bucket_is_missing(), // The upload in pieces is gone: completed, perhaps.
-        // A local folder loses no answers: what failed there was not done to its end.
-        _ => target.destination.kind() != StoreKind::File && fault.may_have_happened(),
+        _ => target.destination.may_have_done(fault),
     };
     if !asks_back {
         return Err(error);
