@@ -43,7 +43,6 @@ if ! wait "$installing"; then
     exit 1
 fi
 already=$(scripts/services.sh status | awk '$3 == "running," || $3 == "running" {print $1}' || true)
-scripts/services.sh start "${SERVICES[@]}"
 stop_ours() {
     if [[ -n "${simulating:-}" ]] && kill "$simulating" 2>/dev/null; then
         cat "$simulated"
@@ -53,6 +52,7 @@ stop_ours() {
     done
 }
 trap stop_ours EXIT
+scripts/services.sh start "${SERVICES[@]}"
 set -a
 eval "$(scripts/services.sh env)"
 set +a

@@ -257,6 +257,8 @@ impl Bucket {
             }
             // Refused as existing, and yet not there: another create at the same moment, not done yet.
             Ok(None) if exists => Err(self.fault("write", key, fault.clone().passing())),
+            // That it exists is no failure; not to see it is.
+            Err(unseen) if exists => Err(unseen),
             Ok(None) | Err(_) => Err(error),
         }
     }

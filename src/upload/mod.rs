@@ -417,6 +417,8 @@ async fn after_failure(
         }
         // Refused as existing, and yet not there, or another one than a moment ago: somebody is at it.
         Ok(_) if exists => Err(target.fault(fault.clone().passing())),
+        // That it exists is no failure; not to see it is.
+        Err(unseen) if exists => Err(unseen),
         Ok(_) | Err(_) => Err(error),
     }
 }

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex};
 pub(crate) struct Faults {
     /// So many writes from now on happen, and are reported as timed out.
     pub(crate) lost_answers: AtomicUsize,
+    /// So many reads from now on fail.
+    pub(crate) lost_reads: AtomicUsize,
     /// So many pieces from now on are not taken.
     pub(crate) refused_pieces: AtomicUsize,
     /// Nothing that is there is replaced: 403, as a bucket with retention answers.
@@ -94,6 +96,9 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if take(&self.faults.lost_reads) {
+            return Err(broken(std::io::ErrorKind::ConnectionReset));
+        }
         self.inner.get_opts(location, options).await
     }
 

@@ -57,6 +57,23 @@ async fn an_upload_whose_answer_was_lost_is_found() {
     }
 }
 
+/// Goal: that something is there already, and cannot be looked at just now, is waited out; it is no refusal.
+#[tokio::test]
+async fn what_exists_and_cannot_be_seen_is_looked_at_again() {
+    let (place, faults) = faulty();
+    let file = sealed(&place, "unseen/x", b"rows");
+    put_file(&place.destination, &file, SETTINGS).await.expect("new");
+    let (bucket, ours) = (bucket(&place), claim(&TopicPartition::new("t", 0), 0, 10));
+    bucket.claim(&ours).await.expect("new");
+    faults.lost_reads.store(1, Ordering::SeqCst);
+    let error = put_file(&place.destination, &file, SETTINGS).await.expect_err("it cannot be seen");
+    assert_eq!(error.verdict(), Verdict::Retry, "{error}");
+    faults.lost_reads.store(1, Ordering::SeqCst);
+    let error = bucket.claim(&ours).await.expect_err("it cannot be seen");
+    assert_eq!(error.verdict(), Verdict::Retry, "{error}");
+    assert_eq!(bucket.claim(&ours).await.expect("seen"), ClaimOutcome::Same(Box::new(ours.clone())));
+}
+
 /// Goal: pieces are aborted when one fails, and when the upload is given up in the middle.
 // Files are read beside a runtime of several threads, so that an upload takes several steps.
 #[tokio::test(flavor = "multi_thread")]
