@@ -260,7 +260,16 @@ async fn first_position(
         (Some(offset), None) => offset,
         (Some(offset), Some(_)) if has(Bug::ForeignOffsetTrusted) => offset,
         // At the end of what is vouched for, or at a batch that was claimed and must be redone.
-        (Some(offset), Some(reach)) if offset >= reach || unfinished_first == Some(offset) => offset,
+        (Some(offset), Some(reach)) if offset >= reach || unfinished_first == Some(offset) => {
+            if offset > reach {
+                tracing::warn!(
+                    %partition,
+                    archived_to = reach,
+                    "the group's committed offset {offset} was set by hand: what lies between is archived nowhere"
+                );
+            }
+            offset
+        }
         (offset, Some(reach)) if !context.resume_from_receipts => {
             unchanged(context, held, &committed).await?;
             let group = match offset {

@@ -67,6 +67,39 @@ fn a_group_reset_by_hand_stops_with_both_offsets() {
     assert_eq!(archive.ids(&topic.name), (0..20).collect::<Vec<_>>());
 }
 
+/// Goal: who sets the offset ahead decides to skip records, and that is said; it is not taken for archived records.
+#[test]
+fn an_offset_set_ahead_by_hand_is_followed_and_said() {
+    let (topic, trial) = archived();
+    topic.send_good(10, 10, 1);
+    commit(&trial.group, &topic, 0, 20, "");
+    trial.drain().expect(0).says(&["committed offset 20 was set by hand", "archived_to=10"]);
+    topic.send_good(20, 5, 1);
+    trial.drain().expect(0).hides(&["set by hand"]);
+    assert_eq!(trial.archive().ids(&topic.name), (0..10).chain(20..25).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_topic_created_again_stops_until_the_generation_is_raised() {
+    let topic = Topic::create(1);
+    topic.send_good(0, 100, 1);
+    let mut trial = Trial::on_disk(&topic);
+    let before = trial.drained(&topic);
+    let topic = topic.created_again();
+    topic.send_good(100, 30, 1);
+    trial.drain().expect(5).says(&["was deleted and created again", "`generation`"]);
+    assert!(trial.archive().objects == before.objects, "nothing may be mixed");
+    trial.archive = "generation = 2".to_string();
+    trial.drain().expect(0);
+    let archive = trial.archive();
+    archive.assert_as_named();
+    assert_eq!(archive.ids(&topic.name), (0..130).collect::<Vec<_>>());
+    assert!(before.objects.iter().all(|(key, bytes)| archive.objects.get(key) == Some(bytes)), "the old one stays");
+    // And from the old number there is no way back.
+    trial.archive = "generation = 1".to_string();
+    trial.drain().expect(5).says(&["raise `generation`"]);
+}
+
 /// One Kafka partition that waits for a person does not hold up another.
 #[test]
 fn a_stopped_partition_leaves_the_others_alone() {

@@ -3,7 +3,9 @@
 //! Each answer comes as a completion and is checked against what changed meanwhile.
 
 use super::{Completion, Core, Request};
+use crate::batch::metadata::OffsetMetadata;
 use crate::consume::{Committed, Held};
+use crate::pipeline::context::Context;
 use crate::pipeline::partition::Phase;
 use crate::planted::{Bug, has};
 use crate::record::TopicPartition;
@@ -108,10 +110,7 @@ impl Core {
         }
         let (context, report) = (self.context.clone(), self.report.clone());
         self.tasks.spawn(async move {
-            let found = context.coordinator.committed(partitions).await.ok();
-            let known =
-                |(partition, committed): (TopicPartition, Option<Committed>)| Some((partition, committed?.offset));
-            let offsets = found.map(|found| found.into_iter().filter_map(known).collect());
+            let offsets = trusted_offsets(&context, partitions).await.ok();
             drop(report.send(Completion::DrainCommitted { offsets }));
         });
     }
@@ -122,4 +121,29 @@ impl Core {
             self.drain_committed = offsets;
         }
     }
+}
+
+/// Committed offsets that are ours, of this generation of the archive and of the topic as it is now. Any other offset says
+/// nothing of what is archived: whoever takes the partition over decides.
+async fn trusted_offsets(
+    context: &Context,
+    partitions: Vec<TopicPartition>,
+) -> Result<BTreeMap<TopicPartition, i64>, String> {
+    let (mut trusted, mut topic_ids) = (BTreeMap::new(), BTreeMap::new());
+    for (partition, committed) in context.coordinator.committed(partitions).await? {
+        let Some(committed) = committed else { continue };
+        let Some(metadata) = OffsetMetadata::decode(&committed.metadata) else { continue };
+        let archive = context.archives.iter().find(|archive| archive.topics.matches(&partition.topic));
+        if archive.is_none_or(|archive| archive.layout.generation != metadata.generation) {
+            continue;
+        }
+        if !topic_ids.contains_key(&partition.topic) {
+            topic_ids.insert(partition.topic.clone(), context.coordinator.topic_id(&partition.topic).await?);
+        }
+        let now = &topic_ids[&partition.topic];
+        if metadata.topic_id.is_none() || now.is_none() || metadata.topic_id == *now {
+            trusted.insert(partition, committed.offset);
+        }
+    }
+    Ok(trusted)
 }

@@ -123,6 +123,17 @@ impl Topic {
         sent.push(Sent { partition, offset, timestamp, key, value, headers });
     }
 
+    /// Another topic of that name.
+    pub(crate) fn created_again(self) -> Self {
+        let (name, partitions) = (self.name.clone(), 1);
+        drop(self);
+        super::until("the topic is gone", DEADLINE, || {
+            let known = member("nobody").fetch_metadata(None, DEADLINE).expect("metadata");
+            known.topics().iter().all(|topic| topic.name() != name).then_some(())
+        });
+        Self::named(&name, partitions)
+    }
+
     pub(crate) fn flush(&self) {
         self.producer.flush(DEADLINE).expect("delivered");
     }
