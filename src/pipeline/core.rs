@@ -42,7 +42,7 @@ pub(super) enum Completion {
     ReadBack { answers: Vec<(Held, i64, Option<Committed>)> },
     OutOfRange { held: Held, result: Result<LogBounds, Halt> },
     LogEnds { ends: Result<Vec<(TopicPartition, i64)>, String> },
-    DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>> },
+    DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>>, topic_ids: TopicIds },
 }
 
 /// What the source is asked to do once it is not being polled.
@@ -60,6 +60,9 @@ struct Asking {
     log_ends: bool,
     drain: bool,
 }
+
+/// Ids of topics by name; `None` where the client cannot tell.
+type TopicIds = BTreeMap<String, Option<String>>;
 
 /// The pipeline's state.
 pub struct Core {
@@ -83,6 +86,8 @@ pub struct Core {
     pub(super) drain_to: Option<BTreeMap<TopicPartition, i64>>,
     /// For `--drain`: what the whole group has committed.
     pub(super) drain_committed: BTreeMap<TopicPartition, i64>,
+    /// For `--drain`: ids of topics, as far as they were asked for.
+    drain_topic_ids: TopicIds,
     /// Something was taken over since the log ends were asked for: its lag is not known yet.
     pub(super) lag_unknown: bool,
     /// Questions under way: at most one of each kind.
@@ -117,6 +122,7 @@ impl Core {
             next_batch: 0,
             drain_to: None,
             drain_committed: BTreeMap::new(),
+            drain_topic_ids: TopicIds::new(),
             lag_unknown: false,
             asking: Asking::default(),
             shutting_down: false,
@@ -182,7 +188,7 @@ impl Core {
                 Completion::ReadBack { answers } => self.read_back(answers),
                 Completion::LogEnds { ends } => self.log_ends(ends),
                 Completion::OutOfRange { held, result } => self.bounds_known(&held, result),
-                Completion::DrainCommitted { offsets } => self.drain_checked(offsets),
+                Completion::DrainCommitted { offsets, topic_ids } => self.drain_checked(offsets, topic_ids),
             }
         }
         waiting > 0

@@ -261,10 +261,11 @@ async fn first_position(
         (Some(offset), Some(_)) if has(Bug::ForeignOffsetTrusted) => offset,
         // At the end of what is vouched for, or at a batch that was claimed and must be redone.
         (Some(offset), Some(reach)) if offset >= reach || unfinished_first == Some(offset) => {
-            if offset > reach {
+            let archived_to = unfinished_first.unwrap_or(reach);
+            if offset > archived_to {
                 tracing::warn!(
                     %partition,
-                    archived_to = reach,
+                    archived_to,
                     "the group's committed offset {offset} was set by hand: what lies between is archived nowhere"
                 );
             }

@@ -9,14 +9,16 @@
 //! # Invariants
 //! - **P-1** Blocks reach the file in the order in which they were cut, whatever order threads finish in.
 //! - **P-2** Spilling moves rows between memory and disk; it never changes where a block ends (F-1).
+//! - **P-3** Spilled rows that are not as they were written (length, CRC-32) reach no block.
 
 use super::BatchDir;
 use crate::format::{Assembler, EncodedBlock, Format, FormatError};
+use crc32fast::Hasher;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,8 +37,10 @@ pub struct Finished {
 pub struct Part {
     /// Plain rows in memory, behind those on disk.
     rows: Vec<u8>,
-    /// Plain rows on disk.
+    /// Bytes of plain rows on disk.
     spilled: u64,
+    /// CRC-32 of these.
+    spilled_sum: Hasher,
     /// Rows in memory and on disk together.
     pending_rows: u32,
     next_block: u64,
@@ -49,6 +53,7 @@ pub struct Block {
     number: u64,
     rows: Vec<u8>,
     spilled: u64,
+    spilled_sum: Hasher,
     count: u32,
     /// Set on a part's last block: what goes into the footer.
     finish: Option<Vec<(String, String)>>,
@@ -71,7 +76,14 @@ impl Part {
                 failed: false,
             }),
         };
-        Self { rows: Vec::new(), spilled: 0, pending_rows: 0, next_block: 0, file: Arc::new(file) }
+        Self {
+            rows: Vec::new(),
+            spilled: 0,
+            spilled_sum: Hasher::new(),
+            pending_rows: 0,
+            next_block: 0,
+            file: Arc::new(file),
+        }
     }
 
     /// Where the next row goes. Call [`Part::row_added`] after each.
@@ -106,10 +118,15 @@ impl Part {
             return Ok(());
         }
         let mut file = OpenOptions::new().create(true).append(true).open(&self.file.rows_path)?;
+        let there = file.metadata()?.len();
+        if there < self.spilled {
+            return Err(changed(&self.file.rows_path, &format!("holds {there} bytes, {} were written", self.spilled)));
+        }
         // A failed earlier spill may have left bytes behind the ones that count.
         file.set_len(self.spilled)?;
         file.write_all(&self.rows)?;
         self.spilled += self.rows.len() as u64;
+        self.spilled_sum.update(&self.rows);
         self.file.dir.add(self.rows.len() as u64);
         self.rows = Vec::new();
         Ok(())
@@ -122,6 +139,7 @@ impl Part {
             number: self.next_block,
             rows: std::mem::take(&mut self.rows),
             spilled: std::mem::take(&mut self.spilled),
+            spilled_sum: std::mem::take(&mut self.spilled_sum),
             count: std::mem::take(&mut self.pending_rows),
             finish: None,
         };
@@ -139,6 +157,12 @@ impl Part {
         block.finish = Some(metadata);
         block
     }
+}
+
+/// A spool file that is not as it was written.
+fn changed(path: &Path, what: &str) -> io::Error {
+    let text = format!("{} was changed behind this process's back: it {what}", path.display());
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 impl Block {
@@ -187,8 +211,11 @@ impl Block {
         let mut rows = Vec::with_capacity(self.spilled as usize + self.rows.len());
         let read = fs::File::open(&path)?.take(self.spilled).read_to_end(&mut rows)?;
         if read as u64 != self.spilled {
-            let what = format!("{} holds {read} bytes, {} were written", path.display(), self.spilled);
-            return Err(FormatError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, what)));
+            let what = format!("holds {read} bytes, {} were written", self.spilled);
+            return Err(FormatError::Io(changed(&path, &what)));
+        }
+        if crc32fast::hash(&rows) != self.spilled_sum.finalize() {
+            return Err(FormatError::Io(changed(&path, "holds other rows than were written")));
         }
         rows.extend_from_slice(&self.rows);
         drop(self.rows);

@@ -2,7 +2,7 @@
 //!
 //! Each answer comes as a completion and is checked against what changed meanwhile.
 
-use super::{Completion, Core, Request};
+use super::{Completion, Core, Request, TopicIds};
 use crate::batch::metadata::OffsetMetadata;
 use crate::consume::{Committed, Held};
 use crate::pipeline::context::Context;
@@ -109,14 +109,16 @@ impl Core {
             return;
         }
         let (context, report) = (self.context.clone(), self.report.clone());
+        let mut topic_ids = std::mem::take(&mut self.drain_topic_ids);
         self.tasks.spawn(async move {
-            let offsets = trusted_offsets(&context, partitions).await.ok();
-            drop(report.send(Completion::DrainCommitted { offsets }));
+            let offsets = trusted_offsets(&context, partitions, &mut topic_ids).await.ok();
+            drop(report.send(Completion::DrainCommitted { offsets, topic_ids }));
         });
     }
 
-    pub(super) fn drain_checked(&mut self, offsets: Option<BTreeMap<TopicPartition, i64>>) {
+    pub(super) fn drain_checked(&mut self, offsets: Option<BTreeMap<TopicPartition, i64>>, topic_ids: TopicIds) {
         self.asking.drain = false;
+        self.drain_topic_ids = topic_ids;
         if let Some(offsets) = offsets {
             self.drain_committed = offsets;
         }
@@ -124,12 +126,13 @@ impl Core {
 }
 
 /// Committed offsets that are ours, of this generation of the archive and of the topic as it is now. Any other offset says
-/// nothing of what is archived: whoever takes the partition over decides.
+/// nothing of what is archived: whoever takes the partition over decides. A topic that cannot be asked for holds up no other.
 async fn trusted_offsets(
     context: &Context,
     partitions: Vec<TopicPartition>,
+    topic_ids: &mut TopicIds,
 ) -> Result<BTreeMap<TopicPartition, i64>, String> {
-    let (mut trusted, mut topic_ids) = (BTreeMap::new(), BTreeMap::new());
+    let mut trusted = BTreeMap::new();
     for (partition, committed) in context.coordinator.committed(partitions).await? {
         let Some(committed) = committed else { continue };
         let Some(metadata) = OffsetMetadata::decode(&committed.metadata) else { continue };
@@ -137,10 +140,12 @@ async fn trusted_offsets(
         if archive.is_none_or(|archive| archive.layout.generation != metadata.generation) {
             continue;
         }
-        if !topic_ids.contains_key(&partition.topic) {
-            topic_ids.insert(partition.topic.clone(), context.coordinator.topic_id(&partition.topic).await?);
+        let topic = &*partition.topic;
+        if !topic_ids.contains_key(topic) {
+            let Ok(id) = context.coordinator.topic_id(topic).await else { continue };
+            topic_ids.insert(topic.to_string(), id);
         }
-        let now = &topic_ids[&partition.topic];
+        let now = &topic_ids[topic];
         if metadata.topic_id.is_none() || now.is_none() || metadata.topic_id == *now {
             trusted.insert(partition, committed.offset);
         }

@@ -6,6 +6,7 @@ use crate::format::{Appended, Assembler, BlockLimit, EncodedBlock, Format, Row, 
 use crate::spool::Spool;
 use crate::spool::part::Part;
 use std::io::Write;
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -181,4 +182,46 @@ fn what_fits_is_begun() {
     queue.encoding -= 70;
     assert!(queue.next(1, 100).is_none(), "the first thread's");
     assert_eq!(queue.next(0, 100).map(|job| job.weight), Some(100));
+}
+
+/// Goal: rows that were spilled and are not what was written, reach no block (P-3), whenever somebody changes them.
+#[test]
+fn changed_spilled_rows_are_noticed() {
+    let cut_short = |path: &Path| {
+        let file = std::fs::OpenOptions::new().write(true).open(path).expect("rows");
+        file.set_len(500).expect("cut short");
+    };
+    let flipped = |path: &Path| {
+        let mut rows = std::fs::read(path).expect("rows");
+        rows[500] ^= 1;
+        std::fs::write(path, rows).expect("flipped");
+    };
+    let deleted = |path: &Path| std::fs::remove_file(path).expect("deleted");
+    let nothing = |_: &Path| ();
+    type Change<'a> = (&'a dyn Fn(&Path), bool, bool);
+    let changes: [Change<'_>; 4] =
+        [(&cut_short, true, true), (&deleted, true, true), (&flipped, false, true), (&nothing, false, false)];
+    for (change, spill_fails, encode_fails) in changes {
+        for spills_again in [true, false] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let spool = Spool::open(folder.path(), u64::MAX).expect("a spool");
+            let dir = spool.batch_dir().expect("a folder in it");
+            let mut part = Part::new(dir.clone(), 0, Arc::new(Weighed::default()));
+            let add = |part: &mut Part| {
+                part.rows().extend(std::iter::repeat_n(b'a', 1000));
+                part.row_added();
+            };
+            add(&mut part);
+            part.spill().expect("spilled");
+            change(&dir.file("000000.rows"));
+            add(&mut part);
+            if spills_again {
+                assert_eq!(part.spill().is_err(), spill_fails);
+            }
+            if !(spills_again && spill_fails) {
+                let encoded = part.cut_last(Vec::new()).encode();
+                assert_eq!(matches!(encoded, Err(FormatError::Io(_))), encode_fails);
+            }
+        }
+    }
 }
