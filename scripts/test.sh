@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Every test, on a machine where nothing of ours may be installed: installs what is missing, starts the real Kafka, S3, GCS and
 # Azure parts on loopback, runs the Rust tests and the end-to-end proofs, and stops what it started. A service that does
-# not come up is a failure. The long proofs (2,000,000 records, 20 kills, benchmarks) are scripts to be run by hand.
+# not come up is a failure. The long proofs (2,000,000 records, 20 kills, half an hour of torture, benchmarks) are scripts to be
+# run by hand.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 SERVICES=(kafka s3 gcs azure)
+TORTURE_SERVICES=(kafka3 toxiproxy) # started by what needs them
 started_at=$SECONDS
 step() { printf '\n== %s (%d s so far)\n' "$1" "$((SECONDS - started_at))"; }
 
@@ -16,7 +18,7 @@ cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
 step "services are installed beside the build"
 log=$(mktemp)
-(scripts/python.sh && scripts/services.sh install "${SERVICES[@]}") >"$log" 2>&1 &
+(scripts/python.sh && scripts/services.sh install "${SERVICES[@]}" "${TORTURE_SERVICES[@]}") >"$log" 2>&1 &
 installing=$!
 
 step "formatting"
@@ -42,13 +44,14 @@ if ! wait "$installing"; then
     echo "installing the services failed" >&2
     exit 1
 fi
-already=$(scripts/services.sh status | awk '$3 == "running," || $3 == "running" {print $1}' || true)
+already=$(scripts/services.sh status "${SERVICES[@]}" "${TORTURE_SERVICES[@]}" | awk '$3 == "running," || $3 == "running" {print $1}' || true)
+was_running() { grep -qxE "$1(-1)?" <<<"$already"; } # NAME; a part of several processes by its first
 stop_ours() {
     if [[ -n "${simulating:-}" ]] && kill "$simulating" 2>/dev/null; then
         cat "$simulated"
     fi
-    for name in "${SERVICES[@]}"; do
-        grep -qx "$name" <<<"$already" || scripts/services.sh stop "$name" || true
+    for name in "${SERVICES[@]}" "${TORTURE_SERVICES[@]}"; do
+        was_running "$name" || scripts/services.sh stop "$name" || true
     done
 }
 trap stop_ours EXIT
@@ -81,6 +84,11 @@ scripts/e2e.sh --records 100000 --store s3 --format raw,zstd,parquet-schema --br
 step "two processes, killed"
 scripts/kills.sh --kills 6 --format gzip
 scripts/kills.sh --kills 6 --format parquet
+
+step "processes, brokers and links that fail for three minutes"
+# Only its own two services and the S3 server: two cores have enough to do with that.
+for name in kafka gcs azure; do was_running "$name" || scripts/services.sh stop "$name"; done
+scripts/torture.sh --minutes 3 --seed "${TORTURE_SEED:-4}"
 
 step "done"
 echo "everything passed in $((SECONDS - started_at)) s"

@@ -3,11 +3,16 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 5] = [
+pub const PAGES: [(&str, &str, &str); 6] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
         include_str!("../guide/delivery.md"),
+    ),
+    (
+        "failures",
+        "what can go wrong, what siltstone does then, what the data shows, what to do",
+        include_str!("../guide/failures.md"),
     ),
     (
         "configuration",
