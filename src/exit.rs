@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything asked for is done; after SIGTERM: everything open was archived and committed.
+    /// Everything asked for is done; after SIGTERM: everything open was archived and committed, and no partition is stopped.
     Done = 0,
     /// Something unexpected: see the message.
     Failed = 1,
@@ -16,7 +16,8 @@ pub enum Exit {
     Refused = 3,
     /// A store or Kafka could not be reached when the process started.
     Unreachable = 4,
-    /// A person must decide: another archive's prefix, a partition whose group and receipts disagree.
+    /// A person must decide: another archive's prefix, a partition whose group and receipts disagree. Also after SIGTERM, where
+    /// a partition had stopped.
     Stopped = 5,
     /// SIGTERM: the timeout passed, or partitions were taken away, before everything was committed. Nothing is lost; the
     /// rest is read again.

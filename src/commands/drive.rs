@@ -99,8 +99,12 @@ pub fn stop_on_signals(stop: Stop) -> Result<(), Failure> {
 pub fn exit_of(ended: Ended) -> Result<Exit, Failure> {
     match ended {
         Ended::Done => Ok(Exit::Done),
-        Ended::Shutdown { complete: true } => Ok(Exit::Done),
-        Ended::Shutdown { complete: false } => Err(Failure::new(
+        Ended::Shutdown { complete: true, stopped: None } => Ok(Exit::Done),
+        Ended::Shutdown { complete: true, stopped: Some(reason) } => Err(Failure::new(
+            Exit::Stopped,
+            format!("shut down, and what was open is committed, but a partition stays stopped: {reason}"),
+        )),
+        Ended::Shutdown { complete: false, .. } => Err(Failure::new(
             Exit::Incomplete,
             "shut down before everything open was committed; nothing is lost, the next owner reads the rest again",
         )),

@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::kafka;
 use crate::pipeline::start::{Parts, chain, first_bounds, open_destinations, pipeline, prepare};
 use crate::record::TopicPartition;
+use crate::spool::process_number;
 use crate::telemetry::health::Health;
 use crate::telemetry::http::{self, Heartbeat, Shown};
 use crate::telemetry::progress::Progress;
@@ -48,6 +49,7 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         topics: topics.clone(),
         health,
         resume_from_receipts: args.resume_from_receipts,
+        process: process_number(),
     };
     let context = prepare(&config, parts).await?;
     let status = Arc::new(Status::default());

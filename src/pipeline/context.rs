@@ -39,6 +39,8 @@ pub struct Context {
     pub spool_limit: u64,
     /// Take the receipts' word where the group has none.
     pub resume_from_receipts: bool,
+    /// A number that no other living process has.
+    pub process: u64,
     /// What is wrong at the moment.
     pub health: Arc<Health>,
 }
@@ -220,6 +222,14 @@ impl Context {
             }
         })
         .await
+    }
+
+    /// The archive that wants `topic`, with its index: the first one in the file.
+    pub fn archive_of(&self, topic: &str) -> Option<(usize, &ArchiveContext)> {
+        self.archives
+            .iter()
+            .enumerate()
+            .find_map(|(index, archive)| archive.topics.matches(topic).then_some((index, &**archive)))
     }
 
     /// The room that uploads to `destination` have.

@@ -88,6 +88,7 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
     if !has(Bug::RecreatedTopicMixed) {
         check_topic(context, &batch).await?;
     }
+    tell_of_a_reset(context, &batch).await;
     if !has(Bug::PlanSkipped) {
         context.commit(&held, batch.range.first, plan(&batch).encode()).await?;
     }
@@ -112,6 +113,21 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
     context.commit(&held, end, done(batch).encode()).await?;
     count(batch, &balance);
     Ok(Finish::Committed)
+}
+
+/// Says that somebody has moved the group's offset while this process held the partition, before the plan overwrites it: nobody
+/// else would. A question that is not answered holds up nothing.
+async fn tell_of_a_reset(context: &Context, batch: &SealedBatch) {
+    let (partition, first) = (&batch.held.partition, batch.range.first);
+    let Ok(found) = context.coordinator.committed(vec![partition.clone()]).await else { return };
+    let Some(found) = found.into_iter().find_map(|(of, found)| found.filter(|_| of == *partition)) else { return };
+    if found.offset != first && context.coordinator.is_held(&batch.held) {
+        tracing::warn!(
+            %partition, first, found = found.offset,
+            "the group's committed offset is not where this process left it: somebody has set it, or an old commit came late; the \
+             commit of this batch overwrites it. To set it on purpose, stop every process of the group first"
+        );
+    }
 }
 
 /// Stops a redo that would put other objects than those that were decided (E-5), before it puts any.

@@ -50,6 +50,8 @@ pub enum Ended {
     Shutdown {
         /// Whether everything open was committed.
         complete: bool,
+        /// Why a partition was stopped, if one was: it stays so until a person decides.
+        stopped: Option<String>,
     },
     /// It cannot go on.
     Fatal(String),
@@ -206,14 +208,11 @@ impl<S: Source> Pipeline<S> {
                 let open_redo = partition.redo.is_some();
                 partition.sealed.is_none() && partition.settling.is_none() && (partition.open.is_none() || open_redo)
             });
-            return (open_only_redo || late)
-                .then_some(Ended::Shutdown { complete: open_only_redo && !self.core.dropped_work });
+            let complete = open_only_redo && !self.core.dropped_work;
+            return (open_only_redo || late).then(|| Ended::Shutdown { complete, stopped: self.stopped() });
         }
         let ends = self.core.drain_to.as_ref()?;
-        if let Some(reason) = self.core.partitions.iter().find_map(|partition| match &partition.phase {
-            Phase::Stopped(reason) => Some(reason.clone()),
-            _ => None,
-        }) {
+        if let Some(reason) = self.stopped() {
             return Some(Ended::Fatal(reason));
         }
         let committed = &self.core.drain_committed;
@@ -226,6 +225,14 @@ impl<S: Source> Pipeline<S> {
             committed.get(partition).is_some_and(|&offset| offset >= end) || drained(partition)
         });
         (idle && done).then_some(Ended::Done)
+    }
+
+    /// Why a partition is stopped, if one is.
+    fn stopped(&self) -> Option<String> {
+        self.core.partitions.iter().find_map(|partition| match &partition.phase {
+            Phase::Stopped(reason) => Some(reason.clone()),
+            _ => None,
+        })
     }
 
     /// Leaves the group.

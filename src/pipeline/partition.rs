@@ -53,6 +53,8 @@ pub struct Partition {
     pub read_from: i64,
     /// What the coordinator holds, as far as this process knows.
     pub committed: Option<i64>,
+    /// The offset ahead of that which somebody has set, as far as it was told.
+    pub told_ahead: Option<i64>,
     /// The next batch's cut, if it was decided before.
     pub redo: Option<Redo>,
     /// The batch that takes records.
@@ -135,6 +137,7 @@ impl Partition {
             next: 0,
             read_from: 0,
             committed: None,
+            told_ahead: None,
             redo: None,
             open: None,
             sealed: None,

@@ -45,6 +45,8 @@ pub struct Parts {
     pub health: Arc<Health>,
     /// `--resume-from-receipts`.
     pub resume_from_receipts: bool,
+    /// A number that no other living process has, for its names in the spool.
+    pub process: u64,
 }
 
 /// Opens every configured destination.
@@ -102,6 +104,7 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
         upload_rooms,
         spool_limit: config.spool.limit,
         resume_from_receipts: parts.resume_from_receipts,
+        process: parts.process,
         health: parts.health,
     }))
 }
@@ -277,7 +280,7 @@ pub fn pipeline<S: Source>(
     status: Arc<Status>,
 ) -> Result<Pipeline<S>, Failure> {
     let shares = MemoryShares::of(config.memory.budget);
-    let spool = Spool::open(&config.spool.dir, config.spool.limit)
+    let spool = Spool::open(&config.spool.dir, config.spool.limit, context.process)
         .map_err(|error| Failure::new(Exit::Config, chain(&error)))?;
     let pool = EncodePool::new(config.memory.threads, shares.encode)
         .map_err(|error| Failure::new(Exit::Failed, format!("start the encoder threads: {error}")))?;

@@ -1,13 +1,16 @@
 //! The spool: a local folder of parts. A cache only: Kafka and the bucket are the truth.
 //!
 //! ```text
-//! <dir>/slot-0/lock            held by this process for as long as it lives
-//! <dir>/slot-0/000017/0003.part    the finished blocks of one part: later the object, byte for byte
-//! <dir>/slot-0/000017/0003.rows    plain rows that memory had no room for, not yet a block
+//! <dir>/slot-0/lock                     held by this process for as long as it lives
+//! <dir>/slot-0/5eed-000017/0003.part    the finished blocks of one part: later the object, byte for byte
+//! <dir>/slot-0/5eed-000017/0003.rows    plain rows that memory had no room for, not yet a block
 //! ```
 //! # Guarantees
-//! - Two processes never share a slot: each takes the first free one and holds its lock.
+//! - Two processes never share a slot: each takes the first free one and holds its lock. Who finds that the lock file that
+//!   lies there is not the one it holds (the folder was deleted under it) takes a slot anew before its next batch.
+//! - Two processes never write the same name, not even then: folders of batches carry the number of their process.
 //! - What a slot holds when it is taken is swept: it belonged to a dead process.
+//! - Bytes count until they are deleted: a folder that cannot be deleted is tried again.
 //! - Between two writes no file is open, so open files do not grow with partitions or windows.
 //!
 //! It never decides when a batch ends and never talks to Kafka or a store.
@@ -16,11 +19,15 @@ pub mod encode;
 pub mod part;
 
 use crate::planted::{Bug, has};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Most processes that can share one spool folder.
 pub const SLOTS_MAX: u32 = 64;
@@ -43,51 +50,31 @@ pub enum SpoolError {
     Full(PathBuf),
 }
 
-/// This process's slot of the spool folder.
+/// This process's place in the spool folder.
 #[derive(Debug)]
 pub struct Spool {
-    slot: PathBuf,
+    dir: PathBuf,
     limit: u64,
-    used: Arc<AtomicU64>,
-    next_batch: AtomicU64,
-    /// Holds the lock; the kernel frees it when the process dies.
-    _lock: File,
+    process: u64,
+    room: Arc<Room>,
+    next_batch: u64,
+    slot: Slot,
 }
 
 impl Spool {
     /// Takes and sweeps the first free slot of `dir`, which is made if absent. `limit`: bytes, see [`Spool::is_full`].
+    /// `process`: a number that no other living process has (see [`process_number`]).
     ///
     /// # Errors
     /// [`SpoolError`]: the folder is unusable or full; the process should not start.
-    pub fn open(dir: &Path, limit: u64) -> Result<Self, SpoolError> {
-        let failed = |what, path: &Path, source| SpoolError::Folder { what, path: path.to_path_buf(), source };
-        fs::create_dir_all(dir).map_err(|e| failed("create a folder", dir, e))?;
-        for number in 0..SLOTS_MAX {
-            let slot = dir.join(format!("slot-{number}"));
-            fs::create_dir_all(&slot).map_err(|e| failed("create a folder", &slot, e))?;
-            let lock_path = slot.join("lock");
-            let lock = File::create(&lock_path).map_err(|e| failed("create a lock file", &lock_path, e))?;
-            match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => continue,
-                Err(errno) => return Err(failed("lock a slot", &lock_path, errno.into())),
-            }
-            sweep(&slot).map_err(|e| failed("sweep a slot", &slot, e))?;
-            sweep_dead_slots(dir, number);
-            return Ok(Self {
-                slot,
-                limit,
-                used: Arc::new(AtomicU64::new(0)),
-                next_batch: AtomicU64::new(0),
-                _lock: lock,
-            });
-        }
-        Err(SpoolError::Full(dir.to_path_buf()))
+    pub fn open(dir: &Path, limit: u64, process: u64) -> Result<Self, SpoolError> {
+        let slot = Slot::take(dir, process)?;
+        Ok(Self { dir: dir.to_path_buf(), limit, process, room: Arc::default(), next_batch: 0, slot })
     }
 
     /// Bytes on disk now.
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.room.used.load(Ordering::Relaxed)
     }
 
     /// The limit, in bytes.
@@ -103,37 +90,121 @@ impl Spool {
     /// A new folder for one batch; removed with all it holds when the last clone of the result is dropped.
     ///
     /// # Errors
-    /// What the file system said.
-    pub fn batch_dir(&self) -> io::Result<Arc<BatchDir>> {
-        let number = self.next_batch.fetch_add(1, Ordering::Relaxed);
-        let path = self.slot.join(format!("{number:08}"));
-        fs::create_dir_all(&path)?;
-        Ok(Arc::new(BatchDir { path, used: self.used.clone(), bytes: AtomicU64::new(0) }))
+    /// [`SpoolError`]: what the file system said. A later call may go well.
+    pub fn batch_dir(&mut self) -> Result<Arc<BatchDir>, SpoolError> {
+        if !self.slot.is_held() {
+            tracing::warn!(
+                slot = %self.slot.path.display(),
+                "the spool was deleted or replaced under this process: taking a slot anew; what was open is read again"
+            );
+            self.slot = Slot::take(&self.dir, self.process)?;
+        }
+        self.clear();
+        let path = self.slot.path.join(format!("{}{:08}", prefix(self.process), self.next_batch));
+        self.next_batch += 1;
+        fs::create_dir(&path).map_err(|error| failed("create a batch's folder", &path, error))?;
+        Ok(Arc::new(BatchDir { path, room: self.room.clone(), bytes: AtomicU64::new(0) }))
+    }
+
+    /// Tries once more to delete what could not be deleted.
+    pub fn clear(&self) {
+        let left = std::mem::take(&mut *self.room.left());
+        for (path, bytes) in left {
+            self.room.delete(path, bytes);
+        }
+    }
+}
+
+/// A number for [`Spool::open`]: random, as processes in containers of their own may have all else in common.
+pub fn process_number() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// What the names of a process's folders begin with.
+fn prefix(process: u64) -> String {
+    format!("{process:016x}-")
+}
+
+fn failed(what: &'static str, path: &Path, source: io::Error) -> SpoolError {
+    SpoolError::Folder { what, path: path.to_path_buf(), source }
+}
+
+/// A slot whose lock this process holds.
+#[derive(Debug)]
+struct Slot {
+    path: PathBuf,
+    /// The kernel frees it when the process dies.
+    lock: File,
+}
+
+impl Slot {
+    fn take(dir: &Path, process: u64) -> Result<Self, SpoolError> {
+        fs::create_dir_all(dir).map_err(|error| failed("create a folder", dir, error))?;
+        for number in 0..SLOTS_MAX {
+            let path = dir.join(format!("slot-{number}"));
+            fs::create_dir_all(&path).map_err(|error| failed("create a folder", &path, error))?;
+            let locked = lock(&path, OFlags::CREATE).map_err(|error| failed("lock a slot", &path, error))?;
+            let Some(lock) = locked else { continue };
+            let slot = Self { path, lock };
+            // Deleted and made again by others since it was opened: theirs.
+            if !slot.is_held() {
+                continue;
+            }
+            sweep(&slot.path, process).map_err(|error| failed("sweep a slot", &slot.path, error))?;
+            sweep_dead_slots(dir, number, process);
+            return Ok(slot);
+        }
+        Err(SpoolError::Full(dir.to_path_buf()))
+    }
+
+    /// Whether the lock file that lies there is the one that is held: only then no other process can have taken the slot.
+    fn is_held(&self) -> bool {
+        let file = |found: io::Result<fs::Metadata>| found.map(|found| (found.dev(), found.ino())).ok();
+        let held = file(self.lock.metadata());
+        held.is_some() && held == file(fs::metadata(lock_path(&self.path)))
+    }
+}
+
+fn lock_path(slot: &Path) -> PathBuf {
+    slot.join("lock")
+}
+
+/// Locks a slot; `None`: a living process holds it. The file is opened for reading only, so that it does not keep anybody
+/// from making the disk read-only.
+fn lock(slot: &Path, create: OFlags) -> io::Result<Option<File>> {
+    let file = rustix::fs::open(lock_path(slot), OFlags::RDONLY | OFlags::CLOEXEC | create, Mode::from(0o644))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(File::from(file))),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 
 /// Empties the slots of processes that are dead: nobody else would before as many processes start again.
-fn sweep_dead_slots(dir: &Path, own: u32) {
+fn sweep_dead_slots(dir: &Path, own: u32, process: u64) {
     for number in (0..SLOTS_MAX).filter(|&number| number != own) {
-        let slot = dir.join(format!("slot-{number}"));
-        let Ok(lock) = File::open(slot.join("lock")) else { continue };
-        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let path = dir.join(format!("slot-{number}"));
+        let Ok(Some(lock)) = lock(&path, OFlags::empty()) else { continue };
+        let slot = Slot { path, lock };
+        if !slot.is_held() {
             continue;
         }
-        if let Err(error) = sweep(&slot) {
-            tracing::warn!(slot = %slot.display(), %error, "could not empty the spool of a dead process");
+        if let Err(error) = sweep(&slot.path, process) {
+            tracing::warn!(slot = %slot.path.display(), %error, "could not empty the spool of a dead process");
         }
     }
 }
 
-/// Removes everything in a slot but its lock.
-fn sweep(slot: &Path) -> io::Result<()> {
+/// Removes everything in a slot but its lock and what `process` itself has there.
+fn sweep(slot: &Path, process: u64) -> io::Result<()> {
     if has(Bug::SpoolKept) {
         return Ok(());
     }
+    let own = prefix(process);
     for entry in fs::read_dir(slot)? {
         let entry = entry?;
-        if entry.file_name() == "lock" {
+        let name = entry.file_name();
+        if name == "lock" || name.as_encoded_bytes().starts_with(own.as_bytes()) {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -145,11 +216,39 @@ fn sweep(slot: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What all batches of a process take.
+#[derive(Debug, Default)]
+struct Room {
+    /// Bytes on disk.
+    used: AtomicU64,
+    /// Folders that could not be deleted yet, with their bytes, which are still among those used.
+    left: Mutex<Vec<(PathBuf, u64)>>,
+}
+
+impl Room {
+    fn left(&self) -> MutexGuard<'_, Vec<(PathBuf, u64)>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deletes a batch's folder and gives its bytes back; what cannot be deleted now is kept in mind.
+    fn delete(&self, path: PathBuf, bytes: u64) {
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "could not delete a batch's spool folder; trying again later");
+                self.left().push((path, bytes));
+            }
+            Ok(()) | Err(_) => {
+                self.used.fetch_sub(bytes, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 /// The folder of one batch. Dropping the last reference deletes it and gives its bytes back.
 #[derive(Debug)]
 pub struct BatchDir {
     path: PathBuf,
-    used: Arc<AtomicU64>,
+    room: Arc<Room>,
     bytes: AtomicU64,
 }
 
@@ -162,13 +261,13 @@ impl BatchDir {
     /// Counts bytes written to the folder.
     pub fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.room.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts bytes taken out of the folder.
     pub fn subtract(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.room.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Bytes in the folder.
@@ -179,12 +278,75 @@ impl BatchDir {
 
 impl Drop for BatchDir {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes(), Ordering::Relaxed);
-        if let Err(error) = fs::remove_dir_all(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            // Not fatal: the next start sweeps the slot.
-            tracing::warn!(path = %self.path.display(), %error, "could not delete a batch's spool folder");
-        }
+        self.room.delete(std::mem::take(&mut self.path), self.bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = entries.map(|name| name.into_string().expect("a name")).collect();
+        names.sort();
+        names
+    }
+
+    /// Goal: a process whose spool was deleted takes a slot that the next one does not have, and no name of the two is the
+    /// same, not even of the batch that was open.
+    #[test]
+    fn a_spool_deleted_under_its_process_is_not_shared_with_the_next() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("spool");
+        let mut first = Spool::open(&dir, 100, 1).expect("a spool");
+        let before = first.batch_dir().expect("a folder in it");
+        fs::remove_dir_all(&dir).expect("deleted");
+        let mut second = Spool::open(&dir, 100, 2).expect("a spool");
+        let other = second.batch_dir().expect("a folder in it");
+        let after = first.batch_dir().expect("a folder in another slot");
+        assert_eq!(names(&dir), ["slot-0", "slot-1"]);
+        assert!(!before.file("x").exists() && before.path != other.path);
+        assert_eq!(names(&dir.join("slot-0")), [format!("{}00000000", prefix(2)), "lock".to_string()]);
+        assert_eq!(names(&dir.join("slot-1")), [format!("{}00000001", prefix(1)), "lock".to_string()]);
+        drop((first, after));
+        // The next one sweeps what is dead, and only that.
+        let third = Spool::open(&dir, 100, 3).expect("a spool");
+        assert_eq!(third.slot.path, dir.join("slot-1"));
+        assert!(other.path.exists());
+    }
+
+    /// Only the lock was deleted: what the process has open is not swept when it takes its slot again.
+    #[test]
+    fn a_lost_lock_is_taken_again_and_sweeps_nothing_of_its_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut spool = Spool::open(folder.path(), 100, 1).expect("a spool");
+        let open = spool.batch_dir().expect("a folder in it");
+        fs::write(open.file("x"), "rows").expect("written");
+        fs::remove_file(lock_path(&spool.slot.path)).expect("deleted");
+        assert!(!spool.slot.is_held());
+        let next = spool.batch_dir().expect("another folder");
+        assert!(spool.slot.is_held() && open.file("x").exists() && next.path.exists());
+    }
+
+    /// Goal: bytes that are still on disk still count. Method: a file stands where the folder was, which no call for
+    /// folders deletes.
+    #[test]
+    fn what_cannot_be_deleted_counts_until_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut spool = Spool::open(folder.path(), 100, 1).expect("a spool");
+        let dir = spool.batch_dir().expect("a folder in it");
+        dir.add(100);
+        assert!(spool.is_full());
+        let path = dir.path.clone();
+        fs::remove_dir(&path).expect("empty");
+        fs::write(&path, "in the way").expect("written");
+        drop(dir);
+        assert_eq!(spool.used(), 100, "it is still there");
+        spool.clear();
+        assert_eq!(spool.used(), 100, "and still");
+        fs::remove_file(&path).expect("deleted");
+        spool.clear();
+        assert_eq!(spool.used(), 0);
     }
 }

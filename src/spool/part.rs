@@ -37,14 +37,49 @@ pub struct Finished {
 pub struct Part {
     /// Plain rows in memory, behind those on disk.
     rows: Vec<u8>,
-    /// Bytes of plain rows on disk.
-    spilled: u64,
-    /// CRC-32 of these.
-    spilled_sum: Hasher,
+    /// Plain rows on disk.
+    spilled: Spilled,
     /// Rows in memory and on disk together.
     pending_rows: u32,
     next_block: u64,
     file: Arc<PartFile>,
+}
+
+/// What is known of plain rows on disk, to recognize them.
+#[derive(Clone, Default)]
+struct Spilled {
+    bytes: u64,
+    /// CRC-32.
+    sum: Hasher,
+}
+
+impl Spilled {
+    fn add(&mut self, rows: &[u8]) {
+        self.bytes += rows.len() as u64;
+        self.sum.update(rows);
+    }
+
+    /// Reads them back, with room for `more` bytes behind them.
+    ///
+    /// # Errors
+    /// What the file system said, or that they are not what was written (P-3).
+    fn read(self, path: &Path, more: usize) -> io::Result<Vec<u8>> {
+        let mut rows = Vec::with_capacity(self.bytes as usize + more);
+        let read = fs::File::open(path)?.take(self.bytes).read_to_end(&mut rows)?;
+        self.check_length(path, read as u64)?;
+        if crc32fast::hash(&rows) != self.sum.finalize() {
+            return Err(changed(path, "holds other rows than were written"));
+        }
+        Ok(rows)
+    }
+
+    /// Behind them a failed spill may have left more, but never less.
+    fn check_length(&self, path: &Path, there: u64) -> io::Result<()> {
+        if there < self.bytes {
+            return Err(changed(path, &format!("holds {there} bytes, {} were written", self.bytes)));
+        }
+        Ok(())
+    }
 }
 
 /// A block that was cut and awaits an encoder.
@@ -52,8 +87,7 @@ pub struct Block {
     file: Arc<PartFile>,
     number: u64,
     rows: Vec<u8>,
-    spilled: u64,
-    spilled_sum: Hasher,
+    spilled: Spilled,
     count: u32,
     /// Set on a part's last block: what goes into the footer.
     finish: Option<Vec<(String, String)>>,
@@ -76,14 +110,7 @@ impl Part {
                 failed: false,
             }),
         };
-        Self {
-            rows: Vec::new(),
-            spilled: 0,
-            spilled_sum: Hasher::new(),
-            pending_rows: 0,
-            next_block: 0,
-            file: Arc::new(file),
-        }
+        Self { rows: Vec::new(), spilled: Spilled::default(), pending_rows: 0, next_block: 0, file: Arc::new(file) }
     }
 
     /// Where the next row goes. Call [`Part::row_added`] after each.
@@ -95,7 +122,7 @@ impl Part {
     pub fn row_added(&mut self) -> bool {
         self.pending_rows += 1;
         let limit = self.file.format.block_limit();
-        self.spilled + self.rows.len() as u64 >= limit.bytes as u64 || self.pending_rows >= limit.rows
+        self.spilled.bytes + self.rows.len() as u64 >= limit.bytes as u64 || self.pending_rows >= limit.rows
     }
 
     /// Bytes of plain rows in memory.
@@ -118,15 +145,11 @@ impl Part {
             return Ok(());
         }
         let mut file = OpenOptions::new().create(true).append(true).open(&self.file.rows_path)?;
-        let there = file.metadata()?.len();
-        if there < self.spilled {
-            return Err(changed(&self.file.rows_path, &format!("holds {there} bytes, {} were written", self.spilled)));
-        }
+        self.spilled.check_length(&self.file.rows_path, file.metadata()?.len())?;
         // A failed earlier spill may have left bytes behind the ones that count.
-        file.set_len(self.spilled)?;
+        file.set_len(self.spilled.bytes)?;
         file.write_all(&self.rows)?;
-        self.spilled += self.rows.len() as u64;
-        self.spilled_sum.update(&self.rows);
+        self.spilled.add(&self.rows);
         self.file.dir.add(self.rows.len() as u64);
         self.rows = Vec::new();
         Ok(())
@@ -139,13 +162,12 @@ impl Part {
             number: self.next_block,
             rows: std::mem::take(&mut self.rows),
             spilled: std::mem::take(&mut self.spilled),
-            spilled_sum: std::mem::take(&mut self.spilled_sum),
             count: std::mem::take(&mut self.pending_rows),
             finish: None,
         };
         self.next_block += 1;
         // The rows file now belongs to the block: rows spilled from here on must not land in it.
-        if block.spilled > 0 {
+        if block.spilled.bytes > 0 {
             block.file.retire_rows(block.number);
         }
         block
@@ -178,7 +200,7 @@ impl Block {
 
     /// Bytes of memory that it takes while it is encoded, rows read back from disk included.
     pub fn encoding_memory(&self) -> u64 {
-        self.file.format.encoding_memory(self.rows.capacity() as u64 + self.spilled)
+        self.file.format.encoding_memory(self.rows.capacity() as u64 + self.spilled.bytes)
     }
 
     /// Encodes it and places it, and every block that waited for it, in the part's file. Runs on an encoder thread.
@@ -204,23 +226,16 @@ impl Block {
         if self.count == 0 {
             return Ok(None);
         }
-        if self.spilled == 0 {
+        if self.spilled.bytes == 0 {
             return self.file.format.encode_block(&self.rows, self.count).map(Some);
         }
         let path = self.file.retired_rows_path(self.number);
-        let mut rows = Vec::with_capacity(self.spilled as usize + self.rows.len());
-        let read = fs::File::open(&path)?.take(self.spilled).read_to_end(&mut rows)?;
-        if read as u64 != self.spilled {
-            let what = format!("holds {read} bytes, {} were written", self.spilled);
-            return Err(FormatError::Io(changed(&path, &what)));
-        }
-        if crc32fast::hash(&rows) != self.spilled_sum.finalize() {
-            return Err(FormatError::Io(changed(&path, "holds other rows than were written")));
-        }
+        let spilled = self.spilled.bytes;
+        let mut rows = self.spilled.read(&path, self.rows.len())?;
         rows.extend_from_slice(&self.rows);
         drop(self.rows);
         fs::remove_file(&path)?;
-        self.file.dir.subtract(self.spilled);
+        self.file.dir.subtract(spilled);
         self.file.format.encode_block(&rows, self.count).map(Some)
     }
 }

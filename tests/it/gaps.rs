@@ -89,7 +89,7 @@ fn on_gap_halt_archives_what_was_read_and_then_stops() {
     let (status, text) = get(&address, "/readyz");
     assert_eq!(status, 503);
     assert!(text.contains("to 1500 were deleted by Kafka") && text.contains("on_gap = \"continue\""), "{text}");
-    running.stop().expect(0).says(&["batch committed"]);
+    running.stop().expect(5).says(&["batch committed", "stays stopped", "were deleted by Kafka"]);
     let archive = trial.archive();
     archive.assert_as_named();
     let receipt = only_receipt(&archive);

@@ -120,7 +120,7 @@ fn a_stopped_partition_leaves_the_others_alone() {
     let (status, text) = crate::support::process::get(&address, "/readyz");
     assert_eq!(status, 503);
     assert!(text.contains(&format!("stopped {}/0", topic.name)) && text.contains("--resume-from-receipts"), "{text}");
-    running.stop().expect(0);
+    running.stop().expect(5).says(&["stays stopped", "--resume-from-receipts"]);
     trial.start(&["--drain", "--resume-from-receipts"]).wait(crate::support::DEADLINE).expect(0);
     trial.archive().assert_even(&topic);
 }

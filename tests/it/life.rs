@@ -8,13 +8,6 @@ use crate::support::{DEADLINE, unique, until};
 use rustix::process::Signal;
 use std::time::Duration;
 
-/// Waits until the group has committed `end` in a partition.
-fn until_committed(trial: &Trial, topic: &Topic, partition: i32, end: i64, deadline: Duration) {
-    until(&format!("{}/{partition} is committed to {end}", topic.name), deadline, || {
-        committed(&trial.group, topic, partition).filter(|(offset, _)| *offset == end)
-    });
-}
-
 /// A batch that is never due by itself.
 const NEVER: &str = "age = \"1d\"\ngrace = \"off\"";
 
@@ -61,14 +54,6 @@ fn sigterm_archives_and_commits_what_is_open() {
     trial.drained(&topic);
 }
 
-/// A file where the topic's folder must be: every upload fails until it is gone.
-fn block(trial: &Trial, topic: &Topic) -> std::path::PathBuf {
-    std::fs::create_dir_all(trial.root()).unwrap();
-    let path = trial.root().join(&topic.name);
-    std::fs::write(&path, "in the way").unwrap();
-    path
-}
-
 #[test]
 fn a_second_signal_leaves_at_once_and_the_next_run_has_everything() {
     let topic = Topic::create(1);
@@ -77,7 +62,7 @@ fn a_second_signal_leaves_at_once_and_the_next_run_has_everything() {
     trial.rotate = "records = 60".to_string();
     // The process does not leave the group: the next one waits until it is counted out.
     trial.sections = "[kafka.client]\n\"session.timeout.ms\" = \"6000\"".to_string();
-    let blocked = block(&trial, &topic);
+    let blocked = trial.block(&topic);
     let mut running = trial.start(&[]);
     running.until_says("upload an object failed");
     running.signal(Signal::TERM);
@@ -98,7 +83,7 @@ fn a_shutdown_that_takes_too_long_says_that_it_is_incomplete() {
     let mut trial = Trial::on_disk(&topic);
     trial.rotate = "records = 60".to_string();
     trial.sections = "[shutdown]\ntimeout = \"1s\"".to_string();
-    let blocked = block(&trial, &topic);
+    let blocked = trial.block(&topic);
     let mut running = trial.start(&[]);
     running.until_says("upload an object failed");
     running.stop().expect(6).says(&["nothing is lost"]);
@@ -115,7 +100,7 @@ fn a_store_that_fails_degrades_and_recovers() {
     trial.rotate = "records = 50".to_string();
     let address = free_address();
     trial.sections = format!("[http]\nlisten = \"{address}\"");
-    let blocked = block(&trial, &topic);
+    let blocked = trial.block(&topic);
     let running = trial.start(&[]);
     until("readiness says what is retried", DEADLINE, || {
         let (status, text) = get(&address, "/readyz");
@@ -123,7 +108,7 @@ fn a_store_that_fails_degrades_and_recovers() {
     });
     assert_eq!(get(&address, "/healthz").0, 200);
     std::fs::remove_file(blocked).unwrap();
-    until_committed(&trial, &topic, 0, 100, DEADLINE);
+    trial.until_committed(&topic, 0, 100, DEADLINE);
     until("ready again", DEADLINE, || (get(&address, "/readyz").0 == 200).then_some(()));
     running.stop().expect(0);
     trial.archive().assert_even(&topic);
@@ -141,7 +126,7 @@ fn two_processes_share_a_group_a_spool_and_a_bucket() {
     let mut second = trial.start(&[]);
     second.until_says("partition assigned");
     topic.send_good(2000, 1000, 4);
-    (0..4).for_each(|partition| until_committed(&trial, &topic, partition, 750, DEADLINE));
+    (0..4).for_each(|partition| trial.until_committed(&topic, partition, 750, DEADLINE));
     let errors = [first.stop().expect(0).err, second.stop().expect(0).err];
     assert!(errors.iter().all(|err| err.contains("batch committed")), "one of them did nothing");
     let archive = trial.archive();
@@ -165,18 +150,18 @@ fn topics_by_pattern_and_new_partitions_are_found_within_a_minute() {
     trial.sections = format!("[http]\nlisten = \"{address}\"");
     let mut running = trial.start(&[]);
     running.until_says(&format!("topic {later} does not exist"));
-    until_committed(&trial, &old, 0, 10, DEADLINE);
+    trial.until_committed(&old, 0, 10, DEADLINE);
     let minute = Duration::from_secs(60);
     let new = topic("new");
     let later = Topic::named(&later, 1);
     new.send_good(0, 10, 1);
     later.send_good(0, 10, 1);
-    until_committed(&trial, &new, 0, 10, minute);
-    until_committed(&trial, &later, 0, 10, minute);
+    trial.until_committed(&new, 0, 10, minute);
+    trial.until_committed(&later, 0, 10, minute);
     // Alone: the topics that appear would make the group look at the old ones, too.
     old.grow(2);
     old.send_all((100..105).map(|id| Shape { partition: 1, ..good(id) }));
-    until_committed(&trial, &old, 1, 5, minute);
+    trial.until_committed(&old, 1, 5, minute);
     until("the missing topic is forgotten", DEADLINE, || (get(&address, "/readyz").0 == 200).then_some(()));
     running.stop().expect(0);
     let archive = trial.archive();
@@ -197,7 +182,7 @@ fn the_listener_serves_metrics_health_and_readiness() {
     let address = free_address();
     trial.sections = format!("[http]\nlisten = \"{address}\"");
     let running = trial.start(&["--log-format", "json"]);
-    until_committed(&trial, &topic, 0, 50, DEADLINE);
+    trial.until_committed(&topic, 0, 50, DEADLINE);
     assert_eq!(get(&address, "/healthz"), (200, "alive\n".to_string()));
     until("ready", DEADLINE, || (get(&address, "/readyz") == (200, "ready\n".to_string())).then_some(()));
     assert_eq!(get(&address, "/elsewhere").0, 404);

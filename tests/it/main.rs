@@ -11,10 +11,14 @@
 
 mod bad_records;
 mod commands;
+mod disk;
+mod duplicates;
 mod gaps;
 mod group;
 mod life;
+mod logs;
 mod names;
+mod rolling;
 mod rows;
 mod spool;
 mod stores;

@@ -1,10 +1,9 @@
 //! A spool without room: reading waits, nothing is lost.
 
 use crate::support::configuration::Trial;
+use crate::support::disk::Tmpfs;
 use crate::support::kafka::{Shape, Topic};
 use crate::support::{DEADLINE, until};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// `count` records of hardly compressible JSON, about `bytes` each, over `partitions` and `hours`.
 fn incompressible(topic: &Topic, count: u64, bytes: usize, partitions: i32, hours: u64) {
@@ -56,30 +55,6 @@ fn the_least_budget_archives_parts_of_many_pieces() {
     assert!(largest.is_some_and(|bytes| bytes > 16 << 20), "an object of three pieces: {largest:?}");
 }
 
-/// A file system of its own, taken away at the end.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn mount(path: &Path, size: &str) -> Self {
-        std::fs::create_dir_all(path).unwrap();
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).output().unwrap();
-        assert!(
-            mounted.status.success(),
-            "this test mounts a small file system and must be run as root: {}",
-            String::from_utf8_lossy(&mounted.stderr)
-        );
-        Self(path.to_path_buf())
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        // Lazily, so that a process that is still ending does not keep it.
-        drop(Command::new("umount").arg("-l").arg(&self.0).output());
-    }
-}
-
 /// The disk is smaller than `[spool] limit` says, and something else fills it.
 #[test]
 fn a_full_disk_is_said_and_waited_out() {
@@ -89,7 +64,7 @@ fn a_full_disk_is_said_and_waited_out() {
     let disk = Tmpfs::mount(&trial.spool, "6m");
     trial.rotate = "size = \"1MiB\"\nage = \"2s\"".to_string();
     trial.spool_limit = "1GiB".to_string();
-    let ballast = disk.0.join("ballast");
+    let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![0_u8; 5 << 20]).unwrap();
     let address = crate::support::process::free_address();
     trial.sections = format!("[memory]\nbudget = \"64MiB\"\n[http]\nlisten = \"{address}\"");

@@ -90,6 +90,7 @@ impl Process {
             topics: BTreeMap::from([(TOPIC.to_string(), partitions)]),
             health: health.clone(),
             resume_from_receipts,
+            process: life.into(),
         };
         let prepared = config.clone();
         let preparing = runtime.spawn(async move { prepare(&prepared, parts).await });
@@ -129,7 +130,7 @@ impl Process {
             Doing::Running(_) if self.membership.blocks(now_ms) => None,
             Doing::Running(pipeline) => pipeline.turn(Duration::ZERO).map(|ended| match ended {
                 Ended::Done => "done".to_string(),
-                Ended::Shutdown { complete } => format!("shut down, complete: {complete}"),
+                Ended::Shutdown { complete, .. } => format!("shut down, complete: {complete}"),
                 Ended::Fatal(reason) => format!("fatal: {reason}"),
             }),
             Doing::Over => Some("over".to_string()),

@@ -12,6 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::kafka::demo::{DemoCluster, DemoCoordinator, DemoProducer};
 use crate::pipeline::start::{Parts, open_destinations, pipeline, prepare};
 use crate::pipeline::{Ended, start};
+use crate::spool::process_number;
 use crate::telemetry::health::Health;
 use crate::telemetry::http::Heartbeat;
 use crate::telemetry::progress::Progress;
@@ -141,6 +142,7 @@ async fn archive(
         topics,
         health: Health::new(),
         resume_from_receipts: false,
+        process: process_number(),
     };
     let context = prepare(config, parts).await?;
     let status = Arc::new(Status::default());
@@ -158,7 +160,7 @@ async fn archive(
     let ended = ended.map_err(|error| failed(format!("drive the pipeline: {error}")))??;
     produced?;
     match ended {
-        Ended::Shutdown { complete: true } | Ended::Done => Ok(()),
+        Ended::Shutdown { complete: true, .. } | Ended::Done => Ok(()),
         other => Err(failed(format!("the pipeline ended early: {other:?}"))),
     }
 }

@@ -45,6 +45,10 @@ impl Core {
 
     /// Seals the batch that takes most room, so that a full spool empties.
     pub(in crate::pipeline) fn relieve_spool(&mut self) {
+        self.spool.clear();
+        if !self.spool.is_full() {
+            return;
+        }
         // What is on its way up makes room soon.
         if self.partitions.iter().any(|partition| partition.sealed.is_some()) {
             return;

@@ -4,6 +4,7 @@ use super::{Core, Request};
 use crate::consume::{Held, SourceSink};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::pipeline::partition::{Partition, Phase};
+use crate::pipeline::start::chain;
 use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, Record, TopicPartition, offset_after};
 
@@ -74,11 +75,11 @@ impl SourceSink for Core {
         let mut mine = Vec::new();
         for held in held {
             let topic = &held.partition.topic;
-            let Some(archive) = self.context.archives.iter().position(|archive| archive.topics.matches(topic)) else {
+            let Some((archive, of)) = self.context.archive_of(topic) else {
                 tracing::warn!(partition = %held.partition, "assigned a topic that no archive wants");
                 continue;
             };
-            tracing::info!(partition = %held.partition, archive = self.context.archives[archive].name, "partition assigned");
+            tracing::info!(partition = %held.partition, archive = of.name, "partition assigned");
             if has(Bug::OpenBatchKept) && self.went_on(&held) {
                 continue;
             }
@@ -152,7 +153,7 @@ impl Core {
         let dir = match self.spool.batch_dir() {
             Ok(dir) => dir,
             Err(error) => {
-                self.local_failure(slot, &format!("make a folder for a batch: {error}"));
+                self.local_failure(slot, &format!("make a folder for a batch: {}", chain(&error)));
                 return false;
             }
         };

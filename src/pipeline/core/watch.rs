@@ -42,18 +42,27 @@ impl Core {
         self.asking.read_back = false;
         for (held, expected, committed) in answers {
             let Some(slot) = self.slot_of(&held) else { continue };
-            let partition = &self.partitions[slot];
+            let partition = &mut self.partitions[slot];
             // Only where nothing was committed since the question was asked.
             if partition.committed != Some(expected) || partition.sealed.is_some() {
                 continue;
             }
-            if committed.as_ref().is_none_or(|committed| committed.offset < expected) {
-                let found = committed.map(|committed| committed.offset);
+            let found = committed.map(|committed| committed.offset);
+            if found.is_none_or(|found| found < expected) {
                 tracing::error!(partition = %held.partition, expected, ?found, "the committed offset has fallen behind; joining again to repair it");
                 metrics::counter!("siltstone_offsets_behind_total").increment(1);
                 self.requests.push(Request::Rejoin);
                 return;
             }
+            let ahead = found.filter(|&found| found > expected);
+            if ahead.is_some() && partition.told_ahead != ahead {
+                tracing::warn!(
+                    partition = %held.partition, expected, found = ahead,
+                    "somebody has set the group's committed offset ahead under this process, whose next commit overwrites it. To set \
+                     it on purpose, stop every process of the group first"
+                );
+            }
+            partition.told_ahead = ahead;
         }
     }
 
@@ -136,8 +145,8 @@ async fn trusted_offsets(
     for (partition, committed) in context.coordinator.committed(partitions).await? {
         let Some(committed) = committed else { continue };
         let Some(metadata) = OffsetMetadata::decode(&committed.metadata) else { continue };
-        let archive = context.archives.iter().find(|archive| archive.topics.matches(&partition.topic));
-        if archive.is_none_or(|archive| archive.layout.generation != metadata.generation) {
+        let archive = context.archive_of(&partition.topic);
+        if archive.is_none_or(|(_, archive)| archive.layout.generation != metadata.generation) {
             continue;
         }
         let topic = &*partition.topic;

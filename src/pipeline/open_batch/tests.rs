@@ -62,7 +62,7 @@ fn archive(more: bool, fallback: &str) -> Arc<Archive> {
 /// A batch of records with those payloads from offset 0 on.
 fn batch_of(archive: &Arc<Archive>, payloads: &[Option<&[u8]>]) -> OpenBatch {
     let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), 1 << 20).expect("a spool");
+    let mut spool = Spool::open(folder.path(), 1 << 20, 1).expect("a spool");
     let dir = spool.batch_dir().expect("a folder in it");
     let opened = Opened { number: 1, wall_ms: KAFKA_MS, monotonic_ms: 0 };
     let mut batch = OpenBatch::new(archive.clone(), 0, None, dir, opened);
@@ -93,7 +93,7 @@ fn dead_letters(batch: &mut OpenBatch) -> Vec<Value> {
 /// Event time of a record with that payload, and the dead letters it makes: stage, reason, outputs.
 fn outcome(archive: &Arc<Archive>, payload: &[u8]) -> (Option<i64>, Vec<(Value, Value, Value)>) {
     let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), 1 << 20).expect("a spool");
+    let mut spool = Spool::open(folder.path(), 1 << 20, 1).expect("a spool");
     let dir = spool.batch_dir().expect("a folder in it");
     let opened = Opened { number: 1, wall_ms: KAFKA_MS, monotonic_ms: 0 };
     let mut batch = OpenBatch::new(archive.clone(), 0, None, dir, opened);
@@ -147,7 +147,7 @@ fn dead_letters_lie_where_their_key_and_headers_say() {
     let dead = "dead/{topic}/{topic[1]}/{header.h}/{key}/{partition}/{output}/{field.id}";
     let archive = compiled_with(&[parquet("rows"), lines("lines")], "kafka", dead);
     let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), 1 << 20).expect("a spool");
+    let mut spool = Spool::open(folder.path(), 1 << 20, 1).expect("a spool");
     let dir = spool.batch_dir().expect("a folder in it");
     let opened = Opened { number: 1, wall_ms: KAFKA_MS, monotonic_ms: 0 };
     let mut batch = OpenBatch::new(archive.clone(), 0, None, dir, opened);

@@ -85,7 +85,7 @@ impl Assembler for Plain {
 /// seen of memory.
 fn seal(threads: usize, limit: u64, parts: &[Vec<usize>]) -> (Vec<Vec<u8>>, Seen) {
     let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), u64::MAX).expect("a spool");
+    let mut spool = Spool::open(folder.path(), u64::MAX, 1).expect("a spool");
     let dir = spool.batch_dir().expect("a folder in it");
     let seen = Arc::new(Mutex::new(Seen::default()));
     let format: Arc<dyn Format> = Arc::new(Weighed(seen.clone()));
@@ -165,7 +165,7 @@ fn a_block_over_the_limit_is_encoded_alone() {
 fn what_fits_is_begun() {
     let mut queue = Queue::default();
     let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), u64::MAX).expect("a spool");
+    let mut spool = Spool::open(folder.path(), u64::MAX, 1).expect("a spool");
     let dir = spool.batch_dir().expect("a folder in it");
     let format: Arc<dyn Format> = Arc::new(Weighed::default());
     for (number, weight) in [40, 30, 40, 100].into_iter().enumerate() {
@@ -204,7 +204,7 @@ fn changed_spilled_rows_are_noticed() {
     for (change, spill_fails, encode_fails) in changes {
         for spills_again in [true, false] {
             let folder = tempfile::tempdir().expect("a folder");
-            let spool = Spool::open(folder.path(), u64::MAX).expect("a spool");
+            let mut spool = Spool::open(folder.path(), u64::MAX, 1).expect("a spool");
             let dir = spool.batch_dir().expect("a folder in it");
             let mut part = Part::new(dir.clone(), 0, Arc::new(Weighed::default()));
             let add = |part: &mut Part| {

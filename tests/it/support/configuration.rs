@@ -1,16 +1,19 @@
 //! One archive under test: its folder, its configuration, its runs.
 
 use super::archive::Archive;
-use super::kafka::Topic;
+use super::kafka::{Topic, committed};
 use super::process::{Ended, Running};
-use super::{DEADLINE, setting, unique};
+use super::{DEADLINE, setting, unique, until};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Everything of a configuration that tests change, with what most of them want.
 pub(crate) struct Trial {
     dir: tempfile::TempDir,
     pub(crate) brokers: String,
     pub(crate) group: String,
+    /// Further lines of `[kafka]`.
+    pub(crate) kafka: String,
     pub(crate) spool: PathBuf,
     pub(crate) spool_limit: String,
     /// Lines of `[rotate]`.
@@ -34,6 +37,7 @@ impl Trial {
         Self {
             brokers: setting("KAFKA_BROKERS"),
             group: unique("g"),
+            kafka: String::new(),
             spool: dir.path().join("spool"),
             spool_limit: "1GiB".to_string(),
             rotate: "size = \"1MiB\"".to_string(),
@@ -75,10 +79,11 @@ impl Trial {
 
     fn text(&self) -> String {
         format!(
-            "[kafka]\nbrokers = \"{}\"\ngroup = \"{}\"\n[spool]\ndir = \"{}\"\nlimit = \"{}\"\n[rotate]\n{}\n\
+            "[kafka]\nbrokers = \"{}\"\ngroup = \"{}\"\n{}\n[spool]\ndir = \"{}\"\nlimit = \"{}\"\n[rotate]\n{}\n\
              [destinations.main]\n{}\n{}\n[[archive]]\nname = \"it\"\ntopics = {}\n{}\n",
             self.brokers,
             self.group,
+            self.kafka,
             self.spool.display(),
             self.spool_limit,
             self.rotate,
@@ -91,7 +96,12 @@ impl Trial {
 
     /// Writes the configuration and gives its path.
     pub(crate) fn write(&self) -> String {
-        let path = self.dir.path().join("siltstone.toml");
+        self.write_as("siltstone.toml")
+    }
+
+    /// The same under another name, for processes that start before others have read theirs.
+    fn write_as(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
         std::fs::write(&path, self.text()).expect("written");
         path.display().to_string()
     }
@@ -102,6 +112,11 @@ impl Trial {
         let mut all = vec!["run", "-c", &config];
         all.extend_from_slice(arguments);
         Running::start(&all, &[])
+    }
+
+    /// `siltstone run` with a configuration file of its own, and with these variables.
+    pub(crate) fn start_from(&self, name: &str, environment: &[(&str, &str)]) -> Running {
+        Running::start(&["run", "-c", &self.write_as(name)], environment)
     }
 
     /// `siltstone run --drain`, to its end.
@@ -125,6 +140,28 @@ impl Trial {
             Some(prefix) => Archive::on_s3(prefix),
             None => Archive::on_disk(&self.root()),
         }
+    }
+
+    /// Waits until the group has committed `end` in a partition.
+    pub(crate) fn until_committed(&self, topic: &Topic, partition: i32, end: i64, deadline: Duration) {
+        until(&format!("{}/{partition} is committed to {end}", topic.name), deadline, || {
+            committed(&self.group, topic, partition).filter(|(offset, _)| *offset == end)
+        });
+    }
+
+    /// Waits until everything in the topic is committed.
+    pub(crate) fn until_all_committed(&self, topic: &Topic) {
+        for (partition, end) in topic.ends() {
+            self.until_committed(topic, i32::try_from(partition).unwrap(), end, DEADLINE);
+        }
+    }
+
+    /// A file where the topic's folder must be: every upload fails until the file is deleted.
+    pub(crate) fn block(&self, topic: &Topic) -> PathBuf {
+        std::fs::create_dir_all(self.root()).unwrap();
+        let path = self.root().join(&topic.name);
+        std::fs::write(&path, "in the way").unwrap();
+        path
     }
 
     /// Deletes an object behind siltstone's back.

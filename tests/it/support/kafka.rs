@@ -9,7 +9,8 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// 2025-11-21T08:00:00Z: the Kafka timestamp of a record that says nothing else.
@@ -24,6 +25,8 @@ pub(crate) struct Sent {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Its transaction was aborted: a reader of committed records never sees it.
+    pub(crate) aborted: bool,
 }
 
 /// A record to be produced; everything but the value has a default.
@@ -69,7 +72,15 @@ fn options() -> AdminOptions {
 pub(crate) struct Topic {
     pub(crate) name: String,
     producer: BaseProducer,
-    sent: Mutex<Vec<Sent>>,
+    log: Mutex<Log>,
+}
+
+/// What a topic was given.
+#[derive(Default)]
+struct Log {
+    sent: Vec<Sent>,
+    /// The next offset by partition: markers of transactions take one, too.
+    ends: BTreeMap<i32, i64>,
 }
 
 impl Topic {
@@ -96,11 +107,15 @@ impl Topic {
             .set("topic.metadata.refresh.interval.ms", "1000")
             .create()
             .expect("a producer");
-        Self { name: name.to_string(), producer, sent: Mutex::default() }
+        Self { name: name.to_string(), producer, log: Mutex::default() }
     }
 
-    /// One record; its offset is how many its partition had.
+    /// One record.
     pub(crate) fn send(&self, shape: Shape) {
+        self.send_by(&self.producer, shape, false);
+    }
+
+    fn send_by(&self, producer: &BaseProducer, shape: Shape, aborted: bool) {
         let mut headers = OwnedHeaders::new();
         for (key, value) in &shape.headers {
             headers = headers.insert(Header { key, value: value.as_ref() });
@@ -110,17 +125,56 @@ impl Topic {
             BaseRecord::<[u8], [u8]>::to(&self.name).partition(shape.partition).timestamp(timestamp).headers(headers);
         record.key = shape.key.as_deref();
         record.payload = shape.value.as_deref();
-        while let Err((error, again)) = self.producer.send(record) {
+        while let Err((error, again)) = producer.send(record) {
             // A partition that was just added is known after the next look at the topic.
             let passing = [RDKafkaErrorCode::QueueFull, RDKafkaErrorCode::UnknownPartition];
             assert!(error.rdkafka_error_code().is_some_and(|code| passing.contains(&code)), "{error}");
-            self.producer.poll(Duration::from_millis(20));
+            producer.poll(Duration::from_millis(20));
             record = again;
         }
-        let mut sent = self.sent.lock().expect("no test panics inside");
-        let offset = sent.iter().rev().find(|one| one.partition == shape.partition).map_or(0, |one| one.offset + 1);
+        let mut log = self.log();
         let Shape { partition, key, value, headers, .. } = shape;
-        sent.push(Sent { partition, offset, timestamp, key, value, headers });
+        let end = log.ends.entry(partition).or_default();
+        let offset = *end;
+        *end += 1;
+        log.sent.push(Sent { partition, offset, timestamp, key, value, headers, aborted });
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().expect("no test panics inside")
+    }
+
+    /// One transaction, committed or aborted; its marker takes an offset in each partition that it wrote to.
+    pub(crate) fn transaction(&self, shapes: impl IntoIterator<Item = Shape>, commit: bool) {
+        self.transaction_with(shapes, commit, || {});
+    }
+
+    /// The same, with something to do while it is open and all of its records are in the log.
+    pub(crate) fn transaction_with(
+        &self,
+        shapes: impl IntoIterator<Item = Shape>,
+        commit: bool,
+        while_open: impl FnOnce(),
+    ) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", setting("KAFKA_BROKERS"))
+            .set("transactional.id", unique("x"))
+            .create()
+            .expect("a producer");
+        producer.init_transactions(DEADLINE).expect("a transactional id");
+        producer.begin_transaction().expect("begun");
+        let mut written = BTreeSet::new();
+        for shape in shapes {
+            written.insert(shape.partition);
+            self.send_by(&producer, shape, !commit);
+        }
+        // An abort drops what was not sent yet.
+        producer.flush(DEADLINE).expect("delivered");
+        while_open();
+        let ended = if commit { producer.commit_transaction(DEADLINE) } else { producer.abort_transaction(DEADLINE) };
+        ended.expect("ended");
+        let mut log = self.log();
+        written.into_iter().for_each(|partition| *log.ends.entry(partition).or_default() += 1);
     }
 
     /// Another topic of that name.
@@ -150,12 +204,23 @@ impl Topic {
         );
     }
 
+    /// What a reader of committed records sees.
     pub(crate) fn sent(&self) -> Vec<Sent> {
-        self.sent.lock().expect("no test panics inside").clone()
+        self.log().sent.iter().filter(|one| !one.aborted).cloned().collect()
+    }
+
+    /// Also what was aborted.
+    pub(crate) fn written(&self) -> Vec<Sent> {
+        self.log().sent.clone()
+    }
+
+    /// The end of each partition's log.
+    pub(crate) fn ends(&self) -> BTreeMap<i64, i64> {
+        self.log().ends.iter().map(|(&partition, &end)| (partition.into(), end)).collect()
     }
 
     pub(crate) fn count(&self) -> u64 {
-        self.sent.lock().expect("no test panics inside").len() as u64
+        self.sent().len() as u64
     }
 
     /// Deletes all records below `offset`, as retention does.
@@ -195,7 +260,7 @@ pub(crate) fn delete_group(group: &str) {
     });
 }
 
-fn member(group: &str) -> BaseConsumer {
+pub(super) fn member(group: &str) -> BaseConsumer {
     ClientConfig::new()
         .set("bootstrap.servers", setting("KAFKA_BROKERS"))
         .set("group.id", group)

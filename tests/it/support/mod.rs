@@ -2,8 +2,11 @@
 
 pub(crate) mod archive;
 pub(crate) mod configuration;
+pub(crate) mod disk;
 pub(crate) mod kafka;
+pub(crate) mod member;
 pub(crate) mod process;
+pub(crate) mod proxy;
 
 use siltstone::clock::{Clock, SystemClock};
 use std::hash::{BuildHasher, Hasher, RandomState};
