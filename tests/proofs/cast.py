@@ -132,17 +132,20 @@ class Bucket:
 
 
 class UploadsInPieces:
-    """Those that the S3 server has begun and not ended: it keeps the pieces in a folder for each."""
+    """Those below a prefix that the S3 server has begun and not ended: it keeps the pieces in a folder for each."""
 
-    def __init__(self):
-        self.root = Path(os.environ["S3_DATA"]) / ".sgwtmp" / "multipart"
+    def __init__(self, prefix):
+        self.root, self.prefix = Path(os.environ["S3_DATA"]) / ".sgwtmp" / "multipart", prefix.encode()
         self.seen = set()
 
     def all(self):
-        return {str(path) for path in self.root.glob("*/*")} if self.root.exists() else set()
+        return {str(path) for path in self.root.glob("*/*") if self._is_ours(path)}
 
-    def any(self):
-        return bool(self.all())
+    def _is_ours(self, path):
+        try:
+            return os.getxattr(path, "user.objname").startswith(self.prefix)
+        except OSError:  # ended meanwhile, or not yet there as a whole
+            return False
 
     def new(self):
         """Those that were not there at the last call."""

@@ -137,26 +137,31 @@ class Uploads(Lane):
     FAULTS = UPLOAD_FAULTS
 
     def inflict(self, kind):
-        links, replica = self.siege.links, self.owner()
+        """Set up at whoever has the large topic, until an upload in pieces has run into it."""
+        limit, deadline = self.random.randint(400_000, 4_500_000), time.monotonic() + PIECES_SECONDS
+        while True:
+            replica, began = self.owner(), time.monotonic()
+            felt = self.lie_in_wait(replica, kind, limit, deadline)
+            if felt or time.monotonic() > deadline:
+                return Hit(f"{replica.name}: reset after {limit} bytes, {time.monotonic() - began:.1f} s after it was set up", felt, "main")
+
+    def lie_in_wait(self, replica, kind, limit, deadline):
+        links, uploads = self.siege.links, self.siege.uploads
         names = links.names(replica.slot, ("main",))
-        limit = self.random.randint(400_000, 4_500_000)
-        began = time.monotonic()
         with links.alone(names, self.pause), self.weather.trouble(names, kind):
-            uploads = self.siege.uploads
             uploads.new()
             watch, begun, felt = Watch(links.ports(names)), False, False
             try:
                 self.poison(links, names[0], limit)
-                while not felt and time.monotonic() - began < PIECES_SECONDS:
-                    self.pause(0.05)
+                while not felt and time.monotonic() < deadline and (begun or self.owner() is replica):
+                    self.pause(LOOK_SECONDS)
                     begun = begun or bool(uploads.new())
-                    felt = begun and uploads.any() and watch.look().largest_ended >= limit // 2
-                    if not begun and (owner := self.owner()) is not replica:
-                        break
-                self.pause(self.random.uniform(0.2, 2))
+                    felt = begun and bool(uploads.all()) and watch.look().largest_ended >= limit // 2
+                if felt:
+                    self.pause(self.random.uniform(0.2, 2))
             finally:
                 links.heal(names)
-        return Hit(f"{replica.name}: reset after {limit} bytes, {time.monotonic() - began:.1f} s after it was set up", felt, "main")
+        return felt
 
     def poison(self, links, name, limit):
         try:
@@ -167,9 +172,12 @@ class Uploads(Lane):
 
     def owner(self):
         """Who had to do with the large topic last."""
-        running = self.fleet.running()
-        times = {replica.at_work_last(self.fleet.group.large, 0): replica for replica in running if replica.log_path.exists()}
-        return times[max(times)] if any(times) else self.random.choice(running)
+        while True:
+            running = [replica for replica in self.fleet.running() if replica.log_path.exists()]
+            times = {replica.at_work_last(self.fleet.group.large, 0): replica for replica in running}
+            if any(times):
+                return times[max(times)]
+            self.pause(LOOK_SECONDS)
 
 
 class BrokerDeaths(Lane):

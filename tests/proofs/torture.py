@@ -122,7 +122,7 @@ class Siege:
         prefixes = [f"proofs/{self.id}/json", f"proofs/{self.id}/parquet"]
         self.urls = [f"s3://{os.environ['S3_BUCKET']}/{prefix}" for prefix in prefixes]
         self.bucket, self.claims = Bucket.of_s3(prefixes), Bucket.of_s3(prefixes, claims=True)
-        self.uploads = UploadsInPieces()
+        self.uploads = UploadsInPieces(prefixes[0])
         if args.second == "file":
             self.urls[1] = f"file://{self.folder}/parquet"
             self.bucket.roots[1] = self.folder / "parquet"
@@ -245,8 +245,8 @@ class Siege:
         for name, output in found["outputs"].items():
             rows += demands.of_output(name, output)
         rows += [Row("receipts", found["receipts"], least=1), Row("objects kept from before compaction", found["kept"]),
-                 Row("uploads in pieces left unfinished", found["unfinished"], most=self.deaths()),
-                 Row("hidden files of dead processes", found["left_over"], most=self.deaths())]
+                 Row("uploads in pieces left unfinished", found["unfinished"], most=self.interruptions()),
+                 Row("hidden files of dead processes", found["left_over"], most=self.interruptions())]
         rows += self.rows_of_faults(demands)
         excused = self.fleet.excused
         rows += [Row("lives of processes", told.lives),
@@ -264,8 +264,9 @@ class Siege:
         if self.failures:
             raise Failed("\n".join(self.failures))
 
-    def deaths(self):
-        return sum(self.faults[kind] + self.unfelt[kind] for kind in KILLS) * self.links.count
+    def interruptions(self):
+        """How often something may have been left: what dies cannot clean up, and what is cut off cannot tell the store."""
+        return sum(both[kind] for both in (self.faults, self.unfelt) for kind in (*KILLS, *NETWORK_FAULTS, *UPLOAD_FAULTS))
 
     def rows_of_faults(self, demands):
         faults = self.faults
