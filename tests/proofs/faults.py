@@ -124,8 +124,7 @@ class Processes(Lane):
             hit = replica.process is process
             replica.kill()
             self.siege.killed_after(path, hit, vouched := self.bucket.has_receipt(batch))
-            emptied = self.maybe_empty(replica)
-            replica.start()
+            emptied = self.restart(replica)
         state = f"batch with{'' if vouched else 'out'} receipt"
         return Hit(f"{replica.name}, after {'a claim' if claim else 'data'}, {state}, {emptied} spool", hit)
 
@@ -135,8 +134,7 @@ class Processes(Lane):
         with replica.lock:
             self.fleet.revive(replica)
             replica.kill()
-            emptied = self.maybe_empty(replica)
-            replica.start()
+            emptied = self.restart(replica)
         return Hit(f"{replica.name}, {emptied} spool", True)
 
     def kill_all(self):
@@ -152,12 +150,17 @@ class Processes(Lane):
             for replica in victims:
                 replica.kill()
             for replica in victims:
-                self.maybe_empty(replica)
-                replica.start()
+                self.restart(replica)
         finally:
             for replica in victims:
                 replica.lock.release()
         return Hit(f"{len(victims)} archivers", True)
+
+    def restart(self, replica):
+        self.weather.struck(replica.name, "SIGKILL")
+        emptied = self.maybe_empty(replica)
+        replica.start()
+        return emptied
 
     def maybe_empty(self, replica):
         if self.random.random() < 0.5:

@@ -1,7 +1,7 @@
 """The archivers of one group under siege: their configurations, layouts and lives.
 
 Each has a link of its own (see links.py), a spool of its own, and its configuration written anew at each rolling restart.
-One that ends by itself is started again, as any supervisor would, but only for a reason in EXCUSES while a fault was at what
+One that ends by itself is started again, as any supervisor would, but only for one of three reasons while a fault was at what
 the reason is about (see weather.py), and not often. Everything else that ends is a failure of the proof.
 """
 
@@ -28,7 +28,7 @@ FENCED = "fenced by other consumer"
 AWAY, FENCED_ITSELF, IN_USE = (
     "at its start a fault kept away what it needs", "as a static member it fenced itself during a fault",
     "the instance id of the life before was still in use")
-EXCUSES = (AWAY, FENCED_ITSELF, IN_USE)
+EXCUSES = (AWAY, FENCED_ITSELF)
 
 LAYOUTS = (  # what the rolling restarts change between: (path before the window, JSON's compression, Parquet's)
     ("{topic}", '"gzip", level = 6', '"zstd", level = 3'),
@@ -72,7 +72,7 @@ class Fleet:
         self.weather = Weather()
         self.replicas = [Replica(slot, program, folder) for slot in range(1, links.count + 1)]
         self.size = size
-        self.excused, self.incomplete, self.excuses = Counter(), 0, []
+        self.excused, self.incomplete, self.ends = Counter(), 0, []
         (folder / "schema.json").write_text(json.dumps(SCHEMA))
 
     def running(self):
@@ -126,7 +126,7 @@ class Fleet:
         excuse, fault = self.excuse_of(replica, code)
         if excuse is not None and fault is not None:
             self.excused[excuse] += 1
-            self.excuses.append(f"{replica.name} ended with {code}: {excuse} ({fault})")
+            self.ends.append(f"{replica.name} ended with {code}: {excuse} ({fault})")
             return True
         return False
 
@@ -139,7 +139,7 @@ class Fleet:
             said = tail(replica.log_path, 5)
             if self.group.protocol == "consumer" and NOT_RELEASED in said:
                 time.sleep(0.5)  # no need to ask the brokers all the time
-                return IN_USE, "a death"
+                return IN_USE, self.weather.excuse([replica.name])
             if FENCED in said:
                 return FENCED_ITSELF, self.weather.excuse([BROKERS, replica.name, *links.names(replica.slot, ("kafka",))])
         return None, None
@@ -156,7 +156,7 @@ class Fleet:
             fault = self.weather.excuse([BROKERS, *self.links.names(replica.slot, ("kafka", *self.links.stores))])
             if fault:
                 self.incomplete += 1
-                self.excuses.append(f"{replica.name} ended with {code}: left with open batches ({fault})")
+                self.ends.append(f"{replica.name} ended with {code}: left with open batches ({fault})")
                 return
         if strict or not self.may_have_ended(replica, code):
             raise Failed(f"{replica.name} ended with {code} after SIGTERM:\n{tail(replica.log_path)}")

@@ -4,12 +4,13 @@ A fault of a link counts only if something was on its way there: bytes that went
 traffic.py), or an archiver that complained. One that nobody has felt yet stays a while longer.
 """
 
+import re
 import time
 
 from faults import Hit, Lane
 from links import Hung
 from traffic import Watch
-from weather import BROKERS, KAFKA_TROUBLE, STORE_TROUBLE, Listener
+from weather import BROKERS, KAFKA_TROUBLE, STORE_TROUBLE, UPLOAD_FAILED, Listener
 
 NODES = (1, 2, 3)
 LOOK_SECONDS = 0.25
@@ -147,16 +148,16 @@ class Uploads(Lane):
 
     def lie_in_wait(self, replica, kind, limit, deadline):
         links, uploads = self.siege.links, self.siege.uploads
-        names = links.names(replica.slot, ("main",))
+        names, failed = links.names(replica.slot, ("main",)), re.compile(UPLOAD_FAILED + re.escape(self.fleet.group.large))
         with links.alone(names, self.pause), self.weather.trouble(names, kind):
             uploads.new()
-            watch, begun, felt = Watch(links.ports(names)), False, False
+            listener, begun, felt = Listener(replica.log_path), False, False
             try:
                 self.poison(links, names[0], limit)
                 while not felt and time.monotonic() < deadline and (begun or self.owner() is replica):
                     self.pause(LOOK_SECONDS)
                     begun = begun or bool(uploads.new())
-                    felt = begun and bool(uploads.all()) and watch.look().largest_ended >= limit // 2
+                    felt = begun and bool(uploads.all()) and listener.heard(failed) is not None
                 if felt:
                     self.pause(self.random.uniform(0.2, 2))
             finally:

@@ -35,7 +35,7 @@ from brokers import COMPACTED, Brokers
 from cast import Bucket, UploadsInPieces
 from demands import Demands, Row, broken, table
 from faults import PROCESS_FAULTS, Processes
-from fleet import EXCUSES, LAYOUTS, Fleet, Group
+from fleet import EXCUSES, IN_USE, LAYOUTS, Fleet, Group
 from links import STORES as DESTINATIONS
 from links import Links
 from outages import BROKER_FAULTS, NETWORK_FAULTS, UPLOAD_FAULTS, BrokerDeaths, Network, Uploads
@@ -45,6 +45,7 @@ FEED = ROOT / "tests" / "proofs" / "feed.py"
 READER = ROOT / "tests" / "reader" / "ledgers.py"
 CATCH_UP_DEADLINE = 300
 DRAIN_DEADLINE = 180
+RETRIES_OF_STATIC = 12  # starts of a killed static member of the protocol `consumer` until its session is over, at most
 KILLS = ("SIGKILL, aimed", "SIGKILL, random", "SIGKILL, all")
 TOPICS = (  # kind, Kafka partitions, producers, share of the rate, hours
     ("plain", 4, 1, 0.42, 2), ("transactions", 3, 2, 0.22, 2), ("compacted", 2, 1, 0.13, 2), ("large", 1, 1, 0.23, 1))
@@ -252,14 +253,16 @@ class Siege:
         rows += [Row("lives of processes", told.lives),
                  demands.counted("lives that began on an open plan", told.to_redo + told.to_commit),
                  Row("  to redo", told.to_redo), Row("  only to commit", told.to_commit), Row("batches redone", told.redone)]
+        in_use = excused.pop(IN_USE, 0)  # of the protocol `consumer` alone: then again and again until the session is over
         rows += [Row(f"ended: {excuse}", excused[excuse]) for excuse in EXCUSES]
         rows += [demands.bounded("ended by themselves, excused", sum(excused.values())),
+                 Row(f"ended: {IN_USE}", in_use, most=RETRIES_OF_STATIC * sum(self.faults[kind] for kind in PROCESS_FAULTS)),
                  demands.bounded("left with open batches in a fault", self.fleet.incomplete),
                  Row("toxiproxy hung, all links reset", self.links.renewed), Row("WARN lines", len(told.warnings)),
                  Row("ERROR lines", len(told.errors), most=0)]
         print(table(rows), flush=True)
-        for excuse in self.fleet.excuses:
-            self.note(excuse)
+        for end in self.fleet.ends:
+            self.note(end)
         self.failures += broken(rows) + told.errors[:40]
         if self.failures:
             raise Failed("\n".join(self.failures))

@@ -59,7 +59,6 @@ class Passed:
     received: int = 0
     opened: int = 0
     ended: int = 0
-    largest_ended: int = 0  # bytes that a connection had sent since the watch began, when it ended
 
 
 class Watch:
@@ -68,7 +67,7 @@ class Watch:
     def __init__(self, ports, look=connections):
         self.ports, self.connections = frozenset(ports), look
         self.before = self.now = look(self.ports)
-        self.base, self.passed = dict(self.before), Passed()
+        self.passed = Passed()
 
     def look(self):
         self.before, self.now = self.now, self.connections(self.ports)
@@ -77,12 +76,10 @@ class Watch:
             if known is None or sent < known[0]:  # another one, perhaps with the same port
                 self.passed.opened += 1
                 self.passed.ended += known is not None
-                self.base[place] = known = (0, 0)
+                known = (0, 0)
             self.passed.sent += sent - known[0]
             self.passed.received += max(0, received - known[1])
-        for place in self.before.keys() - self.now.keys():
-            self.passed.ended += 1
-            self.passed.largest_ended = max(self.passed.largest_ended, self.before[place][0] - self.base.get(place, (0, 0))[0])
+        self.passed.ended += len(self.before.keys() - self.now.keys())
         return self.passed
 
     def open(self):

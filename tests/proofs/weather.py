@@ -1,6 +1,7 @@
 """Which faults are on and which were lately: the only excuse that an archiver has for ending by itself.
 
-A fault has a place: a proxy of links.py, or BROKERS for all of them. `felt` tells what an archiver's log says about it.
+A fault has a place: a proxy of links.py, BROKERS for all of them, or the name of the archiver that was killed or stopped. What
+an archiver's log says about it is looked for here, too.
 """
 
 import re
@@ -17,6 +18,7 @@ KAFKA_TROUBLE = re.compile(
     r"(?:commit an offset|read a committed offset|read a topic's id|read a log's bounds|look up an offset by time) failed; trying again")
 STORE_TROUBLE = re.compile(
     r"(?:list|write|upload|look at|check|read a stored|read the claim)[a-z ]* failed; trying again|Encountered (?:transport|server) error")
+UPLOAD_FAILED = "upload an object failed; trying again partition="
 SESSION_OVER = re.compile(r'partition lost|facility="SESSTMOUT"|session timed out|[Ff]enced|[Uu]nknown member')
 
 
@@ -37,6 +39,11 @@ class Weather:
                 for place in places:
                     self.on.remove((place, name))
                     self.ended[place] = (now, name)
+
+    def struck(self, place, name):
+        """A fault without duration."""
+        with self.trouble([place], name):
+            pass
 
     def excuse(self, places):
         """The name of a fault at one of `places` that is on or was just now; None without one."""
