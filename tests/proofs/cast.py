@@ -13,7 +13,8 @@ AIM_MS_MAX = 200
 STOP_DEADLINE = 120
 OBJECT = re.compile(r"(?P<topic>[^/+]+)\+(?P<partition>\d{5,})\+(?P<first>\d{20})-(?P<end>\d{20})\.")
 CLAIM = re.compile(r"/(?P<topic>[^/]+)/(?P<partition>\d{5,})/(?P<first>\d{20})\.claim$")
-AT_WORK = re.compile(r"^(?P<time>\S+) .*\b(?:batch sealed|redoing an unfinished batch) partition=(?P<topic>\S+)/(?P<partition>\d+) ", re.MULTILINE)
+AT_WORK = re.compile(r"^(?P<time>\S+) .*\b(?:batch sealed|redoing an unfinished batch) "
+                     r"partition=(?P<topic>\S+)/(?P<partition>\d+) first=(?P<first>\d+) ", re.MULTILINE)
 STILL_NS = 50_000_000  # a folder changed more lately than this is looked at again: its time is coarse
 
 
@@ -46,9 +47,9 @@ class Archiver:
         self.process.kill()
         self.process.wait()
 
-    def at_work_last(self, topic, partition):
-        """When it last sealed or took up a batch of the Kafka partition, as its log says; empty if never."""
-        found = AT_WORK.finditer(tail(self.log_path, 200))
+    def at_work_last(self, topic, partition, first=None):
+        """When it last sealed or took up a batch of the Kafka partition (the one from `first`), as its log says; empty if never."""
+        found = (match for match in AT_WORK.finditer(tail(self.log_path, 200)) if first is None or int(match["first"]) == first)
         return max((match["time"] for match in found if (match["topic"], int(match["partition"])) == (topic, partition)), default="")
 
     def empty_spool(self):
@@ -71,8 +72,9 @@ class Archiver:
 
 
 def uploader(archivers, batch):
-    """The process that sealed or took up a batch of the Kafka partition of `batch` last."""
-    times = {archiver.at_work_last(batch["topic"], int(batch["partition"])): archiver for archiver in archivers}
+    """The process that sealed or took up `batch` last."""
+    place = batch["topic"], int(batch["partition"]), int(batch["first"])
+    times = {archiver.at_work_last(*place): archiver for archiver in archivers}
     return times[max(times)] if any(times) else None
 
 
@@ -127,3 +129,26 @@ class Bucket:
         found.update(objects)
         for inner in folders:
             self._collect(inner, found)
+
+
+class UploadsInPieces:
+    """Those below a prefix that the S3 server has begun and not ended: it keeps the pieces in a folder for each."""
+
+    def __init__(self, prefix):
+        self.root, self.prefix = Path(os.environ["S3_DATA"]) / ".sgwtmp" / "multipart", prefix.encode()
+        self.seen = set()
+
+    def all(self):
+        return {str(path) for path in self.root.glob("*/*") if self._is_ours(path)}
+
+    def _is_ours(self, path):
+        try:
+            return os.getxattr(path, "user.objname").startswith(self.prefix)
+        except OSError:  # ended meanwhile, or not yet there as a whole
+            return False
+
+    def new(self):
+        """Those that were not there at the last call."""
+        found = self.all()
+        fresh, self.seen = found - self.seen, found
+        return fresh

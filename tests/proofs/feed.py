@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """One producer that never rests: records of scripts/logs.py, and a ledger that says what became of every id.
 
-    feed.py --brokers B --topic T --kind plain|transactions|compacted --ledger FILE [--lane 0 --lanes 1] --rate R
+    feed.py --brokers B --topic T --kind plain|transactions|compacted|large --ledger FILE [--lane 0 --lanes 1] --rate R
             --seed S --partitions P --hours H
 
 Ids go in blocks of BLOCK, block b to lane b modulo --lanes, so that several producers can share a topic. The ledger has a
 line a block, written only after the brokers' answer: `acked FIRST END` is in the log for good, `aborted` was written in a
-transaction that was aborted, `unknown` got no answer that tells. SIGTERM ends it; the last line of the ledger, `tops {...}`,
+transaction that was aborted, `unsent` the same, but not all of it was in the log before; `unknown` got no answer that tells. SIGTERM ends it; the last line of the ledger, `tops {...}`,
 is the highest acked offset of each Kafka partition.
 
-`transactions`: of one to eight blocks, one in ten held open for seconds, three in ten aborted after everything was written.
+`transactions`: of one to eight blocks, one in ten held open for seconds, three in ten aborted after everything was written, and
+one in fifty left by a producer that goes away when it is about to commit: it may have asked for it and not waited for the answer.
 `compacted`: three ids in four have a key of their own, so that nothing may take them away; the fourth shares its key with
 others of its Kafka partition, and Kafka may remove it as soon as a later one is there.
+`large`: what the rate allows is saved up and sent at once, so that the archiver's objects are large.
 """
 
 import argparse
@@ -29,9 +31,10 @@ from logs import Logs  # noqa: E402
 BLOCK = 64
 IDS_MAX = 100_000_000
 SHARED_KEYS = 40
-ABORTED, HELD_OPEN = 0.3, 0.1  # shares of transactions
+ABORTED, HELD_OPEN, ABANDONED = 0.3, 0.1, 0.02  # shares of transactions
 HELD_SECONDS = (0.5, 4.0)
 BEHIND_MAX = 15  # seconds behind the rate
+SAVED_UP = 18_500  # ids of `large` that are sent at once: 7 MB
 PATIENCE = 240  # seconds for the brokers to decide a transaction
 
 
@@ -92,6 +95,7 @@ class Feed:
         self.ledger = Ledger(args.ledger)
         self.random = random.Random(f"{args.seed}/{args.lane}")
         self.transactional = args.kind == "transactions"
+        self.saved_up = SAVED_UP if args.kind == "large" else 0
         self.connect()
 
     def connect(self):
@@ -147,18 +151,31 @@ class Feed:
             self.producer.flush(60)  # what is aborted was in the log before
             if self.random.random() < HELD_OPEN:
                 self.stop.wait(self.random.uniform(*HELD_SECONDS))
+            if self.random.random() < ABANDONED:
+                self.abandon()
             wanted = "aborted" if self.random.random() < ABORTED else "acked"
             if wanted == "acked" and self.insist(self.producer.commit_transaction) is None:
                 outcome = "acked"
             else:
                 self.insist(self.producer.abort_transaction)
-                outcome = "aborted"
+                outcome = "unsent" if any(block.missing for block in blocks) else "aborted"
         except (Undecided, KafkaException) as failed:
             print(f"transaction of ids from {blocks[0].first}: {failed}; going on with a new producer", flush=True)
             self.connect()
         self.ledger.failure = None  # the transaction's outcome says it all
         for block in blocks:
             block.done(outcome)
+
+    def abandon(self):
+        """Goes away; half of the times it asks for the commit before."""
+        from confluent_kafka import KafkaException
+
+        if self.random.random() < 0.5:
+            try:
+                self.producer.commit_transaction(self.random.uniform(0.001, 0.02))
+            except KafkaException:
+                pass
+        raise Undecided("left without waiting for the answer")
 
     def run(self):
         began, sent, block = time.monotonic(), 0, self.args.lane
@@ -173,7 +190,7 @@ class Feed:
                 sys.exit(f"error: a record was not delivered: {self.ledger.failure}")
             block, sent = numbers[-1] + self.args.lanes, sent + count * BLOCK
             ahead = began + sent / self.args.rate - time.monotonic()
-            if ahead > 0:
+            if ahead > self.saved_up / self.args.rate:
                 self.stop.wait(ahead)
             elif ahead < -BEHIND_MAX:  # what a long outage cost is not made up for
                 began -= ahead + BEHIND_MAX
@@ -187,7 +204,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--brokers", required=True)
     parser.add_argument("--topic", required=True)
-    parser.add_argument("--kind", choices=("plain", "transactions", "compacted"), required=True)
+    parser.add_argument("--kind", choices=("plain", "transactions", "compacted", "large"), required=True)
     parser.add_argument("--ledger", required=True)
     parser.add_argument("--lane", type=int, default=0)
     parser.add_argument("--lanes", type=int, default=1)

@@ -1,7 +1,8 @@
 """Links between the archivers and everything else, through toxiproxy: one set for each archiver, to be cut, slowed and reset.
 
-An archiver on link L speaks to broker N through `kafka-L-N` and to the S3 server through `s3-L`. The brokers tell a client of
-link L only the addresses of that link, so there is no way round.
+An archiver on link L speaks to broker N through `kafka-L-N`, to its first destination through `main-L` and to its second
+through `second-L`: both lie on one S3 server and fail apart all the same. The brokers tell a client of link L only the
+addresses of that link, so there is no way round.
 
 toxiproxy sometimes hangs for good while it changes what a busy connection suffers (its issue 558). Then it is killed and
 started anew, which resets every link once.
@@ -10,15 +11,17 @@ started anew, which resets every link once.
 import json
 import os
 import subprocess
+import threading
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from trial import ROOT, Failed
 
 BROKERS = (1, 2, 3)
 ANSWER_SECONDS = 10
-S3_PORT_ABOVE = 40  # s3 of link L listens at the base port + 40 + L
+STORES = {"main": 40, "second": 60}  # destination -> its port on link L, less the base port and L
 
 
 class Hung(Failed):
@@ -28,11 +31,12 @@ class Hung(Failed):
 class Links:
     """All of them. Made anew at the start, gone at the end."""
 
-    def __init__(self, count):
-        self.url, base = os.environ["TOXIPROXY_URL"], int(os.environ["KAFKA3_BASE"])
-        self.count, self.proxies, self.renewed = count, {}, 0
+    def __init__(self, count, stores):
+        """`stores`: the destinations on the S3 server."""
+        self.url, self.base = os.environ["TOXIPROXY_URL"], int(os.environ["KAFKA3_BASE"])
+        self.count, self.stores, self.proxies, self.renewed = count, tuple(stores), {}, 0
+        self.taken, self.taking = set(), threading.Lock()
         self.s3 = urlsplit(os.environ["S3_ENDPOINT"]).netloc
-        self.base = base
         try:
             self.make()
         except Hung:  # since an earlier run
@@ -44,7 +48,8 @@ class Links:
             for node in BROKERS:
                 port = self.base + 100 * node
                 self.add(f"kafka-{link}-{node}", port + 30 + link, f"127.0.0.1:{port + 20 + link}")
-            self.add(f"s3-{link}", self.base + S3_PORT_ABOVE + link, self.s3)
+            for store in self.stores:
+                self.add(f"{store}-{link}", self.base + STORES[store] + link, self.s3)
 
     def add(self, name, port, upstream):
         if name in self.ask("GET", "/proxies"):  # of a run that was killed
@@ -55,13 +60,36 @@ class Links:
     def brokers(self, link):
         return ",".join(f"127.0.0.1:{self.proxies[f'kafka-{link}-{node}']}" for node in BROKERS)
 
-    def s3_endpoint(self, link):
-        return f"http://127.0.0.1:{self.proxies[f's3-{link}']}"
+    def s3_endpoint(self, link, store):
+        return f"http://127.0.0.1:{self.proxies[f'{store}-{link}']}"
 
-    def names(self, link, what):
-        """The proxies of a link: `kafka`, `s3` or `both`."""
-        kafka = [f"kafka-{link}-{node}" for node in BROKERS] if what != "s3" else []
-        return kafka + ([f"s3-{link}"] if what != "kafka" else [])
+    def names(self, link, targets):
+        """The proxies of a link to some of `kafka`, `main` and `second`."""
+        kafka = [f"kafka-{link}-{node}" for node in BROKERS] if "kafka" in targets else []
+        return kafka + [f"{store}-{link}" for store in self.stores if store in targets]
+
+    def ports(self, names):
+        return [self.proxies[name] for name in names]
+
+    def busy(self, names):
+        with self.taking:
+            return bool(self.taken.intersection(names))
+
+    @contextmanager
+    def alone(self, names, keep_waiting):
+        """One fault at a time on each proxy. `keep_waiting` is called between looks."""
+        names = set(names)
+        while True:
+            with self.taking:
+                if not names & self.taken:
+                    self.taken |= names
+                    break
+            keep_waiting(0.2)
+        try:
+            yield
+        finally:
+            with self.taking:
+                self.taken -= names
 
     def close(self, name):
         """Connections end, and new ones are refused."""

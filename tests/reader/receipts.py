@@ -49,7 +49,8 @@ def check_receipts(store, sizes, read_objects, records, ends=None, topic=None):
     wrong += [f"the claim of {topic}/{partition} at {first} has no receipt" for topic, partition, first in sorted(claims - finished)]
     wrong += [f"{topic}/{partition} at {first} has a receipt but no claim" for topic, partition, first in sorted(finished - claims)]
     wrong += [f"no receipt names {key}" for key in sorted(set(read_objects) - set(vouched))]
-    return wrong, {"receipts": len(finished), "claims": len(claims), "vouched": len(vouched)}
+    kept = sum("kept" in entry for chain in receipts.values() for receipt in chain for entry in receipt.get("objects", ()))
+    return wrong, {"receipts": len(finished), "claims": len(claims), "vouched": len(vouched), "kept": kept}
 
 
 def check_chain(partition, chain, watermarks, skips=False):

@@ -37,6 +37,10 @@ class FileStore:
     def read(self, key):
         return (self.folder / key).read_bytes()
 
+    def unfinished(self):
+        """Uploads in pieces that were begun and not ended, where the store knows of such."""
+        return []
+
     def delete_all(self):
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -55,11 +59,20 @@ class PrefixStore:
     def read(self, key):
         return self.read_full(self.prefix + key)
 
+    def unfinished(self):
+        """Uploads in pieces that were begun and not ended, where the store knows of such."""
+        return []
+
     def delete_all(self):
         if not self.prefix:
             raise ValueError("refusing to delete a whole bucket: name a prefix")
         for key, _ in list(self.list_full(self.prefix)):
             self.delete_full(key)
+        for upload in self.unfinished():
+            self.abort(upload)
+
+    def abort(self, upload):
+        raise NotImplementedError(f"{type(self).__name__} knows of no {upload}")
 
 
 class S3Store(PrefixStore):
@@ -76,6 +89,14 @@ class S3Store(PrefixStore):
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # a server over a directory lists its folders too
                     yield found["Key"], found["Size"]
+
+    def unfinished(self):
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
+        return [(found["Key"], found["UploadId"]) for page in pages for found in page.get("Uploads", ())]
+
+    def abort(self, upload):
+        key, number = upload
+        self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=number)
 
     def read_full(self, key):
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
