@@ -8,6 +8,7 @@
 use super::Bucket;
 use crate::destination::DestinationError;
 use crate::destination::fault::{Fault, FaultKind, Verdict};
+use crate::effect::{Effect, requests};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode};
@@ -113,7 +114,7 @@ impl Bucket {
     pub async fn probe(&self) -> Result<(), ProbeError> {
         let path = self.put_probe(&unshared_name(), PutMode::Overwrite).await?;
         let checked = self.check_probe(&path).await;
-        let deleted = self.destination.store().delete(&path).await;
+        let deleted = requests::delete(Effect::ProbeDelete, self.destination.store(), &path).await;
         checked.and(deleted.map_err(|error| self.probe_error("delete", &error)))
     }
 
@@ -136,7 +137,8 @@ impl Bucket {
     async fn put_probe(&self, name: &str, mode: PutMode) -> Result<Path, ProbeError> {
         let path = self.destination.path(&format!("{PROBE_FOLDER}/{name}"))?;
         let create = mode == PutMode::Create;
-        match self.destination.store().put_opts(&path, TEXT.into(), mode.into()).await {
+        let store = self.destination.store();
+        match requests::put(Effect::ProbePut, store, &path, TEXT.into(), mode.into()).await {
             Ok(_) => Ok(path),
             Err(object_store::Error::AlreadyExists { .. }) if create => Ok(path),
             Err(error) if Fault::of(&error).kind == FaultKind::Unsupported => Err(self.cannot_create()),
@@ -159,7 +161,7 @@ impl Bucket {
         if !self.destination.conditional_put() {
             return Ok(());
         }
-        match store.put_opts(path, TEXT.into(), PutMode::Create.into()).await {
+        match requests::put(Effect::ProbePut, store, path, TEXT.into(), PutMode::Create.into()).await {
             Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
             Ok(_) => Err(self.unsuitable(
                 "it replaces an object that should be created only if absent; set conditional_put = false",

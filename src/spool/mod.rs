@@ -18,8 +18,9 @@
 pub mod encode;
 pub mod part;
 
+use crate::effect::{Effect, files};
 use crate::planted::{Bug, has};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -102,7 +103,8 @@ impl Spool {
         self.clear();
         let path = self.slot.path.join(format!("{}{:08}", prefix(self.process), self.next_batch));
         self.next_batch += 1;
-        fs::create_dir(&path).map_err(|error| failed("create a batch's folder", &path, error))?;
+        files::make_folder(Effect::BatchFolder, &path)
+            .map_err(|error| failed("create a batch's folder", &path, error))?;
         Ok(Arc::new(BatchDir { path, room: self.room.clone(), bytes: AtomicU64::new(0) }))
     }
 
@@ -139,18 +141,19 @@ struct Slot {
 
 impl Slot {
     fn take(dir: &Path, process: u64) -> Result<Self, SpoolError> {
-        fs::create_dir_all(dir).map_err(|error| failed("create a folder", dir, error))?;
+        files::make_folders(Effect::SpoolFolder, dir).map_err(|error| failed("create a folder", dir, error))?;
         for number in 0..SLOTS_MAX {
             let path = dir.join(format!("slot-{number}"));
-            fs::create_dir_all(&path).map_err(|error| failed("create a folder", &path, error))?;
-            let locked = lock(&path, OFlags::CREATE).map_err(|error| failed("lock a slot", &path, error))?;
+            files::make_folders(Effect::SpoolFolder, &path).map_err(|error| failed("create a folder", &path, error))?;
+            let locked = files::make_readable(Effect::SpoolLock, &lock_path(&path)).and_then(locked);
+            let locked = locked.map_err(|error| failed("lock a slot", &path, error))?;
             let Some(lock) = locked else { continue };
             let slot = Self { path, lock };
             // Deleted and made again by others since it was opened: theirs.
             if !slot.is_held() {
                 continue;
             }
-            sweep(&slot.path, process).map_err(|error| failed("sweep a slot", &slot.path, error))?;
+            sweep(Effect::SlotSweep, &slot.path, process).map_err(|error| failed("sweep a slot", &slot.path, error))?;
             sweep_dead_slots(dir, number, process);
             return Ok(slot);
         }
@@ -169,12 +172,10 @@ fn lock_path(slot: &Path) -> PathBuf {
     slot.join("lock")
 }
 
-/// Locks a slot; `None`: a living process holds it. The file is opened for reading only, so that it does not keep anybody
-/// from making the disk read-only.
-fn lock(slot: &Path, create: OFlags) -> io::Result<Option<File>> {
-    let file = rustix::fs::open(lock_path(slot), OFlags::RDONLY | OFlags::CLOEXEC | create, Mode::from(0o644))?;
+/// Locks the lock file of a slot; `None`: a living process holds it.
+fn locked(file: File) -> io::Result<Option<File>> {
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(File::from(file))),
+        Ok(()) => Ok(Some(file)),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
@@ -184,19 +185,19 @@ fn lock(slot: &Path, create: OFlags) -> io::Result<Option<File>> {
 fn sweep_dead_slots(dir: &Path, own: u32, process: u64) {
     for number in (0..SLOTS_MAX).filter(|&number| number != own) {
         let path = dir.join(format!("slot-{number}"));
-        let Ok(Some(lock)) = lock(&path, OFlags::empty()) else { continue };
+        let Ok(Some(lock)) = File::open(lock_path(&path)).and_then(locked) else { continue };
         let slot = Slot { path, lock };
         if !slot.is_held() {
             continue;
         }
-        if let Err(error) = sweep(&slot.path, process) {
+        if let Err(error) = sweep(Effect::DeadSlotSweep, &slot.path, process) {
             tracing::warn!(slot = %slot.path.display(), %error, "could not empty the spool of a dead process");
         }
     }
 }
 
 /// Removes everything in a slot but its lock and what `process` itself has there.
-fn sweep(slot: &Path, process: u64) -> io::Result<()> {
+fn sweep(effect: Effect, slot: &Path, process: u64) -> io::Result<()> {
     if has(Bug::SpoolKept) {
         return Ok(());
     }
@@ -208,9 +209,9 @@ fn sweep(slot: &Path, process: u64) -> io::Result<()> {
             continue;
         }
         if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
+            files::remove_folder(effect, &entry.path())?;
         } else {
-            fs::remove_file(entry.path())?;
+            files::remove(effect, &entry.path())?;
         }
     }
     Ok(())
@@ -232,7 +233,7 @@ impl Room {
 
     /// Deletes a batch's folder and gives its bytes back; what cannot be deleted now is kept in mind.
     fn delete(&self, path: PathBuf, bytes: u64) {
-        match fs::remove_dir_all(&path) {
+        match files::remove_folder(Effect::BatchDelete, &path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "could not delete a batch's spool folder; trying again later");
                 self.left().push((path, bytes));

@@ -3,6 +3,7 @@
 use super::existing::existing;
 use super::read::{Piece, SealedReader};
 use super::{Placed, Target, UploadError, UploadSettings, settled};
+use crate::effect::{Effect, requests};
 use bytes::Bytes;
 use object_store::{MultipartUpload, PutMode, PutMultipartOptions, PutOptions, PutPayload};
 use tokio::task::JoinSet;
@@ -18,7 +19,8 @@ pub(super) async fn whole(target: &Target<'_>, mode: PutMode) -> Result<Option<P
     }
     let options = PutOptions { mode, attributes: target.attributes(), ..PutOptions::default() };
     let payload = PutPayload::from_iter(payload);
-    let put = target.destination.store().put_opts(&target.location, payload, options).await;
+    let store = target.destination.store();
+    let put = requests::put(Effect::ObjectPut, store, &target.location, payload, options).await;
     put.map(|_| None).map_err(|error| target.store_error(&error))
 }
 
@@ -26,7 +28,8 @@ pub(super) async fn whole(target: &Target<'_>, mode: PutMode) -> Result<Option<P
 /// up meanwhile that settles the matter. Whatever else happens, the pieces are aborted.
 pub(super) async fn in_pieces(target: &Target<'_>, settings: UploadSettings) -> Result<Option<Placed>, UploadError> {
     let options = PutMultipartOptions { attributes: target.attributes(), ..PutMultipartOptions::default() };
-    let upload = target.destination.store().put_multipart_opts(&target.location, options).await;
+    let store = target.destination.store();
+    let upload = requests::begin(Effect::UploadBegin, store, &target.location, options).await;
     let mut upload = Pieces { upload: Some(upload.map_err(|error| target.store_error(&error))?) };
     let outcome = send_pieces(target, &mut upload, settings).await;
     match outcome {
@@ -82,14 +85,14 @@ struct Pieces {
 impl Pieces {
     fn put(&mut self, bytes: Bytes) -> object_store::UploadPart {
         match &mut self.upload {
-            Some(upload) => upload.put_part(PutPayload::from_bytes(bytes)),
+            Some(upload) => requests::piece(Effect::UploadPiece, upload.as_mut(), PutPayload::from_bytes(bytes)),
             None => Box::pin(std::future::ready(Err(over()))),
         }
     }
 
     async fn complete(&mut self) -> object_store::Result<()> {
         let upload = self.upload.as_mut().ok_or_else(over)?;
-        upload.complete().await.map(|_| ())
+        requests::complete(Effect::UploadComplete, upload.as_mut()).await.map(|_| ())
     }
 
     fn done(mut self) {
@@ -114,7 +117,7 @@ impl Drop for Pieces {
 
 /// Nobody waits for more than the attempt: the bucket's own rule for dead uploads is the last resort.
 async fn abort(mut upload: Box<dyn MultipartUpload>) {
-    if let Err(error) = upload.abort().await {
+    if let Err(error) = requests::abort(Effect::UploadAbort, upload.as_mut()).await {
         let fault = crate::destination::fault::Fault::of(&error);
         tracing::debug!(%fault, "pieces of an upload were not aborted");
     }
