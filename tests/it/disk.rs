@@ -3,7 +3,7 @@
 
 use crate::support::configuration::Trial;
 use crate::support::disk::{Tmpfs, spooled};
-use crate::support::kafka::Topic;
+use crate::support::kafka::{BASE_MS, Shape, Topic, good};
 use crate::support::process::{free_address, get};
 use crate::support::{DEADLINE, until};
 use rustix::process::Signal;
@@ -79,7 +79,8 @@ fn a_spool_deleted_under_a_process_is_not_shared_with_the_next_one() {
 #[test]
 fn parts_changed_between_seal_and_upload_are_read_again() {
     let topic = Topic::create(3);
-    topic.send_good(0, 150, 3);
+    // All in one hour: one part a batch.
+    topic.send_all((0..150).map(|id| Shape { partition: (id % 3) as i32, ..good(id).at(BASE_MS) }));
     let mut trial = Trial::on_disk(&topic);
     trial.rotate = "records = 50".to_string();
     let address = free_address();

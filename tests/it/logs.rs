@@ -22,7 +22,8 @@ fn busy(topic: &Topic) -> (Trial, String) {
 
 /// A process that has archived everything that is in the topic so far.
 fn at_rest(trial: &Trial, topic: &Topic) -> Running {
-    let running = trial.start(&[]);
+    let mut running = trial.start(&[]);
+    running.until_says("partition taken over");
     trial.until_all_committed(topic);
     running
 }
@@ -226,6 +227,8 @@ fn a_store_slower_than_the_poll_interval_costs_no_membership() {
     trial.destination = trial.destination.replace(&crate::support::setting("S3_ENDPOINT"), &proxy.endpoint());
     trial.rotate = "records = 50\nage = \"1s\"".to_string();
     let interval = Duration::from_secs(6);
+    // At most half of the interval.
+    trial.kafka = "revoke_grace = \"2s\"".to_string();
     let client =
         ["session.timeout.ms", "max.poll.interval.ms"].map(|key| format!("\"{key}\" = \"{}\"\n", interval.as_millis()));
     trial.sections = format!("[kafka.client]\n{}", client.concat());

@@ -142,6 +142,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("what it said:\n{}", self.err());
+        }
         // Already gone in a test that went well.
         drop(self.child.kill());
         drop(self.child.wait());
