@@ -11,13 +11,14 @@
 //!   and whose id nobody was told.
 
 use super::{Target, UploadError};
+use crate::destination::AtWork;
 use crate::destination::fault::Fault;
-use crate::destination::{AtWork, Destination};
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error, MultipartUpload, PutMultipartOptions, PutPayload, Result};
 use std::future::Future;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -36,18 +37,32 @@ pub(super) struct Pieces {
     on_their_way: JoinSet<Result<()>>,
     location: Path,
     at_work: AtWork,
+    /// Of the tasks; it may be dropped on any thread.
+    runtime: Handle,
 }
 
 impl Pieces {
+    /// Begins an upload. One that nobody waits for any more is given up as soon as the store has told its id.
     pub(super) async fn begin(target: &Target<'_>) -> std::result::Result<Self, UploadError> {
         let options = PutMultipartOptions { attributes: target.attributes(), ..PutMultipartOptions::default() };
-        let begun = begin(target.destination, &target.location, options).await;
-        Ok(Self {
-            upload: Some(begun.map_err(|error| target.store_error(&error))?),
-            on_their_way: JoinSet::new(),
-            location: target.location.clone(),
-            at_work: target.destination.at_work(),
-        })
+        let (store, location) = (target.destination.store().clone(), target.location.clone());
+        let at_work = target.destination.at_work();
+        let (tell, begun) = oneshot::channel();
+        tokio::spawn(async move {
+            let upload = store.put_multipart_opts(&location, options).await;
+            let runtime = Handle::current();
+            let pieces = upload.map(|upload| Self {
+                upload: Some(upload),
+                on_their_way: JoinSet::new(),
+                location,
+                at_work,
+                runtime,
+            });
+            // Dropped here, or in the channel, it is given up.
+            drop(tell.send(pieces));
+        });
+        let over = |_| Err(Error::Generic { store: "upload", source: "its task has ended".into() });
+        begun.await.unwrap_or_else(over).map_err(|error| target.store_error(&error))
     }
 
     /// How many pieces are on their way.
@@ -115,28 +130,10 @@ impl Pieces {
 impl Drop for Pieces {
     /// The upload was given up in the middle: whoever awaited it is gone, so a task of its own has to tell the store.
     fn drop(&mut self) {
-        if let (Some(given_up), Ok(runtime)) = (self.giving_up(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(given_up);
+        if let Some(given_up) = self.giving_up() {
+            self.runtime.spawn(given_up);
         }
     }
-}
-
-/// Begins an upload. One that nobody waits for any more is aborted as soon as the store has told its id.
-async fn begin(
-    destination: &Destination,
-    location: &Path,
-    options: PutMultipartOptions,
-) -> Result<Box<dyn MultipartUpload>> {
-    let (tell, begun) = oneshot::channel();
-    let (store, location, at_work) = (destination.store().clone(), location.clone(), destination.at_work());
-    tokio::spawn(async move {
-        let _at_work = at_work;
-        let begun = store.put_multipart_opts(&location, options).await;
-        if let Err(Ok(nobodys)) = tell.send(begun) {
-            abort(nobodys, &location).await;
-        }
-    });
-    begun.await.unwrap_or_else(|_| Err(Error::Generic { store: "upload", source: "its task has ended".into() }))
 }
 
 /// Runs `work` to its end, also where the caller goes away meanwhile.

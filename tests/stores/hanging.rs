@@ -1,8 +1,8 @@
-//! Bytes that change on their way, and stores that answer nothing at all.
+//! Bytes that change on their way, answers that are lost there, and stores that answer nothing at all.
 
 use crate::leftovers;
 use crate::objects::{MIB, SETTINGS, content, sealed};
-use crate::places::{self, Place};
+use crate::places::{self, Place, setting};
 use crate::storm::Weather;
 use crate::wire::{self, MARK};
 use async_trait::async_trait;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 /// The S3 server at the end of that wire, in calm weather.
 async fn s3_by_wire() -> (Place, Arc<wire::Tampering>, Arc<Weather>) {
-    let (endpoint, tampering) = wire::to_s3().await;
+    let (endpoint, tampering) = wire::to(&setting("S3_ENDPOINT")).await;
     let weather = Weather::calm();
     (places::s3_at(&endpoint).in_weather(&weather), tampering, weather)
 }
@@ -52,6 +52,34 @@ async fn changed_on_the_way_is_never_visible() {
         let path = place.destination.path(&file.key).expect("a key");
         let stored = place.destination.store().get(&path).await.expect("there").bytes().await.expect("its bytes");
         assert!(stored == content, "{bytes} bytes");
+    }
+}
+
+/// Goal: what the store has done is found where the connection broke before its answer, on every cloud: one PUT, and pieces that were
+/// put together. The client asks again by itself, and then the store knows no such upload any more.
+#[tokio::test]
+async fn an_answer_that_was_lost_on_the_wire_is_found() {
+    type At = fn(&str) -> Place;
+    let stores: [(&str, At, &str); 3] = [
+        ("S3_ENDPOINT", places::s3_at, "?uploadId="),
+        ("GCS_ENDPOINT", places::gcs_at, "?uploadId="),
+        ("AZURE_ENDPOINT", places::azure_at, "comp=blocklist"),
+    ];
+    for (endpoint, at, completion) in stores {
+        let (address, tampering) = wire::to(&setting(endpoint)).await;
+        let weather = Weather::calm();
+        let place = at(&address).in_weather(&weather);
+        for (bytes, request) in [(100_000, "PUT /"), (11 * MIB, completion)] {
+            let file = sealed(&place, &format!("lost/{bytes}"), &content(bytes, 1));
+            *tampering.loses.lock().expect("no panic inside") = Some(request);
+            let placed = put_file(&place.destination, &file, SETTINGS).await;
+            assert_eq!(*tampering.loses.lock().expect("no panic inside"), None, "{endpoint}: an answer was lost");
+            let how = placed.unwrap_or_else(|error| panic!("{endpoint}, {bytes} bytes: {error}")).how;
+            // A store may take the second request to put the same pieces together for the first.
+            let again = how == How::New && request == completion;
+            assert!(how == How::AlreadyThere || again, "{endpoint}, {bytes} bytes: {how:?}");
+        }
+        leftovers::none(&place, &weather).await;
     }
 }
 

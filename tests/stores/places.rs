@@ -94,7 +94,16 @@ pub(crate) fn s3_without_conditions() -> Place {
 }
 
 pub(crate) fn gcs_config(bucket: &str) -> DestinationConfig {
-    config(format!("gs://{bucket}/{}", fresh()), &[("endpoint", &setting("GCS_ENDPOINT"))])
+    gcs_config_at(&setting("GCS_ENDPOINT"), bucket)
+}
+
+fn gcs_config_at(endpoint: &str, bucket: &str) -> DestinationConfig {
+    config(format!("gs://{bucket}/{}", fresh()), &[("endpoint", endpoint)])
+}
+
+/// The emulator of GCS at another address.
+pub(crate) fn gcs_at(endpoint: &str) -> Place {
+    open(&gcs_config_at(endpoint, &setting("GCS_BUCKET")))
 }
 
 pub(crate) fn gcs() -> Place {
@@ -102,8 +111,16 @@ pub(crate) fn gcs() -> Place {
 }
 
 pub(crate) fn azure_config(container: &str, more: &[(&str, &str)]) -> DestinationConfig {
-    let endpoint = setting("AZURE_ENDPOINT");
-    let mut options = vec![("endpoint", endpoint.as_str()), ("use_emulator", "true")];
+    azure_config_at(&setting("AZURE_ENDPOINT"), container, more)
+}
+
+/// The emulator of Azure at another address.
+pub(crate) fn azure_at(endpoint: &str) -> Place {
+    open(&azure_config_at(endpoint, &setting("AZURE_CONTAINER"), &[]))
+}
+
+fn azure_config_at(endpoint: &str, container: &str, more: &[(&str, &str)]) -> DestinationConfig {
+    let mut options = vec![("endpoint", endpoint), ("use_emulator", "true")];
     options.extend_from_slice(more);
     config(format!("az://{container}/{}", fresh()), &options)
 }

@@ -43,6 +43,7 @@ type upload struct {
 
 type gateway struct {
 	inner   http.Handler
+	host    string // the one name that the XML API's reads are answered under
 	mu      sync.Mutex // for uploads and the parts in them
 	uploads map[string]*upload
 }
@@ -68,10 +69,11 @@ func main() {
 			server.CreateBucketWithOpts(fakestorage.CreateBucketOpts{Name: bucket})
 		}
 	}
-	log.Fatal(http.ListenAndServe(addr, &gateway{inner: server.HTTPHandler(), uploads: map[string]*upload{}}))
+	log.Fatal(http.ListenAndServe(addr, &gateway{inner: server.HTTPHandler(), host: addr, uploads: map[string]*upload{}}))
 }
 
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Host = g.host // it may be reached through a proxy
 	path := strings.TrimPrefix(r.URL.Path, "/")
 	bucket, key, _ := strings.Cut(path, "/")
 	query := r.URL.Query()
