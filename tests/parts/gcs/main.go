@@ -43,7 +43,7 @@ type upload struct {
 
 type gateway struct {
 	inner   http.Handler
-	host    string // the one name that the XML API's reads are answered under
+	host    string     // the one name that the XML API's reads are answered under
 	mu      sync.Mutex // for uploads and the parts in them
 	uploads map[string]*upload
 }
