@@ -7,6 +7,7 @@
 //! - [`parse`]: payloads and event times; [`mod@format`]: rows, blocks and files.
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
+//! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`cli`], [`commands`]: what a user types and calls.
 
@@ -18,6 +19,7 @@ pub mod commands;
 pub mod config;
 pub mod consume;
 pub mod destination;
+pub mod effect;
 pub mod exit;
 pub mod format;
 pub mod kafka;

@@ -4,6 +4,7 @@
 //! One cut per `first`: whoever finds another's claim gives up its own cut and adopts that one.
 
 use super::{Bucket, BucketError, Created, Place, receipts_folder, to_json};
+use crate::effect::Effect;
 use crate::record::TopicPartition;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -95,7 +96,8 @@ impl Bucket {
     /// [`BucketError`]; after [`super::Verdict::Retry`] the claim may be there already or come later: claim again.
     pub async fn claim(&self, claim: &Claim) -> Result<ClaimOutcome, BucketError> {
         let partition = claim.topic_partition();
-        let found = match self.create(&claim_key(&partition, self.generation, claim.first), to_json(claim)).await? {
+        let key = claim_key(&partition, self.generation, claim.first);
+        let found = match self.create(Effect::ClaimPut, &key, to_json(claim)).await? {
             Created::Now => return Ok(ClaimOutcome::Created),
             Created::Found(stored) => self.parse_claim(&partition, claim.first, &stored.bytes)?,
         };

@@ -3,6 +3,7 @@
 //! Two clusters, or two groups, on one prefix would vouch for each other's offsets. Neither can begin unnoticed.
 
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
+use crate::effect::Effect;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -51,7 +52,7 @@ impl Bucket {
         let ours =
             Identity { format: ARCHIVE_FORMAT, cluster_id: cluster_id.to_string(), group: group.to_string(), start };
         let key = identity_key();
-        let theirs: Identity = match self.create(&key, to_json(&ours)).await? {
+        let theirs: Identity = match self.create(Effect::IdentityPut, &key, to_json(&ours)).await? {
             Created::Now => return Ok(ours),
             Created::Found(stored) => self.parse(&key, &stored.bytes, ARCHIVE_FORMAT)?,
         };

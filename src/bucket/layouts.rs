@@ -3,6 +3,7 @@
 //! The bytes are the layout's canonical JSON, so their SHA-256 must begin with the fingerprint they are stored under.
 
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created};
+use crate::effect::Effect;
 use crate::layout::{LAYOUT_VERSION, Layout, ROWS_REVISION};
 use crate::upload::hex;
 use serde::Deserialize;
@@ -26,7 +27,7 @@ impl Bucket {
     pub async fn put_layout(&self, layout: &Layout) -> Result<(), BucketError> {
         let fingerprint = layout.fingerprint();
         let key = layout_key(&fingerprint);
-        match self.create(&key, layout.canonical_json()).await? {
+        match self.create(Effect::LayoutPut, &key, layout.canonical_json()).await? {
             Created::Now => Ok(()),
             Created::Found(stored) => self.check_fingerprint(&key, &fingerprint, &stored.bytes),
         }

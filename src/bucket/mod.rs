@@ -21,6 +21,7 @@ pub mod schemas;
 
 use crate::destination::fault::{Fault, FaultKind, Verdict};
 use crate::destination::{Destination, DestinationError};
+use crate::effect::{Effect, requests};
 use crate::record::TopicPartition;
 use bytes::Bytes;
 use object_store::{Attribute, Attributes, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
@@ -206,16 +207,20 @@ impl Bucket {
     }
 
     /// Writes `text` under `key`, whatever is there.
-    async fn put(&self, key: &str, text: String) -> Result<(), BucketError> {
-        self.put_as(key, text, PutMode::Overwrite).await
+    async fn put(&self, effect: Effect, key: &str, text: String) -> Result<(), BucketError> {
+        self.put_as(effect, key, text, PutMode::Overwrite).await
     }
 
     /// Writes `text` over the document that `version` names, or over whatever is there on stores that do not compare.
     async fn replace(&self, key: &str, text: String, version: Option<&UpdateVersion>) -> Result<(), BucketError> {
-        let Some(version) = version else { return self.put(key, text).await };
-        let Err(error) = self.put_as(key, text.clone(), PutMode::Update(version.clone())).await else { return Ok(()) };
+        let effect = Effect::ReceiptReplace;
+        let Some(version) = version else { return self.put(effect, key, text).await };
+        let mode = PutMode::Update(version.clone());
+        let Err(error) = self.put_as(effect, key, text.clone(), mode).await else { return Ok(()) };
         match &error {
-            BucketError::Store { fault, .. } if fault.kind == FaultKind::Unsupported => self.put(key, text).await,
+            BucketError::Store { fault, .. } if fault.kind == FaultKind::Unsupported => {
+                self.put(effect, key, text).await
+            }
             // It is another one than a moment ago, or the store thinks so: to be looked at again.
             BucketError::Store { fault, .. } if fault.kind == FaultKind::Exists => {
                 Err(self.fault("write", key, fault.clone().passing()))
@@ -224,23 +229,23 @@ impl Bucket {
         }
     }
 
-    async fn put_as(&self, key: &str, text: String, mode: PutMode) -> Result<(), BucketError> {
+    async fn put_as(&self, effect: Effect, key: &str, text: String, mode: PutMode) -> Result<(), BucketError> {
         let path = self.destination.path(key)?;
         let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
         let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        let put = self.destination.store().put_opts(&path, text.into(), options).await;
+        let put = requests::put(effect, self.destination.store(), &path, text.into(), options).await;
         put.map(|_| ()).map_err(|error| self.store_error("write", key, &error))
     }
 
     /// Writes `text` under `key` unless something is there (K-1, K-2).
-    async fn create(&self, key: &str, text: String) -> Result<Created, BucketError> {
+    async fn create(&self, effect: Effect, key: &str, text: String) -> Result<Created, BucketError> {
         if !self.destination.conditional_put() {
             if let Some(found) = self.stored(key).await? {
                 return Ok(Created::Found(found));
             }
-            return self.put(key, text).await.map(|()| Created::Now);
+            return self.put(effect, key, text).await.map(|()| Created::Now);
         }
-        let error = match self.put_as(key, text, PutMode::Create).await {
+        let error = match self.put_as(effect, key, text, PutMode::Create).await {
             Ok(()) => return Ok(Created::Now),
             Err(error) => error,
         };

@@ -8,6 +8,7 @@
 use super::Bucket;
 use crate::destination::DestinationError;
 use crate::destination::fault::{Fault, FaultKind, Verdict};
+use crate::effect::{Effect, requests};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode};
@@ -153,7 +154,8 @@ impl Bucket {
     /// Puts a probe object, or finds that it is there already.
     async fn put_probe(&self, path: &Path, mode: PutMode) -> Result<(), ProbeError> {
         let create = mode == PutMode::Create;
-        match self.destination.store().put_opts(path, TEXT.into(), mode.into()).await {
+        let store = self.destination.store();
+        match requests::put(Effect::ProbePut, store, path, TEXT.into(), mode.into()).await {
             Ok(_) => Ok(()),
             Err(object_store::Error::AlreadyExists { .. }) if create => Ok(()),
             Err(error) if Fault::of(&error).kind == FaultKind::Unsupported => Err(self.cannot_create()),
@@ -176,7 +178,7 @@ impl Bucket {
         if !self.destination.conditional_put() {
             return Ok(());
         }
-        match store.put_opts(path, TEXT.into(), PutMode::Create.into()).await {
+        match requests::put(Effect::ProbePut, store, path, TEXT.into(), PutMode::Create.into()).await {
             Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
             Ok(_) => Err(self.unsuitable(
                 "it replaces an object that should be created only if absent; set conditional_put = false",
@@ -192,7 +194,7 @@ impl Bucket {
         let mut left = DELETES_MAX;
         loop {
             left -= 1;
-            let error = match self.destination.store().delete(path).await {
+            let error = match requests::delete(Effect::ProbeDelete, self.destination.store(), path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
                 Err(error) => self.probe_error("delete", &error),
             };

@@ -36,6 +36,7 @@
 
 use super::{Bucket, BucketError, Created, Place, Stored, receipts_folder, to_json};
 use crate::destination::fault::FaultKind;
+use crate::effect::Effect;
 use crate::record::TopicPartition;
 use object_store::UpdateVersion;
 use serde::{Deserialize, Serialize};
@@ -282,7 +283,7 @@ impl Bucket {
 
     /// The receipt that is there instead, if any.
     async fn create_receipt(&self, key: &str, receipt: &Receipt) -> Result<Option<FoundReceipt>, BucketError> {
-        match self.create(key, to_json(receipt)).await? {
+        match self.create(Effect::ReceiptPut, key, to_json(receipt)).await? {
             Created::Now => Ok(None),
             Created::Found(stored) => self.found_receipt(&receipt.topic_partition(), receipt.first, stored).map(Some),
         }

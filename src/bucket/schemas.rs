@@ -3,6 +3,7 @@
 //! Processes infer from different records; the first to pin wins and all write with what it pinned.
 
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
+use crate::effect::Effect;
 use crate::layout::Column;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ impl Bucket {
         }
         let key = schema_key(archive, output, n);
         let pinned = PinnedSchema { version: SCHEMA_VERSION, columns: columns.to_vec() };
-        match self.create(&key, to_json(&pinned)).await? {
+        match self.create(Effect::SchemaPut, &key, to_json(&pinned)).await? {
             Created::Now => Ok(pinned.columns),
             Created::Found(stored) => {
                 self.parse(&key, &stored.bytes, SCHEMA_VERSION).map(|found: PinnedSchema| found.columns)

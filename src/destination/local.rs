@@ -12,6 +12,7 @@
 //!
 //! Attributes are accepted and not kept: the receipts hold what they would say. Copy and rename are not offered.
 
+use crate::effect::{Effect, files};
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
 use object_store::local::LocalFileSystem;
@@ -22,10 +23,9 @@ use object_store::{
 };
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,7 +99,7 @@ impl ObjectStore for LocalStore {
             let stage = Stage::open(&folders, &target)?;
             let mut at = 0;
             for bytes in payload.iter() {
-                stage.file.write_all_at(bytes, at)?;
+                files::write_at(Effect::StageWrite, &stage.file, bytes, at)?;
                 at += bytes.len() as u64;
             }
             if create { stage.create(&folders, &target) } else { stage.replace(&folders, &target) }
@@ -188,7 +188,7 @@ impl Folders {
             return Ok(());
         }
         let missing = folder.ancestors().take_while(|ancestor| !ancestor.exists()).count();
-        fs::create_dir_all(folder)?;
+        files::make_folders(Effect::FolderMake, folder)?;
         // The entry of a folder is in its parent. Above the destination's folder only what was made now is synced:
         // we may not be allowed to read what was there before.
         let below_root = folder.ancestors().take_while(|ancestor| ancestor.starts_with(&self.root)).count();
@@ -205,7 +205,7 @@ impl Folders {
 }
 
 fn sync_folder(folder: &FilePath) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    files::sync(Effect::FolderSync, &File::open(folder)?)
 }
 
 fn folder_of(target: &FilePath) -> io::Result<&FilePath> {
@@ -224,26 +224,19 @@ impl Stage {
         let folder = folder_of(target)?;
         folders.ensure(folder)?;
         let path = folder.join(stage_name());
-        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let file = files::make_new(Effect::StageMake, &path)?;
         Ok(Self { file, path })
     }
 
     fn replace(&self, folders: &Folders, target: &FilePath) -> io::Result<()> {
-        self.file.sync_all()?;
-        fs::rename(&self.path, target)?;
+        files::sync(Effect::StageSync, &self.file)?;
+        files::rename(Effect::StageRename, &self.path, target)?;
         Self::sync_entry(folders, target)
     }
 
     fn create(&self, folders: &Folders, target: &FilePath) -> io::Result<()> {
-        self.file.sync_all()?;
-        match fs::hard_link(&self.path, target) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
-                // File systems without hard links (FAT, some network ones) may have this instead.
-                let here = rustix::fs::CWD;
-                rustix::fs::renameat_with(here, &self.path, here, target, rustix::fs::RenameFlags::NOREPLACE)?;
-            }
-            linked => linked?,
-        }
+        files::sync(Effect::StageSync, &self.file)?;
+        files::rename_new(Effect::StageLink, &self.path, target)?;
         Self::sync_entry(folders, target)
     }
 
@@ -257,7 +250,7 @@ impl Stage {
 impl Drop for Stage {
     /// One unlink of a name that mostly is gone already (renamed): too short to be worth a thread of its own.
     fn drop(&mut self) {
-        match fs::remove_file(&self.path) {
+        match files::remove(Effect::StageRemove, &self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(stage = %self.path.display(), %error, "staged file stays until the next sweep");
             }
@@ -302,7 +295,7 @@ impl MultipartUpload for LocalUpload {
             };
             let write = move || {
                 for bytes in data.iter() {
-                    stage.file.write_all_at(bytes, at)?;
+                    files::write_at(Effect::StageWrite, &stage.file, bytes, at)?;
                     at += bytes.len() as u64;
                 }
                 Ok(())
@@ -341,7 +334,7 @@ fn sweep(folder: &FilePath, before_ms: i64) -> io::Result<u64> {
             if entry.file_type()?.is_dir() {
                 pending.push(entry.path());
             } else if entry.file_name().to_string_lossy().starts_with(STAGE_PREFIX) && is_older(&entry, before_ms) {
-                match fs::remove_file(entry.path()) {
+                match files::remove(Effect::StageSweep, &entry.path()) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     outcome => {
                         outcome?;

@@ -9,6 +9,7 @@ use crate::config::{Rotate, Start, TopicPatterns, UploadConfig};
 use crate::consume::{CommitError, Coordinator, Held};
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
+use crate::effect::{Effect, requests};
 use crate::layout::Layout;
 use crate::planted::{Bug, has};
 use crate::telemetry::health::Health;
@@ -194,7 +195,7 @@ impl Context {
     ///
     /// # Errors
     /// [`Halt`]; an unknown answer is [`Halt::Rejoin`].
-    pub async fn commit(&self, held: &Held, offset: i64, metadata: String) -> Result<(), Halt> {
+    pub async fn commit(&self, effect: Effect, held: &Held, offset: i64, metadata: String) -> Result<(), Halt> {
         if metadata.len() > METADATA_BYTES_MAX {
             return Err(Halt::Stop(format!(
                 "{}: the metadata of offset {offset} has {} bytes and Kafka takes {METADATA_BYTES_MAX}; this is a bug, \
@@ -206,7 +207,7 @@ impl Context {
         self.while_held(held, "commit an offset", || {
             let metadata = metadata.clone();
             async move {
-                match self.coordinator.commit(held.clone(), offset, metadata).await {
+                match requests::commit(effect, &*self.coordinator, held.clone(), offset, metadata).await {
                     Ok(()) => Try::Done(()),
                     Err(CommitError::NotHeld) => Try::Halt(Halt::NotHeld),
                     Err(CommitError::Fenced(reason)) => Try::Again(reason),

@@ -15,6 +15,7 @@ use crate::bucket::claim::{CLAIM_VERSION, Claim, ClaimOutcome, ClaimedObject};
 use crate::bucket::receipt::{self, FoundReceipt, LostRows, RECEIPT_VERSION, Receipt, ReceiptObject, ReceiptOutcome};
 use crate::consume::Held;
 use crate::destination::fault::Verdict;
+use crate::effect::Effect;
 use crate::format::content_headers;
 use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, offset_after};
@@ -89,7 +90,7 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         check_topic(context, &batch).await?;
     }
     if !has(Bug::PlanSkipped) {
-        context.commit(&held, batch.range.first, plan(&batch).encode()).await?;
+        context.commit(Effect::PlanCommit, &held, batch.range.first, plan(&batch).encode()).await?;
     }
     let claimed = if has(Bug::ClaimSkipped) { Claimed::Now } else { claim(context, &batch).await? };
     let is_redo = batch.earlier.is_some();
@@ -104,12 +105,12 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         check_redo(&batch)?;
     }
     if has(Bug::CommitBeforeUpload) {
-        context.commit(&held, batch.range.end, done(&batch).encode()).await?;
+        context.commit(Effect::EndCommit, &held, batch.range.end, done(&batch).encode()).await?;
     }
     let Some(balance) = vouch(context, &mut batch).await? else { return Ok(Finish::Adopt) };
     let batch = &batch;
     let end = if has(Bug::CommitOneTooFar) { offset_after(batch.range.end) } else { batch.range.end };
-    context.commit(&held, end, done(batch).encode()).await?;
+    context.commit(Effect::EndCommit, &held, end, done(batch).encode()).await?;
     count(batch, &balance);
     Ok(Finish::Committed)
 }

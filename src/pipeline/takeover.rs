@@ -11,6 +11,7 @@ use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::Entry;
 use crate::config::Start;
 use crate::consume::{Committed, Held, LogBounds};
+use crate::effect::Effect;
 use crate::planted::{Bug, has};
 use std::sync::Arc;
 
@@ -80,7 +81,7 @@ pub async fn take_over(
         tracing::info!(%partition, offset, position, "receipts prove finished batches above the committed offset");
         let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
         (done.watermark_ms, done.previous_first, done.topic_id) = (watermark_ms, previous_first, topic_id.clone());
-        context.commit(held, position, done.encode()).await?;
+        context.commit(Effect::ChainCommit, held, position, done.encode()).await?;
     }
     let log = log_bounds(context, held).await?;
     let unfinished = unfinished(&metadata, offset, position, entry.as_ref());
@@ -291,7 +292,7 @@ async fn first_position(
     };
     let mut metadata = OffsetMetadata::new(OffsetState::Start, archive.layout.generation);
     metadata.topic_id = topic_id;
-    context.commit(held, offset, metadata.encode()).await?;
+    context.commit(Effect::StartCommit, held, offset, metadata.encode()).await?;
     tracing::info!(%partition, offset, "first position committed");
     Ok((offset, metadata))
 }

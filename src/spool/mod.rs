@@ -15,6 +15,7 @@
 pub mod encode;
 pub mod part;
 
+use crate::effect::{Effect, files};
 use crate::planted::{Bug, has};
 use std::fs::{self, File};
 use std::io;
@@ -61,18 +62,19 @@ impl Spool {
     /// [`SpoolError`]: the folder is unusable or full; the process should not start.
     pub fn open(dir: &Path, limit: u64) -> Result<Self, SpoolError> {
         let failed = |what, path: &Path, source| SpoolError::Folder { what, path: path.to_path_buf(), source };
-        fs::create_dir_all(dir).map_err(|e| failed("create a folder", dir, e))?;
+        files::make_folders(Effect::SpoolFolder, dir).map_err(|e| failed("create a folder", dir, e))?;
         for number in 0..SLOTS_MAX {
             let slot = dir.join(format!("slot-{number}"));
-            fs::create_dir_all(&slot).map_err(|e| failed("create a folder", &slot, e))?;
+            files::make_folders(Effect::SpoolFolder, &slot).map_err(|e| failed("create a folder", &slot, e))?;
             let lock_path = slot.join("lock");
-            let lock = File::create(&lock_path).map_err(|e| failed("create a lock file", &lock_path, e))?;
+            let lock = files::make(Effect::SpoolLock, &lock_path);
+            let lock = lock.map_err(|e| failed("create a lock file", &lock_path, e))?;
             match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => continue,
                 Err(errno) => return Err(failed("lock a slot", &lock_path, errno.into())),
             }
-            sweep(&slot).map_err(|e| failed("sweep a slot", &slot, e))?;
+            sweep(Effect::SlotSweep, &slot).map_err(|e| failed("sweep a slot", &slot, e))?;
             sweep_dead_slots(dir, number);
             return Ok(Self {
                 slot,
@@ -107,7 +109,7 @@ impl Spool {
     pub fn batch_dir(&self) -> io::Result<Arc<BatchDir>> {
         let number = self.next_batch.fetch_add(1, Ordering::Relaxed);
         let path = self.slot.join(format!("{number:08}"));
-        fs::create_dir_all(&path)?;
+        files::make_folders(Effect::BatchFolder, &path)?;
         Ok(Arc::new(BatchDir { path, used: self.used.clone(), bytes: AtomicU64::new(0) }))
     }
 }
@@ -120,14 +122,14 @@ fn sweep_dead_slots(dir: &Path, own: u32) {
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
-        if let Err(error) = sweep(&slot) {
+        if let Err(error) = sweep(Effect::DeadSlotSweep, &slot) {
             tracing::warn!(slot = %slot.display(), %error, "could not empty the spool of a dead process");
         }
     }
 }
 
 /// Removes everything in a slot but its lock.
-fn sweep(slot: &Path) -> io::Result<()> {
+fn sweep(effect: Effect, slot: &Path) -> io::Result<()> {
     if has(Bug::SpoolKept) {
         return Ok(());
     }
@@ -137,9 +139,9 @@ fn sweep(slot: &Path) -> io::Result<()> {
             continue;
         }
         if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
+            files::remove_folder(effect, &entry.path())?;
         } else {
-            fs::remove_file(entry.path())?;
+            files::remove(effect, &entry.path())?;
         }
     }
     Ok(())
@@ -180,7 +182,7 @@ impl BatchDir {
 impl Drop for BatchDir {
     fn drop(&mut self) {
         self.used.fetch_sub(self.bytes(), Ordering::Relaxed);
-        if let Err(error) = fs::remove_dir_all(&self.path)
+        if let Err(error) = files::remove_folder(Effect::BatchDelete, &self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
             // Not fatal: the next start sweeps the slot.

@@ -12,11 +12,12 @@
 //! - **P-3** Spilled rows that are not as they were written (length, CRC-32) reach no block.
 
 use super::BatchDir;
+use crate::effect::{Effect, files};
 use crate::format::{Assembler, EncodedBlock, Format, FormatError};
 use crc32fast::Hasher;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,14 +118,15 @@ impl Part {
             self.rows = Vec::new();
             return Ok(());
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.file.rows_path)?;
-        let there = file.metadata()?.len();
+        let there = match fs::metadata(&self.file.rows_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            metadata => metadata?.len(),
+        };
         if there < self.spilled {
             return Err(changed(&self.file.rows_path, &format!("holds {there} bytes, {} were written", self.spilled)));
         }
         // A failed earlier spill may have left bytes behind the ones that count.
-        file.set_len(self.spilled)?;
-        file.write_all(&self.rows)?;
+        files::append(Effect::RowsSpill, &self.file.rows_path, Some(self.spilled), &self.rows)?;
         self.spilled += self.rows.len() as u64;
         self.spilled_sum.update(&self.rows);
         self.file.dir.add(self.rows.len() as u64);
@@ -219,7 +221,7 @@ impl Block {
         }
         rows.extend_from_slice(&self.rows);
         drop(self.rows);
-        fs::remove_file(&path)?;
+        files::remove(Effect::RowsDelete, &path)?;
         self.file.dir.subtract(self.spilled);
         self.file.format.encode_block(&rows, self.count).map(Some)
     }
@@ -260,7 +262,7 @@ impl PartFile {
 
     fn retire_rows(&self, block: u64) {
         // A failure shows when the block reads its rows back.
-        if let Err(error) = fs::rename(&self.rows_path, self.retired_rows_path(block)) {
+        if let Err(error) = files::rename(Effect::RowsAside, &self.rows_path, &self.retired_rows_path(block)) {
             tracing::error!(path = %self.rows_path.display(), %error, "could not set spilled rows aside");
         }
     }
@@ -300,7 +302,7 @@ impl PartFile {
             let sink = assembly.sink.as_ref().expect("made with the assembler").clone();
             if let Some(metadata) = waiting.finish {
                 assembly.assembler.take().expect("made above").finish(&metadata)?;
-                self.drain(&sink)?;
+                self.drain(Effect::PartSeal, &sink)?;
                 let totals = sink.lock();
                 return Ok(Some(Finished {
                     path: self.part_path.clone(),
@@ -308,18 +310,17 @@ impl PartFile {
                     sha256: totals.sha256.clone().finalize().into(),
                 }));
             }
-            self.drain(&sink)?;
+            self.drain(Effect::BlockAppend, &sink)?;
         }
     }
 
     /// Writes what the assembler has produced to the file, opening and closing it.
-    fn drain(&self, sink: &Sink) -> io::Result<()> {
+    fn drain(&self, effect: Effect, sink: &Sink) -> io::Result<()> {
         let buffered = std::mem::take(&mut sink.lock().buffered);
         if buffered.is_empty() && self.part_path.exists() {
             return Ok(());
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.part_path)?;
-        file.write_all(&buffered)?;
+        files::append(effect, &self.part_path, None, &buffered)?;
         self.bytes.fetch_add(buffered.len() as u64, Ordering::Relaxed);
         self.dir.add(buffered.len() as u64);
         Ok(())

@@ -13,6 +13,7 @@
 use super::{Target, UploadError};
 use crate::destination::AtWork;
 use crate::destination::fault::Fault;
+use crate::effect::{Effect, requests};
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error, MultipartUpload, PutMultipartOptions, PutPayload, Result};
@@ -49,7 +50,7 @@ impl Pieces {
         let at_work = target.destination.at_work();
         let (tell, begun) = oneshot::channel();
         tokio::spawn(async move {
-            let upload = store.put_multipart_opts(&location, options).await;
+            let upload = requests::begin(Effect::UploadBegin, &store, &location, options).await;
             let runtime = Handle::current();
             let pieces = upload.map(|upload| Self {
                 upload: Some(upload),
@@ -73,7 +74,8 @@ impl Pieces {
     /// Sends the next piece, and waits for nothing.
     pub(super) fn send(&mut self, bytes: Bytes) {
         if let Some(upload) = &mut self.upload {
-            self.on_their_way.spawn(upload.put_part(PutPayload::from_bytes(bytes)));
+            let piece = requests::piece(Effect::UploadPiece, upload.as_mut(), PutPayload::from_bytes(bytes));
+            self.on_their_way.spawn(piece);
         }
     }
 
@@ -92,7 +94,7 @@ impl Pieces {
         let (location, at_work) = (self.location.clone(), self.at_work.clone());
         to_its_end(async move {
             let _at_work = at_work;
-            let done = upload.complete().await;
+            let done = requests::complete(Effect::UploadComplete, upload.as_mut()).await;
             if done.is_err() {
                 abort(upload, &location).await;
             }
@@ -145,12 +147,13 @@ async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
 async fn abort(mut upload: Box<dyn MultipartUpload>, location: &Path) {
     let mut pause = ABORT_PAUSE;
     for left in (0..ABORTS_MAX).rev() {
-        let fault = match tokio::time::timeout(ABORT_WAIT_MAX, upload.abort()).await {
-            // Not found: aborted by a request whose answer was lost, or completed.
-            Ok(Ok(()) | Err(Error::NotFound { .. })) => return,
-            Ok(Err(error)) => Fault::of(&error).to_string(),
-            Err(_) => format!("no answer within {} s", ABORT_WAIT_MAX.as_secs()),
-        };
+        let fault =
+            match tokio::time::timeout(ABORT_WAIT_MAX, requests::abort(Effect::UploadAbort, upload.as_mut())).await {
+                // Not found: aborted by a request whose answer was lost, or completed.
+                Ok(Ok(()) | Err(Error::NotFound { .. })) => return,
+                Ok(Err(error)) => Fault::of(&error).to_string(),
+                Err(_) => format!("no answer within {} s", ABORT_WAIT_MAX.as_secs()),
+            };
         if left == 0 {
             tracing::warn!(%location, fault, "pieces of a failed upload may be left in the bucket; its rule for unfinished uploads removes them");
             return;

@@ -4,6 +4,7 @@ use super::existing::existing;
 use super::pieces::Pieces;
 use super::read::{Piece, SealedReader};
 use super::{Placed, Target, UploadError, UploadSettings, settled};
+use crate::effect::{Effect, requests};
 use object_store::{PutMode, PutOptions, PutPayload};
 
 /// Sends the file in one PUT. `None`: the store answered with success.
@@ -17,7 +18,8 @@ pub(super) async fn whole(target: &Target<'_>, mode: PutMode) -> Result<Option<P
     }
     let options = PutOptions { mode, attributes: target.attributes(), ..PutOptions::default() };
     let payload = PutPayload::from_iter(payload);
-    let put = target.destination.store().put_opts(&target.location, payload, options).await;
+    let store = target.destination.store();
+    let put = requests::put(Effect::ObjectPut, store, &target.location, payload, options).await;
     put.map(|_| None).map_err(|error| target.store_error(&error))
 }
 

@@ -11,6 +11,7 @@
 
 mod bad_records;
 mod commands;
+mod failpoints;
 mod gaps;
 mod group;
 mod life;

@@ -1,0 +1,81 @@
+//! The door to Kafka's coordinator and to stores: whatever asks them to keep or remove something.
+
+use super::Effect;
+use super::point::around_async;
+use crate::consume::{CommitError, Coordinator, Held};
+use object_store::path::Path;
+use object_store::{
+    MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    UploadPart,
+};
+
+/// See [`Coordinator::commit`].
+///
+/// # Errors
+/// [`CommitError`].
+pub async fn commit(
+    effect: Effect,
+    coordinator: &dyn Coordinator,
+    held: Held,
+    offset: i64,
+    metadata: String,
+) -> std::result::Result<(), CommitError> {
+    around_async(effect, coordinator.commit(held, offset, metadata)).await
+}
+
+/// Puts an object whole.
+///
+/// # Errors
+/// What the store said; it may have happened all the same, or happen later.
+pub async fn put(
+    effect: Effect,
+    store: &dyn ObjectStore,
+    location: &Path,
+    payload: PutPayload,
+    options: PutOptions,
+) -> Result<PutResult> {
+    around_async(effect, store.put_opts(location, payload, options)).await
+}
+
+/// Deletes an object.
+///
+/// # Errors
+/// What the store said; it may have happened all the same, or happen later.
+pub async fn delete(effect: Effect, store: &dyn ObjectStore, location: &Path) -> Result<()> {
+    around_async(effect, store.delete(location)).await
+}
+
+/// Begins an upload in pieces.
+///
+/// # Errors
+/// What the store said.
+pub async fn begin(
+    effect: Effect,
+    store: &dyn ObjectStore,
+    location: &Path,
+    options: PutMultipartOptions,
+) -> Result<Box<dyn MultipartUpload>> {
+    around_async(effect, store.put_multipart_opts(location, options)).await
+}
+
+/// The next piece; it is sent when the result is polled.
+pub fn piece(effect: Effect, upload: &mut dyn MultipartUpload, payload: PutPayload) -> UploadPart {
+    let sent = upload.put_part(payload);
+    Box::pin(around_async(effect, sent))
+}
+
+/// Puts the pieces together.
+///
+/// # Errors
+/// What the store said; it may have happened all the same, or happen later.
+pub async fn complete(effect: Effect, upload: &mut dyn MultipartUpload) -> Result<PutResult> {
+    around_async(effect, upload.complete()).await
+}
+
+/// Gives an upload in pieces up.
+///
+/// # Errors
+/// What the store said.
+pub async fn abort(effect: Effect, upload: &mut dyn MultipartUpload) -> Result<()> {
+    around_async(effect, upload.abort()).await
+}
