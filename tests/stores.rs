@@ -1,22 +1,36 @@
 //! One suite for every store: what destinations, uploads and control documents promise, they promise everywhere.
 //!
 //! Memory, a local folder, and the real servers that `scripts/services.sh` starts: an S3 server, fake-gcs-server,
-//! Azurite. A server that is not there is a failure, never a skip.
+//! Azurite; each alone and in storms, where every seventh request is refused and every seventh answer lost. A server that is not
+//! there is a failure, never a skip.
 
+#[path = "stores/conformance.rs"]
+mod conformance;
 #[path = "stores/control.rs"]
 mod control;
 #[path = "stores/faulty.rs"]
 mod faulty;
+#[path = "stores/hanging.rs"]
+mod hanging;
+#[path = "stores/killed.rs"]
+mod killed;
+#[path = "stores/leftovers.rs"]
+mod leftovers;
 #[path = "stores/objects.rs"]
 mod objects;
 #[path = "stores/places.rs"]
 mod places;
+#[path = "stores/storm.rs"]
+mod storm;
 #[path = "stores/trouble.rs"]
 mod trouble;
+#[path = "stores/wire.rs"]
+mod wire;
 
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use places::Place;
+use storm::Weather;
 
 /// Keys below a folder.
 async fn list(place: &Place, folder: &str) -> Vec<String> {
@@ -55,19 +69,56 @@ async fn suite(place: &Place) {
     }
 }
 
+/// Seeds of the storms over each store.
+const STORMS: u64 = 5;
+
+/// What each store promises when nothing is in the way.
+async fn alone(place: fn() -> Place) {
+    suite(&place()).await;
+    let weather = Weather::calm();
+    conformance::suite(&place().in_weather(&weather), &weather).await;
+}
+
+/// The same through storms.
+async fn in_storms(place: fn() -> Place) {
+    let storms = (1..=STORMS).map(|seed| async move {
+        let weather = Weather::storm(seed);
+        conformance::suite(&place().in_weather(&weather), &weather).await;
+        let felt = weather.felt();
+        assert!(felt.refused > 20 && felt.lost > 20 && felt.slow > 20, "seed {seed} was no storm: {felt:?}");
+        eprintln!("storm {seed}: {felt:?}");
+    });
+    futures::future::join_all(storms).await;
+}
+
 #[tokio::test]
 async fn memory() {
-    suite(&places::memory()).await;
+    alone(places::memory).await;
+}
+
+#[tokio::test]
+async fn memory_in_storms() {
+    in_storms(places::memory).await;
 }
 
 #[tokio::test]
 async fn file() {
-    suite(&places::file()).await;
+    alone(places::file).await;
+}
+
+#[tokio::test]
+async fn file_in_storms() {
+    in_storms(places::file).await;
 }
 
 #[tokio::test]
 async fn s3() {
-    suite(&places::s3()).await;
+    alone(places::s3).await;
+}
+
+#[tokio::test]
+async fn s3_in_storms() {
+    in_storms(places::s3).await;
 }
 
 #[tokio::test]
@@ -77,15 +128,30 @@ async fn s3_from_environment() {
 
 #[tokio::test]
 async fn s3_without_conditions() {
-    suite(&places::s3_without_conditions()).await;
+    alone(places::s3_without_conditions).await;
+}
+
+#[tokio::test]
+async fn s3_without_conditions_in_storms() {
+    in_storms(places::s3_without_conditions).await;
 }
 
 #[tokio::test]
 async fn gcs() {
-    suite(&places::gcs()).await;
+    alone(places::gcs).await;
+}
+
+#[tokio::test]
+async fn gcs_in_storms() {
+    in_storms(places::gcs).await;
 }
 
 #[tokio::test]
 async fn azure() {
-    suite(&places::azure()).await;
+    alone(places::azure).await;
+}
+
+#[tokio::test]
+async fn azure_in_storms() {
+    in_storms(places::azure).await;
 }

@@ -13,6 +13,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
 
 /// Why a destination cannot be worked with.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +99,11 @@ const PROBE_FOLDER: &str = "_siltstone/probe";
 /// Name of the probe object that processes share when they start.
 const START_NAME: &str = "start";
 
+/// Most tries to delete a probe object.
+const DELETES_MAX: u32 = 5;
+/// Before the second one; twice as long before each one after it.
+const DELETE_PAUSE: Duration = Duration::from_millis(100);
+
 /// What every probe object holds. Never change it: a later release finds what an earlier one put.
 const TEXT: &str = "siltstone was here to see whether it can work; delete this at any time\n";
 
@@ -107,15 +113,19 @@ fn unshared_name() -> String {
 }
 
 impl Bucket {
-    /// Puts, reads, lists and deletes an object, and leaves nothing behind.
+    /// Puts, reads, lists and deletes an object, and leaves nothing behind: what was put may be there also where the answer says
+    /// that it is not.
     ///
     /// # Errors
     /// [`ProbeError`], each with what to do.
     pub async fn probe(&self) -> Result<(), ProbeError> {
-        let path = self.put_probe(&unshared_name(), PutMode::Overwrite).await?;
-        let checked = self.check_probe(&path).await;
-        let deleted = requests::delete(Effect::ProbeDelete, self.destination.store(), &path).await;
-        checked.and(deleted.map_err(|error| self.probe_error("delete", &error)))
+        let path = self.probe_path(&unshared_name())?;
+        let checked = match self.put_probe(&path, PutMode::Overwrite).await {
+            Ok(()) => self.check_probe(&path).await,
+            Err(error) if error.verdict() == Verdict::Retry => Err(error),
+            Err(refused) => return Err(refused),
+        };
+        checked.and(self.delete_probe(&path).await)
     }
 
     /// The same for a process that starts: puts, reads and lists the object that all processes share, deletes nothing.
@@ -125,22 +135,29 @@ impl Bucket {
     pub async fn probe_for_start(&self) -> Result<(), ProbeError> {
         // A write-once bucket takes it once, and only if absent.
         let mode = if self.destination.conditional_put() { PutMode::Create } else { PutMode::Overwrite };
-        let path = match self.put_probe(START_NAME, mode.clone()).await {
+        let mut path = self.probe_path(START_NAME)?;
+        match self.put_probe(&path, mode.clone()).await {
             // No right to write, or a write-once bucket that says so to a write over what is there: a new name tells.
-            Err(ProbeError::NotAllowed { .. }) => self.put_probe(&unshared_name(), mode).await?,
+            Err(ProbeError::NotAllowed { .. }) => {
+                path = self.probe_path(&unshared_name())?;
+                self.put_probe(&path, mode).await?;
+            }
             put => put?,
-        };
+        }
         self.check_probe(&path).await
     }
 
+    fn probe_path(&self, name: &str) -> Result<Path, ProbeError> {
+        Ok(self.destination.path(&format!("{PROBE_FOLDER}/{name}"))?)
+    }
+
     /// Puts a probe object, or finds that it is there already.
-    async fn put_probe(&self, name: &str, mode: PutMode) -> Result<Path, ProbeError> {
-        let path = self.destination.path(&format!("{PROBE_FOLDER}/{name}"))?;
+    async fn put_probe(&self, path: &Path, mode: PutMode) -> Result<(), ProbeError> {
         let create = mode == PutMode::Create;
         let store = self.destination.store();
-        match requests::put(Effect::ProbePut, store, &path, TEXT.into(), mode.into()).await {
-            Ok(_) => Ok(path),
-            Err(object_store::Error::AlreadyExists { .. }) if create => Ok(path),
+        match requests::put(Effect::ProbePut, store, path, TEXT.into(), mode.into()).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) if create => Ok(()),
             Err(error) if Fault::of(&error).kind == FaultKind::Unsupported => Err(self.cannot_create()),
             Err(error) => Err(self.probe_error("put", &error)),
         }
@@ -168,6 +185,24 @@ impl Bucket {
             )),
             Err(error) if Fault::of(&error).kind == FaultKind::Unsupported => Err(self.cannot_create()),
             Err(error) => Err(self.probe_error("put", &error)),
+        }
+    }
+
+    /// Deletes a probe object, or finds that it is gone. Tried more than once: nobody else ever deletes it.
+    async fn delete_probe(&self, path: &Path) -> Result<(), ProbeError> {
+        let mut pause = DELETE_PAUSE;
+        let mut left = DELETES_MAX;
+        loop {
+            left -= 1;
+            let error = match requests::delete(Effect::ProbeDelete, self.destination.store(), path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(error) => self.probe_error("delete", &error),
+            };
+            if left == 0 || error.verdict() != Verdict::Retry {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     }
 

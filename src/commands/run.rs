@@ -14,6 +14,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::http::{self, Heartbeat, Shown};
 use crate::telemetry::progress::Progress;
 use crate::telemetry::status::Status;
+use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         tracing::info!(%bound, "http listener: /metrics /healthz /readyz");
     }
     let destinations = open_destinations(&config)?;
+    let opened: Vec<_> = destinations.values().cloned().collect();
     let Connected { source, coordinator, topics, cluster } = connect(&config).await?;
     tracing::info!("{cluster}");
     let parts = Parts {
@@ -78,9 +80,19 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         live.end().await;
     }
     let ended = ended?;
+    // What the shutdown cut short is aborted, not left in the bucket.
+    let at_rest = join_all(opened.iter().map(|destination| destination.at_rest(AT_REST_MAX))).await;
+    if at_rest.contains(&false) {
+        tracing::warn!(
+            "pieces of uploads that were given up may be left in the bucket; its rule for unfinished uploads removes them"
+        );
+    }
     tracing::info!(?ended, "ended");
     exit_of(ended)
 }
+
+/// How long a process that ends waits for the aborts of uploads that it gave up.
+const AT_REST_MAX: Duration = Duration::from_secs(5);
 
 /// How long a broker may be out of reach when a process starts.
 const KAFKA_PATIENCE: Duration = Duration::from_secs(30);

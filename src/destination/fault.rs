@@ -40,7 +40,7 @@ pub enum FaultKind {
     Unreachable,
     /// The connection broke or the answer did not come in time: what was asked may have happened, or may still happen.
     Interrupted,
-    /// 408, 429 or 5xx: the store is overloaded or broken. What was asked may have happened.
+    /// 408, 429 or 5xx, or an upload in pieces that is over: the store is overloaded or broken, or was faster than its answer. What was asked may have happened.
     Busy,
     /// The store found that bytes changed on their way to it.
     Damaged,
@@ -91,16 +91,25 @@ const LOGIN_CODES: &[&str] = &[
     "AuthorizationHeaderMalformed",
 ];
 
-/// Codes of a passing state that come with a status of their own, some of them with 409.
-const BUSY_CODES: &[&str] =
-    &["SlowDown", "InternalError", "ServerBusy", "OperationAborted", "ConditionalRequestConflict"];
+/// Codes of a passing state that come with a status of their own, some of them with 409. The last three are told where an upload in
+/// pieces is over at the store: completed by a request whose answer was lost, or thrown away by another one to the same place.
+const BUSY_CODES: &[&str] = &[
+    "SlowDown",
+    "InternalError",
+    "ServerBusy",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "NoSuchUpload",
+    "InvalidBlockList",
+    "InvalidPart",
+];
 
 /// Codes of an object that a rule of the bucket protects, with a 409 that otherwise says that something is there.
 const PROTECTED_CODES: &[&str] = &["BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold"];
 
 /// Codes of bytes that changed on their way.
 const DAMAGE_CODES: &[&str] =
-    &["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "Md5Mismatch", "Crc64Mismatch"];
+    &["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "Md5Mismatch", "Crc64Mismatch", "IncompleteBody"];
 
 impl Fault {
     /// Reads `error`.
@@ -169,8 +178,8 @@ impl Fault {
 
 fn kind_of(error: &Error, text: &str, status: Option<u16>, code: Option<&str>) -> FaultKind {
     match error {
+        _ if is_one_of(code, BUSY_CODES) => FaultKind::Busy,
         Error::NotFound { .. } => FaultKind::NotFound,
-        Error::AlreadyExists { .. } | Error::Precondition { .. } if is_one_of(code, BUSY_CODES) => FaultKind::Busy,
         Error::AlreadyExists { .. } | Error::Precondition { .. } if is_one_of(code, PROTECTED_CODES) => {
             FaultKind::Denied
         }
@@ -197,7 +206,6 @@ fn denied(code: Option<&str>) -> FaultKind {
 
 fn kind_of_status(status: u16, code: Option<&str>) -> FaultKind {
     match status {
-        _ if is_one_of(code, BUSY_CODES) => FaultKind::Busy,
         400 if is_one_of(code, LOGIN_CODES) => FaultKind::Login,
         400 if is_one_of(code, DAMAGE_CODES) => FaultKind::Damaged,
         400 if is_one_of(code, &["RequestTimeout"]) => FaultKind::Interrupted,
@@ -209,7 +217,7 @@ fn kind_of_status(status: u16, code: Option<&str>) -> FaultKind {
         409 | 412 => FaultKind::Exists,
         501 => FaultKind::Unsupported,
         507 => FaultKind::Full,
-        500..=599 => FaultKind::Busy,
+        200..=299 | 500..=599 => FaultKind::Busy,
         _ => FaultKind::Invalid,
     }
 }
@@ -296,6 +304,10 @@ fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'stat
 
 /// Status and body of an HTTP answer that `object_store` put into its text.
 fn http_answer(text: &str) -> Option<(u16, &str)> {
+    // Of an answer that says 200 and tells an error the client shows the body alone.
+    if let Some((_, body)) = text.split_once("Server returned error response: ") {
+        return Some((200, body));
+    }
     let (_, answer) = text.split_once("non-2xx status code: ")?;
     let status = answer.get(..3)?.parse().ok()?;
     Some((status, answer.get(3..).unwrap_or_default()))
@@ -344,6 +356,19 @@ mod tests {
             (status("403 Forbidden", &code("AccessDenied")), FaultKind::Denied, Verdict::Refused),
             (status("409 Conflict", &code("BlobImmutableDueToPolicy")), FaultKind::Denied, Verdict::Refused),
             (status("409 Conflict", &code("BlobAlreadyExists")), FaultKind::Exists, Verdict::Refused),
+            (status("404 Not Found", &code("NoSuchUpload")), FaultKind::Busy, Verdict::Retry),
+            (status("400 Bad Request", &code("InvalidBlockList")), FaultKind::Busy, Verdict::Retry),
+            (status("400 Bad Request", &code("IncompleteBody")), FaultKind::Damaged, Verdict::Retry),
+            (status("409 Conflict", &code("OperationAborted")), FaultKind::Busy, Verdict::Retry),
+            (status("409 Conflict", ""), FaultKind::Exists, Verdict::Refused),
+            (status("412 Precondition Failed", ""), FaultKind::Exists, Verdict::Refused),
+            (status("408 Request Timeout", ""), FaultKind::Busy, Verdict::Retry),
+            (status("504 Gateway Timeout", ""), FaultKind::Busy, Verdict::Retry),
+            (
+                answer(&format!("Server returned error response: {}", code("InternalError"))),
+                FaultKind::Busy,
+                Verdict::Retry,
+            ),
             (status("301 Moved Permanently", ""), FaultKind::Invalid, Verdict::Refused),
             (answer("Received redirect without LOCATION"), FaultKind::Invalid, Verdict::Refused),
             (answer("Error performing PUT http://169.254.169.254/x in 1s"), FaultKind::NoIdentity, Verdict::Refused),

@@ -21,6 +21,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use url::StoreUrl;
 
 /// Which store it is, and with that what a confirmed upload proves.
@@ -161,6 +162,13 @@ pub struct Destination {
     prefix: Path,
     endpoint: Option<String>,
     conditional_put: bool,
+    at_work: watch::Sender<()>,
+}
+
+/// Held by what is to come to its end before the process does, see [`Destination::at_rest`].
+#[derive(Clone)]
+pub struct AtWork {
+    _counted: watch::Receiver<()>,
 }
 
 impl fmt::Debug for Destination {
@@ -199,6 +207,7 @@ impl Destination {
             prefix,
             endpoint: options.authority()?,
             conditional_put: true,
+            at_work: watch::Sender::default(),
         };
         match kind {
             StoreKind::S3 => (opened.store, opened.conditional_put) = cloud::s3(url.bucket(), &options)?,
@@ -224,7 +233,13 @@ impl Destination {
             prefix: Path::ROOT,
             endpoint: None,
             conditional_put: true,
+            at_work: watch::Sender::default(),
         }
+    }
+
+    /// The same behind a layer over its store: tests.
+    pub fn behind(self, layer: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self { store: layer(self.store), ..self }
     }
 
     /// The same, for a store that cannot create only if absent.
@@ -313,6 +328,17 @@ impl Destination {
             Some(local) => local.sync(location).await,
             None => Ok(()),
         }
+    }
+
+    /// Counts as work on the way until it is dropped.
+    pub fn at_work(&self) -> AtWork {
+        AtWork { _counted: self.at_work.subscribe() }
+    }
+
+    /// Waits until nothing is on its way any more that goes on by itself: pieces of uploads that were given up, and their aborts.
+    /// At most `limit`; tells whether all of it ended.
+    pub async fn at_rest(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.at_work.closed()).await.is_ok()
     }
 
     /// Removes what uploads of dead processes left in a local folder: staged files last written `older_than` before

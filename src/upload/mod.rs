@@ -9,12 +9,14 @@
 //!   create only if absent) the store guarantees it: a file is created, and what is there instead is replaced only as it was
 //!   when it was looked at (`file://` cannot compare; there the last look counts). Pieces are put together right after a look,
 //!   and a moment stays uncovered: no store's client offers more for pieces.
-//! - **U-4** Memory: at most [`UploadSettings::memory`], the piece being read included.
+//! - **U-4** Memory: at most [`UploadSettings::memory`], the piece being read included. An upload that is dropped keeps its pieces
+//!   on their way for as long as they are waited for (P-1).
 //!
 //! Retries beyond the client's own few are the caller's: [`UploadError::verdict`] tells. Calling again with the same
 //! file is always safe. The HEAD of a missing object needs the right to list the bucket on S3 (else it is 403).
 
 mod existing;
+mod pieces;
 mod read;
 mod send;
 
@@ -300,7 +302,8 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Puts `file` at `destination` and confirms it. Dropping the future gives up: pieces already sent are aborted.
+/// Puts `file` at `destination` and confirms it. Dropping the future gives up: pieces already sent are aborted, and an upload whose
+/// completion is on its way may still land.
 ///
 /// # Errors
 /// - [`UploadError::Store`], [`UploadError::Mismatch`]: by [`UploadError::verdict`], try again or report.

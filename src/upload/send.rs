@@ -1,12 +1,11 @@
 //! Sends a file: in one PUT, or in pieces.
 
 use super::existing::existing;
+use super::pieces::Pieces;
 use super::read::{Piece, SealedReader};
 use super::{Placed, Target, UploadError, UploadSettings, settled};
 use crate::effect::{Effect, requests};
-use bytes::Bytes;
-use object_store::{MultipartUpload, PutMode, PutMultipartOptions, PutOptions, PutPayload};
-use tokio::task::JoinSet;
+use object_store::{PutMode, PutOptions, PutPayload};
 
 /// Sends the file in one PUT. `None`: the store answered with success.
 pub(super) async fn whole(target: &Target<'_>, mode: PutMode) -> Result<Option<Placed>, UploadError> {
@@ -27,104 +26,39 @@ pub(super) async fn whole(target: &Target<'_>, mode: PutMode) -> Result<Option<P
 /// Sends the file in pieces. `None`: the store answered with success; otherwise an object turned
 /// up meanwhile that settles the matter. Whatever else happens, the pieces are aborted.
 pub(super) async fn in_pieces(target: &Target<'_>, settings: UploadSettings) -> Result<Option<Placed>, UploadError> {
-    let options = PutMultipartOptions { attributes: target.attributes(), ..PutMultipartOptions::default() };
-    let store = target.destination.store();
-    let upload = requests::begin(Effect::UploadBegin, store, &target.location, options).await;
-    let mut upload = Pieces { upload: Some(upload.map_err(|error| target.store_error(&error))?) };
-    let outcome = send_pieces(target, &mut upload, settings).await;
-    match outcome {
-        Ok(None) => upload.done(),
-        Ok(Some(_)) | Err(_) => upload.abort().await,
+    let mut pieces = Pieces::begin(target).await?;
+    match send_pieces(target, &mut pieces, settings).await {
+        Ok(None) => pieces.complete().await.map(|()| None).map_err(|error| target.store_error(&error)),
+        settled => {
+            pieces.give_up().await;
+            settled
+        }
     }
-    outcome
 }
 
+/// Sends the pieces, and looks once more what is there before they are put together.
 async fn send_pieces(
     target: &Target<'_>,
-    upload: &mut Pieces,
+    pieces: &mut Pieces,
     settings: UploadSettings,
 ) -> Result<Option<Placed>, UploadError> {
     let file = target.file;
     let piece_bytes = settings.piece(file.bytes);
-    let mut in_flight = JoinSet::new();
     let mut reader = SealedReader::open(file).await?;
     loop {
         // Before the next piece is read: it takes memory, too (U-4).
-        while in_flight.len() >= settings.pieces.max(1) {
-            join_one(target, &mut in_flight).await?;
+        while pieces.on_their_way() >= settings.pieces.max(1) {
+            pieces.landed().await.map_err(|error| target.store_error(&error))?;
         }
         let Piece::Bytes(rest, bytes) = reader.next(file, piece_bytes).await? else { break };
         reader = rest;
-        in_flight.spawn(upload.put(bytes));
+        pieces.send(bytes);
     }
-    while !in_flight.is_empty() {
-        join_one(target, &mut in_flight).await?;
+    while pieces.on_their_way() > 0 {
+        pieces.landed().await.map_err(|error| target.store_error(&error))?;
     }
-    if let Some(found) = existing(target).await?
-        && let Some(placed) = settled(target, &found)
-    {
-        return Ok(Some(placed));
-    }
-    upload.complete().await.map_err(|error| target.store_error(&error))?;
-    Ok(None)
-}
-
-async fn join_one(target: &Target<'_>, in_flight: &mut JoinSet<object_store::Result<()>>) -> Result<(), UploadError> {
-    match in_flight.join_next().await {
-        None => Ok(()),
-        Some(Ok(sent)) => sent.map_err(|error| target.store_error(&error)),
-        Some(Err(source)) => Err(target.store_error(&object_store::Error::JoinError { source })),
-    }
-}
-
-/// An upload in pieces that is aborted unless it is completed: pieces of dead uploads cost money.
-struct Pieces {
-    upload: Option<Box<dyn MultipartUpload>>,
-}
-
-impl Pieces {
-    fn put(&mut self, bytes: Bytes) -> object_store::UploadPart {
-        match &mut self.upload {
-            Some(upload) => requests::piece(Effect::UploadPiece, upload.as_mut(), PutPayload::from_bytes(bytes)),
-            None => Box::pin(std::future::ready(Err(over()))),
-        }
-    }
-
-    async fn complete(&mut self) -> object_store::Result<()> {
-        let upload = self.upload.as_mut().ok_or_else(over)?;
-        requests::complete(Effect::UploadComplete, upload.as_mut()).await.map(|_| ())
-    }
-
-    fn done(mut self) {
-        self.upload = None;
-    }
-
-    async fn abort(mut self) {
-        if let Some(upload) = self.upload.take() {
-            abort(upload).await;
-        }
-    }
-}
-
-impl Drop for Pieces {
-    /// The upload was given up in the middle: whoever awaited it is gone, so a task of its own has to tell the store.
-    fn drop(&mut self) {
-        if let (Some(upload), Ok(runtime)) = (self.upload.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(abort(upload));
-        }
-    }
-}
-
-/// Nobody waits for more than the attempt: the bucket's own rule for dead uploads is the last resort.
-async fn abort(mut upload: Box<dyn MultipartUpload>) {
-    if let Err(error) = requests::abort(Effect::UploadAbort, upload.as_mut()).await {
-        let fault = crate::destination::fault::Fault::of(&error);
-        tracing::debug!(%fault, "pieces of an upload were not aborted");
-    }
-}
-
-fn over() -> object_store::Error {
-    object_store::Error::Generic { store: "upload", source: "the upload is over already".into() }
+    let found = existing(target).await?;
+    Ok(found.and_then(|found| settled(target, &found)))
 }
 
 #[cfg(test)]
@@ -137,8 +71,8 @@ mod tests {
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use object_store::{
-        CopyOptions, GetOptions, GetResult, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutResult, Result,
-        UploadPart,
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+        PutMultipartOptions, PutResult, Result, UploadPart,
     };
     use sha2::{Digest, Sha256};
     use std::fmt;

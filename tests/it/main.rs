@@ -13,6 +13,7 @@ mod bad_records;
 mod commands;
 mod disk;
 mod duplicates;
+mod failpoints;
 mod gaps;
 mod group;
 mod life;

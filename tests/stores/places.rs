@@ -1,5 +1,7 @@
 //! Where the suite runs: a fresh, empty prefix on each store.
 
+use crate::storm::{StormStore, Weather};
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use siltstone::config::{DestinationConfig, Secret};
 use siltstone::destination::{Destination, StoreKind};
@@ -10,6 +12,18 @@ use std::sync::Arc;
 pub(crate) struct Place {
     pub(crate) destination: Arc<Destination>,
     pub(crate) folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// The same behind a layer over its store.
+    pub(crate) fn behind(self, layer: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        let destination = Arc::into_inner(self.destination).expect("nobody uses it yet");
+        Self { destination: Arc::new(destination.behind(layer)), ..self }
+    }
+
+    pub(crate) fn in_weather(self, weather: &Arc<Weather>) -> Self {
+        self.behind(|store| Arc::new(StormStore::new(store, weather.clone())))
+    }
 }
 
 /// The setting `name` of a running service. Absent services are failures, never skips.
@@ -48,14 +62,23 @@ pub(crate) fn file() -> Place {
 
 /// S3 options for `bucket_url`, with a login of its own.
 pub(crate) fn s3_config(bucket: &str, secret: &str, more: &[(&str, &str)]) -> DestinationConfig {
-    let (endpoint, id) = (setting("S3_ENDPOINT"), setting("AWS_ACCESS_KEY_ID"));
-    let mut options = vec![("endpoint", endpoint.as_str()), ("access_key_id", &id), ("secret_access_key", secret)];
+    s3_config_at(&setting("S3_ENDPOINT"), bucket, secret, more)
+}
+
+fn s3_config_at(endpoint: &str, bucket: &str, secret: &str, more: &[(&str, &str)]) -> DestinationConfig {
+    let id = setting("AWS_ACCESS_KEY_ID");
+    let mut options = vec![("endpoint", endpoint), ("access_key_id", &id), ("secret_access_key", secret)];
     options.extend_from_slice(more);
     config(format!("s3://{bucket}/{}", fresh()), &options)
 }
 
 pub(crate) fn s3() -> Place {
     open(&s3_config(&setting("S3_BUCKET"), &setting("AWS_SECRET_ACCESS_KEY"), &[]))
+}
+
+/// The S3 server at another address.
+pub(crate) fn s3_at(endpoint: &str) -> Place {
+    open(&s3_config_at(endpoint, &setting("S3_BUCKET"), &setting("AWS_SECRET_ACCESS_KEY"), &[]))
 }
 
 /// With the login from the environment.
@@ -71,7 +94,16 @@ pub(crate) fn s3_without_conditions() -> Place {
 }
 
 pub(crate) fn gcs_config(bucket: &str) -> DestinationConfig {
-    config(format!("gs://{bucket}/{}", fresh()), &[("endpoint", &setting("GCS_ENDPOINT"))])
+    gcs_config_at(&setting("GCS_ENDPOINT"), bucket)
+}
+
+fn gcs_config_at(endpoint: &str, bucket: &str) -> DestinationConfig {
+    config(format!("gs://{bucket}/{}", fresh()), &[("endpoint", endpoint)])
+}
+
+/// The emulator of GCS at another address.
+pub(crate) fn gcs_at(endpoint: &str) -> Place {
+    open(&gcs_config_at(endpoint, &setting("GCS_BUCKET")))
 }
 
 pub(crate) fn gcs() -> Place {
@@ -79,8 +111,16 @@ pub(crate) fn gcs() -> Place {
 }
 
 pub(crate) fn azure_config(container: &str, more: &[(&str, &str)]) -> DestinationConfig {
-    let endpoint = setting("AZURE_ENDPOINT");
-    let mut options = vec![("endpoint", endpoint.as_str()), ("use_emulator", "true")];
+    azure_config_at(&setting("AZURE_ENDPOINT"), container, more)
+}
+
+/// The emulator of Azure at another address.
+pub(crate) fn azure_at(endpoint: &str) -> Place {
+    open(&azure_config_at(endpoint, &setting("AZURE_CONTAINER"), &[]))
+}
+
+fn azure_config_at(endpoint: &str, container: &str, more: &[(&str, &str)]) -> DestinationConfig {
+    let mut options = vec![("endpoint", endpoint), ("use_emulator", "true")];
     options.extend_from_slice(more);
     config(format!("az://{container}/{}", fresh()), &options)
 }

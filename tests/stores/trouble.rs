@@ -100,6 +100,16 @@ async fn pieces_of_failed_uploads_are_aborted() {
     assert_eq!(crate::list(&place, "pieces").await, Vec::<String>::new());
 }
 
+/// Goal: a probe whose put is told as failed, and was done, leaves its object behind no more than one that succeeds.
+#[tokio::test]
+async fn a_probe_whose_answer_was_lost_is_deleted() {
+    let (place, faults) = faulty();
+    faults.lost_answers.store(1, Ordering::SeqCst);
+    let error = bucket(&place).probe().await.expect_err("its answer was lost");
+    assert_eq!((error.verdict(), faults.writes.load(Ordering::SeqCst)), (Verdict::Retry, 1), "{error}");
+    assert_eq!(crate::list(&place, "_siltstone/probe").await, Vec::<String>::new());
+}
+
 /// Goal: in a bucket that lets nothing be replaced, what is there already is success where it is the same, and an
 /// error, not a loop, where it is not.
 #[tokio::test]

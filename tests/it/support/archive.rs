@@ -73,6 +73,10 @@ impl Archive {
         runtime().block_on(s3().delete(&object_store::path::Path::from(path))).expect("deleted");
     }
 
+    pub(crate) fn put_to_s3(path: &str, bytes: Vec<u8>) {
+        runtime().block_on(s3().put(&object_store::path::Path::from(path), bytes.into())).expect("put");
+    }
+
     /// Keys of objects with data, dead letters among them.
     pub(crate) fn data_keys(&self) -> Vec<&str> {
         self.objects.keys().map(String::as_str).filter(|key| !key.starts_with("_siltstone/")).collect()

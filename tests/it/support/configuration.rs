@@ -108,10 +108,15 @@ impl Trial {
 
     /// `siltstone run` with further arguments.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        self.start_in(&[], "run", arguments)
+    }
+
+    /// Any command with `-c` and further arguments, in an environment that has these as well.
+    pub(crate) fn start_in(&self, environment: &[(&str, &str)], command: &str, arguments: &[&str]) -> Running {
         let config = self.write();
-        let mut all = vec!["run", "-c", &config];
+        let mut all = vec![command, "-c", &config];
         all.extend_from_slice(arguments);
-        Running::start(&all, &[])
+        Running::start(&all, environment)
     }
 
     /// `siltstone run` with a configuration file of its own, and with these variables.
@@ -128,10 +133,7 @@ impl Trial {
     /// Any other command with `-c`.
     #[track_caller]
     pub(crate) fn command(&self, command: &str, arguments: &[&str]) -> Ended {
-        let config = self.write();
-        let mut all = vec![command, "-c", &config];
-        all.extend_from_slice(arguments);
-        Running::start(&all, &[]).wait(DEADLINE)
+        self.start_in(&[], command, arguments).wait(DEADLINE)
     }
 
     /// What is in the archive now.
@@ -169,6 +171,18 @@ impl Trial {
         match &self.s3_prefix {
             Some(prefix) => Archive::remove_from_s3(&format!("{prefix}/{key}")),
             None => std::fs::remove_file(self.root().join(key)).expect("removed"),
+        }
+    }
+
+    /// Puts an object behind siltstone's back.
+    pub(crate) fn put(&self, key: &str, bytes: Vec<u8>) {
+        match &self.s3_prefix {
+            Some(prefix) => Archive::put_to_s3(&format!("{prefix}/{key}"), bytes),
+            None => {
+                let path = self.root().join(key);
+                std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+                std::fs::write(path, bytes).expect("written");
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{DEADLINE, Stopwatch, until};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -14,6 +15,8 @@ type Lines = Arc<Mutex<String>>;
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
+    /// The signal that ended it.
+    pub(crate) signal: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
     pub(crate) took: Duration,
@@ -129,7 +132,7 @@ impl Running {
             reader.join().expect("a reader");
         }
         let text = |lines: &Lines| lines.lock().expect("no reader panics").clone();
-        Ended { code: status.code(), out: text(&self.out), err: text(&self.err), took }
+        Ended { code: status.code(), signal: status.signal(), out: text(&self.out), err: text(&self.err), took }
     }
 
     /// SIGTERM, then its end.

@@ -43,6 +43,7 @@ type upload struct {
 
 type gateway struct {
 	inner   http.Handler
+	host    string     // the one name that the XML API's reads are answered under
 	mu      sync.Mutex // for uploads and the parts in them
 	uploads map[string]*upload
 }
@@ -68,13 +69,18 @@ func main() {
 			server.CreateBucketWithOpts(fakestorage.CreateBucketOpts{Name: bucket})
 		}
 	}
-	log.Fatal(http.ListenAndServe(addr, &gateway{inner: server.HTTPHandler(), uploads: map[string]*upload{}}))
+	log.Fatal(http.ListenAndServe(addr, &gateway{inner: server.HTTPHandler(), host: addr, uploads: map[string]*upload{}}))
 }
 
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Host = g.host // it may be reached through a proxy
 	path := strings.TrimPrefix(r.URL.Path, "/")
 	bucket, key, _ := strings.Cut(path, "/")
 	query := r.URL.Query()
+	if key == "" && r.Method == "GET" && query.Has("uploads") {
+		g.listUploads(w, bucket, query.Get("prefix"))
+		return
+	}
 	if key == "" || !isXMLWrite(r, path, query) {
 		g.inner.ServeHTTP(w, r)
 		return
@@ -305,6 +311,29 @@ func assemble(w http.ResponseWriter, u *upload, body []byte) ([]byte, bool) {
 		data = append(data, bytes...)
 	}
 	return data, true
+}
+
+// listUploads tells the uploads that are neither completed nor aborted, as GET /bucket?uploads does. In one page.
+func (g *gateway) listUploads(w http.ResponseWriter, bucket, prefix string) {
+	type open struct {
+		Key, UploadId string
+	}
+	var found []open
+	g.mu.Lock()
+	for id, u := range g.uploads {
+		if u.bucket == bucket && strings.HasPrefix(u.key, prefix) {
+			found = append(found, open{u.key, id})
+		}
+	}
+	g.mu.Unlock()
+	slices.SortFunc(found, func(a, b open) int { return strings.Compare(a.Key+a.UploadId, b.Key+b.UploadId) })
+	xmlAnswer(w, struct {
+		XMLName     xml.Name `xml:"ListMultipartUploadsResult"`
+		Bucket      string
+		Prefix      string
+		IsTruncated bool
+		Upload      []open
+	}{Bucket: bucket, Prefix: prefix, Upload: found})
 }
 
 func listParts(w http.ResponseWriter, id string, u *upload) {
