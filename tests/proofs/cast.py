@@ -139,7 +139,7 @@ class UploadsInPieces:
         self.seen = set()
 
     def all(self):
-        return {str(path) for path in self.root.glob("*/*") if self._is_ours(path)}
+        return {str(upload) for key in entries(self.root) for upload in entries(key) if self._is_ours(upload)}
 
     def _is_ours(self, path):
         try:
@@ -152,3 +152,11 @@ class UploadsInPieces:
         found = self.all()
         fresh, self.seen = found - self.seen, found
         return fresh
+
+
+def entries(folder):
+    """What lies in a folder that may be gone."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
