@@ -139,11 +139,11 @@ class UploadsInPieces:
         self.seen = set()
 
     def all(self):
-        return {str(upload) for key in entries(self.root) for upload in entries(key) if self._is_ours(upload)}
+        return {str(upload) for folder in entries(self.root) if self._is_ours(folder) for upload in entries(folder)}
 
-    def _is_ours(self, path):
+    def _is_ours(self, folder):
         try:
-            return os.getxattr(path, "user.objname").startswith(self.prefix)
+            return os.getxattr(folder, "user.objname").startswith(self.prefix)
         except OSError:  # ended meanwhile, or not yet there as a whole
             return False
 
