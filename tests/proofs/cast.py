@@ -13,8 +13,7 @@ AIM_MS_MAX = 200
 STOP_DEADLINE = 120
 OBJECT = re.compile(r"(?P<topic>[^/+]+)\+(?P<partition>\d{5,})\+(?P<first>\d{20})-(?P<end>\d{20})\.")
 CLAIM = re.compile(r"/(?P<topic>[^/]+)/(?P<partition>\d{5,})/(?P<first>\d{20})\.claim$")
-AT_WORK = re.compile(r"^(?P<time>\S+) .*\b(?:batch sealed|redoing an unfinished batch) "
-                     r"partition=(?P<topic>\S+)/(?P<partition>\d+) first=(?P<first>\d+) ", re.MULTILINE)
+AT_WORK = ("batch sealed ", "redoing an unfinished batch ")
 STILL_NS = 50_000_000  # a folder changed more lately than this is looked at again: its time is coarse
 
 
@@ -49,8 +48,13 @@ class Archiver:
 
     def at_work_last(self, topic, partition, first=None):
         """When it last sealed or took up a batch of the Kafka partition (the one from `first`), as its log says; empty if never."""
-        found = (match for match in AT_WORK.finditer(tail(self.log_path, 200)) if first is None or int(match["first"]) == first)
-        return max((match["time"] for match in found if (match["topic"], int(match["partition"])) == (topic, partition)), default="")
+        text, batch = tail(self.log_path, 200), f"partition={topic}/{partition} first={'' if first is None else f'{first} '}"
+        at = len(text)
+        while (at := text.rfind(batch, 0, at)) >= 0:  # from the end, since a process that is aimed at is to be hit soon
+            line = text[text.rfind("\n", 0, at) + 1 : at]
+            if line.endswith(AT_WORK):
+                return line.split(" ", 1)[0]
+        return ""
 
     def empty_spool(self):
         subprocess.run(["rm", "-rf", "--", self.spool], check=True)
