@@ -1,16 +1,16 @@
 """The faults of what archivers talk to, in three lanes: links, uploads in pieces, brokers.
 
 A fault of a link counts only if something was on its way there: bytes that went through it, connections that it ended (see
-traffic.py), or an archiver that complained. One that nobody has felt yet stays a while longer.
+traffic.py), or an archiver that complained of that destination. One that nobody has felt yet stays a while longer.
 """
 
 import re
 import time
 
 from faults import Hit, Lane
-from links import Hung
-from traffic import Watch
-from weather import BROKERS, KAFKA_TROUBLE, STORE_TROUBLE, UPLOAD_FAILED, Listener
+from links import STORES, Hung
+from traffic import Passed, Watch
+from weather import BROKERS, UPLOAD_FAILED, Listener, store_trouble
 
 NODES = (1, 2, 3)
 LOOK_SECONDS = 0.25
@@ -37,24 +37,29 @@ class Network(Lane):
         fault, felt_by = {"network cut": (self.cut, felt_cut), "latency": (self.latency, felt_bytes), "reset": (self.reset, felt_end),
                           "narrow": (self.narrow, felt_bytes)}[kind]
         with links.alone(names, self.pause), self.weather.trouble(names, kind):
-            watch, listener = Watch(links.ports(names)), Listener(self.fleet.replicas[link - 1].log_path)
+            watch = Watch(links.ports(names))
             self.watched(watch, WARM_UP)
-            before, watch.passed = watch.passed, type(watch.passed)()
+            before, watch.passed = watch.passed, Passed()
             try:
-                try:
-                    how, seconds = fault(links, names)
-                except Hung:
-                    links.renew()
-                    how, seconds = fault(links, names)
-                felt = lambda: felt_by(before, watch.look(), self.complaint(listener, target))  # noqa: E731
+                listener = Listener(self.fleet.replicas[link - 1].log_path)
+                how, seconds = self.set_up(fault, links, names)
                 self.watched(watch, seconds)
                 longer = time.monotonic() + LONGER_SECONDS
-                while not felt() and time.monotonic() < longer:
+                while not (felt := felt_by(before, watch.look(), self.complaint(listener, target))) and time.monotonic() < longer:
                     self.pause(LOOK_SECONDS)
             finally:
                 links.heal(names)
         passed = watch.passed
-        return Hit(f"link {link}, {target}: {how} for {seconds:.1f} s, {passed.sent} bytes sent, {passed.ended} connections ended", felt(), target)
+        told = f"link {link}, {target}: {how} for {seconds:.1f} s, {passed.sent} bytes sent, {passed.ended} connections ended"
+        return Hit(told, felt, target)
+
+    @staticmethod
+    def set_up(fault, links, names):
+        try:
+            return fault(links, names)
+        except Hung:
+            links.renew()
+            return fault(links, names)
 
     def place(self):
         """Some archiver's link to something, where no other fault is if possible."""
@@ -73,10 +78,10 @@ class Network(Lane):
             self.pause(min(LOOK_SECONDS, left))
             watch.look()
 
-    @staticmethod
-    def complaint(listener, target):
-        kafka = target in ("kafka", "all") and listener.heard(KAFKA_TROUBLE)
-        return bool(kafka or target != "kafka" and listener.heard(STORE_TROUBLE))
+    def complaint(self, listener, target):
+        """Whether the archiver says that it cannot reach one of the destinations that are meant."""
+        urls = [url for name, url in zip(STORES, self.fleet.group.urls) if name in TARGETS[target]]
+        return any(listener.heard(store_trouble(url)) for url in urls)
 
     def cut(self, links, names):
         silent = self.random.random() < 0.5
