@@ -4,6 +4,7 @@ A fault of a link counts only if something was on its way there: bytes that went
 traffic.py), or an archiver that complained of that destination. One that nobody has felt yet stays a while longer.
 """
 
+import itertools
 import re
 import time
 
@@ -30,6 +31,12 @@ class Network(Lane):
     """Cuts, latency, resets and narrow links between one archiver and what it talks to."""
 
     FAULTS = NETWORK_FAULTS
+
+    def __init__(self, siege):
+        super().__init__(siege)
+        targets = [name for name, parts in TARGETS.items() if name == "kafka" or set(parts) & set(siege.links.stores)]
+        self.random.shuffle(targets)
+        self.targets = itertools.cycle(targets)
 
     def inflict(self, kind):
         links = self.siege.links
@@ -62,11 +69,10 @@ class Network(Lane):
             return fault(links, names)
 
     def place(self):
-        """Some archiver's link to something, where no other fault is if possible."""
-        links = self.siege.links
-        targets = [name for name, parts in TARGETS.items() if name == "kafka" or set(parts) & set(links.stores)]
+        """Some archiver's link to something, where no other fault is if possible. All targets get their turn."""
+        links, target = self.siege.links, next(self.targets)
         for _ in range(PLACES_TRIED):
-            link, target = self.random.randint(1, self.fleet.size), self.random.choice(targets)
+            link = self.random.randint(1, self.fleet.size)
             names = links.names(link, TARGETS[target])
             if not links.busy(names):
                 break

@@ -217,6 +217,9 @@ class Logs(unittest.TestCase):
             self.assertIs(uploader([one, two], batch), one)
             with open(two.log_path, "a") as log:
                 log.write("2025-01-01T00:00:03Z  INFO redoing an unfinished batch partition=t/0 first=5 end=9\n")
+                log.write("2025-01-01T00:00:04Z  INFO batch committed partition=t/0 first=5 end=9\n")
+            with open(one.log_path, "a") as log:
+                log.write("2025-01-01T00:00:05Z  INFO batch committed partition=t/0 first=5 end=9\n")
             self.assertIs(uploader([one, two], batch), two)
             self.assertIsNone(uploader([one, two], Bucket.batch(f"x/_siltstone/receipts/v1/t/00000/{7:020}.claim")))
 
