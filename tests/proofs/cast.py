@@ -13,6 +13,7 @@ AIM_MS_MAX = 200
 STOP_DEADLINE = 120
 OBJECT = re.compile(r"(?P<topic>[^/+]+)\+(?P<partition>\d{5,})\+(?P<first>\d{20})-(?P<end>\d{20})\.")
 CLAIM = re.compile(r"/(?P<topic>[^/]+)/(?P<partition>\d{5,})/(?P<first>\d{20})\.claim$")
+ASSIGNED = ("partition assigned ",)
 AT_WORK = ("batch sealed ", "redoing an unfinished batch ")
 STILL_NS = 50_000_000  # a folder changed more lately than this is looked at again: its time is coarse
 
@@ -46,13 +47,13 @@ class Archiver:
         self.process.kill()
         self.process.wait()
 
-    def at_work_last(self, topic, partition, first=None):
-        """When it last sealed or took up a batch of the Kafka partition (the one from `first`), as its log says; empty if never."""
-        text, batch = tail(self.log_path, 200), f"partition={topic}/{partition} first={'' if first is None else f'{first} '}"
+    def last_said(self, words, about):
+        """When its log last said one of `words` before the fields that begin with `about`; empty if never."""
+        text = tail(self.log_path, 200)
         at = len(text)
-        while (at := text.rfind(batch, 0, at)) >= 0:  # from the end, since a process that is aimed at is to be hit soon
+        while (at := text.rfind(about, 0, at)) >= 0:  # from the end, since a process that is aimed at is to be hit soon
             line = text[text.rfind("\n", 0, at) + 1 : at]
-            if line.endswith(AT_WORK):
+            if line.endswith(words):
                 return line.split(" ", 1)[0]
         return ""
 
@@ -75,11 +76,20 @@ class Archiver:
             raise Failed(f"{self.name} ended with {code} after SIGTERM:\n{tail(self.log_path)}")
 
 
+def latest(archivers, words, about):
+    """The process whose log said one of `words` last, if any did."""
+    times = {archiver.last_said(words, about): archiver for archiver in archivers}
+    return times[max(times)] if any(times) else None
+
+
 def uploader(archivers, batch):
     """The process that sealed or took up `batch` last."""
-    place = batch["topic"], int(batch["partition"]), int(batch["first"])
-    times = {archiver.at_work_last(*place): archiver for archiver in archivers}
-    return times[max(times)] if any(times) else None
+    return latest(archivers, AT_WORK, f"partition={batch['topic']}/{int(batch['partition'])} first={int(batch['first'])} ")
+
+
+def owner(archivers, topic, partition):
+    """The process that got the Kafka partition last."""
+    return latest(archivers, ASSIGNED, f"partition={topic}/{partition} ")
 
 
 class Bucket:

@@ -8,6 +8,7 @@ import itertools
 import re
 import time
 
+from cast import owner
 from faults import Hit, Lane
 from links import STORES, Hung
 from traffic import Passed, Watch
@@ -183,12 +184,10 @@ class Uploads(Lane):
             links.poison(name, "limit_data", "upstream", bytes=limit)
 
     def owner(self):
-        """Who had to do with the large topic last."""
         while True:
             running = [replica for replica in self.fleet.running() if replica.log_path.exists()]
-            times = {replica.at_work_last(self.fleet.group.large, 0): replica for replica in running}
-            if any(times):
-                return times[max(times)]
+            if found := owner(running, self.fleet.group.large, 0):
+                return found
             self.pause(LOOK_SECONDS)
 
 

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "reader")]
 import weather  # noqa: E402
-from cast import Archiver, Bucket, uploader  # noqa: E402
+from cast import Archiver, Bucket, owner, uploader  # noqa: E402
 from demands import FLOORS, Demands, Row, broken  # noqa: E402
 from faults import Hit, Lane  # noqa: E402
 from fleet import AWAY, FENCED_ITSELF, IN_USE, INCOMPLETE, STOPPED, UNREACHABLE, Fleet, Group, Told  # noqa: E402
@@ -222,6 +222,16 @@ class Logs(unittest.TestCase):
                 log.write("2025-01-01T00:00:05Z  INFO batch committed partition=t/0 first=5 end=9\n")
             self.assertIs(uploader([one, two], batch), two)
             self.assertIsNone(uploader([one, two], Bucket.batch(f"x/_siltstone/receipts/v1/t/00000/{7:020}.claim")))
+
+    def test_the_owner_is_who_got_it_last(self):
+        with tempfile.TemporaryDirectory() as folder:
+            one, two = (Archiver(name, None, Path(folder), None) for name in ("one", "two"))
+            one.log_path.write_text("T1  INFO partition assigned partition=t/0 archive=\"a\"\nT3  INFO partition assigned partition=t/10 archive=\"a\"\n")
+            two.log_path.write_text("")
+            self.assertIs(owner([one, two], "t", 0), one)
+            two.log_path.write_text("T2  INFO partition assigned partition=t/0 archive=\"a\"\n")
+            self.assertIs(owner([one, two], "t", 0), two)
+            self.assertIsNone(owner([one, two], "t", 1))
 
     def test_ids_in_payloads(self):
         found = bytearray()
