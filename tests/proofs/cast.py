@@ -13,8 +13,8 @@ AIM_MS_MAX = 200
 STOP_DEADLINE = 120
 OBJECT = re.compile(r"(?P<topic>[^/+]+)\+(?P<partition>\d{5,})\+(?P<first>\d{20})-(?P<end>\d{20})\.")
 CLAIM = re.compile(r"/(?P<topic>[^/]+)/(?P<partition>\d{5,})/(?P<first>\d{20})\.claim$")
-AT_WORK = re.compile(r"^(?P<time>\S+) .*\b(?:batch sealed|redoing an unfinished batch) "
-                     r"partition=(?P<topic>\S+)/(?P<partition>\d+) first=(?P<first>\d+) ", re.MULTILINE)
+ASSIGNED = ("partition assigned ",)
+AT_WORK = ("batch sealed ", "redoing an unfinished batch ")
 STILL_NS = 50_000_000  # a folder changed more lately than this is looked at again: its time is coarse
 
 
@@ -47,10 +47,15 @@ class Archiver:
         self.process.kill()
         self.process.wait()
 
-    def at_work_last(self, topic, partition, first=None):
-        """When it last sealed or took up a batch of the Kafka partition (the one from `first`), as its log says; empty if never."""
-        found = (match for match in AT_WORK.finditer(tail(self.log_path, 200)) if first is None or int(match["first"]) == first)
-        return max((match["time"] for match in found if (match["topic"], int(match["partition"])) == (topic, partition)), default="")
+    def last_said(self, words, about):
+        """When its log last said one of `words` before the fields that begin with `about`; empty if never."""
+        text = tail(self.log_path, 200)
+        at = len(text)
+        while (at := text.rfind(about, 0, at)) >= 0:  # from the end, since a process that is aimed at is to be hit soon
+            line = text[text.rfind("\n", 0, at) + 1 : at]
+            if line.endswith(words):
+                return line.split(" ", 1)[0]
+        return ""
 
     def empty_spool(self):
         subprocess.run(["rm", "-rf", "--", self.spool], check=True)
@@ -71,11 +76,20 @@ class Archiver:
             raise Failed(f"{self.name} ended with {code} after SIGTERM:\n{tail(self.log_path)}")
 
 
+def latest(archivers, words, about):
+    """The process whose log said one of `words` last, if any did."""
+    times = {archiver.last_said(words, about): archiver for archiver in archivers}
+    return times[max(times)] if any(times) else None
+
+
 def uploader(archivers, batch):
     """The process that sealed or took up `batch` last."""
-    place = batch["topic"], int(batch["partition"]), int(batch["first"])
-    times = {archiver.at_work_last(*place): archiver for archiver in archivers}
-    return times[max(times)] if any(times) else None
+    return latest(archivers, AT_WORK, f"partition={batch['topic']}/{int(batch['partition'])} first={int(batch['first'])} ")
+
+
+def owner(archivers, topic, partition):
+    """The process that got the Kafka partition last."""
+    return latest(archivers, ASSIGNED, f"partition={topic}/{partition} ")
 
 
 class Bucket:
@@ -139,11 +153,11 @@ class UploadsInPieces:
         self.seen = set()
 
     def all(self):
-        return {str(path) for path in self.root.glob("*/*") if self._is_ours(path)}
+        return {str(upload) for folder in entries(self.root) if self._is_ours(folder) for upload in entries(folder)}
 
-    def _is_ours(self, path):
+    def _is_ours(self, folder):
         try:
-            return os.getxattr(path, "user.objname").startswith(self.prefix)
+            return os.getxattr(folder, "user.objname").startswith(self.prefix)
         except OSError:  # ended meanwhile, or not yet there as a whole
             return False
 
@@ -152,3 +166,11 @@ class UploadsInPieces:
         found = self.all()
         fresh, self.seen = found - self.seen, found
         return fresh
+
+
+def entries(folder):
+    """What lies in a folder that may be gone."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

@@ -14,9 +14,9 @@ FLOORS = {  # in 30 minutes
     "faults that were felt": 200, "SIGKILL in all": 60, "SIGKILL, aimed": 30, "SIGSTOP": 20, "rolling restart": 5, "network cut": 20,
     "reset": 10, "upload reset": 3, "broker SIGKILL": 10, "restarts that changed the layout": 1, "of one destination alone": 10,
     "aimed: before the receipt": 10, "lives that began on an open plan": 30}
-NEVER_LESS = {"SIGSTOP": 1, "rolling restart": 1, "network cut": 1, "broker SIGKILL": 1, "restarts that changed the layout": 1,
-              "lives that began on an open plan": 1}  # however short
-CEILINGS = {"ended by themselves, excused": 20, "left with open batches in a fault": 8}  # in 30 minutes
+NEVER_LESS = {"SIGSTOP": 1, "rolling restart": 1, "network cut": 1, "reset": 1, "broker SIGKILL": 1, "restarts that changed the layout": 1,
+              "of one destination alone": 1, "lives that began on an open plan": 1}  # however short
+CEILINGS = {"ended by themselves, excused": 20, "left with open batches in a fault": 12}  # in 30 minutes
 CEILINGS_SHORT = 3  # and so many more, since a short one has no share of a few
 WRONG = ("duplicated", "lost", "aborted seen", "altered", "misplaced")
 PIECE_BYTES = 5 << 20
@@ -51,7 +51,7 @@ class Demands:
             return None
         if self.minutes >= WHOLE_MINUTES:
             return FLOORS[name]
-        return max(NEVER_LESS.get(name, 0), math.floor(FLOORS[name] * self.minutes / WHOLE_MINUTES * SHORT))
+        return max(NEVER_LESS.get(name, 0), math.floor(FLOORS[name] * self.minutes / WHOLE_MINUTES * SHORT)) or None
 
     def ceiling(self, name):
         share = max(1.0, self.minutes / WHOLE_MINUTES) if self.minutes >= WHOLE_MINUTES else self.minutes / WHOLE_MINUTES

@@ -25,7 +25,7 @@ RANDOM_WAIT = (0.1, 3.0)
 NOTICE_SECONDS = 20  # until a process that woke has said that its session is over
 
 # How often in 30 minutes.
-PROCESS_FAULTS = {"SIGKILL, aimed": 56, "SIGKILL, random": 18, "SIGKILL, all": 20, "SIGSTOP": 27, "rolling restart": 7}
+PROCESS_FAULTS = {"SIGKILL, aimed": 56, "SIGKILL, random": 18, "SIGKILL, all": 20, "SIGSTOP": 30, "rolling restart": 7}
 
 
 class Over(Exception):
@@ -121,9 +121,9 @@ class Processes(Lane):
         self.pause(self.delay(claim))
         with replica.lock:
             self.fleet.revive(replica)
-            hit = replica.process is process
+            hit, now = replica.process is process, time.time()
             replica.kill()
-            self.siege.killed_after(path, hit, vouched := self.bucket.has_receipt(batch))
+            self.siege.killed(now, path, hit, vouched := self.bucket.has_receipt(batch))
             emptied = self.restart(replica)
         state = f"batch with{'' if vouched else 'out'} receipt"
         return Hit(f"{replica.name}, after {'a claim' if claim else 'data'}, {state}, {emptied} spool", hit)
@@ -170,7 +170,7 @@ class Processes(Lane):
 
     def stop(self):
         """Longer than the group waits; then it wakes, and must find out by itself."""
-        at_claim = self.random.random() < 0.5
+        at_claim = self.random.random() < CLAIMS
         if at_claim:
             replica, *_ = self.aimed("SIGSTOP", True)
             self.pause(self.delay(True))

@@ -1,16 +1,18 @@
 """The faults of what archivers talk to, in three lanes: links, uploads in pieces, brokers.
 
 A fault of a link counts only if something was on its way there: bytes that went through it, connections that it ended (see
-traffic.py), or an archiver that complained. One that nobody has felt yet stays a while longer.
+traffic.py), or an archiver that complained of that destination. One that nobody has felt yet stays a while longer.
 """
 
+import itertools
 import re
 import time
 
+from cast import owner
 from faults import Hit, Lane
-from links import Hung
-from traffic import Watch
-from weather import BROKERS, KAFKA_TROUBLE, STORE_TROUBLE, UPLOAD_FAILED, Listener
+from links import STORES, Hung
+from traffic import Passed, Watch
+from weather import BROKERS, UPLOAD_FAILED, Listener, store_trouble
 
 NODES = (1, 2, 3)
 LOOK_SECONDS = 0.25
@@ -31,37 +33,47 @@ class Network(Lane):
 
     FAULTS = NETWORK_FAULTS
 
+    def __init__(self, siege):
+        super().__init__(siege)
+        targets = [name for name, parts in TARGETS.items() if name == "kafka" or set(parts) & set(siege.links.stores)]
+        self.random.shuffle(targets)
+        self.targets = itertools.cycle(targets)
+
     def inflict(self, kind):
         links = self.siege.links
         link, target, names = self.place()
         fault, felt_by = {"network cut": (self.cut, felt_cut), "latency": (self.latency, felt_bytes), "reset": (self.reset, felt_end),
                           "narrow": (self.narrow, felt_bytes)}[kind]
         with links.alone(names, self.pause), self.weather.trouble(names, kind):
-            watch, listener = Watch(links.ports(names)), Listener(self.fleet.replicas[link - 1].log_path)
+            watch = Watch(links.ports(names))
             self.watched(watch, WARM_UP)
-            before, watch.passed = watch.passed, type(watch.passed)()
+            before, watch.passed = watch.passed, Passed()
             try:
-                try:
-                    how, seconds = fault(links, names)
-                except Hung:
-                    links.renew()
-                    how, seconds = fault(links, names)
-                felt = lambda: felt_by(before, watch.look(), self.complaint(listener, target))  # noqa: E731
+                listener = Listener(self.fleet.replicas[link - 1].log_path)
+                how, seconds = self.set_up(fault, links, names)
                 self.watched(watch, seconds)
                 longer = time.monotonic() + LONGER_SECONDS
-                while not felt() and time.monotonic() < longer:
+                while not (felt := felt_by(before, watch.look(), self.complaint(listener, target))) and time.monotonic() < longer:
                     self.pause(LOOK_SECONDS)
             finally:
                 links.heal(names)
         passed = watch.passed
-        return Hit(f"link {link}, {target}: {how} for {seconds:.1f} s, {passed.sent} bytes sent, {passed.ended} connections ended", felt(), target)
+        told = f"link {link}, {target}: {how} for {seconds:.1f} s, {passed.sent} bytes sent, {passed.ended} connections ended"
+        return Hit(told, felt, target)
+
+    @staticmethod
+    def set_up(fault, links, names):
+        try:
+            return fault(links, names)
+        except Hung:
+            links.renew()
+            return fault(links, names)
 
     def place(self):
-        """Some archiver's link to something, where no other fault is if possible."""
-        links = self.siege.links
-        targets = [name for name, parts in TARGETS.items() if name == "kafka" or set(parts) & set(links.stores)]
+        """Some archiver's link to something, where no other fault is if possible. All targets get their turn."""
+        links, target = self.siege.links, next(self.targets)
         for _ in range(PLACES_TRIED):
-            link, target = self.random.randint(1, self.fleet.size), self.random.choice(targets)
+            link = self.random.randint(1, self.fleet.size)
             names = links.names(link, TARGETS[target])
             if not links.busy(names):
                 break
@@ -73,10 +85,10 @@ class Network(Lane):
             self.pause(min(LOOK_SECONDS, left))
             watch.look()
 
-    @staticmethod
-    def complaint(listener, target):
-        kafka = target in ("kafka", "all") and listener.heard(KAFKA_TROUBLE)
-        return bool(kafka or target != "kafka" and listener.heard(STORE_TROUBLE))
+    def complaint(self, listener, target):
+        """Whether the archiver says that it cannot reach one of the destinations that are meant."""
+        urls = [url for name, url in zip(STORES, self.fleet.group.urls) if name in TARGETS[target]]
+        return any(listener.heard(store_trouble(url)) for url in urls)
 
     def cut(self, links, names):
         silent = self.random.random() < 0.5
@@ -172,12 +184,10 @@ class Uploads(Lane):
             links.poison(name, "limit_data", "upstream", bytes=limit)
 
     def owner(self):
-        """Who had to do with the large topic last."""
         while True:
             running = [replica for replica in self.fleet.running() if replica.log_path.exists()]
-            times = {replica.at_work_last(self.fleet.group.large, 0): replica for replica in running}
-            if any(times):
-                return times[max(times)]
+            if found := owner(running, self.fleet.group.large, 0):
+                return found
             self.pause(LOOK_SECONDS)
 
 

@@ -139,10 +139,10 @@ class Siege:
             self.one_destination += hit.felt and hit.target in DESTINATIONS
         self.note(f"{kind}: {hit.told}{'' if hit.felt else ': nobody felt it, not counted'}")
 
-    def killed_after(self, path, hit, vouched):
+    def killed(self, now, path, hit, vouched):
         """A process was killed after the PUT of the object at `path`, `hit`: the process that had put it."""
         if hit:
-            self.after_put.append((time.time() - os.stat(path).st_mtime) * 1000)
+            self.after_put.append((now - os.stat(path).st_mtime) * 1000)
             self.unvouched += not vouched
 
     def fail(self, text):

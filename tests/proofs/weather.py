@@ -12,14 +12,14 @@ from contextlib import contextmanager
 BROKERS = "brokers"
 AFTERMATH = 45  # seconds after a fault in which a process may still end because of it: Kafka's patience at a start, and leaving
 
-# What the log of an archiver says when Kafka or a store cannot be reached, or a session is over.
-KAFKA_TROUBLE = re.compile(
-    r'facility="(?:FAIL|ERROR|REQTMOUT|SESSTMOUT)"|WARN +kafka: |answer is unknown|'
-    r"(?:commit an offset|read a committed offset|read a topic's id|read a log's bounds|look up an offset by time) failed; trying again")
-STORE_TROUBLE = re.compile(
-    r"(?:list|write|upload|look at|check|read a stored|read the claim)[a-z ]* failed; trying again|Encountered (?:transport|server) error")
+# What the log of an archiver says when an upload fails, or a session is over.
 UPLOAD_FAILED = "upload an object failed; trying again partition="
 SESSION_OVER = re.compile(r'partition lost|facility="SESSTMOUT"|session timed out|[Ff]enced|[Uu]nknown member')
+
+
+def store_trouble(url):
+    """What it says when the destination at `url` cannot be reached."""
+    return re.compile(rf"failed; trying again .* at {re.escape(url)}: ")
 
 
 class Weather:
