@@ -8,6 +8,8 @@
 pub enum Bug {
     /// The end is committed before the first upload.
     CommitBeforeUpload,
+    /// The end is committed before the receipt is written.
+    CommitBeforeReceipt,
     /// The end that is committed is one too far.
     CommitOneTooFar,
     /// A batch is sealed one offset short of what it holds.
@@ -54,11 +56,16 @@ pub enum Bug {
     PoorerObjectKept,
     /// A receipt is put over whatever is there.
     ReceiptOverwritten,
+    /// What outputs refuse together comes behind what they refuse alone.
+    DeadLettersUnordered,
+    /// All dead letters of a record have the same index.
+    DeadLettersNumberedAlike,
 }
 
-/// Bugs that show by themselves.
-pub const FOUND: [Bug; 21] = [
+/// Bugs that show in the buckets.
+pub const FOUND: [Bug; 24] = [
     Bug::CommitBeforeUpload,
+    Bug::CommitBeforeReceipt,
     Bug::CommitOneTooFar,
     Bug::EndOneShort,
     Bug::PlanSkipped,
@@ -79,7 +86,12 @@ pub const FOUND: [Bug; 21] = [
     Bug::RecreatedTopicMixed,
     Bug::RedoEndsAll,
     Bug::PoorerObjectKept,
+    Bug::DeadLettersUnordered,
+    Bug::DeadLettersNumberedAlike,
 ];
+
+/// Bugs that the archiver notices itself: it stops before anything is lost or doubled.
+pub const NOTICED: [Bug; 0] = [];
 
 /// Bugs behind which another rule still stands, so that nothing is lost or doubled by them alone: after a commit without
 /// an answer the membership ends and committed offsets are read back; a file that is not the sealed one is not uploaded; the

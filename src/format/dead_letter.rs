@@ -6,7 +6,8 @@
 //! ```
 //! Lossless: key, payload and header values are base64 of their bytes or null, headers keep order and repeats. Takes
 //! every record: nothing here can fail. `index` counts the dead letters of one record from 0, in layout order of the outputs
-//! that refused it: (topic, partition, offset, index) is a dead letter's identity, and the same whenever it is redone.
+//! that refused it (of several that refuse it together, the first): (topic, partition, offset, index) is a dead letter's
+//! identity, and the same whenever it is redone.
 
 use super::compress::Codec;
 use super::keep::{write_base64, write_json_string};

@@ -108,6 +108,10 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
     if has(Bug::CommitBeforeUpload) {
         context.commit(Effect::EndCommit, &held, batch.range.end, done(&batch).encode()).await?;
     }
+    if has(Bug::CommitBeforeReceipt) {
+        upload_all(context, &batch).await?;
+        context.commit(&held, batch.range.end, done(&batch).encode()).await?;
+    }
     let Some(balance) = vouch(context, &mut batch).await? else { return Ok(Finish::Adopt) };
     let batch = &batch;
     let end = if has(Bug::CommitOneTooFar) { offset_after(batch.range.end) } else { batch.range.end };

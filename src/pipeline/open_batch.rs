@@ -169,9 +169,8 @@ impl OpenBatch {
         }
         let mut decoded = archive.decode(record);
         let mut refused: Vec<Refused> = Vec::new();
-        // Outputs that refused the record for one shared reason make one dead letter together.
-        let mut undecoded: Vec<usize> = Vec::new();
-        let mut shared: Option<Refusal> = None;
+        // Outputs that refused the record for one shared reason make one dead letter together, in the place of the first.
+        let mut shared: Option<usize> = None;
         let mut is_archived = false;
         for index in 0..archive.data_outputs() {
             let mut added = self.add_row(&archive, index, record, &decoded, blocks);
@@ -186,14 +185,20 @@ impl OpenBatch {
                     self.balance.outputs[index].archived += 1;
                     is_archived = true;
                 }
-                Err((refusal, true)) => {
-                    undecoded.push(index);
-                    shared.get_or_insert(refusal);
-                }
+                Err((refusal, true)) => match shared {
+                    Some(letter) => refused[letter].0.push(index),
+                    None => {
+                        shared = Some(refused.len());
+                        refused.push((vec![index], refusal));
+                    }
+                },
                 Err((refusal, false)) => refused.push((vec![index], refusal)),
             }
         }
-        refused.extend(shared.map(|refusal| (undecoded, refusal)));
+        if let Some(letter) = shared.filter(|_| has(Bug::DeadLettersUnordered)) {
+            let together = refused.remove(letter);
+            refused.push(together);
+        }
         self.add_dead_letters(&archive, record, &refused, blocks);
         self.balance.time_fallbacks += u64::from(is_archived && decoded.is_fallback);
         decoded.event_ms.ok()
@@ -251,6 +256,7 @@ impl OpenBatch {
             let event_ms = record.timestamp.unwrap_or(NO_TIME_MS);
             let part = self.part_for(archive, archive.dead_letters(), record, &nothing, event_ms);
             let before = self.parts[part].part.memory();
+            let index = if has(Bug::DeadLettersNumberedAlike) { 0 } else { index };
             let failure = Failure { index, stage: *stage, outputs: &names, reason };
             dead_letter::append(record, &failure, self.parts[part].part.rows());
             self.row_added(part, before, event_ms, blocks);

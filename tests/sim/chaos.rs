@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    fn restart(&mut self, life: Life) {
+    pub(crate) fn restart(&mut self, life: Life) {
         let mut state = self.shared.lock();
         note!(state, "p{life} is told to end");
         let now_ms = state.now_ms;
@@ -62,7 +62,7 @@ impl World {
     fn jump(&mut self, life: Life) {
         let mut state = self.shared.lock();
         let by_ms = state.rng.range(-86_400_000, 86_400_000);
-        state.fault("clock jump");
+        state.fault("clock jumps", if by_ms < 0 { "back" } else { "ahead" });
         note!(state, "the wall clock of p{life} jumps by {by_ms} ms");
         drop(state);
         if let Some(process) = self.processes.get(&life) {
@@ -74,7 +74,7 @@ impl World {
         let Some(slot) = self.slots.iter().find(|slot| slot.life == Some(life)) else { return };
         let Ok(folders) = std::fs::read_dir(slot.spool.join("slot-0")) else { return };
         let mut state = self.shared.lock();
-        state.fault("spool deleted");
+        state.fault("spool deleted under a process", "");
         note!(state, "the spool of p{life} is emptied under its hands");
         for folder in folders.flatten().filter(|folder| folder.file_name() != "lock") {
             std::fs::remove_dir_all(folder.path()).expect("a folder of a batch");
@@ -87,12 +87,12 @@ impl World {
         let now_ms = state.now_ms;
         let for_ms = state.rng.range(1_000, 90_000);
         if what == "sleep" {
-            state.fault("process stopped for a while");
+            state.fault("process stopped for a while", "");
             note!(state, "p{life} is stopped for {for_ms} ms");
             state.asleep.insert(life, now_ms);
             state.after(for_ms, Event::Wake { life });
         } else {
-            state.fault("process cut off from Kafka");
+            state.fault("process cut off from Kafka", "");
             note!(state, "p{life} is cut off from Kafka for {for_ms} ms");
             state.cut.insert(life, now_ms + for_ms);
         }
@@ -101,14 +101,15 @@ impl World {
     fn shake(&mut self, what: &str) {
         let mut state = self.shared.lock();
         if what == "rebalance" {
-            state.fault("rebalance");
+            state.fault("rebalance without a cause", "");
             note!(state, "the group moves");
             return state.rebalance();
         }
         let longest_ms = state.knobs.outage_ms;
         let long = state.rng.chance(100);
         let for_ms = if long { state.rng.range(20_000, longest_ms) } else { state.rng.range(500, 15_000) };
-        state.fault("stores down");
+        let how_long = if for_ms > 3_600_000 { "for more than an hour" } else { "for a while" };
+        state.fault("stores down", how_long);
         note!(state, "the stores are down for {for_ms} ms");
         state.stores_down_until_ms = state.now_ms + for_ms;
     }
@@ -119,19 +120,21 @@ impl World {
         let state = &mut *state;
         let partitions: Vec<TopicPartition> = state.logs.keys().cloned().collect();
         let partition = state.rng.pick(&partitions).clone();
+        let open = state.group.offsets.get(&partition).and_then(open_batch);
         let Some(log) = state.logs.get_mut(&partition) else { return };
         match what {
             "trim" => {
                 let start = state.rng.range(log.start, log.stable + 1);
+                let before = log.start;
                 log.trim(start);
                 let start = log.start;
-                state.fault("retention");
+                state.fault("retention", of_open_batch(open, |offset| before <= offset && offset < start));
                 note!(state, "retention moves {partition} to {start}");
             }
             "compact" => {
                 let chosen: Vec<i64> = (0..6).map(|_| state.rng.range(log.start, log.stable)).collect();
                 let gone: Vec<i64> = chosen.into_iter().filter(|&offset| log.compact(offset)).collect();
-                state.fault("compaction");
+                state.fault("compaction", of_open_batch(open, |offset| gone.contains(&offset)));
                 note!(state, "compaction takes {gone:?} of {partition}");
             }
             "reset" => {
@@ -140,13 +143,13 @@ impl World {
                 let offset = state.rng.range(0, committed.offset.min(log.stable) + 1);
                 self.offsets_touched = true;
                 state.group.offsets.insert(partition.clone(), Committed { offset, metadata: String::new() });
-                state.fault("offset reset");
+                state.fault("offset reset by a person", "");
                 note!(state, "somebody resets {partition} to {offset}");
             }
             "expire" => {
                 self.offsets_touched = true;
                 state.group.offsets.remove(&partition);
-                state.fault("offset expired");
+                state.fault("offset expired", "");
                 note!(state, "the offset of {partition} expires");
             }
             other => note!(state, "nothing happens: {other}"),
@@ -169,7 +172,7 @@ impl World {
         state.incarnation += 1;
         let incarnation = state.incarnation;
         self.recreated = true;
-        state.fault("topic created again");
+        state.fault("topic deleted and created again", "");
         note!(state, "the topic is deleted and created again");
         for (partition, log) in &mut state.logs {
             log.delete();
@@ -204,33 +207,16 @@ impl World {
         drop(state);
         never.into_iter().for_each(|life| self.crash(life));
     }
+}
 
-    /// A person looks after the processes once a second: partitions may only stop where somebody has touched the group's
-    /// offsets, and then they are told to go by the receipts.
-    pub(crate) fn operate(&mut self) -> Result<(), String> {
-        let stopped: Vec<String> = self
-            .processes
-            .iter()
-            .filter(|(life, _)| **life > self.decided_after)
-            .flat_map(|(_, process)| process.health())
-            .filter(|line| line.starts_with("stopped"))
-            .collect();
-        let Some(reason) = stopped.first() else { return Ok(()) };
-        if reason.contains("`generation`") && self.recreated && self.generation == 1 {
-            self.generation = 2;
-        } else if reason.contains("--resume-from-receipts") && self.offsets_touched && !self.resume_from_receipts {
-            self.resume_from_receipts = true;
-        } else if reason.contains("[spool] limit") && self.spool_may_be_small {
-            (self.spool_is_small, self.spool_may_be_small) = (false, false);
-        } else {
-            return Err(format!("STOPPED: {reason}"));
-        }
-        let mut state = self.shared.lock();
-        note!(state, "the operator does what it says and restarts everything: {reason}");
-        drop(state);
-        self.decided_after = self.lives;
-        let lives: Vec<Life> = self.processes.keys().copied().collect();
-        lives.into_iter().for_each(|life| self.restart(life));
-        Ok(())
-    }
+/// The batch that a committed offset's plan says is open.
+fn open_batch(committed: &Committed) -> Option<(i64, i64)> {
+    let document: serde_json::Value = serde_json::from_str(&committed.metadata).ok()?;
+    Some((committed.offset, document["end"].as_i64().filter(|_| document["state"] == "plan")?))
+}
+
+/// Whether Kafka deletes records of a batch that has a plan and is not finished.
+fn of_open_batch(open: Option<(i64, i64)>, is_gone: impl Fn(i64) -> bool) -> &'static str {
+    let hit = open.is_some_and(|(first, end)| (first..end).any(is_gone));
+    if hit { "within an open plan" } else { "elsewhere" }
 }

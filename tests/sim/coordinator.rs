@@ -3,9 +3,10 @@
 //! Kept from the real one: commits are sent one at a time and only while their assignment is alive, what is refused because
 //! the group moves is tried again once it has moved, and after an answer that did not come the whole membership ends.
 
-use crate::group::Refusal;
+use crate::group::{Commit, Refusal};
 use crate::member::Membership;
-use crate::state::{Kind, Life, Shared, State};
+use crate::requests::Kind;
+use crate::state::{Life, Shared, State};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use siltstone::consume::{CommitError, CommittedOffsets, Coordinator, Held, LogBounds, PlannedGuard};
@@ -33,23 +34,27 @@ impl SimCoordinator {
     }
 
     async fn send(&self, member: u64, held: &Held, offset: i64, metadata: &str) -> Result<(), Refusal> {
-        let (partition, metadata) = (held.partition.clone(), metadata.to_string());
-        let life = self.life;
-        let effect = move |state: &mut State| {
-            let answer = state.commit(member, &partition, offset, &metadata);
-            let twice = state.knobs.commit_twice;
-            if answer.is_ok() && !state.calm && state.rng.chance(twice) {
-                state.fault("commit carried out twice");
-                let longest_ms = if state.rng.chance(500) { 3_000 } else { 40_000 };
-                let delay_ms = state.rng.range(10, longest_ms);
-                state.send_later(life, delay_ms, move |state| {
-                    // Nobody hears the answer.
-                    state.commit(member, &partition, offset, &metadata).ok();
-                });
-            }
-            answer
+        let (life, kind) = (self.life, kind_of(metadata));
+        let answer = {
+            let mut state = self.shared.lock();
+            let (partition, metadata) = (held.partition.clone(), metadata.to_string());
+            let commit = Commit { life, member, kind, number: state.commit_number(), partition, offset, metadata };
+            let effect = move |state: &mut State| {
+                let answer = state.commit(&commit);
+                let twice = state.knobs.commit_twice;
+                if answer.is_ok() && !state.calm && state.rng.chance(twice) {
+                    state.fault("sent again by the client itself", kind.name());
+                    let longest_ms = if state.rng.chance(500) { 3_000 } else { 40_000 };
+                    let delay_ms = state.rng.range(10, longest_ms);
+                    state.send_later(life, kind, delay_ms, move |state| {
+                        // Nobody hears the answer.
+                        state.commit(&commit).ok();
+                    });
+                }
+                answer
+            };
+            state.ask(life, kind, Err(Refusal::Unknown), effect)
         };
-        let answer = self.shared.lock().ask(life, Kind::Commit, Err(Refusal::Unknown), effect);
         self.membership.inner().commit_under_way = true;
         let answer = answer.await.unwrap_or(Err(Refusal::Unknown));
         self.membership.inner().commit_under_way = false;
@@ -99,6 +104,17 @@ impl SimCoordinator {
         let lost = || Err("no answer".to_string());
         let answer = self.shared.lock().ask(self.life, Kind::KafkaRead, lost(), move |state| question(state));
         answer.await.unwrap_or_else(|_| lost())
+    }
+}
+
+/// What a commit says of itself.
+fn kind_of(metadata: &str) -> Kind {
+    let document: serde_json::Value = serde_json::from_str(metadata).expect("metadata of ours");
+    match document["state"].as_str() {
+        Some("start") => Kind::Start,
+        Some("plan") => Kind::Plan,
+        Some("done") => Kind::Commit,
+        _ => panic!("the archiver commits {metadata}"),
     }
 }
 

@@ -1,12 +1,13 @@
 //! The simulated group coordinator.
 //!
 //! As measured on real brokers: it fences members, never partitions, and never a lower offset. Whoever is a member may
-//! commit any partition; whoever is not is refused. A request takes effect whenever it arrives.
+//! commit any partition; whoever is not is refused. That holds for both group protocols. A request takes effect whenever it arrives.
 
+use crate::requests::Kind;
 use crate::state::{Life, State, note};
 use siltstone::consume::Committed;
 use siltstone::record::TopicPartition;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a member is told, in order.
 #[derive(Clone, Debug)]
@@ -36,6 +37,19 @@ pub(crate) enum Refusal {
     Unknown,
 }
 
+/// A commit as it was sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Commit {
+    pub(crate) life: Life,
+    pub(crate) member: u64,
+    pub(crate) kind: Kind,
+    /// Counts commits as they are sent.
+    pub(crate) number: u64,
+    pub(crate) partition: TopicPartition,
+    pub(crate) offset: i64,
+    pub(crate) metadata: String,
+}
+
 /// Members, owners, offsets.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
@@ -44,7 +58,12 @@ pub(crate) struct Group {
     pub(crate) offsets: BTreeMap<TopicPartition, Committed>,
     /// Who committed last, and when.
     pub(crate) last_commit: BTreeMap<TopicPartition, (Life, i64)>,
+    /// The newest commit that was carried out, by its number.
+    newest: BTreeMap<TopicPartition, u64>,
+    /// Lives that were put out and have not joined since.
+    silenced: BTreeSet<Life>,
     last_member: u64,
+    last_commit_number: u64,
 }
 
 impl Group {
@@ -56,6 +75,17 @@ impl Group {
 }
 
 impl State {
+    /// The number of a commit that is sent now.
+    pub(crate) fn commit_number(&mut self) -> u64 {
+        self.group.last_commit_number += 1;
+        self.group.last_commit_number
+    }
+
+    /// Whether the coordinator has put that process out and it has not come back.
+    pub(crate) fn is_zombie(&self, life: Life) -> bool {
+        self.group.silenced.contains(&life)
+    }
+
     /// A new member, and with it a rebalance.
     pub(crate) fn join(&mut self, life: Life) -> u64 {
         self.group.last_member += 1;
@@ -63,6 +93,7 @@ impl State {
         note!(self, "p{life} joins as member {id}");
         let member = Member { life, inbox: VecDeque::new(), abandoned: false, silent_since_ms: None };
         self.group.members.insert(id, member);
+        self.group.silenced.remove(&life);
         self.rebalance();
         id
     }
@@ -88,6 +119,9 @@ impl State {
             }
         }
         for (member, partitions) in taken {
+            let owned = self.group.owners.values().filter(|owner| **owner == member).count();
+            let what = if owned == partitions.len() { "all partitions" } else { "some partitions" };
+            self.fault("taken away by a rebalance", what);
             note!(self, "member {member} must give {}", names(&partitions));
             if let Some(member) = self.group.members.get_mut(&member) {
                 member.inbox.push_back(GroupEvent::Revoke(partitions));
@@ -129,35 +163,50 @@ impl State {
         self.assign_free();
     }
 
+    /// The member that a commit is carried out under: its sender's, or rarely the one that its process became since, as of a
+    /// client that asks again by itself and stamps the request anew.
+    fn member_of(&mut self, commit: &Commit) -> u64 {
+        let stamped_anew = self.knobs.commit_stamped_anew;
+        if self.calm || self.group.members.contains_key(&commit.member) || !self.rng.chance(stamped_anew) {
+            return commit.member;
+        }
+        let is_now = |(_, member): &(&u64, &Member)| member.life == commit.life && !member.abandoned;
+        let Some((&member, _)) = self.group.members.iter().find(is_now) else { return commit.member };
+        self.fault("carried out under a later membership", commit.kind.name());
+        member
+    }
+
     /// A commit arrives.
-    pub(crate) fn commit(
-        &mut self,
-        member: u64,
-        partition: &TopicPartition,
-        offset: i64,
-        metadata: &str,
-    ) -> Result<(), Refusal> {
+    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), Refusal> {
+        let Commit { life, kind, number, partition, offset, metadata, .. } = commit;
+        let member = self.member_of(commit);
         if !self.group.members.contains_key(&member) {
             note!(self, "commit {partition} at {offset} of member {member}: refused, no such member");
+            self.fault("refused, no such member", kind.name());
             return Err(Refusal::Out);
         }
         let moving = self.knobs.commit_moving;
         if !self.calm && (self.rng.chance(moving) || (self.group.is_leaving(partition, member) && self.rng.chance(200)))
         {
             note!(self, "commit {partition} at {offset} of member {member}: refused, the group moves");
-            self.fault("commit refused");
+            self.fault("refused, the group moves", kind.name());
             return Err(Refusal::Moving);
         }
         if self.group.owners.get(partition) != Some(&member) {
-            self.fault("commit of a partition not owned");
+            self.fault("of a partition not owned, and taken", kind.name());
         }
         note!(self, "commit {partition} at {offset} of member {member}: {metadata}");
-        let committed = Committed { offset, metadata: metadata.to_string() };
-        let life = self.group.members.get(&member).map_or(0, |member| member.life);
-        self.group.last_commit.insert(partition.clone(), (life, self.now_ms));
+        let newest = self.group.newest.entry(partition.clone()).or_default();
+        if number < newest {
+            self.fault("carried out over a newer commit", kind.name());
+        } else {
+            *newest = *number;
+        }
+        let committed = Committed { offset: *offset, metadata: metadata.clone() };
+        self.group.last_commit.insert(partition.clone(), (*life, self.now_ms));
         let before = self.group.offsets.insert(partition.clone(), committed);
-        if before.is_some_and(|before| before.offset > offset) {
-            self.fault("offset went back");
+        if before.is_some_and(|before| before.offset > *offset) {
+            self.fault("offset went back", kind.name());
         }
         Ok(())
     }
@@ -178,7 +227,10 @@ impl State {
             }
         }
         for id in out {
-            self.fault("session timed out");
+            if let Some(member) = self.group.members.get(&id).filter(|member| !member.abandoned) {
+                self.group.silenced.insert(member.life);
+            }
+            self.fault("session timed out", "");
             self.put_out(id, "silent for too long");
         }
     }

@@ -1,5 +1,6 @@
 //! What a seed is about: how often each thing goes wrong, and in which setting.
 
+use crate::payload::Odds;
 use crate::rng::Rng;
 
 /// Chances are in a thousand.
@@ -21,6 +22,8 @@ pub(crate) struct Knobs {
     pub(crate) commit_late: u32,
     /// An answered commit is carried out a second time later.
     pub(crate) commit_twice: u32,
+    /// A commit that is late or comes twice is carried out under the membership that its process has by then.
+    pub(crate) commit_stamped_anew: u32,
     /// A commit is refused because the group moves.
     pub(crate) commit_moving: u32,
     pub(crate) crash_after_effect: u32,
@@ -41,10 +44,10 @@ pub(crate) struct Knobs {
     pub(crate) outage_ms: i64,
     /// Every rebalance takes everything from everybody.
     pub(crate) eager: bool,
-    /// Restarts may come with another layout.
-    pub(crate) layouts: usize,
-    pub(crate) broken: u32,
-    pub(crate) tombstones: u32,
+    /// Processes start with this layout or that one.
+    pub(crate) layouts_change: bool,
+    /// What payloads are like.
+    pub(crate) odds: Odds,
     pub(crate) skips: u32,
     pub(crate) spool_kept: u32,
     /// Some processes have less room than others.
@@ -116,6 +119,7 @@ impl Knobs {
             commit_unanswered: often(rng, 100),
             commit_late: often(rng, 100),
             commit_twice: if conditional { often(rng, 150) } else { 0 },
+            commit_stamped_anew: if conditional && rng.chance(200) { rng.range(1, 700) as u32 } else { 0 },
             commit_moving: often(rng, 150),
             crash_after_effect: often(rng, 30),
             pause_ms: rng.range(1_500, 40_000),
@@ -143,9 +147,13 @@ impl Knobs {
             outage_ms: 120_000,
             session_ms: rng.range(6_000, 40_000),
             eager: rng.chance(300),
-            layouts: if rng.chance(400) { 3 } else { 1 },
-            broken: often(rng, 200),
-            tombstones: often(rng, 200),
+            layouts_change: rng.chance(400),
+            odds: Odds {
+                broken: often(rng, 200),
+                newline: often(rng, 200),
+                collides: often(rng, 200),
+                tombstones: often(rng, 200),
+            },
             skips: if rng.chance(600) { rng.range(1, 700) as u32 } else { 0 },
             spool_kept: 700,
             small_spool: rng.chance(100),
@@ -212,6 +220,6 @@ impl Knobs {
             *chance = 0;
         }
         self.weights = Weights::default();
-        self.layouts = 1;
+        self.layouts_change = false;
     }
 }

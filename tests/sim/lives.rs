@@ -1,7 +1,7 @@
 //! Lives of processes in the world: how they start, work, end and crash.
 
 use crate::process::{Beginning, Process};
-use crate::settings;
+use crate::settings::{self, LAYOUTS};
 use crate::state::{Event, Life, note};
 use crate::world::World;
 
@@ -11,52 +11,51 @@ fn process_ran(ended: &str) -> bool {
 }
 
 impl World {
-    pub(crate) fn turn(&mut self, life: Life) -> Result<(), String> {
+    pub(crate) fn turn(&mut self, life: Life) {
         if self.shared.lock().asleep.contains_key(&life) {
-            return Ok(());
+            return;
         }
-        let Some(process) = self.processes.get_mut(&life) else { return Ok(()) };
-        let Some(ended) = process.turn() else { return Ok(()) };
+        let Some(process) = self.processes.get_mut(&life) else { return };
+        let Some(ended) = process.turn() else { return };
         let health = process.health().join("; ");
         let mut state = self.shared.lock();
         note!(state, "p{life} ended: {ended} {health}");
         let calm = state.calm;
         drop(state);
         let is_running = process_ran(&ended);
-        self.check_completeness(life, &ended)?;
+        self.check_completeness(life, &ended);
         if ended == "done" {
             self.done += 1;
         }
         self.bury(life);
-        if self.strangers.contains(&life) && is_running {
-            return Err(format!("p{life} has another group's name and was let in: {ended}"));
-        }
         let stranger = self.strangers.contains(&life);
-        if ended.starts_with("fatal") || (calm && !stranger && ended.starts_with("it did not start")) {
-            return Err(format!("p{life} ended: {ended} {health}"));
+        if stranger && is_running {
+            self.troubled(format!("p{life} has another group's name and was let in: {ended}"));
+        } else if stranger {
+            self.shared.lock().fault("another group on the same prefix", "turned away");
+        } else if ended.starts_with("fatal") || (calm && ended.starts_with("it did not start")) {
+            self.troubled(format!("p{life} ended: {ended} {health}"));
         }
-        Ok(())
     }
 
     /// Who says that everything open was committed must not leave a plan of its last moments behind.
-    fn check_completeness(&self, life: Life, ended: &str) -> Result<(), String> {
+    fn check_completeness(&mut self, life: Life, ended: &str) {
         let state = self.shared.lock();
         let knobs = &state.knobs;
         // A commit that came late or twice may have brought the plan back.
         let certain = knobs.commit_lost + knobs.commit_unanswered + knobs.commit_late + knobs.commit_twice == 0;
         let told_ms = self.told_to_end_ms.get(&life).copied();
         if !certain || !ended.ends_with("complete: true") || state.cut.contains_key(&life) {
-            return Ok(());
+            return;
         }
         let left = state.group.last_commit.iter().find(|(partition, (by, at_ms))| {
             let plan = state.group.offsets.get(*partition).is_some_and(|found| found.metadata.contains(r#""plan""#));
             plan && *by == life && Some(*at_ms) >= told_ms
         });
-        match left {
-            Some((partition, _)) => {
-                Err(format!("p{life} ended with everything committed, but {partition} has its plan"))
-            }
-            None => Ok(()),
+        let left = left.map(|(partition, _)| partition.clone());
+        drop(state);
+        if let Some(partition) = left {
+            self.troubled(format!("p{life} ended with everything committed, but {partition} has its plan"));
         }
     }
 
@@ -69,13 +68,24 @@ impl World {
         let life = self.lives;
         place.life = Some(life);
         let mut state = self.shared.lock();
-        let layouts = state.knobs.layouts;
-        if layouts > 1 && state.rng.chance(300) {
-            place.layout = state.rng.range(0, layouts as i64) as usize;
+        let before = place.layout;
+        if state.knobs.layouts_change && state.rng.chance(300) {
+            place.layout = state.rng.range(0, LAYOUTS.len() as i64) as usize;
+        }
+        if place.begun && place.layout != before {
+            let outputs = |layout: usize| LAYOUTS[layout].outputs.iter().map(|(name, _)| *name);
+            let same = outputs(before).eq(outputs(place.layout));
+            state.fault("configuration changed between runs", if same { "paths" } else { "outputs" });
+        }
+        place.begun = true;
+        if !state.alive.is_empty() {
+            state.fault("started beside another process", "");
         }
         let wall_shift_ms = if state.rng.chance(200) { state.rng.range(-7_200_000, 7_200_000) } else { 0 };
         note!(state, "p{life} starts in slot {slot} with layout {}", place.layout);
         state.alive.insert(life);
+        let layout = place.layout;
+        state.layouts.insert(life, layout);
         state.after(0, Event::Turn { life });
         let mut config = settings::config(&state.knobs, place.layout, self.generation, &place.spool);
         // Somebody points another group at the archive: it must be turned away.
@@ -83,13 +93,13 @@ impl World {
         let stranger = begun && !state.calm && state.rng.chance(30);
         if stranger {
             note!(state, "p{life} has the name of another group");
-            state.fault("another group on the same prefix");
             config.kafka.group = "stranger".to_string();
         }
         self.strangers.extend(stranger.then_some(life));
         let shrinks = self.spool_may_be_small && state.knobs.small_spool && !state.calm && state.rng.chance(300);
         self.spool_is_small |= shrinks;
         if self.spool_is_small {
+            state.fault("started with a smaller spool", "");
             config.spool.limit = 300;
         }
         let beginning = Beginning {
@@ -110,10 +120,16 @@ impl World {
     pub(crate) fn crash(&mut self, life: Life) {
         let Some(slot) = self.slots.iter().position(|slot| slot.life == Some(life)) else { return };
         let mut state = self.shared.lock();
-        state.fault("crash");
+        let last = state.under_way.last_effect(life);
+        state.fault("crash after", last);
+        for kind in state.under_way.durable(life) {
+            state.fault("crash during", kind.name());
+        }
         let kept = state.knobs.spool_kept;
         let keeps = state.rng.chance(kept);
-        note!(state, "p{life} crashes, its spool {}", if keeps { "stays" } else { "is gone" });
+        let spool_is = if keeps { "stays" } else { "is gone" };
+        state.fault("spool of a crashed process", spool_is);
+        note!(state, "p{life} crashes, its spool {spool_is}");
         drop(state);
         let spool = &self.slots[slot].spool;
         let aside = spool.with_extension("aside");

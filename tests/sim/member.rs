@@ -4,6 +4,7 @@
 //! orderly revoke waits for planned batches up to its grace and for the commit under way.
 
 use crate::group::GroupEvent;
+use crate::requests::Kind;
 use crate::state::{Life, Shared, note};
 use siltstone::consume::{Held, Source, SourceSink};
 use siltstone::kafka::held::Ownership;
@@ -115,7 +116,7 @@ impl SimSource {
         self.join_not_before_ms = state.now_ms + delay_ms;
         // A goodbye may be lost: then the coordinator notices by itself.
         if !state.is_cut(self.life) && (state.calm || !state.rng.chance(200)) {
-            state.send_later(self.life, delay_ms, move |state| state.put_out(member, "it left"));
+            state.send_later(self.life, Kind::Goodbye, delay_ms, move |state| state.put_out(member, "it left"));
         }
     }
 
@@ -137,6 +138,10 @@ impl SimSource {
         }
         let lost = std::mem::take(&mut self.lost);
         if !lost.is_empty() {
+            let mut state = self.shared.lock();
+            let last = state.under_way.last_effect(self.life);
+            state.fault("partitions lost after", last);
+            drop(state);
             sink.lost(&lost);
         }
         let member = self.membership.inner().member;
@@ -183,6 +188,8 @@ impl SimSource {
                     if let Some(member) = state.group.members.get_mut(&member) {
                         member.inbox.pop_front();
                     }
+                    let last = state.under_way.last_effect(self.life);
+                    state.fault("partitions revoked after", last);
                     state.given_back(member, &partitions);
                     drop(state);
                     sink.revoked(&partitions);
@@ -204,6 +211,9 @@ impl SimSource {
         }
         if self.membership.blocks(now_ms) {
             return false;
+        }
+        if !self.membership.ownership.wait_planned(partitions, Duration::ZERO) {
+            self.shared.lock().fault("revoked before a planned batch was finished", "");
         }
         self.membership.ownership.remove(partitions);
         let mut inner = self.membership.inner();

@@ -106,7 +106,21 @@ impl Process {
 
     /// What stands in the way, as the process itself says it.
     pub(crate) fn health(&self) -> Vec<String> {
-        self.health.lines()
+        self.health.lines().iter().map(|line| self.without_paths(line)).collect()
+    }
+
+    /// What a process says without the paths of its spool, which are others in each run: all that is told must follow from
+    /// the seed alone.
+    fn without_paths(&self, text: &str) -> String {
+        let spool = self.config.spool.dir.display().to_string();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some((before, path)) = rest.split_once(&spool) {
+            plain += before;
+            plain += "(a path of the spool)";
+            rest = path.trim_start_matches(|letter: char| letter.is_alphanumeric() || "/-_.".contains(letter));
+        }
+        plain + rest
     }
 
     /// Asks for an orderly end.
@@ -144,7 +158,7 @@ impl Process {
         if let (None, Doing::Over) = (&ended, &self.doing) {
             return Some("it did not start".to_string());
         }
-        ended
+        ended.map(|ended| self.without_paths(&ended))
     }
 
     fn settle(&self) {

@@ -1,33 +1,42 @@
 //! Reads objects in the simplest way there is, without any code of the archiver's.
 
+use crate::settings::{JSON, PLAIN, RAW};
 use crate::store::Object;
 use base64::Engine;
 use std::io::Read;
 
-/// One row of an object: what record it is of.
+/// What an object holds rows of, by the first folder of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum What {
+    Output(&'static str),
+    DeadLetters,
+}
+
+pub(crate) fn what_of(key: &str) -> Option<What> {
+    let folder = key.split('/').next()?;
+    match [JSON, RAW, PLAIN].into_iter().find(|output| *output == folder) {
+        Some(output) => Some(What::Output(output)),
+        None => (folder == "_dead").then_some(What::DeadLetters),
+    }
+}
+
+/// One row of an object: what record it is of, and which of the rows that this record has there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RowId {
     pub(crate) topic: String,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
     pub(crate) incarnation: u32,
+    pub(crate) place: Place,
 }
 
-/// What an object is by its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum What {
-    Json,
-    Raw,
-    DeadLetters,
-}
-
-pub(crate) fn what_of(key: &str) -> Option<What> {
-    match key.split('/').next()? {
-        "json" => Some(What::Json),
-        "raw" => Some(What::Raw),
-        "_dead" => Some(What::DeadLetters),
-        _ => None,
-    }
+/// Which of the rows of its record a row is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Counts them, from 0.
+    pub(crate) index: i64,
+    /// The outputs that a dead letter says the record is missing in.
+    pub(crate) missing_in: Vec<String>,
 }
 
 /// What the name of a data object says of it.
@@ -76,23 +85,31 @@ pub(crate) fn rows_of(key: &str, object: &Object) -> Result<Vec<RowId>, String> 
 }
 
 fn row(what: What, line: &str) -> Option<RowId> {
-    if what == What::Raw {
-        return id_in(line);
-    }
-    let prefix = if what == What::Json { "_kafka_" } else { "" };
-    let row: serde_json::Value = serde_json::from_str(line).ok()?;
-    let number = |name: &str| row.get(format!("{prefix}{name}"))?.as_i64();
-    let id = match what {
-        What::DeadLetters => {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(row.get("value_base64")?.as_str()?).ok()?;
-            id_in(std::str::from_utf8(&bytes).ok()?)?
-        }
-        What::Json | What::Raw => id_in(line)?,
+    let json: serde_json::Value = match what {
+        What::Output(RAW) => return id_in(line),
+        What::Output(_) | What::DeadLetters => serde_json::from_str(line).ok()?,
     };
-    let topic = row.get(format!("{prefix}topic"))?.as_str()?;
-    let said = (topic, number("partition")?, number("offset")?);
+    let (mut id, prefix) = match what {
+        What::DeadLetters => {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(json.get("value_base64")?.as_str()?).ok()?;
+            (id_in(std::str::from_utf8(&bytes).ok()?)?, "")
+        }
+        What::Output(_) => (id_in(line)?, "_kafka_"),
+    };
+    if what == What::Output(PLAIN) {
+        return Some(id);
+    }
     // What the archiver says of the record and what the record says of itself.
-    (said == (id.topic.as_str(), i64::from(id.partition), id.offset)).then_some(id)
+    let number = |name: &str| json.get(format!("{prefix}{name}"))?.as_i64();
+    let topic = json.get(format!("{prefix}topic"))?.as_str()?;
+    if (topic, number("partition")?, number("offset")?) != (id.topic.as_str(), i64::from(id.partition), id.offset) {
+        return None;
+    }
+    if what == What::DeadLetters {
+        let outputs = json.get("outputs")?.as_array()?.iter().map(|output| output.as_str().map(str::to_string));
+        id.place = Place { index: number("index")?, missing_in: outputs.collect::<Option<_>>()? };
+    }
+    Some(id)
 }
 
 /// The id that every payload holds.
@@ -104,5 +121,6 @@ fn id_in(payload: &str) -> Option<RowId> {
         partition: parts.next()?.parse().ok()?,
         offset: parts.next()?.parse().ok()?,
         incarnation: parts.next()?.parse().ok()?,
+        place: Place::default(),
     })
 }

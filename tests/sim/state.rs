@@ -3,16 +3,17 @@
 //! Everything that a process asks of the outside is a request: its effect happens at one moment of the queue, its
 //! answer at another, and a crash may fall between any two of them. Nothing else moves.
 
+use crate::faults::Faults;
 use crate::group::Group;
 use crate::knobs::Knobs;
 use crate::log::Log;
+use crate::requests::{Request, UnderWay};
 use crate::rng::Rng;
 use crate::store::Buckets;
 use crate::trace::Trace;
 use siltstone::record::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
 
 /// One life of a process: from its start to its crash or end. Never used twice.
 pub(crate) type Life = u32;
@@ -20,13 +21,10 @@ pub(crate) type Life = u32;
 /// Hands an answer to whoever waits for it.
 pub(crate) type Deliver = Box<dyn FnOnce() + Send>;
 
-/// What an effect does to the world, and the answer that follows.
-pub(crate) type Effect = Box<dyn FnOnce(&mut State) -> Option<Deliver> + Send>;
-
 /// What happens at a moment.
 pub(crate) enum Event {
-    /// A request of `life` takes effect; its answer follows `reply_ms` later.
-    Effect { life: Life, effect: Effect, reply_ms: i64, moved: bool },
+    /// A request takes effect.
+    Effect(Request),
     /// An answer arrives.
     Reply { life: Life, deliver: Deliver },
     /// A process gets the processor; another turn follows.
@@ -45,27 +43,6 @@ pub(crate) enum Event {
     Check,
     /// A stopped process goes on.
     Wake { life: Life },
-}
-
-/// What a request is about: decides what can go wrong with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    StoreWrite,
-    Claim,
-    StoreRead,
-    KafkaRead,
-    Commit,
-}
-
-/// How a request fares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It happens, and its answer comes.
-    Done,
-    /// It never happens, and its sender learns that nothing is known.
-    Lost,
-    /// It happens, but its sender learns that nothing is known; `late`: after that.
-    Unanswered { late: bool },
 }
 
 pub(crate) struct State {
@@ -91,10 +68,12 @@ pub(crate) struct State {
     pub(crate) asleep: BTreeMap<Life, i64>,
     /// A process that the seed wants to die right after an effect of its own.
     pub(crate) condemned: Option<Life>,
-    /// Effects under way.
-    pub(crate) under_way: usize,
-    /// Faults injected so far, by kind.
-    pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// Requests under way.
+    pub(crate) under_way: UnderWay,
+    /// What has gone wrong so far.
+    pub(crate) faults: Faults,
+    /// What each life was configured with: an index among the layouts.
+    pub(crate) layouts: BTreeMap<Life, usize>,
     queue: BTreeMap<(i64, u64), Event>,
     next: u64,
 }
@@ -140,8 +119,9 @@ impl State {
             alive: BTreeSet::new(),
             asleep: BTreeMap::new(),
             condemned: None,
-            under_way: 0,
-            faults: BTreeMap::new(),
+            under_way: UnderWay::default(),
+            faults: Faults::default(),
+            layouts: BTreeMap::new(),
             queue: BTreeMap::new(),
             next: 0,
         };
@@ -149,8 +129,9 @@ impl State {
         state
     }
 
-    pub(crate) fn fault(&mut self, kind: &'static str) {
-        *self.faults.entry(kind).or_insert(0) += 1;
+    /// Counts that `what` has gone wrong with `with`, which may be empty.
+    pub(crate) fn fault(&mut self, what: &'static str, with: &'static str) {
+        self.faults.add(what, with);
     }
 
     pub(crate) fn after(&mut self, delay_ms: i64, event: Event) {
@@ -166,124 +147,5 @@ impl State {
 
     pub(crate) fn is_cut(&self, life: Life) -> bool {
         !self.calm && self.cut.get(&life).is_some_and(|&until_ms| self.now_ms < until_ms)
-    }
-
-    /// How a request of `kind` fares now.
-    fn fate(&mut self, life: Life, kind: Kind) -> Fate {
-        if self.calm {
-            return Fate::Done;
-        }
-        let store = matches!(kind, Kind::StoreRead | Kind::StoreWrite | Kind::Claim);
-        if store && self.now_ms < self.stores_down_until_ms {
-            return Fate::Lost;
-        }
-        if !store && self.is_cut(life) {
-            return if kind == Kind::Commit && self.rng.chance(300) {
-                Fate::Unanswered { late: true }
-            } else {
-                Fate::Lost
-            };
-        }
-        let (lost, unanswered, late) = match kind {
-            Kind::StoreWrite | Kind::Claim => (self.knobs.put_lost, self.knobs.put_unanswered, self.knobs.put_late),
-            Kind::StoreRead => (self.knobs.read_lost, 0, 0),
-            Kind::KafkaRead => (self.knobs.read_lost, 0, 0),
-            Kind::Commit => (self.knobs.commit_lost, self.knobs.commit_unanswered, self.knobs.commit_late),
-        };
-        match self.rng.range(0, 1000) as u32 {
-            drawn if drawn < lost => Fate::Lost,
-            drawn if drawn < lost + unanswered => Fate::Unanswered { late: false },
-            drawn if drawn < lost + unanswered + late => Fate::Unanswered { late: true },
-            _ => Fate::Done,
-        }
-    }
-
-    fn latency_ms(&mut self) -> i64 {
-        if self.calm {
-            return self.rng.range(1, 20);
-        }
-        let slow = self.knobs.slow;
-        if self.rng.chance(slow) { self.rng.range(200, 20_000) } else { self.rng.range(1, 60) }
-    }
-
-    /// Sends a request: `effect` happens later, once or never; the answer is its result, or `lost` where none comes.
-    pub(crate) fn ask<T: Send + 'static>(
-        &mut self,
-        life: Life,
-        kind: Kind,
-        lost: T,
-        effect: impl FnOnce(&mut State) -> T + Send + 'static,
-    ) -> oneshot::Receiver<T> {
-        let (sender, answer) = oneshot::channel();
-        let (mut effect_ms, reply_ms) = (self.latency_ms(), self.latency_ms());
-        let slow_claims = self.knobs.slow_claims;
-        if kind == Kind::Claim && !self.calm && self.rng.chance(slow_claims) {
-            self.fault("claim on its way for long");
-            effect_ms = self.rng.range(500, 40_000);
-        }
-        let nobody = |_: &mut State| None;
-        match self.fate(life, kind) {
-            Fate::Done => {
-                let effect = move |state: &mut State| {
-                    let answer = effect(state);
-                    let deliver: Deliver = Box::new(move || drop(sender.send(answer)));
-                    Some(deliver)
-                };
-                self.send(life, effect_ms, reply_ms, Box::new(effect));
-            }
-            Fate::Lost => {
-                self.fault("request lost");
-                let deliver: Deliver = Box::new(move || drop(sender.send(lost)));
-                self.after(effect_ms + reply_ms, Event::Reply { life, deliver });
-            }
-            Fate::Unanswered { late } => {
-                self.fault(if late { "effect after a lost answer" } else { "answer lost" });
-                let deliver: Deliver = Box::new(move || drop(sender.send(lost)));
-                let more_ms = if late { self.rng.range(500, 90_000) } else { 0 };
-                let effect = move |state: &mut State| {
-                    drop(effect(state));
-                    nobody(state)
-                };
-                self.send(life, effect_ms + more_ms, 0, Box::new(effect));
-                self.after(effect_ms + reply_ms, Event::Reply { life, deliver });
-            }
-        }
-        answer
-    }
-
-    /// An effect that nobody waits for.
-    pub(crate) fn send_later(&mut self, life: Life, delay_ms: i64, effect: impl FnOnce(&mut State) + Send + 'static) {
-        let effect = move |state: &mut State| {
-            effect(state);
-            None
-        };
-        self.send(life, delay_ms, 0, Box::new(effect));
-    }
-
-    fn send(&mut self, life: Life, effect_ms: i64, reply_ms: i64, effect: Effect) {
-        self.under_way += 1;
-        self.after(effect_ms, Event::Effect { life, effect, reply_ms, moved: false });
-    }
-
-    /// Carries an effect out. What a dead process had sent may be on the wire still, for long, or never have left it.
-    pub(crate) fn carry_out(&mut self, life: Life, effect: Effect, reply_ms: i64, moved: bool) {
-        if !self.alive.contains(&life) && !moved {
-            if self.rng.chance(400) {
-                self.under_way -= 1;
-                return;
-            }
-            if !self.calm && self.rng.chance(400) {
-                let later_ms = self.rng.range(100, 60_000);
-                return self.after(later_ms, Event::Effect { life, effect, reply_ms, moved: true });
-            }
-        }
-        self.under_way -= 1;
-        if let Some(deliver) = effect(self) {
-            self.after(reply_ms, Event::Reply { life, deliver });
-        }
-        let crash = self.knobs.crash_after_effect;
-        if !self.calm && self.alive.contains(&life) && self.rng.chance(crash) {
-            self.condemned = Some(life);
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! The simulated buckets: objects outlive every process, answers get lost, writes land late and out of order.
 
-use crate::state::{Kind, Life, Shared, State, note};
+use crate::receipts::layout_in;
+use crate::requests::Kind;
+use crate::state::{Life, Shared, State, note};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
@@ -76,7 +78,28 @@ impl Answer {
     }
 }
 
+impl Buckets {
+    /// Uploads in pieces that were begun and neither completed nor aborted.
+    pub(crate) fn unfinished_uploads(&self) -> usize {
+        self.uploads.len()
+    }
+}
+
 impl State {
+    /// Counts receipts of batches that are finished with another layout than their process has.
+    fn note_stored_layout(&mut self, life: Life, kind: Kind, object: &Object) {
+        if kind != Kind::Receipt {
+            return;
+        }
+        let receipt: serde_json::Value = serde_json::from_slice(&object.bytes).expect("a receipt is JSON");
+        let place = format!("_siltstone/layouts/{}.json", receipt["fingerprint"].as_str().expect("a fingerprint"));
+        let Some(stored) = self.buckets.objects.get(&("a", place)) else { return };
+        let stored = serde_json::from_slice(&stored.bytes).ok().and_then(|document| layout_in(&document));
+        if stored.is_some_and(|stored| stored != self.layouts[&life]) {
+            self.fault("batch finished with a layout that its process does not have", "");
+        }
+    }
+
     fn put(
         &mut self,
         bucket: &'static str,
@@ -96,6 +119,9 @@ impl State {
                 _ => None,
             };
             if let Some(answer) = answer {
+                let what =
+                    if matches!(answer, Answer::Denied) { "refused by a write-once store" } else { "found there" };
+                self.fault(what, kind_of(key).name());
                 note!(self, "put {bucket}/{key} ({size} bytes): {answer:?}");
                 return Err(answer);
             }
@@ -107,6 +133,16 @@ impl State {
         note!(self, "put {bucket}/{key} ({size} bytes)");
         self.buckets.objects.insert(place, object);
         Ok(())
+    }
+}
+
+/// What an object is, by its key.
+fn kind_of(key: &str) -> Kind {
+    match key.strip_prefix("_siltstone/") {
+        None => Kind::Object,
+        Some(document) if !document.starts_with("receipts/") => Kind::Document,
+        Some(receipt) if receipt.ends_with(".json") => Kind::Receipt,
+        Some(_) => Kind::Claim,
     }
 }
 
@@ -168,7 +204,7 @@ const DONE: PutResult = PutResult { e_tag: None, version: None };
 impl ObjectStore for SimStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let (bucket, key) = (self.bucket, location.to_string());
-        let kind = if key.ends_with(".claim") { Kind::Claim } else { Kind::StoreWrite };
+        let kind = kind_of(&key);
         let condition = match opts.mode {
             PutMode::Overwrite => Condition::None,
             PutMode::Create => Condition::Absent,
@@ -177,7 +213,11 @@ impl ObjectStore for SimStore {
             }
         };
         let object = Object { bytes: Bytes::from(payload), attributes: opts.attributes, version: 0 };
-        let effect = move |state: &mut State| state.put(bucket, &key, object, condition);
+        let life = self.life;
+        let effect = move |state: &mut State| {
+            state.note_stored_layout(life, kind, &object);
+            state.put(bucket, &key, object, condition)
+        };
         self.ask(kind, location.as_ref(), effect).await.map(|()| DONE)
     }
 
@@ -188,7 +228,7 @@ impl ObjectStore for SimStore {
             state.buckets.uploads.insert(id, Upload::default());
             Ok(id)
         };
-        let id = self.ask(Kind::StoreWrite, location.as_ref(), begin).await?;
+        let id = self.ask(Kind::Piece, location.as_ref(), begin).await?;
         let key = location.to_string();
         Ok(Box::new(SimUpload { store: self.clone(), key, attributes: opts.attributes, id, pieces: 0 }))
     }
@@ -254,7 +294,7 @@ impl MultipartUpload for SimUpload {
             upload.pieces.insert(number, bytes);
             Ok(())
         };
-        async move { store.ask(Kind::StoreWrite, &key, effect).await }.boxed()
+        async move { store.ask(Kind::Piece, &key, effect).await }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
@@ -268,12 +308,12 @@ impl MultipartUpload for SimUpload {
             let object = Object { bytes: bytes.freeze(), attributes, version: 0 };
             state.put(bucket, &key, object, Condition::None)
         };
-        self.store.ask(Kind::StoreWrite, &self.key, effect).await.map(|()| DONE)
+        self.store.ask(Kind::Piece, &self.key, effect).await.map(|()| DONE)
     }
 
     async fn abort(&mut self) -> Result<()> {
         let id = self.id;
         let effect = move |state: &mut State| state.buckets.uploads.remove(&id).map(|_| ()).ok_or(Answer::Gone);
-        self.store.ask(Kind::StoreWrite, &self.key, effect).await
+        self.store.ask(Kind::Piece, &self.key, effect).await
     }
 }

@@ -1,11 +1,13 @@
 //! One seed, from its first process to the moment when everything produced is archived.
 
+use crate::faults::Faults;
 use crate::knobs::Knobs;
 use crate::log::Log;
-use crate::oracle;
+use crate::oracle::{self, Count, Reached};
+use crate::payload;
 use crate::process::{Process, WALL_MS};
 use crate::rng::Rng;
-use crate::settings::TOPIC;
+use crate::settings::{LAYOUTS, TOPIC};
 use crate::state::{Event, Life, Shared, State, note};
 use siltstone::record::{OwnedRecord, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +19,8 @@ const TURN_MS: i64 = 400;
 const SESSIONS_MS: i64 = 2_000;
 /// How often it is looked whether everything is archived, and whether somebody must act.
 const CHECK_MS: i64 = 1_000;
+/// How long what still moves is given once something stands still.
+const SETTLING_MS: i64 = 120_000;
 /// How long everything may take to be archived once all faults are over.
 const PATIENCE_MS: i64 = 3_600_000;
 
@@ -24,15 +28,26 @@ const PATIENCE_MS: i64 = 3_600_000;
 pub(crate) struct Slot {
     pub(crate) life: Option<Life>,
     pub(crate) layout: usize,
+    /// A process ran here before.
+    pub(crate) begun: bool,
     pub(crate) spool: PathBuf,
+}
+
+/// What is wrong with a seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// The oracle says so: records, objects, receipts or offsets are not as they must be.
+    Oracle(String),
+    /// Nothing of that, but something stands still or has ended that no fault excuses.
+    Standstill(String),
 }
 
 /// What a seed came to.
 pub(crate) struct Outcome {
-    pub(crate) verdict: Result<oracle::Count, String>,
+    pub(crate) verdict: Result<Count, Finding>,
     pub(crate) trace: String,
     pub(crate) lines: usize,
-    pub(crate) faults: BTreeMap<&'static str, u64>,
+    pub(crate) faults: Faults,
     pub(crate) lives: Life,
     pub(crate) virtual_ms: i64,
 }
@@ -61,6 +76,8 @@ pub(crate) struct World {
     pub(crate) recreated: bool,
     /// The generation that the operator has decided on.
     pub(crate) generation: u32,
+    /// What stands still without a reason, and since when.
+    pub(crate) trouble: Option<(i64, String)>,
     /// Processes up to this one run without the operator's last decision.
     pub(crate) decided_after: Life,
 }
@@ -86,12 +103,19 @@ pub(crate) fn run(seed: u64, root: PathBuf, tune: &dyn Fn(&mut Knobs)) -> Outcom
         offsets_touched: false,
         recreated: false,
         generation: 1,
+        trouble: None,
         decided_after: 0,
     };
     world.prepare();
     let ended = world.turn_until_drained();
-    let state = world.shared.lock();
-    let verdict = ended.and_then(|()| oracle::check(&state));
+    let mut state = world.shared.lock();
+    (0..state.buckets.unfinished_uploads()).for_each(|_| state.fault("upload in pieces never completed", ""));
+    let reached = if ended.is_ok() { Reached::End } else { Reached::Standstill };
+    let verdict = match (oracle::check(&state, reached), ended) {
+        (Err(why), _) => Err(Finding::Oracle(why)),
+        (Ok(_), Err(why)) => Err(Finding::Standstill(why)),
+        (Ok(count), Ok(())) => Ok(count),
+    };
     Outcome {
         verdict,
         trace: state.trace.text().to_string(),
@@ -120,12 +144,12 @@ impl World {
         }
         for slot in 0..processes {
             let at_ms = if slot == 0 { 0 } else { state.rng.range(0, 10_000) };
-            let layouts = state.knobs.layouts as i64;
-            let layout = state.rng.range(0, layouts) as usize;
+            let layout = if state.knobs.layouts_change { state.rng.range(0, LAYOUTS.len() as i64) as usize } else { 0 };
             state.after(at_ms, Event::Start { slot });
             self.slots.push(Slot {
                 life: None,
                 layout,
+                begun: false,
                 spool: self.root.join(format!("spool-{}", if state.knobs.shared_spool { 0 } else { slot })),
             });
         }
@@ -139,10 +163,10 @@ impl World {
         loop {
             let event = self.shared.lock().pop();
             let Some(event) = event else { return Err("nothing is left to happen".to_string()) };
-            if matches!(event, Event::Check) && self.is_drained()? {
+            if matches!(event, Event::Check) && self.is_over()? {
                 return Ok(());
             }
-            self.handle(event)?;
+            self.handle(event);
             let condemned = self.shared.lock().condemned.take();
             if let Some(life) = condemned {
                 self.crash(life);
@@ -150,17 +174,15 @@ impl World {
         }
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), String> {
+    fn handle(&mut self, event: Event) {
         match event {
-            Event::Effect { life, effect, reply_ms, moved } => {
-                self.shared.lock().carry_out(life, effect, reply_ms, moved);
-            }
+            Event::Effect(request) => self.shared.lock().carry_out(request),
             Event::Reply { life, deliver } => {
                 deliver();
-                self.turn(life)?;
+                self.turn(life);
             }
             Event::Turn { life } => {
-                self.turn(life)?;
+                self.turn(life);
                 let mut state = self.shared.lock();
                 if state.alive.contains(&life) && !state.asleep.contains_key(&life) {
                     state.after(TURN_MS, Event::Turn { life });
@@ -169,6 +191,8 @@ impl World {
             Event::Wake { life } => {
                 let mut state = self.shared.lock();
                 if state.asleep.remove(&life).is_some() && state.alive.contains(&life) {
+                    let late = if state.is_zombie(life) { "after it was put out" } else { "in time" };
+                    state.fault("stopped process wakes", late);
                     note!(state, "p{life} wakes");
                     state.after(0, Event::Turn { life });
                 }
@@ -184,45 +208,45 @@ impl World {
             Event::Calm => self.calm(),
             Event::Check => {
                 self.shared.lock().after(CHECK_MS, Event::Check);
-                self.operate()?;
+                self.operate();
             }
         }
-        Ok(())
     }
 
     fn produce(&mut self, records: i64) {
         let mut state = self.shared.lock();
         let state = &mut *state;
         let partition = state.rng.range(0, i64::from(state.knobs.partitions)) as i32;
-        let (broken, tombstones, skips) = (state.knobs.broken, state.knobs.tombstones, state.knobs.skips);
+        let (odds, skips) = (state.knobs.odds, state.knobs.skips);
         let Some(log) = state.logs.get_mut(&TopicPartition::new(TOPIC, partition)) else { return };
+        let mut skipped = 0;
         for _ in 0..records {
             let hours = if state.rng.chance(150) { state.rng.range(-3, 2) } else { 0 };
             let timestamp = WALL_MS + state.now_ms + hours * 3_600_000;
             let id = format!("{TOPIC}/{partition}/{}/{}", log.end(), log.incarnation);
-            let value = match state.rng.range(0, 1000) as u32 {
-                drawn if drawn < broken => Some(format!("{{\"id\":\"{id}\",")),
-                drawn if drawn < broken + tombstones => None,
-                _ => Some(format!("{{\"id\":\"{id}\"}}")),
-            };
-            log.produce(OwnedRecord {
-                timestamp: Some(timestamp),
-                value: value.map(String::into_bytes),
-                ..OwnedRecord::default()
-            });
+            let value = payload::draw(&mut state.rng, odds, &id);
+            log.produce(OwnedRecord { timestamp: Some(timestamp), value, ..OwnedRecord::default() });
             if state.rng.chance(skips) {
-                (0..state.rng.range(1, 4)).for_each(|_| log.skip());
+                let offsets = state.rng.range(1, 4);
+                (0..offsets).for_each(|_| log.skip());
+                skipped += offsets;
             }
         }
         let end = log.end();
         // An open transaction holds readers back for a while.
-        if state.calm || state.rng.chance(800) {
+        let is_open = !state.calm && !state.rng.chance(800);
+        if !is_open {
             log.stabilise();
+        }
+        (0..skipped).for_each(|_| state.faults.add("offset without a record", ""));
+        if is_open {
+            state.fault("open transaction", "");
         }
         note!(state, "{records} records produced to {TOPIC}/{partition}, which ends at {end}");
     }
 
-    fn is_drained(&mut self) -> Result<bool, String> {
+    /// Whether everything is archived; an error where it does not come to that.
+    fn is_over(&mut self) -> Result<bool, String> {
         let mut state = self.shared.lock();
         let committed = state.logs.iter().all(|(partition, log)| {
             state.group.offsets.get(partition).is_some_and(|committed| {
@@ -231,25 +255,33 @@ impl World {
             })
         });
         let through = !state.knobs.drain || (self.done > 0 && state.alive.is_empty());
-        let drained = state.calm && through && committed && state.under_way == 0 && state.asleep.is_empty();
-        let late = state.now_ms - state.knobs.chaos_ms > PATIENCE_MS;
+        let at_rest = state.calm && state.under_way.total() == 0 && state.asleep.is_empty();
+        let calm_for_ms = state.now_ms - state.knobs.chaos_ms;
         // A commit of a dead process took effect after the drain had ended: whoever comes next repairs it.
-        let moved_back = self.done > 0 && state.alive.is_empty() && state.under_way == 0 && !committed;
+        let moved_back = self.done > 0 && state.alive.is_empty() && state.under_way.total() == 0 && !committed;
         if moved_back && state.knobs.drain {
             self.done = 0;
             note!(state, "the committed offset has fallen behind; once more");
             (0..self.slots.len()).for_each(|slot| state.after(0, Event::Start { slot }));
         }
+        let now_ms = state.now_ms;
         drop(state);
-        if !drained && late {
-            return Err(format!("STUCK: {}", self.what_is_open()));
+        match &self.trouble {
+            // What else is under way may come to its end before it is looked at.
+            Some((since_ms, what)) if at_rest && calm_for_ms.min(now_ms - since_ms) > SETTLING_MS => {
+                return Err(what.clone());
+            }
+            Some((_, what)) if calm_for_ms > PATIENCE_MS => return Err(what.clone()),
+            None if calm_for_ms > PATIENCE_MS => return Err(format!("STUCK: {}", self.what_is_open())),
+            None if at_rest && through && committed => return Ok(true),
+            _ => {}
         }
-        Ok(drained)
+        Ok(false)
     }
 
     fn what_is_open(&self) -> String {
         let state = self.shared.lock();
-        let mut text = format!("{} effects under way", state.under_way);
+        let mut text = format!("{} requests under way", state.under_way.total());
         for (partition, log) in &state.logs {
             let committed = state.group.offsets.get(partition).map(|committed| committed.offset);
             let owner = state.group.owners.get(partition);

@@ -177,11 +177,12 @@ fn dead_letters_lie_where_their_key_and_headers_say() {
 fn dead_letters_of_one_record_are_told_apart() {
     let outputs = [parquet("one"), raw("raw"), parquet("two"), lines("lines"), parquet("three")];
     let archive = compiled(&outputs, "dead_letter");
-    let payloads: [Option<&[u8]>; 4] = [
+    let payloads: [Option<&[u8]>; 5] = [
         Some(br#"{"time":1763683205604}"#),
         Some(b"{"),
         Some(b"{\n\"time\":1763683205604,\"id\":\"x\"}"),
         Some(br#"{"id":1,"time":0}"#),
+        Some(b"{\n"),
     ];
     let letters = dead_letters(&mut batch_of(&archive, &payloads));
     let told: Vec<Value> = letters.iter().map(|one| json!([one["offset"], one["index"], one["outputs"]])).collect();
@@ -195,6 +196,8 @@ fn dead_letters_of_one_record_are_told_apart() {
         [2, 2, ["two"]],
         [2, 3, ["three"]],
         [3, 0, ["one", "two", "lines", "three"]],
+        [4, 0, ["one", "two", "lines", "three"]],
+        [4, 1, ["raw"]],
     ]);
     assert_eq!(Value::Array(told), expected);
     assert_eq!(dead_letters(&mut batch_of(&archive, &payloads)), letters);

@@ -1,0 +1,123 @@
+//! What a run of many seeds must have provoked, in the order of the delivery page's list of what may go wrong: about a third of
+//! what a thousand seeds come to.
+
+/// A fault, what it hits, and how often it must happen in a thousand seeds.
+pub(crate) type Demanded = (&'static str, &'static str, u64);
+
+/// Whatever it hits.
+pub(crate) const ANY: &str = "*";
+
+/// Of seeds as they are drawn.
+pub(crate) const OF_SEEDS: &[Demanded] = &[
+    // Offsets that skip.
+    ("offset without a record", "", 10_000),
+    ("open transaction", "", 2_000),
+    // Crashes between any two effects, and while one is on its way.
+    ("crash after", "nothing", 100),
+    ("crash after", "document", 500),
+    ("crash after", "first position", 30),
+    ("crash after", "plan", 30),
+    ("crash after", "claim", 15),
+    ("crash after", "object", 40),
+    ("crash after", "piece", 20),
+    ("crash after", "receipt", 12),
+    ("crash after", "commit", 80),
+    ("crash during", "first position", 5),
+    ("crash during", "plan", 12),
+    ("crash during", "claim", 30),
+    ("crash during", "object", 30),
+    ("crash during", "piece", 12),
+    ("crash during", "receipt", 6),
+    ("crash during", "commit", 10),
+    ("outlives its sender", ANY, 400),
+    ("spool of a crashed process", "stays", 500),
+    ("spool of a crashed process", "is gone", 200),
+    ("spool deleted under a process", "", 500),
+    // Partial uploads; slow and reordered PUTs; what succeeds and reports failure; stores that are down.
+    ("upload in pieces never completed", "", 60),
+    ("slow", "object", 80),
+    ("slow", "piece", 50),
+    ("overtaken by a later write", "object", 2_000),
+    ("overtaken by a later write", "claim", 100),
+    ("overtaken by a later write", "receipt", 80),
+    ("done, but the answer is lost", "object", 80),
+    ("done, but the answer is lost", "piece", 80),
+    ("done, but the answer is lost", "claim", 30),
+    ("done, but the answer is lost", "receipt", 25),
+    ("done after its sender gave up", "object", 100),
+    ("done after its sender gave up", "receipt", 30),
+    ("request lost", "object", 60),
+    ("request lost", "read of a store", 150),
+    ("stores down", "for more than an hour", 50),
+    ("the store is down", "object", 100),
+    ("refused by a write-once store", "object", 2),
+    // The coordinator, on first positions, plans and commits apart.
+    ("request lost", "plan", 25),
+    ("request lost", "commit", 20),
+    ("refused, the group moves", "plan", 50),
+    ("refused, the group moves", "commit", 40),
+    ("refused, no such member", "plan", 40),
+    ("refused, no such member", "commit", 30),
+    ("done, but the answer is lost", "first position", 6),
+    ("done, but the answer is lost", "plan", 30),
+    ("done, but the answer is lost", "commit", 20),
+    ("done after its sender gave up", "plan", 20),
+    ("done after its sender gave up", "commit", 20),
+    ("sent again by the client itself", "plan", 50),
+    ("sent again by the client itself", "commit", 25),
+    ("carried out over a newer commit", "plan", 20),
+    ("carried out over a newer commit", "commit", 6),
+    ("carried out under a later membership", ANY, 2),
+    ("of a partition not owned, and taken", ANY, 4),
+    ("offset went back", ANY, 30),
+    ("Kafka cannot be reached", ANY, 2_000),
+    // Rebalances at any step, and whoever sleeps through them.
+    ("taken away by a rebalance", "all partitions", 1_000),
+    ("taken away by a rebalance", "some partitions", 600),
+    ("partitions revoked after", "plan", 50),
+    ("partitions revoked after", "claim", 15),
+    ("partitions revoked after", "object", 15),
+    ("partitions revoked after", "receipt", 8),
+    ("partitions revoked after", "commit", 400),
+    ("partitions lost after", "plan", 50),
+    ("partitions lost after", "claim", 12),
+    ("partitions lost after", "object", 20),
+    ("partitions lost after", "receipt", 50),
+    ("partitions lost after", "commit", 200),
+    ("revoked before a planned batch was finished", "", 60),
+    ("session timed out", "", 1_000),
+    ("stopped process wakes", "after it was put out", 300),
+    ("stopped process wakes", "in time", 150),
+    ("written by a process that was put out", "object", 20),
+    ("written by a process that was put out", "claim", 8),
+    ("written by a process that was put out", "receipt", 6),
+    // Two daemons, other configurations, other clocks.
+    ("started beside another process", "", 1_000),
+    ("found there", "claim", 100),
+    ("another group on the same prefix", "turned away", 25),
+    ("configuration changed between runs", "outputs", 120),
+    ("configuration changed between runs", "paths", 12),
+    ("batch finished with a layout that its process does not have", "", 15),
+    ("started with a smaller spool", "", 60),
+    ("operator called", "spool enlarged", 6),
+    ("clock jumps", "ahead", 300),
+    ("clock jumps", "back", 300),
+    // What Kafka and people take away.
+    ("retention", "within an open plan", 10),
+    ("compaction", "within an open plan", 15),
+    ("offset reset by a person", "", 15),
+    ("offset expired", "", 60),
+    ("operator called", "resumed from receipts", 6),
+    ("topic deleted and created again", "", 4),
+    ("operator called", "generation raised", 3),
+];
+
+/// Of quarrels.
+pub(crate) const OF_QUARRELS: &[Demanded] = &[
+    ("found there", "claim", 100),
+    ("on its way for long", "claim", 500),
+    ("sent again by the client itself", "plan", 500),
+    ("carried out over a newer commit", "plan", 100),
+    ("of a partition not owned, and taken", ANY, 20),
+    ("written by a process that was put out", ANY, 50),
+];
