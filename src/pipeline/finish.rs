@@ -110,7 +110,7 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
     }
     if has(Bug::CommitBeforeReceipt) {
         upload_all(context, &batch).await?;
-        context.commit(&held, batch.range.end, done(&batch).encode()).await?;
+        context.commit(Effect::EndCommit, &held, batch.range.end, done(&batch).encode()).await?;
     }
     let Some(balance) = vouch(context, &mut batch).await? else { return Ok(Finish::Adopt) };
     let batch = &batch;
