@@ -247,6 +247,7 @@ class Siege:
         for name, output in found["outputs"].items():
             rows += demands.of_output(name, output)
         rows += [Row("receipts", found["receipts"], least=1), Row("objects kept from before compaction", found["kept"]),
+                 Row("objects with more rows than vouched, put late", found["late"], most=self.interruptions()),
                  Row("uploads in pieces left unfinished", found["unfinished"], most=self.interruptions()),
                  Row("hidden files of dead processes", found["left_over"], most=self.interruptions())]
         rows += self.rows_of_faults(demands)
