@@ -6,8 +6,8 @@
 
 Ids go in blocks of BLOCK, block b to lane b modulo --lanes, so that several producers can share a topic. The ledger has a
 line a block, written only after the brokers' answer: `acked FIRST END` is in the log for good, `aborted` was written in a
-transaction that was aborted, `unsent` the same, but not all of it was in the log before; `unknown` got no answer that tells. SIGTERM ends it; the last line of the ledger, `tops {...}`,
-is the highest acked offset of each Kafka partition.
+transaction that was aborted, `unsent` the same, but not all of it was in the log before; `unknown` got no answer that tells.
+SIGTERM ends it; the last line of the ledger, `tops {...}`, is the highest acked offset of each Kafka partition.
 
 `transactions`: of one to eight blocks, one in ten held open for seconds, three in ten aborted after everything was written, and
 one in fifty left by a producer that goes away when it is about to commit: it may have asked for it and not waited for the answer.

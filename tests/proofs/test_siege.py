@@ -226,10 +226,11 @@ class Logs(unittest.TestCase):
     def test_the_owner_is_who_got_it_last(self):
         with tempfile.TemporaryDirectory() as folder:
             one, two = (Archiver(name, None, Path(folder), None) for name in ("one", "two"))
-            one.log_path.write_text("T1  INFO partition assigned partition=t/0 archive=\"a\"\nT3  INFO partition assigned partition=t/10 archive=\"a\"\n")
+            assigned = "{}  INFO partition assigned partition={} archive=\"a\"\n"
+            one.log_path.write_text(assigned.format("T1", "t/0") + assigned.format("T3", "t/10"))
             two.log_path.write_text("")
             self.assertIs(owner([one, two], "t", 0), one)
-            two.log_path.write_text("T2  INFO partition assigned partition=t/0 archive=\"a\"\n")
+            two.log_path.write_text(assigned.format("T2", "t/0"))
             self.assertIs(owner([one, two], "t", 0), two)
             self.assertIsNone(owner([one, two], "t", 1))
 
@@ -263,7 +264,8 @@ class Table(unittest.TestCase):
         right = {"objects": 9, "archived": 9, "duplicated": 0, "lost": 0, "aborted seen": 0, "altered": 0, "misplaced": 0, "removed before": 3,
                  "kinds": {"plain": 4}, "layouts": {"first": 5, "second": 4}, "largest": 6_000_000}
         self.assertEqual(broken(Demands.of_output("json", right)), [])
-        for name, bad in (("duplicated", 1), ("lost", 1), ("aborted seen", 1), ("altered", 1), ("misplaced", 1), ("objects", 0), ("largest", 5 << 20)):
+        wrong = {"duplicated": 1, "lost": 1, "aborted seen": 1, "altered": 1, "misplaced": 1, "objects": 0, "largest": 5 << 20}
+        for name, bad in wrong.items():
             self.assertEqual(len(broken(Demands.of_output("json", {**right, name: bad}))), 1, name)
         self.assertEqual(len(broken(Demands.of_output("json", {**right, "kinds": {"plain": 0}}))), 1)
 

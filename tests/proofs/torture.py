@@ -179,7 +179,8 @@ class Siege:
         self.brokers.wait_in_sync(time.sleep)
         size = random.Random(self.args.seed).randint(2, self.links.count)
         large = [topic.name for topic in self.topics if topic.kind == "large"][0]
-        group = Group(self.id, [topic.name for topic in self.topics if topic.name != large], large, self.urls, os.environ["AWS_REGION"], self.args.protocol, self.args.members)
+        others = [topic.name for topic in self.topics if topic.name != large]
+        group = Group(self.id, others, large, self.urls, os.environ["AWS_REGION"], self.args.protocol, self.args.members)
         self.fleet = Fleet(program(self.args.release), self.folder, group, self.links, size)
 
     def look(self):
@@ -246,6 +247,7 @@ class Siege:
         for name, output in found["outputs"].items():
             rows += demands.of_output(name, output)
         rows += [Row("receipts", found["receipts"], least=1), Row("objects kept from before compaction", found["kept"]),
+                 Row("objects with more rows than vouched, put late", found["late"], most=self.interruptions()),
                  Row("uploads in pieces left unfinished", found["unfinished"], most=self.interruptions()),
                  Row("hidden files of dead processes", found["left_over"], most=self.interruptions())]
         rows += self.rows_of_faults(demands)

@@ -200,6 +200,13 @@ def summary(manifest, output, by_topic):
     return {"kinds": dict(kinds), "layouts": dict(layouts), "largest": max((found.bytes for objects in by_topic for found in objects), default=0)}
 
 
+def unexplained(late, objects, said):
+    """Objects with more rows than their receipt says, and more than Kafka has removed since they were read."""
+    removed = {key: sum(0 <= number < len(said) and said[number] == REMOVED for number in objects[key].ids) for key in late}
+    return [f"{key} has {more} rows more than its receipt says, and only {removed[key]} of its records were removed by Kafka"
+            for key, more in late.items() if more > removed[key]]
+
+
 def check(manifest, jobs):
     began = time.monotonic()
     topics, outputs = manifest["topics"], manifest["outputs"]
@@ -231,14 +238,15 @@ def check(manifest, jobs):
         result["outputs"][output["name"]] = {key: total[key] for key in (
             "objects", "archived", "duplicated", "lost", "aborted seen", "altered", "misplaced", "removed before")}
         result["outputs"][output["name"]].update(summary(manifest, output, mine))
-    result.update(receipts=0, kept=0)
+    result.update(receipts=0, kept=0, late=0)
     store = open_store(outputs[0]["url"])
     for at, topic in enumerate(topics):
         ends = topic_ends(manifest["brokers"], topic["name"]) if manifest["brokers"] else None
         # Elsewhere offsets may have no record.
         records = said[at].count(ACKED) if topic["kind"] in ("plain", "large") else None
-        sentences, found = check_receipts(store, sizes, by_topic[at], records, ends, topic["name"])
-        wrong += sentences
+        sentences, found = check_receipts(store, sizes, by_topic[at], records, ends, topic["name"], topic["kind"] == "compacted")
+        wrong += sentences + unexplained(found["late"], by_topic[at], said[at])
+        result["late"] += len(found["late"])
         result["receipts"] += found["receipts"]
         result["kept"] += found["kept"]
     result.update(ids=ids, wrong=wrong, seconds=round(time.monotonic() - began, 1))

@@ -246,6 +246,41 @@ class Ledgers(Case):
         topic.in_kafka = set(topic.visible)
         self.assert_wrong("json", "ids lost", lost=taken, removed_before=0)
 
+    def vouched_for_fewer(self, kind, fewer):
+        """A process that was out of the group put its objects late; who vouched had `fewer` records in one of them."""
+        key = self.archive.key("json", kind)
+        _, ids = self.archive.rows["json", key]
+
+        def second(receipt):
+            for entry in receipt["objects"]:
+                if entry["key"] == key and entry["rows"] == len(ids):
+                    entry.update(rows=len(ids) - fewer, bytes=entry["bytes"] - 1, sha256="0" * 64)
+                    for counts in receipt["balance"]["outputs"].values():
+                        counts["archived"] -= fewer
+                        counts["rows"] -= fewer
+                    receipt["balance"]["consumed"] -= fewer
+
+        self.archive.after = second
+        return ids
+
+    def test_a_late_object_with_more_rows_is_counted_where_kafka_removed_them(self):
+        ids = self.vouched_for_fewer("compacted", 1)
+        topic = self.archive.topics["compacted"]
+        keys = {number: key_of(number, topic.logs.partition(number)) for number in topic.visible}
+        replaced = next(number for number in ids if keys[number][1] and any(later > number and keys[later] == keys[number] for later in keys))
+        topic.in_kafka.discard(replaced)
+        code, result, output = self.check()
+        self.assertEqual(result["late"], 1, output)
+        self.assertTrue(all("the balance of parquet" in sentence for sentence in result["wrong"]), output)
+
+    def test_a_late_object_with_more_rows_than_kafka_removed(self):
+        self.vouched_for_fewer("compacted", 1)
+        self.assert_wrong("json", "removed by Kafka", lost=0, duplicated=0)
+
+    def test_in_no_other_topic_an_object_has_more_rows_than_its_receipt(self):
+        self.vouched_for_fewer("transactions", 1)
+        self.assert_wrong("json", "rows, the receipt says", lost=0, duplicated=0)
+
     def compact(self, output):
         """As if Kafka had removed some replaced records before they were read."""
         taken = 0
