@@ -76,6 +76,7 @@ cat "$simulated"
 step "the independent reader sees what is wrong"
 "$python" tests/reader/test_check.py
 "$python" tests/reader/test_ledgers.py
+"$python" tests/proofs/test_siege.py
 
 step "Kafka to every store and back"
 scripts/e2e.sh --records 200000 --store s3,gcs,azure,file --format gzip,parquet
