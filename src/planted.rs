@@ -62,42 +62,6 @@ pub enum Bug {
     DeadLettersNumberedAlike,
 }
 
-/// Bugs that show in the buckets.
-pub const FOUND: [Bug; 24] = [
-    Bug::CommitBeforeUpload,
-    Bug::CommitBeforeReceipt,
-    Bug::CommitOneTooFar,
-    Bug::EndOneShort,
-    Bug::PlanSkipped,
-    Bug::ClaimSkipped,
-    Bug::ClaimIgnored,
-    Bug::AdoptionForgotten,
-    Bug::StaleAssignment,
-    Bug::RedoCutsAnew,
-    Bug::RedoWithOwnLayout,
-    Bug::RedoReplaces,
-    Bug::ReceiptsIgnored,
-    Bug::ReadBackDropped,
-    Bug::OpenBatchKept,
-    Bug::AbsentNotCounted,
-    Bug::UploadUnconfirmed,
-    Bug::EndOfPartitionIgnored,
-    Bug::ForeignOffsetTrusted,
-    Bug::RecreatedTopicMixed,
-    Bug::RedoEndsAll,
-    Bug::PoorerObjectKept,
-    Bug::DeadLettersUnordered,
-    Bug::DeadLettersNumberedAlike,
-];
-
-/// Bugs that the archiver notices itself: it stops before anything is lost or doubled.
-pub const NOTICED: [Bug; 0] = [];
-
-/// Bugs behind which another rule still stands, so that nothing is lost or doubled by them alone: after a commit without
-/// an answer the membership ends and committed offsets are read back; a file that is not the sealed one is not uploaded; the
-/// objects of a receipt that is put over another are never poorer than those it named (what it says of absent offsets may be).
-pub const MASKED: [Bug; 3] = [Bug::UnknownCommitIsDone, Bug::SpoolKept, Bug::ReceiptOverwritten];
-
 #[cfg(feature = "test-util")]
 mod switch {
     use super::Bug;

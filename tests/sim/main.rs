@@ -3,11 +3,13 @@
 //! ```text
 //! seed ─▶ knobs ─▶ world: queue of effects, answers, turns ─▶ oracle: buckets and offsets against what was produced
 //!                    │ processes: Pipeline::turn on a runtime of one thread with a paused clock
-//!                    ├ group, log, member: Kafka          ├ store: object stores
-//!                    └ chaos: crashes, zombies, rebalances, outages, jumps of the clock, retention
+//!                    ├ group, log, member, coordinator: Kafka   ├ store: object stores   ├ requests: how each one fares
+//!                    ├ chaos: crashes, zombies, rebalances, outages, jumps of the clock, retention
+//!                    └ faults, demands: what has gone wrong, and what must have
 //! ```
-//! `SIM_SEED=n` runs that seed alone and prints its trace, with `RUST_LOG=siltstone=debug SIM_LOG=1` in the middle of the archiver's
-//! own log; `SIM_SEEDS=n` sets how many are run, from `SIM_FIRST` on.
+//! A seed that fails is printed with the command that replays it: `SIM_SEED=n` runs that seed alone and prints its trace, with `RUST_LOG=siltstone=debug SIM_LOG=1` in the middle of the archiver's
+//! own log; `SIM_SEEDS=n` sets how many are run, from `SIM_FIRST` on. `SIM_BUG=StaleAssignment` looks for that planted bug alone,
+//! in at most `SIM_BUG_SEEDS` seeds.
 
 // The tests print what they found: tables and traces are for people.
 #![allow(clippy::print_stdout)]
@@ -147,7 +149,11 @@ fn every_seed_ends_exactly_once() {
 #[test]
 fn a_provoked_seed_can_be_replayed() {
     let name = std::env::var("SIM_PROVOKE").unwrap_or_else(|_| "RedoReplaces".to_string());
-    let bug = siltstone::planted::FOUND.into_iter().find(|bug| format!("{bug:?}") == name).expect("a planted bug");
+    let bug = bugs::FOUND
+        .into_iter()
+        .chain(bugs::STANDING_STILL)
+        .find(|bug| format!("{bug:?}") == name)
+        .expect("a planted bug");
     run_seeds("a_provoked_seed", 1, &|knobs| bugs::provoke(bug, knobs));
 }
 

@@ -158,11 +158,25 @@ pub(crate) fn check_claims(
         // What was claimed of a topic that is gone may stay unfinished.
         let may_be_open =
             log.deleted || (reached == Reached::Standstill && open_at.is_none_or(|open_at| open_at == first));
-        if !may_be_open && !receipts.iter().any(|receipt| receipt.first == first && receipt.end == end) {
-            return Err(format!("{partition}: the claim of [{first}, {end}) has no receipt"));
+        match receipts.iter().find(|receipt| receipt.first == first && receipt.end == end) {
+            Some(receipt) if !is_thinned(log, first, end) => check_announced(&claim, receipt)?,
+            None if !may_be_open => return Err(format!("{partition}: the claim of [{first}, {end}) has no receipt")),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// What a batch has put is what its claim announced.
+fn check_announced(claim: &Value, receipt: &Receipt) -> Result<(), String> {
+    let places = |document: &Value, list: &str| -> BTreeSet<(String, String)> {
+        let objects = document[list].as_array().into_iter().flatten();
+        let text = |object: &Value, name: &str| object[name].as_str().unwrap_or_default().to_string();
+        objects.map(|object| (text(object, "destination"), text(object, "key"))).collect()
+    };
+    let (announced, put) = (places(claim, "keys"), places(&receipt.document, "objects"));
+    let (first, end) = (receipt.first, receipt.end);
+    (announced == put).then_some(()).ok_or_else(|| format!("[{first}, {end}): announced {announced:?}, put {put:?}"))
 }
 
 /// What a receipt says became of its records is what must have become of them.

@@ -22,7 +22,7 @@ const CHECK_MS: i64 = 1_000;
 /// How long what still moves is given once something stands still.
 const SETTLING_MS: i64 = 120_000;
 /// How long everything may take to be archived once all faults are over.
-const PATIENCE_MS: i64 = 3_600_000;
+const PATIENCE_MS: i64 = 1_200_000;
 
 /// A place where a process runs, one life after the other.
 pub(crate) struct Slot {
