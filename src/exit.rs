@@ -17,7 +17,7 @@ pub enum Exit {
     /// A store or Kafka could not be reached when the process started.
     Unreachable = 4,
     /// A person must decide: another archive's prefix, a partition whose group and receipts disagree. Also after SIGTERM, where
-    /// a partition had stopped.
+    /// a partition had stopped and everything else is committed.
     Stopped = 5,
     /// SIGTERM: the timeout passed, or partitions were taken away, before everything was committed. Nothing is lost; the
     /// rest is read again.

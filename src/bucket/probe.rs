@@ -93,6 +93,20 @@ impl ProbeError {
     }
 }
 
+impl ProbeError {
+    /// Whether a put that failed like this may be there nevertheless.
+    fn may_have_happened(&self) -> bool {
+        match self {
+            Self::Unreachable { fault, .. } | Self::Other { fault, .. } => fault.may_have_happened(),
+            Self::MissingBucket { .. }
+            | Self::Credentials { .. }
+            | Self::NotAllowed { .. }
+            | Self::Unsuitable { .. }
+            | Self::Key(_) => false,
+        }
+    }
+}
+
 /// Folder of probe objects.
 const PROBE_FOLDER: &str = "_siltstone/probe";
 
@@ -122,8 +136,8 @@ impl Bucket {
         let path = self.probe_path(&unshared_name())?;
         let checked = match self.put_probe(&path, PutMode::Overwrite).await {
             Ok(()) => self.check_probe(&path).await,
-            Err(error) if error.verdict() == Verdict::Retry => Err(error),
-            Err(refused) => return Err(refused),
+            Err(error) if error.may_have_happened() => Err(error),
+            Err(error) => return Err(error),
         };
         checked.and(self.delete_probe(&path).await)
     }

@@ -91,8 +91,8 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
     exit_of(ended)
 }
 
-/// How long a process that ends waits for the aborts of uploads that it gave up.
-const AT_REST_MAX: Duration = Duration::from_secs(5);
+/// How long a process that ends waits for the aborts of uploads that it gave up: pieces on their way come first.
+const AT_REST_MAX: Duration = Duration::from_secs(12);
 
 /// How long a broker may be out of reach when a process starts.
 const KAFKA_PATIENCE: Duration = Duration::from_secs(30);

@@ -33,6 +33,14 @@ pub fn make_readable(effect: Effect, path: &Path) -> io::Result<File> {
     around(effect, || Ok(File::from(rustix::fs::open(path, flags, Mode::from(0o644))?)))
 }
 
+/// Opens `path` for writing, empty, whatever was there.
+///
+/// # Errors
+/// What the file system said.
+pub fn make(effect: Effect, path: &Path) -> io::Result<File> {
+    around(effect, || File::create(path))
+}
+
 /// Makes `path` and opens it for writing.
 ///
 /// # Errors

@@ -25,6 +25,7 @@ use crate::upload::{self, CountRecords, How, PutRule, UploadError, UploadFile};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A part of a sealed batch: a finished local file and where it goes.
 pub struct SealedPart {
@@ -120,11 +121,15 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
     Ok(Finish::Committed)
 }
 
+/// How long a batch waits to be told that somebody has moved the group's offset.
+const RESET_ANSWER_MAX: Duration = Duration::from_secs(1);
+
 /// Says that somebody has moved the group's offset while this process held the partition, before the plan overwrites it: nobody
-/// else would. A question that is not answered holds up nothing.
+/// else would. A question that is not answered soon holds up nothing.
 async fn tell_of_a_reset(context: &Context, batch: &SealedBatch) {
     let (partition, first) = (&batch.held.partition, batch.range.first);
-    let Ok(found) = context.coordinator.committed(vec![partition.clone()]).await else { return };
+    let asked = context.coordinator.committed(vec![partition.clone()]);
+    let Ok(Ok(found)) = tokio::time::timeout(RESET_ANSWER_MAX, asked).await else { return };
     let Some(found) = found.into_iter().find_map(|(of, found)| found.filter(|_| of == *partition)) else { return };
     if found.offset != first && context.coordinator.is_held(&batch.held) {
         tracing::warn!(

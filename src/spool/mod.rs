@@ -145,7 +145,8 @@ impl Slot {
         for number in 0..SLOTS_MAX {
             let path = dir.join(format!("slot-{number}"));
             files::make_folders(Effect::SpoolFolder, &path).map_err(|error| failed("create a folder", &path, error))?;
-            let locked = files::make_readable(Effect::SpoolLock, &lock_path(&path)).and_then(locked);
+            let lock = lock_path(&path);
+            let locked = files::make_readable(Effect::SpoolLock, &lock).and_then(|file| locked(file, &lock));
             let locked = locked.map_err(|error| failed("lock a slot", &path, error))?;
             let Some(lock) = locked else { continue };
             let slot = Self { path, lock };
@@ -162,9 +163,13 @@ impl Slot {
 
     /// Whether the lock file that lies there is the one that is held: only then no other process can have taken the slot.
     fn is_held(&self) -> bool {
-        let file = |found: io::Result<fs::Metadata>| found.map(|found| (found.dev(), found.ino())).ok();
-        let held = file(self.lock.metadata());
-        held.is_some() && held == file(fs::metadata(lock_path(&self.path)))
+        let file = |found: fs::Metadata| (found.dev(), found.ino());
+        match (self.lock.metadata(), fs::metadata(lock_path(&self.path))) {
+            (Ok(held), Ok(there)) => file(held) == file(there),
+            // A disk that fails has not given the slot away.
+            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (Err(_), Ok(_)) => true,
+        }
     }
 }
 
@@ -172,9 +177,15 @@ fn lock_path(slot: &Path) -> PathBuf {
     slot.join("lock")
 }
 
-/// Locks the lock file of a slot; `None`: a living process holds it.
-fn locked(file: File) -> io::Result<Option<File>> {
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+/// Locks the lock file of a slot, which lies at `path`; `None`: a living process holds it.
+fn locked(mut file: File, path: &Path) -> io::Result<Option<File>> {
+    let mut locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    if locked == Err(Errno::BADF) {
+        // NFS makes it a lock on a range of bytes, for which a file must be open for writing.
+        file = files::make(Effect::SpoolLock, path)?;
+        locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    }
+    match locked {
         Ok(()) => Ok(Some(file)),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(errno) => Err(errno.into()),
@@ -185,7 +196,8 @@ fn locked(file: File) -> io::Result<Option<File>> {
 fn sweep_dead_slots(dir: &Path, own: u32, process: u64) {
     for number in (0..SLOTS_MAX).filter(|&number| number != own) {
         let path = dir.join(format!("slot-{number}"));
-        let Ok(Some(lock)) = File::open(lock_path(&path)).and_then(locked) else { continue };
+        let lock = lock_path(&path);
+        let Ok(Some(lock)) = File::open(&lock).and_then(|file| locked(file, &lock)) else { continue };
         let slot = Slot { path, lock };
         if !slot.is_held() {
             continue;

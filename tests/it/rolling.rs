@@ -4,7 +4,7 @@ use crate::support::configuration::Trial;
 use crate::support::kafka::Topic;
 use crate::support::member::members;
 use crate::support::process::Running;
-use crate::support::{DEADLINE, Stopwatch};
+use crate::support::{DEADLINE, Stopwatch, until};
 use rustix::process::Signal;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,12 +64,15 @@ fn a_rolling_update_under_load_loses_and_doubles_nothing() {
             }
             if round == 0 {
                 // `kill -9 1` in the container: nothing is handed over, and the next one starts before the group knows.
+                let before = members(&trial.group, REPLICAS);
                 let killed = pods.remove(0);
                 killed.signal(Signal::KILL);
                 assert_eq!(killed.wait(DEADLINE).code, None);
                 pods.push(pod(&trial, folder.path(), number));
                 number += 1;
-                members(&trial.group, REPLICAS);
+                until("the new one is a member", DEADLINE, || {
+                    (members(&trial.group, REPLICAS) != before).then_some(())
+                });
             }
         }
         over.store(true, Ordering::Relaxed);

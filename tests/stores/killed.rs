@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use siltstone::clock::{Clock, SystemClock};
 use siltstone::destination::Destination;
 use siltstone::upload::{PutRule, UploadFile, UploadSettings, put_file};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,10 +41,11 @@ fn written(key: usize, version: usize) -> Vec<u8> {
     bytes
 }
 
-fn is_whole(name: &str, bytes: &[u8]) -> bool {
+/// Key and version of a file that is whole.
+fn whole(name: &str, bytes: &[u8]) -> Option<(usize, usize)> {
     let number = |at: usize| std::str::from_utf8(bytes.get(at..at + 6)?).ok()?.parse::<usize>().ok();
-    let (Some(key), Some(version)) = (number(0), number(7)) else { return false };
-    name == format!("{key:06}.gz") && *bytes == written(key, version)
+    let (key, version) = (number(0)?, number(7)?);
+    (name == format!("{key:06}.gz") && *bytes == written(key, version)).then_some((key, version))
 }
 
 /// Writes until it is killed, and says which versions are confirmed.
@@ -68,8 +69,8 @@ async fn write_for_ever(folder: &Path) {
     futures::future::join_all(writers).await;
 }
 
-/// Goal: whatever moment a process dies at, each file under its own name is whole, what was confirmed is there, and what was on its
-/// way is hidden from listings and swept by a later start.
+/// Goal: whatever moment a process dies at, each file under its own name is whole, what was confirmed is there (or what came after
+/// it), and what was on its way is hidden from listings and swept by a later start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_writer_leaves_whole_files() {
     if let Some(folder) = std::env::var_os(FOLDER) {
@@ -84,19 +85,21 @@ async fn a_killed_writer_leaves_whole_files() {
         let root = Path::new("/").join(place.destination.prefix().as_ref());
 
         let listed: Vec<_> = store.list(Some(place.destination.prefix())).try_collect().await.expect("a listing");
-        let names: BTreeSet<String> =
-            listed.iter().map(|object| object.location.filename().expect("a name").to_string()).collect();
+        let mut found = BTreeMap::new();
         for object in &listed {
             let name = object.location.filename().expect("a name");
             let bytes = std::fs::read(Path::new("/").join(object.location.as_ref())).expect("a file");
-            assert!(
-                is_whole(name, &bytes),
-                "round {round}: {name} has {} bytes that are no version of it",
-                bytes.len()
-            );
+            let Some((key, version)) = whole(name, &bytes) else {
+                panic!("round {round}: {name} has {} bytes that are no version of it", bytes.len());
+            };
+            found.insert(key, version);
         }
-        for key in confirmed {
-            assert!(names.contains(&format!("{key:06}.gz")), "round {round}: {key} was confirmed and is not there");
+        for (key, version) in confirmed {
+            let there = found.get(&key);
+            assert!(
+                there >= Some(&version),
+                "round {round}: {key} was confirmed as {version} and is there as {there:?}"
+            );
         }
         let hidden = stages(&place);
         left_on_the_way += hidden.len();
@@ -111,23 +114,23 @@ async fn a_killed_writer_leaves_whole_files() {
     assert!(left_on_the_way > 0, "no kill of {ROUNDS} came in the middle of a write: the test shows nothing");
 }
 
-/// Starts the writer, kills it right after it has confirmed so many files, and gives the keys that it confirmed.
-fn write_and_kill(folder: &Path, after: usize) -> BTreeSet<usize> {
+/// Starts the writer, kills it right after it has confirmed so many files, and gives the last version of each key that it confirmed.
+fn write_and_kill(folder: &Path, after: usize) -> BTreeMap<usize, usize> {
     let mut writer = Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
         .env(FOLDER, folder)
         .stdout(Stdio::piped())
         .spawn()
         .expect("the writer");
-    let mut confirmed = BTreeSet::new();
+    let mut confirmed = BTreeMap::new();
     let mut count = 0;
     let mut lines = BufReader::new(writer.stdout.take().expect("its output")).lines();
     // What it wrote before it died is read to the end.
     while let Some(Ok(line)) = lines.next() {
         // The test harness's own words stand before the first one.
         let Some((_, told)) = line.split_once("confirmed ") else { continue };
-        let key = told.split(' ').next().and_then(|key| key.parse().ok()).expect("a key");
-        confirmed.insert(key);
+        let (key, version) = told.trim_end().split_once(' ').expect("a key and a version");
+        confirmed.insert(key.parse().expect("a key"), version.parse().expect("a version"));
         count += 1;
         if count == after {
             writer.kill().expect("killed");

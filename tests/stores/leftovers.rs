@@ -1,7 +1,7 @@
 //! What uploads leave behind that no reader sees, and that costs money or space all the same.
 
 use crate::places::{Place, setting};
-use crate::storm::Weather;
+use crate::storm::{ABORTS, Weather};
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use siltstone::destination::StoreKind;
@@ -18,6 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Uploads in pieces that are neither completed nor aborted are those alone that nobody could abort; and these go, too.
 pub(crate) async fn none(place: &Place, weather: &Weather) {
     assert!(place.destination.at_rest(DEADLINE).await, "what was given up comes to an end");
+    assert_eq!(weather.pestered(), Vec::<Path>::new(), "aborted more often than {ABORTS} times");
     assert_eq!(unfinished(place, weather).await, weather.orphans(), "uploads in pieces that are left unfinished");
     weather.sweep_orphans().await;
     assert_eq!(unfinished(place, weather).await, Vec::<Path>::new());

@@ -20,7 +20,7 @@ const ONE_OF: u64 = 7;
 /// Longest that a slow request takes more.
 const SLOW_MS_MAX: u64 = 20;
 /// Aborts of one upload after which the archiver leaves it to the bucket's own rule.
-const ABORTS: u32 = 5;
+pub(crate) const ABORTS: u32 = 5;
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub(crate) struct Weather {
     begun: Mutex<BTreeSet<Path>>,
     /// Uploads that nobody can abort: their id was lost with the answer, or no abort of all that are tried came through.
     orphans: Mutex<Vec<(Path, Box<dyn MultipartUpload>)>>,
+    /// Uploads that were aborted more often than was agreed.
+    pestered: Mutex<BTreeSet<Path>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,6 +75,7 @@ impl Weather {
             felt: Mutex::default(),
             begun: Mutex::default(),
             orphans: Mutex::default(),
+            pestered: Mutex::default(),
         })
     }
 
@@ -103,6 +106,11 @@ impl Weather {
         let mut found: Vec<_> = lock(&self.orphans).iter().map(|(location, _)| location.clone()).collect();
         found.sort();
         found
+    }
+
+    /// Where more than so many aborts were asked for of one upload.
+    pub(crate) fn pestered(&self) -> Vec<Path> {
+        lock(&self.pestered).iter().cloned().collect()
     }
 
     /// Aborts them, as the bucket's own rule would some day.
@@ -305,7 +313,11 @@ impl MultipartUpload for StormUpload {
 
     async fn abort(&mut self) -> Result<()> {
         let fate = self.weather.fate();
-        let Some(inner) = &mut self.inner else { panic!("{} is aborted more than {ABORTS} times", self.location) };
+        let Some(inner) = &mut self.inner else {
+            // A panic would end in the task that aborts, where nobody looks.
+            lock(&self.weather.pestered).insert(self.location.clone());
+            return Err(self.weather.refusal());
+        };
         if fate == Fate::Refused {
             self.aborts_refused += 1;
             if self.aborts_refused == ABORTS && !self.is_over {
