@@ -9,6 +9,7 @@ use super::context::{ArchiveContext, Context, Halt, Try};
 use super::earlier::Earlier;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::Entry;
+use crate::bucket::{Bucket, CONTROL_FOLDER};
 use crate::config::Start;
 use crate::consume::{Committed, Held, LogBounds};
 use crate::effect::Effect;
@@ -372,8 +373,37 @@ async fn back_to_claimed_first(
         .await?;
     match entry {
         Some(entry) if entry.reach() > offset => Ok(previous_first),
-        _ => Ok(offset),
+        Some(_) => Ok(offset),
+        None => not_elsewhere(context, archive, held, previous_first).await.map(|()| offset),
     }
+}
+
+/// Stops where the batch at `first` is claimed or vouched for at another destination than the one that is asked: nothing here would
+/// know of it, and records could be archived twice.
+async fn not_elsewhere(context: &Context, archive: &ArchiveContext, held: &Held, first: i64) -> Result<(), Halt> {
+    let home = archive.bucket.destination().id();
+    for other in context.destinations.values().filter(|other| other.id() != home) {
+        let bucket = Bucket::new(other.clone()).of_generation(archive.layout.generation);
+        let found = context
+            .while_held(held, "look for claims and receipts at another destination", || async {
+                match bucket.entry_at(&held.partition, first).await {
+                    Ok(entry) => Try::Done(entry.is_some()),
+                    Err(error) => Try::of(&error),
+                }
+            })
+            .await?;
+        if found {
+            return Err(Halt::Stop(format!(
+                "{}: the archive's claims and receipts lie at {}, but this configuration looks for them at {home}, the first \
+                 destination of the archive's first output. Put {} first again, or copy its folder {CONTROL_FOLDER} to {home} \
+                 while no process runs",
+                held.partition,
+                other.id(),
+                other.id()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Walks along finished batches from `offset`. Gives the end of the chain and what lies there, if anything.

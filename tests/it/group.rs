@@ -161,6 +161,28 @@ fn a_changed_layout_finishes_the_old_plan_first() {
     assert_eq!(ends("+00000+00000000000000000017-00000000000000000020.json.gz"), 1, "{keys:?}");
 }
 
+/// Claims and receipts lie at the first destination of the first output: another order of outputs does not leave them behind.
+#[test]
+fn another_first_destination_stops_until_it_is_put_back() {
+    let topic = Topic::create(1);
+    topic.send_good(0, 10, 1);
+    let output = |name: &str, destination: &str| {
+        format!("[[archive.output]]\nname = \"{name}\"\nformat = \"json\"\ndestination = \"{destination}\"\n")
+    };
+    let mut trial = Trial::on_disk(&topic);
+    let second = trial.dir().join("second");
+    trial.sections = format!("[destinations.second]\nurl = \"file://{}\"", second.display());
+    let [first, other] = [output("a", "main") + &output("b", "second"), output("b", "second") + &output("a", "main")];
+    trial.archive = first.clone();
+    trial.drained(&topic);
+    topic.send_good(10, 10, 1);
+    trial.archive = other;
+    trial.drain().expect(5).says(&["claims and receipts lie at file://", "/outside/archive", "/second", "first again"]);
+    assert_eq!(trial.archive().ids(&topic.name), (0..10).collect::<Vec<_>>());
+    trial.archive = first;
+    assert_eq!(trial.drained(&topic).ids(&topic.name), (0..20).collect::<Vec<_>>());
+}
+
 /// A plan that this spool cannot hold is not begun.
 #[test]
 fn a_plan_larger_than_the_spool_stops_with_both_numbers() {

@@ -37,6 +37,7 @@ LAYOUTS = (  # what the rolling restarts change between: (path before the window
 ERROR = re.compile(r"^\S+ +ERROR |panicked at ")
 WARN = re.compile(r"^\S+ +WARN (?P<text>.*)$", re.MULTILINE)
 LIFE = re.compile(r"^---- started at ", re.MULTILINE)
+MOVED = re.compile(r"shutting down: sealing.*\bpartition (?:revoked|lost) partition=", re.DOTALL)
 REDO = re.compile(r"redoing an unfinished batch partition=")
 TO_COMMIT = re.compile(r"receipts prove finished batches above the committed offset")
 SEAL = re.compile(r"batch sealed partition=")
@@ -154,6 +155,8 @@ class Fleet:
             return
         if code == INCOMPLETE and not strict:
             fault = self.weather.excuse([BROKERS, *self.links.names(replica.slot, ("kafka", *self.links.stores))])
+            if not fault and MOVED.search(tail(replica.log_path, 60)):
+                fault = "the group moved for the fault of another one and took away what it was about to finish"
             if fault:
                 self.incomplete += 1
                 self.ends.append(f"{replica.name} ended with {code}: left with open batches ({fault})")
