@@ -145,6 +145,14 @@ class Fleet:
                 return FENCED_ITSELF, self.weather.excuse([BROKERS, replica.name, *links.names(replica.slot, ("kafka",))])
         return None, None
 
+    def why_incomplete(self, replica):
+        """Why it may have left with open batches; None where it may not."""
+        fault = self.weather.excuse([BROKERS, *self.links.names(replica.slot, ("kafka", *self.links.stores))])
+        if fault:
+            return fault
+        moved = MOVED.search(LIFE.split(tail(replica.log_path, 60))[-1])
+        return "the group moved for another one's sake and took away what it was about to finish" if moved else None
+
     def stop(self, replica, strict=False):
         """SIGTERM, and how it ended. `strict`: nothing is an excuse."""
         self.revive(replica)
@@ -154,9 +162,7 @@ class Fleet:
         if code == 0:
             return
         if code == INCOMPLETE and not strict:
-            fault = self.weather.excuse([BROKERS, *self.links.names(replica.slot, ("kafka", *self.links.stores))])
-            if not fault and MOVED.search(tail(replica.log_path, 60)):
-                fault = "the group moved for the fault of another one and took away what it was about to finish"
+            fault = self.why_incomplete(replica)
             if fault:
                 self.incomplete += 1
                 self.ends.append(f"{replica.name} ended with {code}: left with open batches ({fault})")

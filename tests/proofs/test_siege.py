@@ -184,6 +184,14 @@ class Ends(unittest.TestCase):
         self.assertTrue(self.may(self.odd, STOPPED))
         self.assertEqual(self.fleet.excused, {IN_USE: 1})
 
+    def test_whoever_leaves_while_the_group_moves_may_leave_batches_open(self):
+        moved = "INFO partition revoked partition=t/0\n"
+        leaving = "INFO shutting down: sealing open batches\n"
+        life = "---- started at 1.0\n"
+        for log, may in ((leaving + moved, True), (moved + leaving, False), (leaving, False), (leaving + life + moved, False)):
+            self.odd.log_path.write_text(life + log)
+            self.assertEqual(bool(self.fleet.why_incomplete(self.odd)), may, log)
+
     def test_a_fault_of_stores_excuses_no_fencing(self):
         with self.fleet.weather.trouble(["main-1"], "network cut"):
             self.assertFalse(self.may(self.odd, STOPPED))
