@@ -21,7 +21,6 @@ import json
 import random
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -84,13 +83,27 @@ class Block:
                 self.ledger.acked(*place)
 
 
+class Ending:
+    """SIGTERM, asked for instead of handled: a handler that sets a threading.Event while its own thread is about to wait for
+    that event stops that thread for good, as both take the event's lock. Made before other threads are."""
+
+    def __init__(self):
+        self.came = False
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait(self, seconds):
+        """Whether it came, at the latest after `seconds`."""
+        self.came = self.came or signal.sigtimedwait({signal.SIGTERM}, max(0.0, seconds)) is not None
+        return self.came
+
+
 class Undecided(Exception):
     """A transaction of which nobody knows the outcome."""
 
 
 class Feed:
     def __init__(self, args):
-        self.args, self.stop = args, threading.Event()
+        self.args, self.ending = args, Ending()
         self.logs = Logs(IDS_MAX, args.seed, hours=args.hours, partitions=args.partitions, mixed=True)
         self.ledger = Ledger(args.ledger)
         self.random = random.Random(f"{args.seed}/{args.lane}")
@@ -150,7 +163,7 @@ class Feed:
             blocks = [self.send(number) for number in numbers]
             self.producer.flush(60)  # what is aborted was in the log before
             if self.random.random() < HELD_OPEN:
-                self.stop.wait(self.random.uniform(*HELD_SECONDS))
+                self.ending.wait(self.random.uniform(*HELD_SECONDS))
             if self.random.random() < ABANDONED:
                 self.abandon()
             wanted = "aborted" if self.random.random() < ABORTED else "acked"
@@ -179,7 +192,7 @@ class Feed:
 
     def run(self):
         began, sent, block = time.monotonic(), 0, self.args.lane
-        while not self.stop.is_set():
+        while not self.ending.wait(0):
             count = self.random.choice((1, 2, 4, 8)) if self.transactional else 1
             numbers = [block + step * self.args.lanes for step in range(count)]
             if self.transactional:
@@ -191,7 +204,7 @@ class Feed:
             block, sent = numbers[-1] + self.args.lanes, sent + count * BLOCK
             ahead = began + sent / self.args.rate - time.monotonic()
             if ahead > self.saved_up / self.args.rate:
-                self.stop.wait(ahead)
+                self.ending.wait(ahead)
             elif ahead < -BEHIND_MAX:  # what a long outage cost is not made up for
                 began -= ahead + BEHIND_MAX
         left = self.producer.flush(PATIENCE)
@@ -212,9 +225,7 @@ def main():
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--partitions", type=int, required=True)
     parser.add_argument("--hours", type=int, required=True)
-    feed = Feed(parser.parse_args())
-    signal.signal(signal.SIGTERM, lambda *_: feed.stop.set())
-    feed.run()
+    Feed(parser.parse_args()).run()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@
 Without any service: connections are made here, logs are written by hand.
 """
 
+import os
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -22,6 +24,7 @@ import weather  # noqa: E402
 from cast import Archiver, Bucket, owner, uploader  # noqa: E402
 from demands import FLOORS, Demands, Row, broken  # noqa: E402
 from faults import Hit, Lane  # noqa: E402
+from feed import Ending  # noqa: E402
 from fleet import AWAY, FENCED_ITSELF, IN_USE, INCOMPLETE, STOPPED, UNREACHABLE, Fleet, Group, Told  # noqa: E402
 from links import Links  # noqa: E402
 from outages import felt_bytes, felt_cut, felt_end  # noqa: E402
@@ -247,6 +250,26 @@ class Logs(unittest.TestCase):
         for payload in (b'{"id":3,"time":1}', None, b"other", b'{"id":0,"time":1}'):
             mark(found, payload)
         self.assertEqual(list(found), [1, 0, 0, 1])
+
+
+class Endings(unittest.TestCase):
+    """A producer is told to end while it waits, or just before."""
+
+    def setUp(self):
+        self.addCleanup(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        self.ending = Ending()
+
+    def test_a_signal_ends_the_wait(self):
+        telling = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+        telling.start()
+        self.assertTrue(self.ending.wait(SOON))
+        telling.join()
+        self.assertTrue(self.ending.wait(-1), "once told is told")
+
+    def test_a_signal_that_came_before_is_kept(self):
+        self.assertFalse(self.ending.wait(0))
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.assertTrue(self.ending.wait(0))
 
 
 class Table(unittest.TestCase):

@@ -45,6 +45,7 @@ FEED = ROOT / "tests" / "proofs" / "feed.py"
 READER = ROOT / "tests" / "reader" / "ledgers.py"
 CATCH_UP_DEADLINE = 300
 DRAIN_DEADLINE = 180
+FEED_DEADLINE = 300
 RETRIES_OF_STATIC = 12  # starts of a killed static member of the protocol `consumer` until its session is over, at most
 KILLS = ("SIGKILL, aimed", "SIGKILL, random", "SIGKILL, all")
 TOPICS = (  # kind, Kafka partitions, producers, share of the rate, hours
@@ -91,8 +92,12 @@ class Feeds:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         for log_path, process in self.processes.items():
-            if process.wait(300) != 0:
-                raise Failed(f"a producer failed:\n{tail(log_path)}")
+            try:
+                code = process.wait(FEED_DEADLINE)
+            except subprocess.TimeoutExpired:
+                code = f"nothing, {FEED_DEADLINE} s after SIGTERM"
+            if code != 0:
+                raise Failed(f"a producer ended with {code}:\n{tail(log_path)}")
         tops = Counter()
         for topic in self.topics:
             for ledger in topic.ledgers(self.folder):
