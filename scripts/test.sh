@@ -82,6 +82,9 @@ step "Kafka to every store and back"
 scripts/e2e.sh --records 200000 --store s3,gcs,azure,file --format gzip,parquet
 scripts/e2e.sh --records 100000 --store s3 --format raw,zstd,parquet-schema --broken 0.01
 
+step "whole pipelines"
+scripts/pipelines.sh --records 200000
+
 step "two processes, killed"
 scripts/kills.sh --kills 6 --format gzip
 scripts/kills.sh --kills 6 --format parquet

@@ -33,6 +33,11 @@ pub enum Command {
     /// Prints every problem of the file at once, each with its line and what is allowed. Opens no connection unless
     /// --connect is given.
     Check(CheckArgs),
+    /// Show real records before and after: the rows they become, the objects they would land in, and why one is a dead letter.
+    ///
+    /// Reads the newest records of the topics, or a file of samples and then no Kafka at all. Joins no group, commits and
+    /// archives nothing. With --json, an object a record: for tests of a configuration and its transforms.
+    Preview(PreviewArgs),
     /// Show where each Kafka partition stands: committed offset, plan, watermark, lag, last receipt.
     ///
     /// Only reads: it never joins the group, commits or writes.
@@ -106,6 +111,31 @@ pub struct CheckArgs {
     pub verbose: bool,
 }
 
+/// `preview`.
+#[derive(Clone, Debug, Args)]
+pub struct PreviewArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// At most so many records of each topic.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub count: u32,
+    /// Only this topic. With a file: the topic that records are of which name none.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Samples instead of Kafka: a file with a payload on each line, or - for standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "records")]
+    pub lines: Option<PathBuf>,
+    /// Samples instead of Kafka: a file with a JSON object on each line, or - for standard input. Its fields, all optional:
+    /// value or value_base64, key or key_base64, headers ([[name, base64 or null], …]), timestamp (milliseconds), topic,
+    /// partition, offset. Dead letters have this form.
+    #[arg(long, value_name = "FILE")]
+    pub records: Option<PathBuf>,
+    /// A JSON object a line and record instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `inspect`.
 #[derive(Clone, Debug, Args)]
 pub struct InspectArgs {
@@ -152,6 +182,10 @@ mod tests {
             ("run -c a.toml --drain --resume-from-receipts --log-format json --log-level debug", true),
             ("check -c a.toml --connect -v", true),
             ("inspect --config a.toml --json", true),
+            ("preview -c a.toml -n 5 --topic t --json", true),
+            ("preview -c a.toml --lines -", true),
+            ("preview -c a.toml --lines a --records b", false),
+            ("preview -c a.toml -n 0", false),
             ("demo --dir /tmp/x --records 10", true),
             ("demo --records 0", false),
             ("help", true),

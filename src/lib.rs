@@ -4,7 +4,8 @@
 //! - [`record`], [`clock`]: Kafka's words; time.
 //! - [`config`]: the file; [`layout`]: what decides names and rows.
 //! - [`consume`]: the seams towards Kafka; [`kafka`]: librdkafka behind them.
-//! - [`parse`]: payloads and event times; [`mod@format`]: rows, blocks and files.
+//! - [`decode`]: payloads into rows; [`transform`]: what the user's programs make of them; [`parse`]: their fields and event
+//!   times; [`mod@format`]: rows, blocks and files.
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod consume;
+pub mod decode;
 pub mod destination;
 pub mod effect;
 pub mod exit;
@@ -30,4 +32,5 @@ pub mod planted;
 pub mod record;
 pub mod spool;
 pub mod telemetry;
+pub mod transform;
 pub mod upload;

@@ -36,7 +36,9 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
     let progress = live.then(Progress::default);
     let (format, level) = match &cli.command {
         Command::Run(args) => (args.log.log_format, args.log.log_level.as_str()),
-        Command::Check(_) | Command::Inspect(_) | Command::Demo(_) | Command::Help(_) => (cli::LogFormat::Text, "warn"),
+        Command::Check(_) | Command::Preview(_) | Command::Inspect(_) | Command::Demo(_) | Command::Help(_) => {
+            (cli::LogFormat::Text, "warn")
+        }
     };
     let format = match format {
         cli::LogFormat::Text => logs::LogFormat::Text,
@@ -51,6 +53,9 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Run(args) => commands::run::run(args, commands::load(&args.config.config)?, progress).await,
         Command::Check(args) => commands::check::check(args, &commands::load(&args.config.config)?, &mut out).await,
+        Command::Preview(args) => {
+            commands::preview::preview(args, &commands::load(&args.config.config)?, &mut out).await
+        }
         Command::Inspect(args) => {
             commands::inspect::inspect(args, &commands::load(&args.config.config)?, &mut out).await
         }

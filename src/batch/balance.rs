@@ -29,9 +29,11 @@ pub struct Balance {
 /// What became of the records of one batch in one output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutputBalance {
-    /// Records that are rows of the output.
+    /// Records that are rows of the output, with all of them.
     pub archived: u64,
-    /// Records that are dead letters instead.
+    /// Rows of the output: one a record that is not unfolded. Also of records of which others are dead letters.
+    pub rows: u64,
+    /// Records that are dead letters instead, or of which a row is one.
     pub dead_lettered: u64,
     /// Records dropped, by the name of the rule the user wrote.
     pub dropped: BTreeMap<&'static str, u64>,

@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 6] = [
+pub const PAGES: [(&str, &str, &str); 8] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -19,6 +19,8 @@ pub const PAGES: [(&str, &str, &str); 6] = [
         "the configuration file, key by key where it needs more than full.toml says",
         include_str!("../guide/configuration.md"),
     ),
+    ("decode", "what payloads can be and what rows they become", include_str!("../guide/decode.md")),
+    ("transform", "programs that change, drop and route rows; filters", include_str!("../guide/transform.md")),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
     ("benchmarks", "what it costs and how that was measured", include_str!("../guide/benchmarks.md")),

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod drive;
 pub mod help;
 pub mod inspect;
+pub mod preview;
 pub mod run;
 
 use crate::config::{self, Config};

@@ -4,11 +4,13 @@ use super::error::did_you_mean;
 use super::interpolate::is_per_process;
 use super::raw::{Field, Section};
 use super::tree::{Node, Value, join};
-use super::{ArchiveConfig, DestinationConfig, Rotate, TopicPatterns, output, place, resolve, shape, time};
+use super::{
+    ArchiveConfig, DestinationConfig, Rotate, TopicPatterns, decode, output, place, program, resolve, shape, time,
+};
 use crate::layout::preset::Preset;
 use crate::layout::template::TemplateKind;
 use crate::layout::{
-    CodeRevision, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, Place, TimestampSource, Tombstones,
+    CodeRevision, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, OutputFormat, Place, TimestampSource, Tombstones,
 };
 use regex::Regex;
 use std::collections::BTreeMap;
@@ -131,7 +133,10 @@ fn refuse_in(field: &Field<'_>, path: &str, node: &Node) {
 
 fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (ArchiveConfig, Vec<Option<Field<'f>>>) {
     let name = name(section, "name").unwrap_or(DEFAULT_ARCHIVE).to_string();
-    let decode = section.field("decode").and_then(|field| decode(&field)).unwrap_or(Decode::Json { validate: true });
+    let decode = section
+        .field("decode")
+        .and_then(|field| decode::decode(&field, surroundings.base_dir))
+        .unwrap_or(decode::DEFAULT);
     let timestamp = time::rule(section);
     if decode == Decode::Raw && matches!(timestamp.source, TimestampSource::Field(_)) {
         section.cross(
@@ -141,6 +146,9 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
         );
     }
     let outputs = output::resolve(section, surroundings, &decode);
+    let of_rows = (0..).zip(&outputs).filter(|(_, output)| !matches!(output.layout.format, OutputFormat::Raw { .. }));
+    let of_rows: Vec<_> = of_rows.map(|(index, output)| (output.layout.name.clone(), index)).collect();
+    let transform = program::transform(section, surroundings.base_dir, &decode, &of_rows);
     let mut destination_names: Vec<_> = outputs.iter().map(|output| output.destinations.clone()).collect();
     let first = destination_names.first().cloned().unwrap_or_default();
     let (dead_letters, dead_letter_names) = dead_letters(section, surroundings, first);
@@ -155,6 +163,7 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
             .and_then(|field| field.count(GENERATION))
             .and_then(|generation| u32::try_from(generation).ok())
             .unwrap_or(1),
+        transform,
         decode,
         timestamp,
         tombstones: section
@@ -194,29 +203,6 @@ pub(super) fn name<'a>(section: &Section<'a>, key: &'static str) -> Option<&'a s
         Some(name)
     } else {
         field.wrong("it starts with a punctuation mark", NAME)
-    }
-}
-
-fn decode(field: &Field<'_>) -> Option<Decode> {
-    const TYPES: &[(&str, Decode)] = &[("json", Decode::Json { validate: true }), ("raw", Decode::Raw)];
-    let choose = |field: &Field<'_>| {
-        let kinds: Vec<_> = TYPES.iter().enumerate().map(|(index, (name, _))| (*name, index)).collect();
-        field.choice(&kinds).map(|index| TYPES[index].1.clone())
-    };
-    if !field.is_table() {
-        return choose(field);
-    }
-    let kind = match field.peek("type") {
-        Some(kind) => choose(&kind)?,
-        None => Decode::Json { validate: true },
-    };
-    match kind {
-        Decode::Raw => field.section(&shape::DECODE_RAW).map(|_| Decode::Raw),
-        Decode::Json { validate } => {
-            let section = field.section(&shape::DECODE_JSON)?;
-            let validate = section.field("validate").and_then(|field| field.flag()).unwrap_or(validate);
-            Some(Decode::Json { validate })
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::layout::{
     Column, ColumnKind, Compression, Decode, Keep, Newlines, OutputFormat, OutputLayout, Place, SchemaSource,
-    TimeFormat, TimeUnit, TimestampFallback, TimestampRule, TimestampSource, Tombstones, UnknownFields,
+    TextFields, TextType, TimeFormat, TimeUnit, TimestampFallback, TimestampRule, TimestampSource, Tombstones,
+    UnknownFields,
 };
 use std::time::Duration;
 
@@ -119,37 +120,123 @@ fn kafka(text: &mut String, kafka: &KafkaConfig) {
     section(text, "kafka.client", &lines);
 }
 
+fn decode(decode: &Decode) -> String {
+    let mut entries = Vec::new();
+    let mut add = |key: &str, value: String| entries.push(format!("{key} = {value}"));
+    let fields = match decode {
+        Decode::Json { validate, unfold, names } => {
+            add("type", string("json"));
+            add("validate", validate.to_string());
+            unfolded(*unfold, names, &mut add);
+            None
+        }
+        Decode::Raw => {
+            add("type", string("raw"));
+            None
+        }
+        Decode::Ltsv { fields } => {
+            add("type", string("ltsv"));
+            Some(fields)
+        }
+        Decode::Csv { columns, delimiter, quote, unfold, fields } => {
+            add("type", string("csv"));
+            add("columns", strings(columns.iter().map(String::as_str)));
+            add("delimiter", string(&delimiter.to_string()));
+            add("quote", string(&quote.map_or("off".to_string(), |quote| quote.to_string())));
+            add("unfold", unfold.to_string());
+            Some(fields)
+        }
+        Decode::Regex { pattern, fields } => {
+            add("type", string("regex"));
+            add("pattern", string(pattern));
+            Some(fields)
+        }
+        Decode::Grok { pattern, patterns, fields } => {
+            add("type", string("grok"));
+            add("pattern", string(pattern));
+            if !patterns.is_empty() {
+                add("patterns", table(patterns.iter().map(|(name, pattern)| (name, string(pattern)))));
+            }
+            Some(fields)
+        }
+        Decode::Syslog { zone } => {
+            add("type", string("syslog"));
+            add("zone", string(zone));
+            None
+        }
+        Decode::Avro { schema } => {
+            add("type", string("avro"));
+            add("schema", string(schema));
+            None
+        }
+        Decode::Protobuf { descriptors, message, ignore_unknown } => {
+            add("type", string("protobuf"));
+            add("descriptors", string(descriptors));
+            add("message", string(message));
+            add("unknown", string(if *ignore_unknown { "ignore" } else { "dead_letter" }));
+            None
+        }
+        Decode::Msgpack { unfold, names } => {
+            add("type", string("msgpack"));
+            unfolded(*unfold, names, &mut add);
+            None
+        }
+    };
+    if let Some(TextFields { types, nulls }) = fields {
+        let word = |kind: &TextType| match kind {
+            TextType::Int => "int",
+            TextType::Float => "float",
+            TextType::Bool => "bool",
+            TextType::Json => "json",
+        };
+        add("types", table(types.iter().map(|(name, kind)| (name, string(word(kind))))));
+        add("nulls", strings(nulls.iter().map(String::as_str)));
+    }
+    format!("{{ {} }}", entries.join(", "))
+}
+
+fn unfolded(unfold: bool, names: &[String], add: &mut impl FnMut(&str, String)) {
+    add("unfold", unfold.to_string());
+    if !names.is_empty() {
+        add("names", strings(names.iter().map(String::as_str)));
+    }
+}
+
+/// An inline table; its names may be any text.
+fn table<'a>(entries: impl Iterator<Item = (&'a String, String)>) -> String {
+    // A JSON string is a quoted key of TOML.
+    let key = |name: &String| serde_json::Value::from(name.as_str()).to_string();
+    let entries: Vec<String> = entries.map(|(name, value)| format!("{} = {value}", key(name))).collect();
+    if entries.is_empty() { "{}".to_string() } else { format!("{{ {} }}", entries.join(", ")) }
+}
+
 fn archive_section(text: &mut String, archive: &ArchiveConfig) {
     let topics = &archive.topics;
     let selection = |names: &[String], patterns: &[(String, regex::Regex)]| {
         strings(names.iter().chain(patterns.iter().map(|(pattern, _)| pattern)).map(String::as_str))
     };
     let layout = &archive.layout;
-    let decode = match layout.decode {
-        Decode::Json { validate } => format!("{{ type = \"json\", validate = {validate} }}"),
-        Decode::Raw => "{ type = \"raw\" }".to_string(),
-    };
     let tombstones = match layout.tombstones {
         Tombstones::Keep => "keep",
         Tombstones::DeadLetter => "dead_letter",
         Tombstones::Drop => "drop",
     };
-    headed(
-        text,
-        "[[archive]]",
-        &[
-            ("name", string(&archive.name)),
-            ("topics", selection(&topics.names, &topics.patterns)),
-            ("exclude", selection(&topics.exclude_names, &topics.exclude_patterns)),
-            ("decode", decode),
-            ("timestamp", timestamp(&layout.timestamp)),
-            ("tombstones", string(tombstones)),
-            ("generation", layout.generation.to_string()),
-            ("on_gap", string(if archive.halt_on_gap { "halt" } else { "continue" })),
-            ("max_future", time(archive.max_future)),
-            ("content_encoding", archive.content_encoding.to_string()),
-        ],
-    );
+    let mut lines = vec![
+        ("name", string(&archive.name)),
+        ("topics", selection(&topics.names, &topics.patterns)),
+        ("exclude", selection(&topics.exclude_names, &topics.exclude_patterns)),
+        ("decode", decode(&layout.decode)),
+    ];
+    lines.extend(layout.transform.as_ref().map(|source| ("transform", string(source))));
+    lines.extend([
+        ("timestamp", timestamp(&layout.timestamp)),
+        ("tombstones", string(tombstones)),
+        ("generation", layout.generation.to_string()),
+        ("on_gap", string(if archive.halt_on_gap { "halt" } else { "continue" })),
+        ("max_future", time(archive.max_future)),
+        ("content_encoding", archive.content_encoding.to_string()),
+    ]);
+    headed(text, "[[archive]]", &lines);
     section(text, "archive.rotate", &rotate(&archive.rotate));
     let mut names = archive.destination_names.iter().map(|names| strings(names.iter().map(String::as_str)));
     let mut outputs = String::new();
@@ -220,7 +307,11 @@ fn inline(lines: &[(&str, String)]) -> String {
 }
 
 fn output_lines(output: &OutputLayout, destination: String) -> Vec<(&'static str, String)> {
-    let mut lines = vec![("name", string(&output.name)), ("format", inline(&format_lines(&output.format)))];
+    let mut lines = vec![("name", string(&output.name))];
+    if let Some(filter) = &output.filter {
+        lines.push(("filter", string(filter)));
+    }
+    lines.push(("format", inline(&format_lines(&output.format))));
     if let Some(keep) = &output.keep {
         lines.push(("keep", keep_text(keep)));
     }

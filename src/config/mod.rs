@@ -10,6 +10,7 @@
 
 mod archive;
 mod client;
+mod decode;
 mod destination;
 mod effective;
 mod error;
@@ -17,6 +18,7 @@ mod interpolate;
 mod memory;
 mod output;
 mod place;
+mod program;
 mod raw;
 mod resolve;
 mod schema;

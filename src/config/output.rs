@@ -2,7 +2,7 @@
 
 use super::archive::{self, Surroundings, destinations, place, urls};
 use super::raw::{Field, Section};
-use super::{MemoryShares, place as presets, schema, shape};
+use super::{MemoryShares, place as presets, program, schema, shape};
 use crate::format;
 use crate::layout::preset::Preset;
 use crate::layout::{
@@ -109,10 +109,11 @@ fn output<'f>(
         section.cross("name", "the name of the archive's dead letters".to_string(), archive::NAME.to_string());
     }
     let keep = section.field("keep").and_then(|field| keep(&field, kind, &format));
+    let filter = program::filter(section, decode);
     if section.is_sound(&["format", "keep"]) {
         check_format(section, &format, keep.as_ref());
     }
-    Output { layout: OutputLayout { name, format, keep, place }, destinations: names, field }
+    Output { layout: OutputLayout { name, filter, format, keep, place }, destinations: names, field }
 }
 
 /// Lets the format itself judge what no key alone shows to be wrong.

@@ -39,7 +39,9 @@ pub(super) fn of_dead_letters() -> Preset {
 pub(super) fn check_template(text: &str, kind: TemplateKind, no_fields: Option<&str>) -> Result<(), String> {
     let template = Template::parse(text, kind).map_err(|error| error.problem.to_string())?;
     match no_fields {
-        Some(why) if template.pieces().any(|piece| matches!(piece, Piece::Field(_))) => Err(why.to_string()),
+        Some(why) if template.pieces().any(|piece| matches!(piece, Piece::Field(_) | Piece::FieldWord(..))) => {
+            Err(why.to_string())
+        }
         _ => Ok(()),
     }
 }

@@ -176,6 +176,19 @@ impl<'a> Field<'a> {
         Some(section)
     }
 
+    /// The section of `shape` as if it were empty: for a value that stands for one.
+    pub(super) fn nothing(&self, shape: &'static Shape) -> Section<'a> {
+        Section {
+            table: &[],
+            shape,
+            errors: self.errors,
+            path: self.path.clone(),
+            line: Some(self.node.line),
+            hidden: self.hidden,
+            broken: false,
+        }
+    }
+
     /// A table whose keys are the user's own.
     pub(super) fn entries(&self, needed: &str) -> Option<Vec<(&'a str, Field<'a>)>> {
         let Value::Table(table) = &self.node.value else {

@@ -33,6 +33,14 @@ pub const SHAPES: &[&Shape] = &[
     &ARCHIVE,
     &DECODE_JSON,
     &DECODE_RAW,
+    &DECODE_LTSV,
+    &DECODE_CSV,
+    &DECODE_REGEX,
+    &DECODE_GROK,
+    &DECODE_SYSLOG,
+    &DECODE_MSGPACK,
+    &DECODE_AVRO,
+    &DECODE_PROTOBUF,
     &TIMESTAMP,
     &ARCHIVE_ROTATE,
     &DEAD_LETTERS,
@@ -72,6 +80,7 @@ pub(super) const ARCHIVE: Shape = Shape {
         "topics",
         "exclude",
         "decode",
+        "transform",
         "timestamp",
         "tombstones",
         "generation",
@@ -83,9 +92,17 @@ pub(super) const ARCHIVE: Shape = Shape {
         "output",
     ],
 };
-pub(super) const DECODE_JSON: Shape =
-    Shape { at: "archive.decode", of: "type = \"json\"", keys: &["type", "validate"] };
-pub(super) const DECODE_RAW: Shape = Shape { at: "archive.decode", of: "type = \"raw\"", keys: &["type"] };
+pub(super) const DECODE_JSON: Shape = decode("type = \"json\"", &["type", "validate", "unfold", "names"]);
+pub(super) const DECODE_RAW: Shape = decode("type = \"raw\"", &["type"]);
+pub(super) const DECODE_LTSV: Shape = decode("type = \"ltsv\"", &["type", "types", "nulls"]);
+pub(super) const DECODE_CSV: Shape =
+    decode("type = \"csv\"", &["type", "columns", "delimiter", "quote", "unfold", "types", "nulls"]);
+pub(super) const DECODE_REGEX: Shape = decode("type = \"regex\"", &["type", "pattern", "types", "nulls"]);
+pub(super) const DECODE_GROK: Shape = decode("type = \"grok\"", &["type", "pattern", "patterns", "types", "nulls"]);
+pub(super) const DECODE_SYSLOG: Shape = decode("type = \"syslog\"", &["type", "zone"]);
+pub(super) const DECODE_AVRO: Shape = decode("type = \"avro\"", &["type", "schema"]);
+pub(super) const DECODE_PROTOBUF: Shape = decode("type = \"protobuf\"", &["type", "descriptors", "message", "unknown"]);
+pub(super) const DECODE_MSGPACK: Shape = decode("type = \"msgpack\"", &["type", "unfold", "names"]);
 pub(super) const TIMESTAMP: Shape =
     Shape { at: "archive.timestamp", of: "", keys: &["field", "header", "unit", "format", "zone", "fallback"] };
 pub(super) const ARCHIVE_ROTATE: Shape =
@@ -93,7 +110,7 @@ pub(super) const ARCHIVE_ROTATE: Shape =
 pub(super) const DEAD_LETTERS: Shape =
     Shape { at: "archive.dead_letters", of: "", keys: &["path", "name", "zone", "destination"] };
 pub(super) const OUTPUT: Shape =
-    Shape { at: "archive.output", of: "", keys: &["name", "format", "keep", "layout", "destination"] };
+    Shape { at: "archive.output", of: "", keys: &["name", "filter", "format", "keep", "layout", "destination"] };
 pub(super) const FORMAT_RAW: Shape =
     Shape { at: "archive.output.format", of: "type = \"raw\"", keys: &["type", "compression", "level", "newlines"] };
 pub(super) const FORMAT_JSON: Shape =
@@ -106,6 +123,10 @@ pub(super) const FORMAT_PARQUET: Shape = Shape {
 pub(super) const KEEP: Shape = Shape { at: "archive.output.keep", of: "", keys: &["columns", "prefix"] };
 pub(super) const LAYOUT: Shape =
     Shape { at: "archive.output.layout", of: "", keys: &["preset", "path", "name", "zone"] };
+
+const fn decode(of: &'static str, keys: &'static [&'static str]) -> Shape {
+    Shape { at: "archive.decode", of, keys }
+}
 
 const fn destination(kind: StoreKind, of: &'static str) -> Shape {
     Shape { at: "destinations.*", of, keys: kind.section_keys() }

@@ -146,7 +146,7 @@ fn values_are_resolved() {
     assert!(archive.halt_on_gap);
     assert_eq!(archive.destination_names, [vec!["gs", "main"], vec!["main"], vec!["gs"]]);
     let layout = &archive.layout;
-    assert_eq!(layout.decode, Decode::Json { validate: true });
+    assert_eq!(layout.decode, Decode::Json { validate: true, unfold: false, names: Vec::new() });
     assert_eq!(layout.timestamp.source, TimestampSource::Header("h".to_string()));
     assert_eq!(layout.timestamp.format, TimeFormat::Epoch(TimeUnit::Us));
     assert_eq!(layout.outputs[0].place.destinations, ["gs://c", "s3://b/p"]);

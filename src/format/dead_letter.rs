@@ -5,13 +5,14 @@
 //!  "headers":[["trace","YWI="],["gone",null]],"value_base64":"ey4=","stage":"decode","outputs":["json"],"reason":"…"}
 //! ```
 //! Lossless: key, payload and header values are base64 of their bytes or null, headers keep order and repeats. Takes
-//! every record: nothing here can fail. `index` counts the dead letters of one record from 0, in layout order of the outputs
+//! every record: nothing here can fail. `row`, only where the record was unfolded, tells which of its rows is meant, from 0.
+//! `index` counts the dead letters of one record from 0, in layout order of the outputs
 //! that refused it (of several that refuse it together, the first): (topic, partition, offset, index) is a dead letter's
 //! identity, and the same whenever it is redone.
 
 use super::compress::Codec;
-use super::keep::{write_base64, write_json_string};
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
+use crate::parse::text::{write_base64, write_json_string};
 use crate::record::Record;
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,6 +26,8 @@ const CODEC: Codec = Codec::Gzip(6);
 pub enum DeadLetterStage {
     /// Its payload does not decode.
     Decode,
+    /// A program of the user's failed on it.
+    Transform,
     /// It has no readable event time, and the rule asks for one.
     Timestamp,
     /// It has no payload, and the rule is to put such records here.
@@ -38,6 +41,7 @@ impl DeadLetterStage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Decode => "decode",
+            Self::Transform => "transform",
             Self::Timestamp => "timestamp",
             Self::Tombstone => "tombstone",
             Self::Row => "row",
@@ -50,6 +54,8 @@ impl DeadLetterStage {
 pub struct Failure<'a> {
     /// Counts the dead letters of one record, from 0.
     pub index: usize,
+    /// Which of the rows that the record was unfolded to, from 0; `None`: the whole record.
+    pub row: Option<u32>,
     /// What it failed at.
     pub stage: DeadLetterStage,
     /// The outputs that it is missing in.
@@ -82,6 +88,9 @@ pub fn append(record: &Record<'_>, failure: &Failure<'_>, rows: &mut Vec<u8>) {
     }
     rows.extend_from_slice(b"],\"value_base64\":");
     write_bytes(record.value, rows);
+    if let Some(row) = failure.row {
+        rows.extend_from_slice(format!(",\"row\":{row}").as_bytes());
+    }
     rows.extend_from_slice(b",\"stage\":");
     write_json_string(failure.stage.as_str(), rows);
     rows.extend_from_slice(b",\"outputs\":[");
@@ -156,6 +165,7 @@ mod tests {
         let mut rows = Vec::new();
         let failure = Failure {
             index: 1,
+            row: Some(4),
             stage: DeadLetterStage::Decode,
             outputs: &["json", "raw\""],
             reason: "breaks at\nline 1",
@@ -163,7 +173,7 @@ mod tests {
         append(&sample.record.as_record(), &failure, &mut rows);
         let expected = concat!(
             r#"{"topic":"access","partition":3,"offset":17,"index":1,"timestamp":1763712000000,"key_base64":"aw==","#,
-            r#""headers":[["t","YWI="],["t",null]],"value_base64":"e/8K","stage":"decode","outputs":["json","raw\""],"#,
+            r#""headers":[["t","YWI="],["t",null]],"value_base64":"e/8K","row":4,"stage":"decode","outputs":["json","raw\""],"#,
             r#""reason":"breaks at\nline 1"}"#,
             "\n"
         );
@@ -182,7 +192,7 @@ mod tests {
         sample.record.timestamp = None;
         sample.record.key = Some(Vec::new());
         let mut rows = Vec::new();
-        let failure = Failure { index: 0, stage: DeadLetterStage::Tombstone, outputs: &[], reason: "" };
+        let failure = Failure { index: 0, row: None, stage: DeadLetterStage::Tombstone, outputs: &[], reason: "" };
         append(&sample.record.as_record(), &failure, &mut rows);
         let line = String::from_utf8(rows).expect("JSON is UTF-8");
         assert!(line.contains(r#""timestamp":null,"key_base64":"","headers":[],"value_base64":null"#), "{line}");

@@ -11,9 +11,10 @@
 
 use super::compress::Codec;
 use super::keep::JsonKeep;
-use super::object::{for_each_field, not_json, quote};
+use super::object::{for_each_field, not_json};
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
 use crate::layout::Keep;
+use crate::parse::text::quote;
 use serde::de::IgnoredAny;
 use std::fs::File;
 use std::io::{self, Write};

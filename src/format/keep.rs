@@ -16,9 +16,8 @@
 //! refused, never overwritten.
 
 use crate::layout::{Keep, KeptColumn};
+use crate::parse::text::{write_base64, write_json_string};
 use crate::record::Record;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 
 /// Name of `column` without its prefix.
 pub fn base_name(column: KeptColumn) -> &'static str {
@@ -145,18 +144,6 @@ fn write_bytes(bytes: Option<&[u8]>, rows: &mut Vec<u8>) -> bool {
             true
         }
     }
-}
-
-/// Writes `text` as a JSON string.
-pub(super) fn write_json_string(text: &str, rows: &mut Vec<u8>) {
-    serde_json::to_writer(rows, text).expect("a string is JSON, and a Vec takes every byte");
-}
-
-/// Writes the standard base64 of `bytes`, padded, as a JSON string.
-pub(super) fn write_base64(bytes: &[u8], rows: &mut Vec<u8>) {
-    rows.push(b'"');
-    rows.extend_from_slice(BASE64.encode(bytes).as_bytes());
-    rows.push(b'"');
 }
 
 fn quoted(name: &str) -> String {

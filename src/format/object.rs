@@ -9,9 +9,6 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Most characters of a value or name that an error text quotes.
-const QUOTED_CHARS_MAX: usize = 40;
-
 /// Calls `visit` with name and value text of each field of the object `text`, in order, repeats included.
 ///
 /// # Errors
@@ -63,14 +60,6 @@ fn surrogate(text: &[u8]) -> Option<u16> {
     let digits = text.strip_prefix(b"\\u")?.get(..4)?;
     let unit = u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     (0xD800..=0xDFFF).contains(&unit).then_some(unit)
-}
-
-/// `text` in quotes, cut to what an error may show.
-pub(super) fn quote(text: &str) -> String {
-    let mut characters = text.chars();
-    let shown: String = characters.by_ref().take(QUOTED_CHARS_MAX).collect();
-    let more = if characters.next().is_some() { "…" } else { "" };
-    format!("`{}{more}`", shown.escape_debug())
 }
 
 /// Says where the JSON breaks, never with which bytes.
@@ -187,11 +176,5 @@ mod tests {
             let text = format!("\"{}\"", padded.collect::<String>());
             prop_assert_eq!(has_lone_surrogate(&text), unescape(&text).is_none(), "{}", text);
         }
-    }
-
-    #[test]
-    fn quotes_are_short_and_printable() {
-        assert_eq!(quote("a\nb"), "`a\\nb`");
-        assert_eq!(quote(&"ä".repeat(41)), format!("`{}…`", "ä".repeat(40)));
     }
 }

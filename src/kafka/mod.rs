@@ -10,6 +10,7 @@
 //! - `group`: the rebalance callback. `membership`: one member, and how it goes away. `topics`: what it subscribes.
 //! - `reading`: the client that reads. `readers`: where each reader stands. `met`: what it meets besides records.
 //!   `batch_queue`: the parts that need `unsafe`.
+//! - [`look`]: the newest records, for whoever only wants to see some.
 //! - [`source`]: records and rebalances. [`coordinator`]: offsets. [`meta`]: the cluster and the bounds of its logs.
 //!
 //! # Invariants
@@ -30,6 +31,7 @@ pub mod coordinator;
 pub mod demo;
 mod group;
 pub mod held;
+pub mod look;
 mod membership;
 mod met;
 pub mod meta;

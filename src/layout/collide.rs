@@ -344,7 +344,7 @@ fn append_part(union: &mut Vec<Language>, part: &Part, leads: bool) {
         (_, Some(width)) => all(&|keys| keys.exactly(width, held)),
         // What leads a segment never starts with a dot or an underscore, unless it is null.
         (Part::Topic, None) if leads => all(&|keys| keys.some(held.without(ByteSet::of(b"._~")), held)),
-        (Part::TopicWord(_) | Part::Field(_) | Part::Header(_) | Part::Key, None) if splits => {
+        (Part::TopicWord(_) | Part::Field(_) | Part::FieldWord(..) | Part::Header(_) | Part::Key, None) if splits => {
             let mut nulls = union.clone();
             nulls.iter_mut().for_each(|keys| keys.text(NULL_VALUE));
             union.iter_mut().for_each(|keys| keys.some(held.without(ByteSet::of(b"._~")), held));

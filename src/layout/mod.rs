@@ -7,6 +7,7 @@
 pub mod alphabet;
 pub mod calendar;
 pub mod collide;
+pub mod decode;
 pub mod directive;
 pub mod encode;
 pub mod extension;
@@ -16,6 +17,7 @@ mod telling;
 pub mod template;
 pub mod window;
 
+pub use decode::{Decode, TextFields, TextType};
 pub use extension::Ending;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,9 @@ pub struct Layout {
     pub generation: u32,
     /// How payloads are decoded.
     pub decode: Decode,
+    /// The program that every row runs through; see [`crate::transform`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transform: Option<String>,
     /// Where the event time comes from.
     pub timestamp: TimestampRule,
     /// What becomes of records without a payload.
@@ -79,20 +84,6 @@ impl CodeRevision {
     pub fn current() -> Self {
         Self { rows: ROWS_REVISION, tzdata: chrono_tz::IANA_TZDB_VERSION.to_string() }
     }
-}
-
-/// How payloads become rows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Decode {
-    /// One JSON value (RFC 8259, UTF-8) a record. With `validate` every payload is parsed in full and a broken one is
-    /// a dead letter; without, only as far as the fields needed.
-    Json {
-        /// Parse in full.
-        validate: bool,
-    },
-    /// Bytes, never looked into: only Kafka's timestamp, key and headers can be used.
-    Raw,
 }
 
 /// Where a record's event time comes from.
@@ -189,6 +180,10 @@ pub enum Tombstones {
 pub struct OutputLayout {
     /// Unique in the archive.
     pub name: String,
+    /// The condition that rows must meet; see [`crate::transform`]. Of an output that takes every record: at least one of its
+    /// rows, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// What the objects hold.
     pub format: OutputFormat,
     /// Columns of Kafka's own that are added to each row.

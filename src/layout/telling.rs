@@ -63,7 +63,7 @@ pub(super) fn passes(part: &Part, neighbour: Option<ByteSet>, told: Told) -> boo
         Part::Partition(_) => told.partition,
         Part::First(_) => told.first,
         Part::Generation(_) => told.generation,
-        Part::Time { .. } | Part::End(_) | Part::Field(_) | Part::Header(_) | Part::Key => false,
+        Part::Time { .. } | Part::End(_) | Part::Field(_) | Part::FieldWord(..) | Part::Header(_) | Part::Key => false,
     };
     known || fixed_width(part).is_some() || neighbour.is_none_or(|bytes| !bytes.meets(held_bytes(part)))
 }
@@ -85,7 +85,7 @@ pub(super) fn held_bytes(part: &Part) -> ByteSet {
         Part::Text(text) | Part::Output(text) => ByteSet::of(text.as_bytes()),
         Part::Time { bytes, .. } => *bytes,
         Part::Partition(_) | Part::First(_) | Part::End(_) | Part::Generation(_) => ByteSet::DIGITS,
-        Part::TopicWord(_) => ByteSet::ENCODED.without(ByteSet::of(b".")),
+        Part::TopicWord(_) | Part::FieldWord(..) => ByteSet::ENCODED.without(ByteSet::of(b".")),
         Part::Topic | Part::Field(_) | Part::Header(_) | Part::Key => ByteSet::ENCODED,
     }
 }

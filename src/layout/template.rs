@@ -8,6 +8,7 @@
 //! | `{first}`, `{end}` | the batch's offsets `[first, end)`; in names only |
 //! | `{output}`, `{generation}` | the output's name; the archive's generation |
 //! | `{field.a.b}`, `{field."a.b"}` | a field of the decoded payload, nested; names with dots in quotes |
+//! | `{field.a[1]}` | a part of such a field split at its dots, counted from 0; a part that is not there is null |
 //! | `{header.x}`, `{key}` | the last header of that name; the record's key |
 //! | `%Y`, `%m`, … | the event time in the layout's zone: chrono's strftime |
 //! | `{{`, `}}`, `%%` | `{`, `}`, `%` |
@@ -57,6 +58,8 @@ pub enum Piece {
     Output,
     /// `{field.…}`: the path, outermost name first.
     Field(Vec<String>),
+    /// `{field.…[n]}`.
+    FieldWord(Vec<String>, usize),
     /// `{header.…}`.
     Header(String),
     /// `{key}`.
@@ -267,20 +270,24 @@ fn is_plain(c: char) -> bool {
 fn placeholder(body: &str) -> Result<Piece, TemplateProblem> {
     let bad = |why| Err(TemplateProblem::BadPlaceholder { placeholder: body.to_string(), why });
     if let Some(path) = body.strip_prefix("field.") {
-        return match field_path(path) {
-            Some(path) => Ok(Piece::Field(path)),
-            None => bad("write names separated by dots, and a name with a dot in quotes: {field.a.\"b.c\"}"),
+        let (path, word) = match path.strip_suffix(']').and_then(|path| path.rsplit_once('[')) {
+            Some((path, word)) => (path, Some(word)),
+            None => (path, None),
+        };
+        return match (field_path(path), word.map(word_index)) {
+            (Some(path), None) => Ok(Piece::Field(path)),
+            (Some(path), Some(Some(word))) => Ok(Piece::FieldWord(path, word)),
+            (_, Some(None)) => bad("write the number of a part of the field, from 0: {field.tag[1]}"),
+            (None, _) => bad("write names separated by dots, and a name with a dot in quotes: {field.a.\"b.c\"}"),
         };
     }
     if let Some(name) = body.strip_prefix("header.") {
         return if name.is_empty() { bad("the header's name is missing") } else { Ok(Piece::Header(name.to_string())) };
     }
     if let Some(index) = body.strip_prefix("topic[").and_then(|rest| rest.strip_suffix(']')) {
-        // A topic name has at most 249 characters, so at most 250 parts.
-        let digits = index.bytes().all(|byte| byte.is_ascii_digit());
-        return match index.parse::<usize>() {
-            Ok(index) if digits && index < 250 => Ok(Piece::TopicWord(index)),
-            _ => bad("write the number of a part of the topic, from 0: {topic[1]}"),
+        return match word_index(index) {
+            Some(index) => Ok(Piece::TopicWord(index)),
+            None => bad("write the number of a part of the topic, from 0: {topic[1]}"),
         };
     }
     let (name, width) = match body.split_once(':') {
@@ -305,6 +312,12 @@ fn placeholder(body: &str) -> Result<Piece, TemplateProblem> {
             None => bad("a width is a 0 and the number of digits, 1 to 30: {first:020}"),
         },
     }
+}
+
+/// The number of a part. A topic name has at most 249 characters, so at most 250 parts; more of a field is nobody's folder.
+fn word_index(text: &str) -> Option<usize> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|index| digits && *index < 250)
 }
 
 fn parse_width(text: &str) -> Option<Width> {
@@ -363,6 +376,8 @@ mod tests {
             ("{key}", Piece::Key),
             ("{header.x.y z}", Piece::Header("x.y z".into())),
             ("{field.a}", Piece::Field(vec!["a".into()])),
+            ("{field.a.b[2]}", Piece::FieldWord(vec!["a".into(), "b".into()], 2)),
+            ("{field.\"a[2]\"}", Piece::Field(vec!["a[2]".into()])),
             ("{field.a.b}", Piece::Field(vec!["a".into(), "b".into()])),
             ("{field.\"a.b\".c d.\"}\"}", Piece::Field(vec!["a.b".into(), "c d".into(), "}".into()])),
             ("a{{b}}c%%", Piece::Text("a{b}c%".into())),
@@ -420,6 +435,9 @@ mod tests {
             (name("{topic[-1]}"), "the number of a part"),
             (name("{topic[+1]}"), "the number of a part"),
             (name("{topic[250]}"), "the number of a part"),
+            (name("{field.a[]}"), "the number of a part"),
+            (name("{field.a[x]}"), "the number of a part"),
+            (name("{field.[1]}"), "write names"),
             (name("{field.}"), "separated by dots"),
             (name("{field.a..b}"), "separated by dots"),
             (name("{field.a\"b}\"}"), "separated by dots"),

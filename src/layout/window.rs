@@ -105,6 +105,8 @@ pub(super) enum Part {
     End(Width),
     /// Index into the fields given.
     Field(usize),
+    /// The same, and which part of it.
+    FieldWord(usize, usize),
     /// Index into the headers given.
     Header(usize),
     Key,
@@ -189,7 +191,7 @@ impl KeyTemplate {
     pub fn bind(&mut self, fields: &[Vec<String>], headers: &[String]) {
         for part in self.segments.iter_mut().flat_map(|segment| &mut segment.parts) {
             match part {
-                Part::Field(slot) => {
+                Part::Field(slot) | Part::FieldWord(slot, _) => {
                     let wanted = &self.needs.fields[*slot];
                     *slot = fields.iter().position(|path| path == wanted).expect("shared fields hold every need");
                 }
@@ -300,6 +302,7 @@ fn part(piece: &Piece, output: &str, generation: u32, needs: &mut Needs) -> Part
             Part::Output(encoded)
         }
         Piece::Field(path) => Part::Field(slot(&mut needs.fields, path)),
+        Piece::FieldWord(path, word) => Part::FieldWord(slot(&mut needs.fields, path), *word),
         Piece::Header(name) => Part::Header(slot(&mut needs.headers, name)),
         Piece::Key => {
             needs.key = true;
@@ -355,7 +358,7 @@ fn bytes_max(segment: &Segment, limit: usize) -> usize {
         Part::Generation(text) => text.len().max(10),
         Part::Time { width, .. } => width.unwrap_or(super::directive::VARIABLE_WIDTH_MAX),
         Part::Topic => limit.min(TOPIC_BYTES_MAX),
-        Part::TopicWord(_) | Part::Field(_) | Part::Header(_) | Part::Key => limit,
+        Part::TopicWord(_) | Part::Field(_) | Part::FieldWord(..) | Part::Header(_) | Part::Key => limit,
         Part::Partition(width) => (*width).max(10),
         Part::First(width) | Part::End(width) => (*width).max(19),
     };
@@ -392,6 +395,11 @@ fn render(
             Part::Field(slot) => {
                 let value = values.fields[*slot].and_then(encode::json_value_bytes);
                 encode::encode_value(out, value.as_deref(), leads, limit);
+            }
+            Part::FieldWord(slot, word) => {
+                let value = values.fields[*slot].and_then(encode::json_value_bytes);
+                let word = value.as_deref().and_then(|value| value.split(|byte| *byte == b'.').nth(*word));
+                encode::encode_value(out, word, leads, limit);
             }
             Part::Header(slot) => encode::encode_value(out, values.headers[*slot], leads, limit),
             Part::Key => encode::encode_value(out, values.key, leads, limit),

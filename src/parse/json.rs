@@ -306,8 +306,28 @@ fn opening_brackets(text: &str) -> usize {
     memchr::memchr2_iter(b'[', b'{', text.as_bytes()).take(DEPTH_MAX + 1).count()
 }
 
+/// Levels of arrays and objects in `text`, which is valid JSON.
+pub fn levels(text: &str) -> usize {
+    let mut most = 0;
+    nesting(text, |_, depth| {
+        most = most.max(depth);
+        true
+    });
+    most
+}
+
 /// The first bracket that opens more than [`DEPTH_MAX`] levels.
 fn first_too_deep(text: &str) -> Option<usize> {
+    let mut found = None;
+    nesting(text, |at, depth| {
+        found = (depth > DEPTH_MAX).then_some(at);
+        found.is_none()
+    });
+    found
+}
+
+/// Calls `opened` with each bracket that opens a level, and that level from 1, until it says no.
+fn nesting(text: &str, mut opened: impl FnMut(usize, usize) -> bool) {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
@@ -316,15 +336,14 @@ fn first_too_deep(text: &str) -> Option<usize> {
             b'"' => in_string = !in_string,
             b'[' | b'{' if !in_string => {
                 depth += 1;
-                if depth > DEPTH_MAX {
-                    return Some(at);
+                if !opened(at, depth) {
+                    return;
                 }
             }
             b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    None
 }
 
 /// Where and why serde_json stopped reading `text`, which starts at byte `start` of the payload.

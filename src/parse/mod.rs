@@ -10,6 +10,7 @@
 //! - A time that is missing or unreadable is an error, never a default.
 
 pub mod json;
+pub mod text;
 pub mod timestamp;
 
 /// Why a payload does not decode. Permanent: the record is a dead letter. Positions are bytes of the payload, from 0.

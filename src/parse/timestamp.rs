@@ -371,8 +371,8 @@ fn read_pattern(text: &str, items: &[Item<'static>], zone: Tz) -> Result<i64, Ti
     }
 }
 
-/// The instant of a local time; see the module for times that come twice or never.
-fn local_to_ms(local: NaiveDateTime, zone: Tz) -> i64 {
+/// The instant of a local time, milliseconds UTC; see the module for times that come twice or never.
+pub fn local_to_ms(local: NaiveDateTime, zone: Tz) -> i64 {
     if let Some(instant) = zone.from_local_datetime(&local).earliest() {
         return instant.timestamp_millis();
     }

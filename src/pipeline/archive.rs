@@ -3,6 +3,7 @@
 //! Pure once compiled: the same record gives the same rows in the same windows.
 
 use crate::bucket::Bucket;
+use crate::decode::{self, Decoder, Rows};
 use crate::destination::Destination;
 use crate::format::dead_letter::DeadLetterStage;
 use crate::format::{self, Format};
@@ -14,9 +15,11 @@ use crate::layout::{
 use crate::parse::json::{Captures, JsonScan};
 use crate::parse::timestamp::TimeReader;
 use crate::record::Record;
+use crate::transform::{Filter, Shaped, Transform};
 use crate::upload;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// A compiled layout.
@@ -31,6 +34,9 @@ pub struct Archive {
     pub outputs: Vec<Output>,
     /// Claims and receipts: under the first destination of the first output.
     pub bucket: Bucket,
+    /// Reads what is not JSON as it is.
+    decoder: Option<Box<dyn Decoder>>,
+    transform: Option<Transform>,
     scan: JsonScan,
     /// Reads a payload to its end, where `scan` does not because every output does.
     whole: Option<JsonScan>,
@@ -49,6 +55,8 @@ pub struct Output {
     pub destinations: Vec<Arc<Destination>>,
     /// Takes records whether they decode or not.
     pub takes_every_record: bool,
+    /// What rows must meet.
+    pub filter: Option<Filter>,
     /// Positions of the fields its templates need among the archive's captured fields.
     fields: Vec<usize>,
     headers: Vec<String>,
@@ -59,10 +67,71 @@ pub struct Output {
 /// Why a record is not a row: the stage and the reason of its dead letter.
 pub type Refusal = (DeadLetterStage, String);
 
-/// A record after decoding.
+/// What a record holds, as far as it was looked into.
+pub enum Unpacked {
+    /// The payload itself is its one row, or is not decoded: [`Archive::decode`] says the rest.
+    AsItIs,
+    /// Rows, perhaps none: they stand in [`Scratch::found`], and [`Archive::decode_row`] says the rest of each.
+    Rows,
+    /// Nothing that it should.
+    Refused(Refusal),
+}
+
+/// Room for the rows of one record, kept for the next one.
+#[derive(Default)]
+pub struct Scratch {
+    decoded: Rows,
+    shaped: Rows,
+    /// What became of the rows, in their order.
+    pub found: Vec<Found>,
+}
+
+/// A row of a record, or what became of it.
+pub struct Found {
+    /// Which of the rows that the record was unfolded to; `None` where it was not.
+    pub row: Option<u32>,
+    /// What it is.
+    pub what: What,
+}
+
+/// What became of a row.
+pub enum What {
+    /// The row with this index, see [`Scratch::row`], for all outputs or for these.
+    Row(usize, Option<BTreeSet<usize>>),
+    /// The transform dropped it.
+    Dropped,
+    /// It is a dead letter.
+    Refused(Refusal),
+}
+
+impl Scratch {
+    /// The text of a row.
+    pub fn row(&self, index: usize) -> Option<&str> {
+        if self.shaped.is_empty() { self.decoded.get(index) } else { self.shaped.get(index) }
+    }
+
+    fn clear(&mut self) {
+        self.decoded.clear();
+        self.shaped.clear();
+        self.found.clear();
+    }
+}
+
+/// A row's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Json<'a> {
+    /// JSON.
+    Row(&'a str),
+    /// The record has no payload, or the archive does not decode.
+    NotDecoded,
+    /// The record unfolds to no row.
+    NoRow,
+}
+
+/// A row after decoding.
 pub struct Decoded<'a> {
-    /// The JSON text, or why there is none. `None` where the record has no payload or the archive does not decode.
-    pub json: Result<Option<&'a str>, Refusal>,
+    /// The JSON text, or why there is none.
+    pub json: Result<Json<'a>, Refusal>,
     /// The event time, or why there is none.
     pub event_ms: Result<i64, Refusal>,
     /// The Kafka timestamp stands in, because the field or header that should tell the time is missing or unreadable.
@@ -104,15 +173,17 @@ impl Archive {
             let place = &output.place;
             let keys = KeyTemplate::compile(place, &output.name, &place.extension(&output.format), layout.generation)
                 .map_err(|error| format!("output {}: {error}", output.name))?;
-            let takes_every_record = matches!(output.format, OutputFormat::Raw { .. });
-            outputs.push(Output::new(
+            let filter = output.filter.as_ref().map(|source| Filter::compile(source)).transpose();
+            let compiled = Output::new(
                 &output.name,
                 format,
                 keys,
                 resolve(&place.destinations, destinations)?,
-                takes_every_record,
+                takes_every_record(&output.format),
                 &mut fields,
-            ));
+            );
+            let filter = filter.map_err(|error| format!("output {}: filter: {error}", output.name))?;
+            outputs.push(Output { filter, ..compiled });
         }
         let dead = &layout.dead_letters.place;
         let format = format::dead_letter::dead_letters();
@@ -127,7 +198,14 @@ impl Archive {
             true,
             &mut fields,
         ));
-        let validate = matches!(layout.decode, Decode::Json { validate: true });
+        let decoder = decode::compile(&layout.decode).map_err(|error| format!("decode: {error}"))?;
+        let row_outputs = (0..).zip(&layout.outputs).filter(|(_, output)| !takes_every_record(&output.format));
+        let row_outputs: Vec<_> = row_outputs.map(|(index, output)| (output.name.clone(), index)).collect();
+        let transform = layout.transform.as_ref().map(|source| Transform::compile(source, &row_outputs)).transpose();
+        let transform = transform.map_err(|error| format!("transform: {error}"))?;
+        // What a decoder or a transform writes is valid; and a transform reads all of its row.
+        let validate =
+            decoder.is_none() && transform.is_none() && matches!(layout.decode, Decode::Json { validate: true, .. });
         // A row of Parquet is made of the whole payload and refuses a broken one: nobody needs to read it before.
         let outputs_validate =
             layout.outputs.iter().all(|output| matches!(output.format, OutputFormat::Parquet { .. }));
@@ -138,6 +216,8 @@ impl Archive {
             layout: layout.clone(),
             schemas,
             bucket: Bucket::new(home.clone()).of_generation(layout.generation),
+            decoder,
+            transform,
             scan: JsonScan::new(&fields, validate && !outputs_validate),
             whole: (validate && outputs_validate).then(|| JsonScan::new(&fields, true)),
             time: TimeReader::new(&layout.timestamp)?,
@@ -166,19 +246,93 @@ impl Archive {
         self.layout.tombstones
     }
 
+    /// Finds the rows of `record`. They stand in `scratch` afterwards, and nothing else does.
+    pub fn unpack(&self, record: &Record<'_>, scratch: &mut Scratch) -> Unpacked {
+        scratch.clear();
+        let Some(payload) = record.value.filter(|_| self.decoder.is_some() || self.transform.is_some()) else {
+            return Unpacked::AsItIs;
+        };
+        let decoded = match &self.decoder {
+            Some(decoder) => {
+                unharmed(DeadLetterStage::Decode, || decoder.decode(record, payload, &mut scratch.decoded))
+                    .and_then(|decoded| decoded.map_err(|error| (DeadLetterStage::Decode, error.to_string())))
+            }
+            None => self
+                .scan
+                .scan(payload, &mut Captures::new())
+                .map_err(|error| error.to_string())
+                .and_then(|text| {
+                    let copied = scratch.decoded.add(|out| {
+                        out.raw(text);
+                        Ok(())
+                    });
+                    copied.map_err(|error| error.to_string())
+                })
+                .map_err(|reason| (DeadLetterStage::Decode, reason)),
+        };
+        if let Err(refusal) = decoded {
+            return Unpacked::Refused(refusal);
+        }
+        let is_unfolded = scratch.decoded.len() > 1;
+        for (index, text) in scratch.decoded.iter().enumerate() {
+            let row = u32::try_from(index).ok().filter(|_| is_unfolded);
+            let Some(transform) = &self.transform else {
+                scratch.found.push(Found { row, what: What::Row(index, None) });
+                continue;
+            };
+            let first = scratch.shaped.len();
+            let shaped = unharmed(DeadLetterStage::Transform, || transform.run(record, text, &mut scratch.shaped));
+            match shaped {
+                Ok(Shaped::Rows(routes)) => {
+                    let whats = (first..).zip(routes).map(|(index, route)| What::Row(index, route));
+                    scratch.found.extend(whats.map(|what| Found { row, what }));
+                }
+                Ok(Shaped::Dropped) => scratch.found.push(Found { row, what: What::Dropped }),
+                Ok(Shaped::Refused(reason)) => {
+                    let what = What::Refused((DeadLetterStage::Transform, reason));
+                    scratch.found.push(Found { row, what });
+                }
+                Err(refusal) => {
+                    scratch.shaped.truncate(first);
+                    scratch.found.push(Found { row, what: What::Refused(refusal) });
+                }
+            }
+        }
+        Unpacked::Rows
+    }
+
+    /// Finds the event time of a row of `record`.
+    pub fn decode_row<'a>(&self, record: &Record<'_>, row: &'a str) -> Decoded<'a> {
+        let mut captures = Captures::new();
+        let json = self.scan_json(row.as_bytes(), &mut captures);
+        self.with_event_time(record, json, captures)
+    }
+
+    /// What counts of a record whose payload is refused.
+    pub fn refused(&self, record: &Record<'_>, refusal: Refusal) -> Decoded<'static> {
+        self.with_event_time(record, Err(refusal), Captures::new())
+    }
+
+    /// What counts of a record without any row, by its Kafka timestamp.
+    pub fn nothing(&self, record: &Record<'_>) -> Decoded<'static> {
+        let event_ms = kafka_time(record);
+        Decoded { json: Ok(Json::NoRow), event_ms, is_fallback: false, captures: Captures::new() }
+    }
+
+    fn scan_json<'a>(&self, payload: &'a [u8], captures: &mut Captures<'a>) -> Result<Json<'a>, Refusal> {
+        self.scan.scan(payload, captures).map(Json::Row).map_err(|error| {
+            *captures = Captures::new();
+            (DeadLetterStage::Decode, error.to_string())
+        })
+    }
+
     /// Decodes `record` and finds its event time. Never fails as a whole: what could not be read says why. Where every
     /// output is Parquet the payload is read no further than the fields needed: see [`Archive::broken`].
     pub fn decode<'a>(&self, record: &Record<'a>) -> Decoded<'a> {
         let mut captures = Captures::new();
         let json = match (&self.layout.decode, record.value) {
-            (Decode::Raw, _) | (_, None) => Ok(None),
-            (Decode::Json { .. }, Some(payload)) => match self.scan.scan(payload, &mut captures) {
-                Ok(text) => Ok(Some(text)),
-                Err(error) => {
-                    captures = Captures::new();
-                    Err((DeadLetterStage::Decode, error.to_string()))
-                }
-            },
+            (Decode::Raw, _) | (_, None) => Ok(Json::NotDecoded),
+            (_, Some(payload)) => self.scan_json(payload, &mut captures),
         };
         let decoded = self.with_event_time(record, json, captures);
         match &decoded.event_ms {
@@ -199,15 +353,11 @@ impl Archive {
 
     fn with_event_time<'a>(
         &self,
-        record: &Record<'a>,
-        json: Result<Option<&'a str>, Refusal>,
+        record: &Record<'_>,
+        json: Result<Json<'a>, Refusal>,
         captures: Captures<'a>,
     ) -> Decoded<'a> {
-        let kafka = || {
-            record
-                .timestamp
-                .ok_or_else(|| (DeadLetterStage::Timestamp, "the record has no Kafka timestamp".to_string()))
-        };
+        let kafka = || kafka_time(record);
         let source = &self.layout.timestamp.source;
         let (event_ms, is_fallback) = match source {
             TimestampSource::Kafka => (kafka(), false),
@@ -241,6 +391,17 @@ impl Archive {
     }
 }
 
+/// What `run` gives, or that it panicked: a bug of it, of which a record must not become a victim.
+fn unharmed<T>(stage: DeadLetterStage, run: impl FnOnce() -> T) -> Result<T, Refusal> {
+    std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
+        (stage, "reading it ended in a panic, which is a bug: please report it with this record".to_string())
+    })
+}
+
+fn kafka_time(record: &Record<'_>) -> Result<i64, Refusal> {
+    record.timestamp.ok_or_else(|| (DeadLetterStage::Timestamp, "the record has no Kafka timestamp".to_string()))
+}
+
 impl Output {
     fn new(
         name: &str,
@@ -254,7 +415,17 @@ impl Output {
         let by_time_alone = needs.fields.is_empty() && needs.headers.is_empty() && !needs.key;
         let fields = needs.fields.iter().map(|path| position_or_add(captured, path)).collect();
         let headers = needs.headers.clone();
-        Self { name: name.to_string(), format, destinations, takes_every_record, fields, headers, by_time_alone, keys }
+        Self {
+            name: name.to_string(),
+            format,
+            destinations,
+            takes_every_record,
+            filter: None,
+            fields,
+            headers,
+            by_time_alone,
+            keys,
+        }
     }
 
     /// The window of a record whose event time is `event_ms`.
@@ -271,6 +442,11 @@ impl Output {
             key: record.key,
         })
     }
+}
+
+/// Whether an output of that format takes every record, decodable or not.
+fn takes_every_record(format: &OutputFormat) -> bool {
+    matches!(format, OutputFormat::Raw { .. })
 }
 
 fn schemas_hash(schemas: &BTreeMap<String, String>) -> Option<String> {

@@ -39,6 +39,8 @@ pub struct SealedPart {
     pub file: Finished,
     /// Rows in it.
     pub rows: u64,
+    /// Records that they are of.
+    pub records: u64,
     /// Least and greatest event time, milliseconds UTC.
     pub event_ms: (i64, i64),
 }
@@ -407,7 +409,8 @@ async fn upload_one(
         destination: destination.id().to_string(),
         key: part.key.clone(),
         folder: part.folder.clone(),
-        records: placed.records,
+        // How many records the rows of an object that was kept are of is not known.
+        records: (placed.records == Some(part.rows)).then_some(part.records),
         rows: placed.records,
         bytes: placed.bytes,
         sha256: placed.sha256,
@@ -483,7 +486,7 @@ fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<LostRows> {
     lost
 }
 
-/// The balance in the receipt's words. One record is one row as long as nothing unfolds records. Of two tries the balance of
+/// The balance in the receipt's words. Of two tries the balance of
 /// the one that has read more records counts: a repair changes nothing of what became of them when they were all there.
 fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
     let vouched = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_ref());
@@ -495,7 +498,7 @@ fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
         let dropped = balance.dropped.iter().map(|(rule, count)| (rule.to_string(), *count)).collect();
         let counted = receipt::OutputBalance {
             archived: balance.archived,
-            rows: balance.archived,
+            rows: balance.rows,
             dead_lettered: balance.dead_lettered,
             dropped,
         };

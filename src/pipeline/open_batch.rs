@@ -1,18 +1,17 @@
 //! The open batch of one Kafka partition: records in, blocks out.
 
-use super::archive::{Archive, Decoded, Refusal};
+use super::archive::{Archive, Decoded, Json, Refusal, Scratch, Unpacked, What};
 use crate::batch::balance::Balance;
 use crate::batch::rotation::BatchFacts;
-use crate::format::Row;
+use crate::format;
 use crate::format::dead_letter::{self, DeadLetterStage, Failure};
 use crate::layout::Tombstones;
 use crate::layout::window::Window;
-use crate::parse::json::Captures;
 use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, Record, TopicPartition};
 use crate::spool::BatchDir;
 use crate::spool::part::{Block, Part};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A part with what its receipt will say of it.
@@ -25,14 +24,96 @@ pub struct OpenPart {
     pub part: Part,
     /// Rows in it.
     pub rows: u64,
+    /// Records that they are of.
+    pub records: u64,
+    last_offset: Option<i64>,
     /// Least event time, milliseconds UTC.
     pub event_min_ms: i64,
     /// Greatest event time, milliseconds UTC.
     pub event_max_ms: i64,
 }
 
-/// Outputs that a record is missing in, and why: one dead letter.
-type Refused = (Vec<usize>, Refusal);
+/// The rules under which a record counts of which an output has no row: it unfolds to none at all, the transform dropped it,
+/// sent it to other outputs, the output's filter kept it out.
+const EMPTY: &str = "empty";
+const TRANSFORM: &str = "transform";
+const ROUTE: &str = "route";
+const FILTER: &str = "filter";
+
+/// One row of a record.
+struct Row<'a> {
+    /// Which of the rows that the record was unfolded to; `None`: it was not.
+    index: Option<u32>,
+    decoded: Decoded<'a>,
+    /// The outputs that it is for; `None`: all.
+    route: Option<&'a BTreeSet<usize>>,
+}
+
+impl<'a> Row<'a> {
+    /// A record that is one row, or none.
+    fn whole(decoded: Decoded<'a>) -> Self {
+        Self { index: None, decoded, route: None }
+    }
+}
+
+/// One dead letter: the outputs that a row is missing in, and why.
+struct Letter {
+    /// Which of the rows that the record was unfolded to; `None`: the record as a whole.
+    row: Option<u32>,
+    outputs: Vec<usize>,
+    refusal: Refusal,
+}
+
+/// What became of one record so far.
+struct Taken {
+    /// By output.
+    fates: Vec<Fate>,
+    letters: Vec<Letter>,
+    /// A row counts by its Kafka timestamp in place of its own.
+    is_fallback: bool,
+    event_max_ms: Option<i64>,
+}
+
+/// What became of one record in one output.
+#[derive(Clone, Copy, Default)]
+struct Fate {
+    rows: u64,
+    is_refused: bool,
+    /// The first rule that dropped a row.
+    dropped: Option<&'static str>,
+}
+
+impl Fate {
+    /// Whether the record is in the output or in its dead letters.
+    fn is_settled(&self) -> bool {
+        self.rows > 0 || self.is_refused
+    }
+}
+
+impl Taken {
+    /// `fates` is what an earlier record left, for its room.
+    fn new(mut fates: Vec<Fate>, outputs: usize) -> Self {
+        fates.clear();
+        fates.resize(outputs, Fate::default());
+        Self { fates, letters: Vec::new(), is_fallback: false, event_max_ms: None }
+    }
+
+    /// A row was dropped for all outputs.
+    fn dropped(&mut self, rule: &'static str) {
+        for fate in &mut self.fates {
+            fate.dropped.get_or_insert(rule);
+        }
+    }
+}
+
+/// What an output made of a row.
+enum Added {
+    Row,
+    /// There is none to take.
+    Nothing,
+    /// It does not pass.
+    Filtered,
+}
 
 /// Where records without any time are put: before every calendar, which templates show as the year 1.
 const NO_TIME_MS: i64 = i64::MIN;
@@ -76,6 +157,9 @@ pub struct OpenBatch {
     by_granule: HashMap<(usize, i64), usize>,
     by_pattern: HashMap<(usize, Arc<str>), usize>,
     last_granule: Vec<Option<(i64, usize)>>,
+    /// Room for the rows and fates of one record, kept for the next one.
+    scratch: Scratch,
+    fates: Vec<Fate>,
 }
 
 impl OpenBatch {
@@ -103,6 +187,8 @@ impl OpenBatch {
             by_granule: HashMap::new(),
             by_pattern: HashMap::new(),
             last_granule: vec![None; outputs],
+            scratch: Scratch::default(),
+            fates: Vec::new(),
         }
     }
 
@@ -111,14 +197,14 @@ impl OpenBatch {
         self.dir.clone()
     }
 
-    /// Whether the parts hold as many rows as the balance says (one record, one row), output by output.
+    /// Whether the parts hold as many rows as the balance says, output by output.
     pub fn rows_agree(&self) -> bool {
         let mut rows = vec![0_u64; self.archive.outputs.len()];
         for part in &self.parts {
             rows[part.output] += part.rows;
         }
         let dead = rows.pop();
-        let data = self.balance.outputs.iter().map(|output| output.archived);
+        let data = self.balance.outputs.iter().map(|output| output.rows);
         dead == Some(self.balance.dead_letter_rows) && rows.into_iter().eq(data)
     }
 
@@ -162,63 +248,158 @@ impl OpenBatch {
                 Tombstones::DeadLetter => {
                     let refusal = (DeadLetterStage::Tombstone, "the record has no payload".to_string());
                     let all: Vec<usize> = (0..archive.data_outputs()).collect();
-                    self.add_dead_letters(&archive, record, &[(all, refusal)], blocks);
+                    for output in &mut self.balance.outputs {
+                        output.dead_lettered += 1;
+                    }
+                    let letter = Letter { row: None, outputs: all, refusal };
+                    self.add_dead_letters(&archive, record, &[letter], blocks);
                     return None;
                 }
             }
         }
-        let mut decoded = archive.decode(record);
-        let mut refused: Vec<Refused> = Vec::new();
-        // Outputs that refused the record for one shared reason make one dead letter together, in the place of the first.
-        let mut shared: Option<usize> = None;
-        let mut is_archived = false;
-        for index in 0..archive.data_outputs() {
-            let mut added = self.add_row(&archive, index, record, &decoded, blocks);
-            if let Err((_, false)) = added
-                && let Some(broken) = archive.broken(record)
-            {
-                decoded = broken;
-                added = self.add_row(&archive, index, record, &decoded, blocks);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut taken = Taken::new(std::mem::take(&mut self.fates), archive.data_outputs());
+        match archive.unpack(record, &mut scratch) {
+            Unpacked::AsItIs => self.add_row(&archive, record, &Row::whole(archive.decode(record)), &mut taken, blocks),
+            Unpacked::Refused(refusal) => {
+                self.add_row(&archive, record, &Row::whole(archive.refused(record, refusal)), &mut taken, blocks);
             }
-            match added {
-                Ok(()) => {
-                    self.balance.outputs[index].archived += 1;
-                    is_archived = true;
-                }
-                Err((refusal, true)) => match shared {
-                    Some(letter) => refused[letter].0.push(index),
-                    None => {
-                        shared = Some(refused.len());
-                        refused.push((vec![index], refusal));
+            Unpacked::Rows if scratch.found.is_empty() => {
+                self.add_row(&archive, record, &Row::whole(archive.nothing(record)), &mut taken, blocks);
+            }
+            Unpacked::Rows => {
+                for found in &scratch.found {
+                    let (decoded, route) = match &found.what {
+                        What::Row(index, route) => match scratch.row(*index) {
+                            Some(text) => (archive.decode_row(record, text), route.as_ref()),
+                            None => continue,
+                        },
+                        What::Dropped => (archive.nothing(record), None),
+                        What::Refused(refusal) => (archive.refused(record, refusal.clone()), None),
+                    };
+                    if matches!(found.what, What::Dropped) {
+                        taken.dropped(TRANSFORM);
                     }
-                },
-                Err((refusal, false)) => refused.push((vec![index], refusal)),
+                    self.add_row(&archive, record, &Row { index: found.row, decoded, route }, &mut taken, blocks);
+                }
             }
         }
-        if let Some(letter) = shared.filter(|_| has(Bug::DeadLettersUnordered)) {
-            let together = refused.remove(letter);
-            refused.push(together);
-        }
-        self.add_dead_letters(&archive, record, &refused, blocks);
-        self.balance.time_fallbacks += u64::from(is_archived && decoded.is_fallback);
-        decoded.event_ms.ok()
+        self.scratch = scratch;
+        self.settle(&archive, record, taken, blocks)
     }
 
-    /// Adds the record to one output; on refusal says whether the reason is the archive's or this output's alone.
+    /// Adds a row to every output, or notes why not. Outputs that take every record take it with its first row that passes.
     fn add_row(
+        &mut self,
+        archive: &Archive,
+        record: &Record<'_>,
+        row: &Row<'_>,
+        taken: &mut Taken,
+        blocks: &mut Vec<(usize, Block)>,
+    ) {
+        // Outputs that refused the row for one shared reason make one dead letter together, in the place of the first.
+        let mut shared: Option<usize> = None;
+        let mut is_archived = false;
+        let mut broken = None;
+        for output in 0..archive.data_outputs() {
+            let every = archive.outputs[output].takes_every_record;
+            if every && taken.fates[output].is_settled() {
+                continue;
+            }
+            if row.route.is_some_and(|route| !every && !route.contains(&output)) {
+                taken.fates[output].dropped.get_or_insert(ROUTE);
+                continue;
+            }
+            let decoded = broken.as_ref().unwrap_or(&row.decoded);
+            let mut added = self.add_to(archive, output, record, decoded, blocks);
+            if let Err((_, false)) = added
+                && broken.is_none()
+            {
+                broken = archive.broken(record);
+                if let Some(decoded) = &broken {
+                    added = self.add_to(archive, output, record, decoded, blocks);
+                }
+            }
+            let fate = &mut taken.fates[output];
+            match added {
+                Ok(Added::Row) => {
+                    fate.rows += 1;
+                    is_archived = true;
+                }
+                Ok(Added::Nothing) => {}
+                Ok(Added::Filtered) => {
+                    fate.dropped.get_or_insert(FILTER);
+                }
+                Err((refusal, is_shared)) => {
+                    fate.is_refused = true;
+                    match shared.filter(|_| is_shared) {
+                        Some(letter) => taken.letters[letter].outputs.push(output),
+                        None => {
+                            shared = if is_shared { Some(taken.letters.len()) } else { shared };
+                            taken.letters.push(Letter { row: row.index, outputs: vec![output], refusal });
+                        }
+                    }
+                }
+            }
+        }
+        let decoded = broken.as_ref().unwrap_or(&row.decoded);
+        if let Some(letter) = shared.filter(|_| has(Bug::DeadLettersUnordered)) {
+            let together = taken.letters.remove(letter);
+            taken.letters.push(together);
+        }
+        taken.is_fallback |= is_archived && decoded.is_fallback;
+        if let Ok(event_ms) = decoded.event_ms {
+            taken.event_max_ms = Some(taken.event_max_ms.map_or(event_ms, |most| most.max(event_ms)));
+        }
+    }
+
+    /// Counts what became of a record and writes its dead letters. Gives its event time, the latest of its rows'.
+    fn settle(
+        &mut self,
+        archive: &Archive,
+        record: &Record<'_>,
+        taken: Taken,
+        blocks: &mut Vec<(usize, Block)>,
+    ) -> Option<i64> {
+        for (balance, fate) in self.balance.outputs.iter_mut().zip(&taken.fates) {
+            balance.rows += fate.rows;
+            match (fate.is_refused, fate.rows) {
+                (true, _) => balance.dead_lettered += 1,
+                (false, 1..) => balance.archived += 1,
+                (false, 0) => *balance.dropped.entry(fate.dropped.unwrap_or(EMPTY)).or_default() += 1,
+            }
+        }
+        self.balance.time_fallbacks += u64::from(taken.is_fallback);
+        self.add_dead_letters(archive, record, &taken.letters, blocks);
+        self.fates = taken.fates;
+        taken.event_max_ms
+    }
+
+    /// Adds a row to one output; on refusal says whether the reason is the archive's or this output's alone.
+    fn add_to(
         &mut self,
         archive: &Archive,
         index: usize,
         record: &Record<'_>,
         decoded: &Decoded<'_>,
         blocks: &mut Vec<(usize, Block)>,
-    ) -> Result<(), (Refusal, bool)> {
+    ) -> Result<Added, (Refusal, bool)> {
         let output = &archive.outputs[index];
         let json = match &decoded.json {
-            Ok(json) => *json,
+            Ok(Json::Row(json)) => Some(*json),
+            Ok(Json::NotDecoded) => None,
+            Ok(Json::NoRow) if output.takes_every_record => None,
+            Ok(Json::NoRow) => return Ok(Added::Nothing),
             Err(_) if output.takes_every_record => None,
             Err(refusal) => return Err((refusal.clone(), true)),
         };
+        if let (Some(filter), Some(text)) = (&output.filter, json) {
+            match filter.passes(record, text) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Added::Filtered),
+                Err(error) => return Err(((DeadLetterStage::Transform, error.to_string()), false)),
+            }
+        }
         let event_ms = match (&decoded.event_ms, record.timestamp) {
             (Ok(event_ms), _) => *event_ms,
             (Err(_), kafka_ms) if output.takes_every_record => kafka_ms.unwrap_or(NO_TIME_MS),
@@ -227,15 +408,15 @@ impl OpenBatch {
         let part = self.part_for(archive, index, record, decoded, event_ms);
         let open = &mut self.parts[part];
         let before = open.part.memory();
-        let row = Row { record, json, event_ms };
+        let row = format::Row { record, json, event_ms };
         let appended = output.format.append_row(&row, open.part.rows());
         // A refused row may have left a larger buffer behind.
         self.memory = self.memory + open.part.memory() - before;
         let appended = appended.map_err(|error| ((DeadLetterStage::Row, error.to_string()), false))?;
         let before = self.parts[part].part.memory();
         self.balance.fields_dropped += u64::from(appended.fields_dropped);
-        self.row_added(part, before, event_ms, blocks);
-        Ok(())
+        self.row_added(part, before, record.offset, event_ms, blocks);
+        Ok(Added::Row)
     }
 
     /// Adds all dead letters of one record: their indexes tell them apart.
@@ -243,29 +424,34 @@ impl OpenBatch {
         &mut self,
         archive: &Archive,
         record: &Record<'_>,
-        refused: &[Refused],
+        letters: &[Letter],
         blocks: &mut Vec<(usize, Block)>,
     ) {
-        for (index, (outputs, (stage, reason))) in refused.iter().enumerate() {
-            for &output in outputs {
-                self.balance.outputs[output].dead_lettered += 1;
-            }
+        for (index, Letter { row, outputs, refusal: (stage, reason) }) in letters.iter().enumerate() {
             self.balance.dead_letter_rows += 1;
             let names: Vec<&str> = outputs.iter().map(|&output| archive.outputs[output].name.as_str()).collect();
-            let nothing = Decoded { json: Ok(None), event_ms: Ok(0), is_fallback: false, captures: Captures::new() };
+            let nothing = archive.nothing(record);
             let event_ms = record.timestamp.unwrap_or(NO_TIME_MS);
             let part = self.part_for(archive, archive.dead_letters(), record, &nothing, event_ms);
             let before = self.parts[part].part.memory();
             let index = if has(Bug::DeadLettersNumberedAlike) { 0 } else { index };
-            let failure = Failure { index, stage: *stage, outputs: &names, reason };
+            let failure = Failure { index, row: *row, stage: *stage, outputs: &names, reason };
             dead_letter::append(record, &failure, self.parts[part].part.rows());
-            self.row_added(part, before, event_ms, blocks);
+            self.row_added(part, before, record.offset, event_ms, blocks);
         }
     }
 
-    fn row_added(&mut self, index: usize, memory_before: usize, event_ms: i64, blocks: &mut Vec<(usize, Block)>) {
+    fn row_added(
+        &mut self,
+        index: usize,
+        memory_before: usize,
+        offset: i64,
+        event_ms: i64,
+        blocks: &mut Vec<(usize, Block)>,
+    ) {
         let open = &mut self.parts[index];
         open.rows += 1;
+        open.records += u64::from(open.last_offset.replace(offset) != Some(offset));
         open.event_min_ms = open.event_min_ms.min(event_ms);
         open.event_max_ms = open.event_max_ms.max(event_ms);
         if open.part.row_added() {
@@ -319,7 +505,16 @@ impl OpenBatch {
         self.by_pattern.insert((output, window.pattern.clone()), index);
         let part = Part::new(self.dir.clone(), index, archive.outputs[output].format.clone());
         self.memory += PART_MEMORY;
-        self.parts.push(OpenPart { output, window, part, rows: 0, event_min_ms: i64::MAX, event_max_ms: i64::MIN });
+        self.parts.push(OpenPart {
+            output,
+            window,
+            part,
+            rows: 0,
+            records: 0,
+            last_offset: None,
+            event_min_ms: i64::MAX,
+            event_max_ms: i64::MIN,
+        });
         index
     }
 }

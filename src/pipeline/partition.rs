@@ -121,6 +121,8 @@ pub struct EncodingPart {
     pub key: String,
     /// Rows.
     pub rows: u64,
+    /// Records that they are of.
+    pub records: u64,
     /// Event times.
     pub event_ms: (i64, i64),
     /// The file.

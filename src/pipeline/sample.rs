@@ -5,6 +5,7 @@
 //! also the sampled ones, is judged by the same schema.
 
 use super::context::ArchiveContext;
+use crate::decode::{self, Decoder, Rows};
 use crate::destination::fault::Verdict;
 use crate::format::parquet::infer::Inference;
 use crate::layout::{Column, Layout, OutputFormat, SchemaSource};
@@ -17,6 +18,9 @@ pub const SAMPLE_RECORDS: u64 = 10_000;
 
 /// Collects the sample of one archive.
 pub struct Sampler {
+    /// Reads what is not JSON as it is.
+    decoder: Option<Box<dyn Decoder>>,
+    rows: Rows,
     outputs: Vec<(String, Inference)>,
     /// Records that taught something.
     records: u64,
@@ -40,7 +44,9 @@ impl Sampler {
             layout.outputs.iter().find(|output| output.name == name).and_then(|output| output.keep.clone())
         };
         let outputs = inferring(layout).map(|name| (name.to_string(), Inference::new(keep(name).as_ref()))).collect();
-        Self { outputs, records: 0, seen: 0, first_monotonic_ms: None }
+        // A configuration whose decoder does not compile was refused.
+        let decoder = decode::compile(&layout.decode).ok().flatten();
+        Self { decoder, rows: Rows::default(), outputs, records: 0, seen: 0, first_monotonic_ms: None }
     }
 
     /// Whether nothing was sampled yet.
@@ -61,11 +67,15 @@ impl Sampler {
         self.seen += 1;
         self.first_monotonic_ms.get_or_insert(monotonic_ms);
         let Some(value) = record.value else { return };
-        let mut teaches = true;
-        for (_, inference) in &mut self.outputs {
-            // What is not JSON becomes a dead letter later and says nothing about columns.
-            teaches &= inference.add(value).is_ok() && inference.has_columns();
-        }
+        // What does not decode becomes a dead letter later and says nothing about columns.
+        let teaches = match &self.decoder {
+            None => learn(&mut self.outputs, value),
+            Some(decoder) => {
+                self.rows.clear();
+                let decoded = decoder.decode(record, value, &mut self.rows).is_ok();
+                decoded && self.rows.iter().fold(false, |any, row| learn(&mut self.outputs, row.as_bytes()) | any)
+            }
+        };
         self.records += u64::from(teaches);
     }
 
@@ -90,6 +100,11 @@ impl Sampler {
         self.outputs.clear();
         Some(inferred)
     }
+}
+
+/// Whether every output has learned a column from `row` or those before it.
+fn learn(outputs: &mut [(String, Inference)], row: &[u8]) -> bool {
+    outputs.iter_mut().fold(true, |all, (_, inference)| inference.add(row).is_ok() && inference.has_columns() && all)
 }
 
 /// Pins `inferred` in the bucket, or takes what another process pinned first.

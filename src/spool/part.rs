@@ -191,6 +191,11 @@ fn changed(path: &Path, what: &str) -> io::Error {
 }
 
 impl Block {
+    /// Its rows in their plain form, but for those on disk.
+    pub fn plain(&self) -> &[u8] {
+        &self.rows
+    }
+
     /// Rows in it.
     pub fn rows(&self) -> u32 {
         self.count

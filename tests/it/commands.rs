@@ -4,7 +4,7 @@ use crate::support::configuration::Trial;
 use crate::support::kafka::{Topic, committed};
 use crate::support::process::siltstone;
 use crate::support::{setting, unique};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn check_reports_every_error_with_its_line() {
@@ -117,10 +117,106 @@ fn inspect_shows_where_each_partition_stands() {
     trial.drained(&topic);
 }
 
+const PORTAL: &str = r#"
+[kafka]
+brokers = "127.0.0.1:1"
+[spool]
+dir = "spool"
+[destinations.main]
+url = "file:///nowhere/at/all"
+[[archive]]
+topics = ["access"]
+decode = { type = "ltsv", types = { status = "int" }, nulls = ["-"] }
+timestamp = { field = "time" }
+transform = """
+if .uri == "/healthz" { abort }
+.cookie = parse_key_value(.cookie, field_delimiter: "; ") ?? {}
+.output = if int!(.status) >= 500 { ["all", "errors"] } else { "all" }
+"""
+[[archive.output]]
+name = "all"
+[[archive.output]]
+name = "errors"
+format = { type = "parquet", schema = "infer" }
+layout = { path = "errors/{field.host[0]}" }
+[[archive.output]]
+format = { type = "raw", newlines = "escape" }
+layout = { path = "raw" }
+"#;
+
+/// Without any Kafka: samples of a user's own, as a test of a configuration has them.
+#[test]
+fn preview_shows_what_becomes_of_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("siltstone.toml"), PORTAL).unwrap();
+    let good = "time:2025-11-21T03:00:00Z\thost:www.example\tstatus:503\tcookie:a=b; c=d\turi:/x";
+    let healthz = good.replace("uri:/x", "uri:/healthz");
+    std::fs::write(path("lines"), format!("{good}\n{healthz}\nbroken\n{}\n", good.replace("503", "x"))).unwrap();
+    let preview = |arguments: &[&str]| {
+        let config = path("siltstone.toml");
+        siltstone(&[&["preview", "-c", &config], arguments].concat())
+    };
+    let out = preview(&["--lines", &path("lines"), "--json"]).expect(0).out;
+    let told: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), 4, "{out}");
+    let row = json!({"cookie": {"a": "b", "c": "d"}, "host": "www.example", "status": 503, "time": "2025-11-21T03:00:00Z", "uri": "/x"});
+    assert_eq!(
+        told[0]["rows"],
+        json!([{"row": row, "event_time": "2025-11-21T03:00:00.000Z", "outputs": ["all", "errors"]}])
+    );
+    let keys: Vec<&str> =
+        told[0]["objects"].as_array().unwrap().iter().map(|one| one["key"].as_str().unwrap()).collect();
+    let name = format!("access+00000+{:020}-{:020}", 0, 1);
+    let expected = [
+        format!("access/dt=2025-11-21/hr=03/{name}.json.gz"),
+        format!("errors/www/{name}.parquet"),
+        format!("raw/{name}.txt.gz"),
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(told[1]["dropped"], json!({"all": "transform", "errors": "transform"}));
+    assert_eq!(told[1]["objects"].as_array().unwrap().len(), 1, "raw takes it all the same: {}", told[1]);
+    for (number, reason) in [(2, "no label"), (3, "whole number")] {
+        let letter = &told[number]["dead_letters"][0];
+        assert_eq!((&letter["stage"], &letter["outputs"]), (&json!("decode"), &json!(["all", "errors"])));
+        assert!(letter["reason"].as_str().unwrap().contains(reason), "{letter}");
+    }
+    let text = preview(&["--lines", &path("lines")]).expect(0);
+    text.prints(&[
+        "access/0 offset 0",
+        "errors/www/",
+        "dropped by the rule transform",
+        "dead letter  decode: field 1 has no label",
+    ]);
+    // Records with Kafka's own; a dead letter is such a record.
+    let record =
+        json!({"topic": "access", "partition": 7, "offset": 41, "timestamp": 1_763_712_000_000_i64, "value": good});
+    std::fs::write(path("records"), format!("{record}\n")).unwrap();
+    let out = preview(&["--records", &path("records"), "--json"]).expect(0).out;
+    assert!(out.contains("access+00007+00000000000000000041-"), "{out}");
+    preview(&["--records", &path("lines")]).expect(2).says(&["line 1"]);
+    preview(&["--lines", &path("lines"), "--topic", "other"]).expect(3).says(&["no archive takes the topic other"]);
+    assert!(!dir.path().join("spool").exists(), "nothing is left behind");
+}
+
+/// The newest records of the real Kafka, and nothing is joined, committed or written.
+#[test]
+fn preview_reads_the_newest_records() {
+    let topic = Topic::create(2);
+    topic.send_good(0, 50, 2);
+    let trial = Trial::on_disk(&topic);
+    let out = trial.command("preview", &["-n", "6", "--json"]).expect(0).out;
+    let told: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), 6, "{out}");
+    assert!(told.iter().all(|one| one["objects"].as_array().is_some_and(|objects| objects.len() == 1)), "{out}");
+    assert!(told.iter().all(|one| one["offset"].as_i64().is_some_and(|offset| offset >= 19)), "{out}");
+    assert_eq!((committed(&trial.group, &topic, 0), trial.root().exists()), (None, false));
+}
+
 #[test]
 fn help_shows_every_page_of_the_guide() {
     let list = siltstone(&["help"]).expect(0).out;
-    for page in ["delivery", "configuration", "layout", "operations"] {
+    for page in ["delivery", "configuration", "decode", "transform", "layout", "operations"] {
         assert!(list.contains(page), "{list}");
         let text = siltstone(&["help", page]).expect(0).out;
         assert!(text.starts_with("# ") && text.len() > 1000, "{page}: {text}");

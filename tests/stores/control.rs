@@ -220,6 +220,7 @@ fn layout() -> Layout {
         archive: "a".into(),
         generation: 1,
         decode: Decode::Raw,
+        transform: None,
         timestamp: TimestampRule {
             source: TimestampSource::Kafka,
             format: TimeFormat::Auto,
@@ -229,6 +230,7 @@ fn layout() -> Layout {
         tombstones: Tombstones::Keep,
         outputs: vec![OutputLayout {
             name: "json".into(),
+            filter: None,
             format: OutputFormat::Json { compression: Compression::Gzip(6) },
             keep: None,
             place: place.clone(),

@@ -3,8 +3,9 @@
 use super::check::expected;
 use super::number::{Number, lossless_double};
 use super::row::push_bytes;
-use crate::format::object::{has_lone_surrogate, quote, unescape};
+use crate::format::object::{has_lone_surrogate, unescape};
 use crate::layout::TimeUnit;
+use crate::parse::text::quote;
 use crate::parse::timestamp::{rfc3339, unit_by_size};
 use base64::Engine;
 use base64::alphabet;

@@ -124,6 +124,7 @@ impl Core {
                 key: keys.key(&part.window, range),
                 folder: part.window.folder.to_string(),
                 rows: part.rows,
+                records: part.records,
                 event_ms: (part.event_min_ms, part.event_max_ms),
                 file: None,
             });
@@ -235,8 +236,8 @@ impl Core {
                 );
                 return self.halted(slot, Halt::Stop(text));
             };
-            let EncodingPart { output, folder, key, rows, event_ms, .. } = part;
-            batch.parts.push(SealedPart { output, folder, key, file, rows, event_ms });
+            let EncodingPart { output, folder, key, rows, records, event_ms, .. } = part;
+            batch.parts.push(SealedPart { output, folder, key, file, rows, records, event_ms });
         }
         // Every part of a batch is on disk.
         self.context.health.spool_well();

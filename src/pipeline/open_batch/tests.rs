@@ -45,10 +45,21 @@ fn compiled(outputs: &[Value], fallback: &str) -> Arc<Archive> {
 /// The same with dead letters in the folders of `dead`.
 fn compiled_with(outputs: &[Value], fallback: &str, dead: &str) -> Arc<Archive> {
     let timestamp = json!({"source": {"field": ["time"]}, "format": "auto", "zone": "UTC", "fallback": fallback});
-    let layout: Layout = serde_json::from_value(json!({"version": 1, "code": {"rows": 1, "tzdata": "test"},
+    compiled_of(json!({"version": 1, "code": {"rows": 1, "tzdata": "test"},
         "archive": "a", "generation": 1, "decode": {"type": "json", "validate": true}, "timestamp": timestamp,
         "tombstones": "keep", "outputs": outputs, "dead_letters": {"place": place(dead)}}))
-    .expect("a layout");
+}
+
+/// An archive that unfolds JSON and runs `program` on each row.
+fn unfolding(outputs: &[Value], program: Option<&str>) -> Arc<Archive> {
+    let timestamp = json!({"source": {"field": ["time"]}, "format": "auto", "zone": "UTC", "fallback": "kafka"});
+    compiled_of(json!({"version": 1, "code": {"rows": 1, "tzdata": "test"},
+        "archive": "a", "generation": 1, "decode": {"type": "json", "validate": true, "unfold": true}, "transform": program,
+        "timestamp": timestamp, "tombstones": "keep", "outputs": outputs, "dead_letters": {"place": place("dead")}}))
+}
+
+fn compiled_of(layout: Value) -> Arc<Archive> {
+    let layout: Layout = serde_json::from_value(layout).expect("a layout");
     let memory = Destination::from_store("main", "memory:///", Arc::new(InMemory::new()), StoreKind::Memory);
     let destinations = BTreeMap::from([("memory:///".to_string(), Arc::new(memory))]);
     Arc::new(Archive::compile(&layout, &destinations, &BTreeMap::new()).expect("a layout that compiles"))
@@ -218,4 +229,86 @@ fn kafka_timestamps_that_stand_in_are_counted() {
     assert_eq!(fallbacks(&[parquet("rows")], "kafka"), (2, 4));
     assert_eq!(fallbacks(&[lines("lines")], "dead_letter"), (0, 3));
     assert_eq!(fallbacks(&[raw("raw"), lines("lines")], "dead_letter"), (4, 7));
+}
+
+/// The lines of an output, whatever its windows.
+fn lines_of(batch: &mut OpenBatch, output: usize) -> Vec<String> {
+    let parts = batch.parts.iter_mut().filter(|part| part.output == output);
+    let text: Vec<u8> = parts.flat_map(|part| part.part.rows().clone()).collect();
+    String::from_utf8(text).expect("text").lines().map(str::to_string).collect()
+}
+
+/// Rows are counted beside records; a record with a row that is a dead letter is one, with its other rows archived.
+#[test]
+fn a_record_unfolds_to_rows() {
+    let archive = unfolding(&[parquet("rows"), lines("lines"), raw("raw")], None);
+    let payloads: [Option<&[u8]>; 6] = [
+        Some(br#"[{"id":1,"time":1763683205604},{"id":2,"time":1763690000000},{"id":3}]"#),
+        Some(br#"[{"id":4},{"id":"x"},{"id":6}]"#),
+        Some(b"[]"),
+        Some(b"[1,"),
+        Some(br#"{"id":7}"#),
+        None,
+    ];
+    let mut batch = batch_of(&archive, &payloads);
+    let told: Vec<_> =
+        batch.balance.outputs.iter().map(|of| (of.archived, of.rows, of.dead_lettered, of.dropped.clone())).collect();
+    let empty = BTreeMap::from([("empty", 1)]);
+    let nothing = BTreeMap::new();
+    assert_eq!(told, [(2, 6, 3, empty.clone()), (4, 8, 1, empty), (6, 6, 0, nothing)]);
+    assert_eq!(batch.balance.time_fallbacks, 4, "of four records a row or more has no time of its own");
+    let letters: Vec<Value> = dead_letters(&mut batch)
+        .iter()
+        .map(|one| json!([one["offset"], one["index"], one["row"], one["stage"]]))
+        .collect();
+    assert_eq!(Value::Array(letters), json!([[1, 0, 1, "row"], [3, 0, null, "decode"], [5, 0, null, "row"]]));
+    let expected =
+        [r#"{"id":1,"time":1763683205604}"#, r#"{"id":2,"time":1763690000000}"#, r#"{"id":3}"#, r#"{"id":4}"#];
+    let found = lines_of(&mut batch, 1);
+    assert!(expected.iter().all(|line| found.contains(&line.to_string())), "{found:?}");
+    // Of each part, how many records its rows are of.
+    let parts: Vec<(u64, u64)> =
+        batch.parts.iter().filter(|part| part.output == 1).map(|part| (part.rows, part.records)).collect();
+    assert_eq!(parts, [(1, 1), (1, 1), (6, 4)]);
+    assert_eq!(lines_of(&mut batch, 2).len(), 6);
+}
+
+/// Every record is accounted for in every output, whatever program, routes and filters do with its rows.
+#[test]
+fn programs_drop_route_and_fail() {
+    let program =
+        "if .drop == true { abort }\n.time = .t\ndel(.t)\nif exists(.to) { .output = del(.to) }\n.n = to_int!(.n)";
+    let mut errors = lines("errors");
+    errors["filter"] = json!(".n > 1");
+    let archive = unfolding(&[lines("all"), errors, raw("raw")], Some(program));
+    let payloads: [Option<&[u8]>; 7] = [
+        Some(br#"{"n":"1","t":1763683205604}"#),
+        Some(br#"{"n":"2","to":"errors"}"#),
+        Some(br#"[{"drop":true},{"n":"3","to":["all","errors"]}]"#),
+        Some(br#"{"drop":true}"#),
+        Some(br#"{"n":"x"}"#),
+        Some(br#"{"n":"4","to":"nowhere"}"#),
+        Some(b"{"),
+    ];
+    let mut batch = batch_of(&archive, &payloads);
+    let told: Vec<_> =
+        batch.balance.outputs.iter().map(|of| (of.archived, of.rows, of.dead_lettered, of.dropped.clone())).collect();
+    assert_eq!(
+        told,
+        [
+            (2, 2, 3, BTreeMap::from([("route", 1), ("transform", 1)])),
+            (2, 2, 3, BTreeMap::from([("filter", 1), ("transform", 1)])),
+            (7, 7, 0, BTreeMap::new()),
+        ]
+    );
+    assert_eq!(lines_of(&mut batch, 0), [r#"{"n":1,"time":1763683205604}"#, r#"{"n":3,"time":null}"#]);
+    assert_eq!(lines_of(&mut batch, 1), [r#"{"n":2,"time":null}"#, r#"{"n":3,"time":null}"#]);
+    let letters: Vec<Value> =
+        dead_letters(&mut batch).iter().map(|one| json!([one["offset"], one["stage"], one["outputs"]])).collect();
+    let both = json!(["all", "errors"]);
+    assert_eq!(Value::Array(letters), json!([[4, "transform", both], [5, "transform", both], [6, "decode", both]]));
+    // The event time is that of the row as it is archived.
+    let folders: Vec<&str> =
+        batch.parts.iter().filter(|part| part.output == 0).map(|part| &*part.window.folder).collect();
+    assert_eq!(folders, ["all/hr=00", "all/hr=08"]);
 }

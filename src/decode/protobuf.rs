@@ -1,0 +1,79 @@
+//! Protocol Buffers by one message type: the canonical JSON of proto3, with 64-bit integers as numbers, names of fields as in
+//! the `.proto` file, and fields that are not set left out where the message tells presence and with their defaults elsewhere.
+
+use super::{DecodeError, Decoder, Rows};
+use crate::parse::json::{DEPTH_MAX, levels};
+use crate::record::Record;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions, Value};
+
+/// Messages of one type.
+pub(super) struct Protobuf {
+    message: MessageDescriptor,
+    ignores_unknown: bool,
+    options: SerializeOptions,
+}
+
+impl Protobuf {
+    /// `descriptors`: base64 of a `FileDescriptorSet`; `message`: the full name of the type.
+    pub(super) fn new(descriptors: &str, message: &str, ignores_unknown: bool) -> Result<Self, String> {
+        let bytes = BASE64.decode(descriptors).map_err(|error| format!("the descriptors are not base64: {error}"))?;
+        let pool = DescriptorPool::decode(bytes.as_slice()).map_err(|error| {
+            format!("not a FileDescriptorSet with all that it imports (protoc --include_imports): {error}")
+        })?;
+        let Some(found) = pool.get_message_by_name(message) else {
+            let known: Vec<String> = pool.all_messages().map(|known| known.full_name().to_string()).take(20).collect();
+            return Err(format!("no message {message}; there are {}", known.join(", ")));
+        };
+        let options = SerializeOptions::new()
+            .stringify_64_bit_integers(false)
+            .use_proto_field_name(true)
+            .skip_default_fields(false);
+        Ok(Self { message: found, ignores_unknown, options })
+    }
+}
+
+impl Decoder for Protobuf {
+    fn decode(&self, _: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
+        let message = DynamicMessage::decode(self.message.clone(), payload)
+            .map_err(|error| DecodeError(format!("not a {}: {error}", self.message.full_name())))?;
+        if !self.ignores_unknown
+            && let Some(place) = unknown_field(&message)
+        {
+            return Err(DecodeError(format!(
+                "field {place} is not of the schema; unknown = \"ignore\" leaves such fields out"
+            )));
+        }
+        let mut json = serde_json::Serializer::new(Vec::new());
+        message
+            .serialize_with_options(&mut json, &self.options)
+            .map_err(|error| DecodeError(format!("{} as JSON: {error}", self.message.full_name())))?;
+        let text = String::from_utf8(json.into_inner()).map_err(|error| DecodeError(error.to_string()))?;
+        if levels(&text) > DEPTH_MAX {
+            return Err(DecodeError(format!("values nest deeper than {DEPTH_MAX}")));
+        }
+        rows.add(|out| {
+            out.raw(&text);
+            Ok(())
+        })
+    }
+}
+
+/// The first field that the schema does not have: names of the fields it is in, and its number. Messages nest at most as deep
+/// as decoding allows (100).
+fn unknown_field(message: &DynamicMessage) -> Option<String> {
+    if let Some(field) = message.unknown_fields().next() {
+        return Some(field.number().to_string());
+    }
+    message.fields().find_map(|(field, value)| unknown_in(value).map(|inner| format!("{}.{inner}", field.name())))
+}
+
+fn unknown_in(value: &Value) -> Option<String> {
+    match value {
+        Value::Message(message) => unknown_field(message),
+        Value::List(values) => values.iter().find_map(unknown_in),
+        Value::Map(entries) => entries.values().find_map(unknown_in),
+        _ => None,
+    }
+}

@@ -1,0 +1,218 @@
+//! The rows of one record, and how values are written into them.
+
+use super::DecodeError;
+use crate::parse::json::{DEPTH_MAX, levels};
+use crate::parse::text::{quote, write_base64, write_json_string};
+use serde::de::IgnoredAny;
+use std::collections::HashSet;
+
+/// JSON texts in order. Kept from record to record: only the largest one decides how much room it takes.
+#[derive(Debug, Default)]
+pub struct Rows {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Rows {
+    /// Forgets all rows.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The rows in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let row = &self.text[start..end];
+            start = end;
+            std::str::from_utf8(row).expect("decoders write text")
+        })
+    }
+
+    /// Row `index`.
+    pub fn get(&self, index: usize) -> Option<&str> {
+        let start = index.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
+        Some(std::str::from_utf8(&self.text[start..*self.ends.get(index)?]).expect("decoders write text"))
+    }
+
+    /// Forgets all but the first `rows`.
+    pub fn truncate(&mut self, rows: usize) {
+        self.ends.truncate(rows);
+        self.text.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
+    /// Adds the row that `write` writes, or none where that fails.
+    ///
+    /// # Errors
+    /// What `write` says.
+    pub fn add(&mut self, write: impl FnOnce(&mut Writer<'_>) -> Result<(), DecodeError>) -> Result<(), DecodeError> {
+        let written = write(&mut Writer { out: &mut self.text, depth: 0 });
+        match written {
+            Ok(()) => self.ends.push(self.text.len()),
+            Err(_) => self.truncate(self.ends.len()),
+        }
+        written
+    }
+}
+
+/// Writes JSON values and refuses what [`super`]'s D-4 does not allow.
+pub struct Writer<'r> {
+    out: &'r mut Vec<u8>,
+    depth: usize,
+}
+
+/// The members of an object that is being written.
+pub struct Members {
+    names: Names,
+    any: bool,
+}
+
+/// Names seen: few are compared, many are looked up.
+enum Names {
+    Few(Vec<String>),
+    Many(HashSet<String>),
+}
+
+/// From so many names on, looking up is quicker than comparing.
+const NAMES_FEW: usize = 24;
+
+impl Names {
+    /// Whether `name` is new.
+    fn add(&mut self, name: &str) -> bool {
+        match self {
+            Self::Few(seen) => {
+                let is_new = !seen.iter().any(|known| known == name);
+                seen.push(name.to_string());
+                if seen.len() > NAMES_FEW {
+                    *self = Self::Many(seen.drain(..).collect());
+                }
+                is_new
+            }
+            Self::Many(seen) => seen.insert(name.to_string()),
+        }
+    }
+}
+
+impl<'r> Writer<'r> {
+    fn deeper(&mut self) -> Result<(), DecodeError> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(too_deep());
+        }
+        Ok(())
+    }
+
+    /// Begins an object.
+    pub fn object(&mut self) -> Result<Members, DecodeError> {
+        self.deeper()?;
+        self.out.push(b'{');
+        Ok(Members { names: Names::Few(Vec::new()), any: false })
+    }
+
+    /// Writes the name of the next member; its value follows.
+    pub fn name(&mut self, members: &mut Members, name: &str) -> Result<(), DecodeError> {
+        if !members.names.add(name) {
+            return Err(DecodeError(format!("the name {} comes twice", quote(name))));
+        }
+        if std::mem::replace(&mut members.any, true) {
+            self.out.push(b',');
+        }
+        write_json_string(name, self.out);
+        self.out.push(b':');
+        Ok(())
+    }
+
+    /// Ends the object.
+    pub fn end_object(&mut self) {
+        self.depth -= 1;
+        self.out.push(b'}');
+    }
+
+    /// Writes an array; `each` writes the element that it is given.
+    pub fn array<T>(
+        &mut self,
+        elements: impl IntoIterator<Item = T>,
+        mut each: impl FnMut(&mut Self, T) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        self.begin_array()?;
+        for (index, element) in elements.into_iter().enumerate() {
+            if index > 0 {
+                self.raw(",");
+            }
+            each(self, element)?;
+        }
+        self.end_array();
+        Ok(())
+    }
+
+    /// Begins an array whose elements come one by one, with commas between them.
+    pub(super) fn begin_array(&mut self) -> Result<(), DecodeError> {
+        self.deeper()?;
+        self.out.push(b'[');
+        Ok(())
+    }
+
+    pub(super) fn end_array(&mut self) {
+        self.depth -= 1;
+        self.out.push(b']');
+    }
+
+    /// Writes a string.
+    pub fn string(&mut self, text: &str) {
+        write_json_string(text, self.out);
+    }
+
+    /// Writes bytes as a string of their base64.
+    pub fn base64(&mut self, bytes: &[u8]) {
+        write_base64(bytes, self.out);
+    }
+
+    /// Writes a JSON text of which nothing is known yet.
+    pub fn json(&mut self, text: &str) -> Result<(), DecodeError> {
+        let text = text.trim_matches([' ', '\t', '\n', '\r']);
+        serde_json::from_str::<IgnoredAny>(text).map_err(|_| DecodeError("not JSON".to_string()))?;
+        if self.depth + levels(text) > DEPTH_MAX {
+            return Err(too_deep());
+        }
+        self.raw(text);
+        Ok(())
+    }
+
+    /// Writes what is JSON already.
+    pub fn raw(&mut self, json: &str) {
+        self.out.extend_from_slice(json.as_bytes());
+    }
+
+    /// Writes a number, or what Protocol Buffers write for what JSON has no number for: `"NaN"`, `"Infinity"`, `"-Infinity"`.
+    pub fn float(&mut self, value: f64) {
+        match (value.is_nan(), value.is_infinite(), value > 0.0) {
+            (true, ..) => self.raw("\"NaN\""),
+            (_, true, true) => self.raw("\"Infinity\""),
+            (_, true, false) => self.raw("\"-Infinity\""),
+            _ => serde_json::to_writer(&mut *self.out, &value).expect("a finite number is JSON"),
+        }
+    }
+
+    /// The same with the digits that a single needs.
+    pub fn single(&mut self, value: f32) {
+        match value.is_finite() {
+            true => serde_json::to_writer(&mut *self.out, &value).expect("a finite number is JSON"),
+            false => self.float(f64::from(value)),
+        }
+    }
+}
+
+fn too_deep() -> DecodeError {
+    DecodeError(format!("values nest deeper than {DEPTH_MAX}"))
+}
