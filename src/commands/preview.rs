@@ -9,10 +9,11 @@ use crate::exit::{Exit, Failure};
 use crate::kafka::look;
 use crate::layout::{Layout, OutputFormat, SchemaSource};
 use crate::parse::timestamp::render_instant;
-use crate::pipeline::archive::{Archive, Json, Scratch, Unpacked, What};
+use crate::pipeline::archive::{Archive, Json};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::pipeline::sample::Sampler;
 use crate::pipeline::start::{chain, open_destinations};
+use crate::pipeline::unpack::{Scratch, Unpacked, What};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition, offset_after};
 use crate::spool::{Spool, process_number};
 use base64::Engine;
@@ -159,21 +160,17 @@ async fn from_kafka(args: &PreviewArgs, config: &Config) -> Result<Vec<OwnedReco
 
 /// Keeps the newest `count` of each topic, by their timestamps.
 fn newest_of_each_topic(records: &mut Vec<OwnedRecord>, count: usize) {
-    let mut times: BTreeMap<String, Vec<Option<i64>>> = BTreeMap::new();
-    for record in records.iter() {
-        times.entry(record.topic.clone()).or_default().push(record.timestamp);
+    let mut by_age: Vec<usize> = (0..records.len()).collect();
+    by_age.sort_by_key(|&index| std::cmp::Reverse((records[index].timestamp, records[index].offset)));
+    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut keep = vec![false; records.len()];
+    for index in by_age {
+        let taken = taken.entry(&records[index].topic).or_default();
+        keep[index] = *taken < count;
+        *taken += 1;
     }
-    for times in times.values_mut() {
-        times.sort_by(|one, other| other.cmp(one));
-    }
-    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
-    records.retain(|record| {
-        let least = times.get(&record.topic).and_then(|times| times.get(count.saturating_sub(1)));
-        let taken = taken.entry(record.topic.clone()).or_default();
-        let keep = *taken < count && least.is_none_or(|least| record.timestamp >= *least);
-        *taken += usize::from(keep);
-        keep
-    });
+    let mut keep = keep.into_iter();
+    records.retain(|_| keep.next().unwrap_or(false));
 }
 
 /// The topic of samples that name none.

@@ -1,5 +1,6 @@
 //! `decode` of an archive: what payloads are, and how they become rows.
 
+use super::error::did_you_mean;
 use super::raw::{Field, Section};
 use super::shape::{self, Shape};
 use super::tree::Value;
@@ -103,17 +104,28 @@ fn of_type(section: &Section<'_>, kind: &str, field: &Field<'_>, base_dir: &Path
             names: array_names(),
         },
     };
-    if let Err(problem) = decode::compile(&decode) {
+    if let Decode::Csv { delimiter, quote: Some(quote), .. } = decode
+        && delimiter == quote
+    {
+        section.cross("quote", "the delimiter, too".to_string(), "another character, or off".to_string());
+    }
+    let compiled = decode::compile(&decode);
+    if let Ok(Some(decoder)) = &compiled {
+        refuse_unknown_types(section, decoder.fields());
+    }
+    if let Err(problem) = compiled {
         let pattern = match decode {
             Decode::Regex { .. } | Decode::Grok { .. } => section.field("pattern"),
             Decode::Avro { .. } => section.field("schema"),
-            Decode::Protobuf { .. } => section.field("message"),
+            Decode::Protobuf { .. } if problem.starts_with("no message") => section.field("message"),
+            Decode::Protobuf { .. } => section.field("descriptors"),
             _ => None,
         };
         let allowed = match kind {
             "grok" => GROK,
             "avro" => AVRO,
-            "protobuf" => MESSAGE,
+            "protobuf" if problem.starts_with("no message") => MESSAGE,
+            "protobuf" => DESCRIPTORS,
             _ => REGEX,
         };
         return pattern.as_ref().unwrap_or(field).wrong(problem, allowed);
@@ -128,6 +140,18 @@ fn of_type(section: &Section<'_>, kind: &str, field: &Field<'_>, base_dir: &Path
         );
     }
     Some(decode)
+}
+
+/// Refuses types of fields that no row can have.
+fn refuse_unknown_types(section: &Section<'_>, known: Option<Vec<String>>) {
+    let Some(known) = known else { return };
+    let Some(types) = section.field("types").filter(Field::is_table) else { return };
+    for (name, field) in types.entries("").unwrap_or_default() {
+        if !known.iter().any(|known| known == name) {
+            let hint = did_you_mean(name, known.iter().map(String::as_str));
+            field.wrong::<()>(format!("no field of that name{hint}"), known.join(", "));
+        }
+    }
 }
 
 const REGEX: &str = "a regular expression with named groups: (?<name>…)";

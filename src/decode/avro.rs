@@ -352,6 +352,9 @@ fn write_bytes(meaning: Meaning, bytes: &[u8], out: &mut Writer<'_>) -> Result<(
     Ok(())
 }
 
+/// Most bytes of a decimal: more than 2,400 digits. The time to write one grows with its square.
+const UNSCALED_BYTES_MAX: usize = 1_024;
+
 /// The number `unscaled` × 10^-`scale` with all its digits. `unscaled` is two's complement, big endian.
 fn decimal(unscaled: &[u8], scale: u32) -> Result<String, String> {
     /// Most digits behind the point: more would be none that anybody counted.
@@ -359,6 +362,9 @@ fn decimal(unscaled: &[u8], scale: u32) -> Result<String, String> {
     let scale = usize::try_from(scale.min(SCALE_MAX + 1)).unwrap_or(usize::MAX);
     if scale > SCALE_MAX as usize {
         return Err(format!("a decimal with more than {SCALE_MAX} digits behind the point"));
+    }
+    if unscaled.len() > UNSCALED_BYTES_MAX {
+        return Err(format!("a decimal of {} bytes", unscaled.len()));
     }
     let number = BigInt::from_signed_bytes_be(unscaled);
     let (sign, digits) =

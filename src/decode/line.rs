@@ -24,6 +24,10 @@ impl Regular {
 }
 
 impl Decoder for Regular {
+    fn fields(&self) -> Option<Vec<String>> {
+        Some(self.pattern.capture_names().flatten().map(str::to_string).collect())
+    }
+
     fn decode(&self, _: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
         let found = self.pattern.captures(line(payload)?).ok_or_else(no_match)?;
         let groups =
@@ -51,6 +55,11 @@ impl Grok {
         let mut names: Vec<String> = pattern.capture_names().map(str::to_string).collect();
         names.sort();
         names.dedup();
+        if let Some((name, kind)) = names.iter().find_map(|name| Some((name, pattern.get_extract(name)?))) {
+            return Err(format!(
+                "the type of {name} stands in types = {{ {name} = … }}, not in the pattern (`:{kind}`)"
+            ));
+        }
         if names.is_empty() {
             return Err("no field: %{NAME:field} makes the field `field`".to_string());
         }
@@ -59,6 +68,10 @@ impl Grok {
 }
 
 impl Decoder for Grok {
+    fn fields(&self) -> Option<Vec<String>> {
+        Some(self.names.clone())
+    }
+
     fn decode(&self, _: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
         let found = self.pattern.match_against(line(payload)?).ok_or_else(no_match)?;
         add(self.names.iter().map(|name| (name.as_str(), found.get(name))), &self.values, rows)

@@ -43,6 +43,10 @@ pub trait Decoder: Send + Sync {
     /// # Errors
     /// The payload is not of this kind; `rows` then hold nothing of worth.
     fn decode(&self, record: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError>;
+    /// The names of all fields that rows can have, where they are known beforehand.
+    fn fields(&self) -> Option<Vec<String>> {
+        None
+    }
 }
 
 /// Compiles `decode`. `None`: payloads are their own rows (JSON as it is), or have none (raw).
@@ -67,6 +71,11 @@ pub fn compile(decode: &Decode) -> Result<Option<Box<dyn Decoder>>, String> {
         }
         Decode::Msgpack { unfold, names } => Box::new(msgpack::Msgpack::new(*unfold, names)),
     }))
+}
+
+/// JSON, one value a record, read to its end whatever the layout says of validation: for those that look at all of it.
+pub fn one_json() -> Box<dyn Decoder> {
+    Box::new(json::Json::new(false, &[]))
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! Protocol Buffers by one message type: the canonical JSON of proto3, with 64-bit integers as numbers, names of fields as in
-//! the `.proto` file, and fields that are not set left out where the message tells presence and with their defaults elsewhere.
+//! the `.proto` file and in the order of their names, and fields that are not set left out where the message tells presence and with their defaults elsewhere.
 
+use super::rows::Writer;
 use super::{DecodeError, Decoder, Rows};
 use crate::parse::json::{DEPTH_MAX, levels};
 use crate::record::Record;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions, Value};
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashSet};
 
 /// Messages of one type.
 pub(super) struct Protobuf {
@@ -26,6 +29,11 @@ impl Protobuf {
             let known: Vec<String> = pool.all_messages().map(|known| known.full_name().to_string()).take(20).collect();
             return Err(format!("no message {message}; there are {}", known.join(", ")));
         };
+        if holds_any(&found, &mut HashSet::new()) {
+            return Err(format!(
+                "{message} holds google.protobuf.Any, which is not decoded: keep such payloads with decode = \"raw\""
+            ));
+        }
         let options = SerializeOptions::new()
             .stringify_64_bit_integers(false)
             .use_proto_field_name(true)
@@ -53,11 +61,40 @@ impl Decoder for Protobuf {
         if levels(&text) > DEPTH_MAX {
             return Err(DecodeError(format!("values nest deeper than {DEPTH_MAX}")));
         }
-        rows.add(|out| {
-            out.raw(&text);
-            Ok(())
-        })
+        rows.add(|out| sorted(&text, out))
     }
+}
+
+/// Writes `json` with the names of each object in order: the library keeps maps in an order of the moment.
+fn sorted(json: &str, out: &mut Writer<'_>) -> Result<(), DecodeError> {
+    let broken = |error: serde_json::Error| DecodeError(error.to_string());
+    match json.as_bytes().first() {
+        Some(b'{') => {
+            let fields: BTreeMap<String, &RawValue> = serde_json::from_str(json).map_err(broken)?;
+            let mut members = out.object()?;
+            for (name, value) in fields {
+                out.name(&mut members, &name)?;
+                sorted(value.get(), out)?;
+            }
+            out.end_object();
+            Ok(())
+        }
+        Some(b'[') => {
+            let elements: Vec<&RawValue> = serde_json::from_str(json).map_err(broken)?;
+            out.array(elements, |out, element| sorted(element.get(), out))
+        }
+        _ => {
+            out.raw(json);
+            Ok(())
+        }
+    }
+}
+
+/// The first message below `message` that holds messages of any type: what is in them is decoded without a bound.
+fn holds_any(message: &MessageDescriptor, seen: &mut HashSet<String>) -> bool {
+    message.full_name() == "google.protobuf.Any"
+        || (seen.insert(message.full_name().to_string())
+            && message.fields().any(|field| field.kind().as_message().is_some_and(|inner| holds_any(inner, seen))))
 }
 
 /// The first field that the schema does not have: names of the fields it is in, and its number. Messages nest at most as deep
@@ -73,7 +110,7 @@ fn unknown_in(value: &Value) -> Option<String> {
     match value {
         Value::Message(message) => unknown_field(message),
         Value::List(values) => values.iter().find_map(unknown_in),
-        Value::Map(entries) => entries.values().find_map(unknown_in),
+        Value::Map(entries) => entries.values().filter_map(unknown_in).min(),
         _ => None,
     }
 }

@@ -6,7 +6,13 @@ use crate::parse::text::{quote, write_base64, write_json_string};
 use serde::de::IgnoredAny;
 use std::collections::HashSet;
 
-/// JSON texts in order. Kept from record to record: only the largest one decides how much room it takes.
+/// Most bytes of room that are kept for the next record: one that needed more does not decide for all that follow.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// Most bytes of all rows of a record: a small payload can unfold to very much.
+const ROWS_BYTES_MAX: usize = 64 << 20;
+
+/// JSON texts in order. Kept from record to record.
 #[derive(Debug, Default)]
 pub struct Rows {
     text: Vec<u8>,
@@ -16,6 +22,9 @@ pub struct Rows {
 impl Rows {
     /// Forgets all rows.
     pub fn clear(&mut self) {
+        if self.text.capacity() > KEPT_BYTES_MAX {
+            *self = Self::default();
+        }
         self.text.clear();
         self.ends.clear();
     }
@@ -58,6 +67,10 @@ impl Rows {
     /// What `write` says.
     pub fn add(&mut self, write: impl FnOnce(&mut Writer<'_>) -> Result<(), DecodeError>) -> Result<(), DecodeError> {
         let written = write(&mut Writer { out: &mut self.text, depth: 0 });
+        let written = written.and_then(|()| match self.text.len() > ROWS_BYTES_MAX {
+            true => Err(DecodeError(format!("its rows are more than {ROWS_BYTES_MAX} bytes"))),
+            false => Ok(()),
+        });
         match written {
             Ok(()) => self.ends.push(self.text.len()),
             Err(_) => self.truncate(self.ends.len()),

@@ -90,6 +90,10 @@ impl Csv {
 }
 
 impl Decoder for Csv {
+    fn fields(&self) -> Option<Vec<String>> {
+        Some(self.columns.clone())
+    }
+
     fn decode(&self, _: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
         let mut unread = text(payload)?.as_bytes();
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);

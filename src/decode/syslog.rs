@@ -6,7 +6,7 @@
 //! | `timestamp` | RFC 3339, UTC |
 //! | `hostname`, `appname`, `msgid` | strings |
 //! | `procid` | string, also where it is a number |
-//! | `structured_data` | RFC 5424: an object by id of objects of strings |
+//! | `structured_data` | RFC 5424: an object by id of objects of strings; of an array of them where a name repeats |
 //! | `message` | string; without the byte order mark that RFC 5424 puts before UTF-8 |
 //!
 //! What a line does not tell is left out.
@@ -66,10 +66,23 @@ impl Syslog {
             let mut ids = out.object()?;
             for element in &message.structured_data {
                 out.name(&mut ids, element.id)?;
-                let mut params = out.object()?;
+                let mut params: Vec<(&str, Vec<String>)> = Vec::new();
                 for (name, value) in element.params() {
-                    out.name(&mut params, name)?;
-                    out.string(&value);
+                    match params.iter_mut().find(|(known, _)| known == name) {
+                        Some((_, values)) => values.push(value),
+                        None => params.push((name, vec![value])),
+                    }
+                }
+                let mut members = out.object()?;
+                for (name, values) in params {
+                    out.name(&mut members, name)?;
+                    match values.as_slice() {
+                        [value] => out.string(value),
+                        values => out.array(values, |out, value| {
+                            out.string(value);
+                            Ok(())
+                        })?,
+                    }
                 }
                 out.end_object();
             }

@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError as ClientError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long one poll waits, and how many may bring nothing: 20 s.
@@ -30,23 +30,42 @@ pub fn newest(
     let failed =
         |error: ClientError| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() };
     let consumer: BaseConsumer = client.create().map_err(failed)?;
+    let mut records = Vec::new();
+    for of_topic in partitions.chunk_by(|one, other| one.topic == other.topic) {
+        read(&consumer, of_topic, count, &mut records).map_err(failed)?;
+    }
+    records.sort_by(|one, other| {
+        (&one.topic, one.partition, one.offset).cmp(&(&other.topic, other.partition, other.offset))
+    });
+    Ok(records)
+}
+
+/// Reads the newest records of one topic's partitions.
+fn read(
+    consumer: &BaseConsumer,
+    partitions: &[TopicPartition],
+    count: usize,
+    records: &mut Vec<OwnedRecord>,
+) -> Result<(), ClientError> {
     let mut list = TopicPartitionList::new();
     let tail = Offset::OffsetTail(i64::try_from(count).unwrap_or(i64::MAX));
     for partition in partitions {
-        list.add_partition_offset(&partition.topic, partition.partition, tail).map_err(failed)?;
+        list.add_partition_offset(&partition.topic, partition.partition, tail)?;
     }
-    consumer.assign(&list).map_err(failed)?;
-    let mut left: BTreeSet<(String, i32)> =
-        partitions.iter().map(|partition| (partition.topic.to_string(), partition.partition)).collect();
-    let (mut records, mut empty) = (Vec::new(), 0);
+    consumer.assign(&list)?;
+    let mut left: BTreeMap<i32, usize> = partitions.iter().map(|partition| (partition.partition, count)).collect();
+    let mut empty = 0;
     while !left.is_empty() && empty < EMPTY_MAX {
         match consumer.poll(WAIT) {
-            Some(Ok(message)) => records.push(owned(&message)),
-            // librdkafka does not say of which topic: one event a partition comes, and records come before it.
-            Some(Err(ClientError::PartitionEOF(partition))) => {
-                let ended = left.iter().find(|(_, number)| *number == partition).cloned();
-                ended.map(|place| left.remove(&place));
+            Some(Ok(message)) => {
+                let Some(wanted) = left.get_mut(&message.partition()) else { continue };
+                records.push(owned(&message));
+                *wanted -= 1;
+                if *wanted == 0 {
+                    left.remove(&message.partition());
+                }
             }
+            Some(Err(ClientError::PartitionEOF(partition))) => drop(left.remove(&partition)),
             Some(Err(error)) => {
                 tracing::warn!("look at the newest records: {error}");
                 empty += 1;
@@ -54,10 +73,7 @@ pub fn newest(
             None => empty += 1,
         }
     }
-    records.sort_by(|one, other| {
-        (&one.topic, one.partition, one.offset).cmp(&(&other.topic, other.partition, other.offset))
-    });
-    Ok(records)
+    Ok(())
 }
 
 fn owned(message: &BorrowedMessage<'_>) -> OwnedRecord {

@@ -2,8 +2,8 @@
 //!
 //! Pure once compiled: the same record gives the same rows in the same windows.
 
+use super::unpack::{Refusal, Scratch, Unpacked, Unpacker, takes_every_record};
 use crate::bucket::Bucket;
-use crate::decode::{self, Decoder, Rows};
 use crate::destination::Destination;
 use crate::format::dead_letter::DeadLetterStage;
 use crate::format::{self, Format};
@@ -15,11 +15,10 @@ use crate::layout::{
 use crate::parse::json::{Captures, JsonScan};
 use crate::parse::timestamp::TimeReader;
 use crate::record::Record;
-use crate::transform::{Filter, Shaped, Transform};
+use crate::transform::Filter;
 use crate::upload;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A compiled layout.
@@ -34,9 +33,7 @@ pub struct Archive {
     pub outputs: Vec<Output>,
     /// Claims and receipts: under the first destination of the first output.
     pub bucket: Bucket,
-    /// Reads what is not JSON as it is.
-    decoder: Option<Box<dyn Decoder>>,
-    transform: Option<Transform>,
+    unpacker: Unpacker,
     scan: JsonScan,
     /// Reads a payload to its end, where `scan` does not because every output does.
     whole: Option<JsonScan>,
@@ -62,59 +59,6 @@ pub struct Output {
     headers: Vec<String>,
     /// Whether the window depends on the event time alone.
     pub by_time_alone: bool,
-}
-
-/// Why a record is not a row: the stage and the reason of its dead letter.
-pub type Refusal = (DeadLetterStage, String);
-
-/// What a record holds, as far as it was looked into.
-pub enum Unpacked {
-    /// The payload itself is its one row, or is not decoded: [`Archive::decode`] says the rest.
-    AsItIs,
-    /// Rows, perhaps none: they stand in [`Scratch::found`], and [`Archive::decode_row`] says the rest of each.
-    Rows,
-    /// Nothing that it should.
-    Refused(Refusal),
-}
-
-/// Room for the rows of one record, kept for the next one.
-#[derive(Default)]
-pub struct Scratch {
-    decoded: Rows,
-    shaped: Rows,
-    /// What became of the rows, in their order.
-    pub found: Vec<Found>,
-}
-
-/// A row of a record, or what became of it.
-pub struct Found {
-    /// Which of the rows that the record was unfolded to; `None` where it was not.
-    pub row: Option<u32>,
-    /// What it is.
-    pub what: What,
-}
-
-/// What became of a row.
-pub enum What {
-    /// The row with this index, see [`Scratch::row`], for all outputs or for these.
-    Row(usize, Option<BTreeSet<usize>>),
-    /// The transform dropped it.
-    Dropped,
-    /// It is a dead letter.
-    Refused(Refusal),
-}
-
-impl Scratch {
-    /// The text of a row.
-    pub fn row(&self, index: usize) -> Option<&str> {
-        if self.shaped.is_empty() { self.decoded.get(index) } else { self.shaped.get(index) }
-    }
-
-    fn clear(&mut self) {
-        self.decoded.clear();
-        self.shaped.clear();
-        self.found.clear();
-    }
 }
 
 /// A row's text.
@@ -198,14 +142,9 @@ impl Archive {
             true,
             &mut fields,
         ));
-        let decoder = decode::compile(&layout.decode).map_err(|error| format!("decode: {error}"))?;
-        let row_outputs = (0..).zip(&layout.outputs).filter(|(_, output)| !takes_every_record(&output.format));
-        let row_outputs: Vec<_> = row_outputs.map(|(index, output)| (output.name.clone(), index)).collect();
-        let transform = layout.transform.as_ref().map(|source| Transform::compile(source, &row_outputs)).transpose();
-        let transform = transform.map_err(|error| format!("transform: {error}"))?;
-        // What a decoder or a transform writes is valid; and a transform reads all of its row.
-        let validate =
-            decoder.is_none() && transform.is_none() && matches!(layout.decode, Decode::Json { validate: true, .. });
+        let unpacker = Unpacker::compile(layout)?;
+        // What a decoder or a transform writes is valid.
+        let validate = unpacker.leaves_as_is() && matches!(layout.decode, Decode::Json { validate: true, .. });
         // A row of Parquet is made of the whole payload and refuses a broken one: nobody needs to read it before.
         let outputs_validate =
             layout.outputs.iter().all(|output| matches!(output.format, OutputFormat::Parquet { .. }));
@@ -216,8 +155,7 @@ impl Archive {
             layout: layout.clone(),
             schemas,
             bucket: Bucket::new(home.clone()).of_generation(layout.generation),
-            decoder,
-            transform,
+            unpacker,
             scan: JsonScan::new(&fields, validate && !outputs_validate),
             whole: (validate && outputs_validate).then(|| JsonScan::new(&fields, true)),
             time: TimeReader::new(&layout.timestamp)?,
@@ -248,57 +186,7 @@ impl Archive {
 
     /// Finds the rows of `record`. They stand in `scratch` afterwards, and nothing else does.
     pub fn unpack(&self, record: &Record<'_>, scratch: &mut Scratch) -> Unpacked {
-        scratch.clear();
-        let Some(payload) = record.value.filter(|_| self.decoder.is_some() || self.transform.is_some()) else {
-            return Unpacked::AsItIs;
-        };
-        let decoded = match &self.decoder {
-            Some(decoder) => {
-                unharmed(DeadLetterStage::Decode, || decoder.decode(record, payload, &mut scratch.decoded))
-                    .and_then(|decoded| decoded.map_err(|error| (DeadLetterStage::Decode, error.to_string())))
-            }
-            None => self
-                .scan
-                .scan(payload, &mut Captures::new())
-                .map_err(|error| error.to_string())
-                .and_then(|text| {
-                    let copied = scratch.decoded.add(|out| {
-                        out.raw(text);
-                        Ok(())
-                    });
-                    copied.map_err(|error| error.to_string())
-                })
-                .map_err(|reason| (DeadLetterStage::Decode, reason)),
-        };
-        if let Err(refusal) = decoded {
-            return Unpacked::Refused(refusal);
-        }
-        let is_unfolded = scratch.decoded.len() > 1;
-        for (index, text) in scratch.decoded.iter().enumerate() {
-            let row = u32::try_from(index).ok().filter(|_| is_unfolded);
-            let Some(transform) = &self.transform else {
-                scratch.found.push(Found { row, what: What::Row(index, None) });
-                continue;
-            };
-            let first = scratch.shaped.len();
-            let shaped = unharmed(DeadLetterStage::Transform, || transform.run(record, text, &mut scratch.shaped));
-            match shaped {
-                Ok(Shaped::Rows(routes)) => {
-                    let whats = (first..).zip(routes).map(|(index, route)| What::Row(index, route));
-                    scratch.found.extend(whats.map(|what| Found { row, what }));
-                }
-                Ok(Shaped::Dropped) => scratch.found.push(Found { row, what: What::Dropped }),
-                Ok(Shaped::Refused(reason)) => {
-                    let what = What::Refused((DeadLetterStage::Transform, reason));
-                    scratch.found.push(Found { row, what });
-                }
-                Err(refusal) => {
-                    scratch.shaped.truncate(first);
-                    scratch.found.push(Found { row, what: What::Refused(refusal) });
-                }
-            }
-        }
-        Unpacked::Rows
+        self.unpacker.unpack(record, scratch)
     }
 
     /// Finds the event time of a row of `record`.
@@ -391,13 +279,6 @@ impl Archive {
     }
 }
 
-/// What `run` gives, or that it panicked: a bug of it, of which a record must not become a victim.
-fn unharmed<T>(stage: DeadLetterStage, run: impl FnOnce() -> T) -> Result<T, Refusal> {
-    std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
-        (stage, "reading it ended in a panic, which is a bug: please report it with this record".to_string())
-    })
-}
-
 fn kafka_time(record: &Record<'_>) -> Result<i64, Refusal> {
     record.timestamp.ok_or_else(|| (DeadLetterStage::Timestamp, "the record has no Kafka timestamp".to_string()))
 }
@@ -442,11 +323,6 @@ impl Output {
             key: record.key,
         })
     }
-}
-
-/// Whether an output of that format takes every record, decodable or not.
-fn takes_every_record(format: &OutputFormat) -> bool {
-    matches!(format, OutputFormat::Raw { .. })
 }
 
 fn schemas_hash(schemas: &BTreeMap<String, String>) -> Option<String> {

@@ -19,6 +19,7 @@ pub mod partition;
 pub mod sample;
 pub mod start;
 pub mod takeover;
+pub mod unpack;
 
 use self::core::{Core, Request};
 use self::partition::Phase;

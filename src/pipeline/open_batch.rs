@@ -1,6 +1,7 @@
 //! The open batch of one Kafka partition: records in, blocks out.
 
-use super::archive::{Archive, Decoded, Json, Refusal, Scratch, Unpacked, What};
+use super::archive::{Archive, Decoded, Json};
+use super::unpack::{Refusal, Scratch, Unpacked, What, unharmed};
 use crate::batch::balance::Balance;
 use crate::batch::rotation::BatchFacts;
 use crate::format;
@@ -264,23 +265,25 @@ impl OpenBatch {
             Unpacked::Refused(refusal) => {
                 self.add_row(&archive, record, &Row::whole(archive.refused(record, refusal)), &mut taken, blocks);
             }
-            Unpacked::Rows if scratch.found.is_empty() => {
-                self.add_row(&archive, record, &Row::whole(archive.nothing(record)), &mut taken, blocks);
-            }
             Unpacked::Rows => {
+                let mut any = false;
                 for found in &scratch.found {
                     let (decoded, route) = match &found.what {
                         What::Row(index, route) => match scratch.row(*index) {
                             Some(text) => (archive.decode_row(record, text), route.as_ref()),
                             None => continue,
                         },
-                        What::Dropped => (archive.nothing(record), None),
                         What::Refused(refusal) => (archive.refused(record, refusal.clone()), None),
+                        What::Dropped => {
+                            taken.dropped(TRANSFORM);
+                            continue;
+                        }
                     };
-                    if matches!(found.what, What::Dropped) {
-                        taken.dropped(TRANSFORM);
-                    }
+                    any = true;
                     self.add_row(&archive, record, &Row { index: found.row, decoded, route }, &mut taken, blocks);
+                }
+                if !any {
+                    self.add_row(&archive, record, &Row::whole(archive.nothing(record)), &mut taken, blocks);
                 }
             }
         }
@@ -348,7 +351,9 @@ impl OpenBatch {
             taken.letters.push(together);
         }
         taken.is_fallback |= is_archived && decoded.is_fallback;
-        if let Ok(event_ms) = decoded.event_ms {
+        // What has no row tells no event time.
+        let told = decoded.event_ms.as_ref().ok().filter(|_| !matches!(decoded.json, Ok(Json::NoRow)));
+        if let Some(&event_ms) = told {
             taken.event_max_ms = Some(taken.event_max_ms.map_or(event_ms, |most| most.max(event_ms)));
         }
     }
@@ -388,16 +393,19 @@ impl OpenBatch {
         let json = match &decoded.json {
             Ok(Json::Row(json)) => Some(*json),
             Ok(Json::NotDecoded) => None,
+            // No row passes where there is none.
+            Ok(Json::NoRow) if output.takes_every_record && output.filter.is_some() => return Ok(Added::Filtered),
             Ok(Json::NoRow) if output.takes_every_record => None,
             Ok(Json::NoRow) => return Ok(Added::Nothing),
             Err(_) if output.takes_every_record => None,
             Err(refusal) => return Err((refusal.clone(), true)),
         };
         if let (Some(filter), Some(text)) = (&output.filter, json) {
-            match filter.passes(record, text) {
-                Ok(true) => {}
-                Ok(false) => return Ok(Added::Filtered),
-                Err(error) => return Err(((DeadLetterStage::Transform, error.to_string()), false)),
+            match unharmed(DeadLetterStage::Transform, || filter.passes(record, text)) {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Ok(Added::Filtered),
+                Ok(Err(error)) => return Err(((DeadLetterStage::Transform, error.to_string()), false)),
+                Err(refusal) => return Err((refusal, false)),
             }
         }
         let event_ms = match (&decoded.event_ms, record.timestamp) {

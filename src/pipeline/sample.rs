@@ -5,7 +5,7 @@
 //! also the sampled ones, is judged by the same schema.
 
 use super::context::ArchiveContext;
-use crate::decode::{self, Decoder, Rows};
+use super::unpack::{Scratch, Unpacked, Unpacker, What};
 use crate::destination::fault::Verdict;
 use crate::format::parquet::infer::Inference;
 use crate::layout::{Column, Layout, OutputFormat, SchemaSource};
@@ -18,9 +18,9 @@ pub const SAMPLE_RECORDS: u64 = 10_000;
 
 /// Collects the sample of one archive.
 pub struct Sampler {
-    /// Reads what is not JSON as it is.
-    decoder: Option<Box<dyn Decoder>>,
-    rows: Rows,
+    /// `None` where the layout does not compile, which the configuration would have refused.
+    unpacker: Option<Unpacker>,
+    scratch: Scratch,
     outputs: Vec<(String, Inference)>,
     /// Records that taught something.
     records: u64,
@@ -44,9 +44,14 @@ impl Sampler {
             layout.outputs.iter().find(|output| output.name == name).and_then(|output| output.keep.clone())
         };
         let outputs = inferring(layout).map(|name| (name.to_string(), Inference::new(keep(name).as_ref()))).collect();
-        // A configuration whose decoder does not compile was refused.
-        let decoder = decode::compile(&layout.decode).ok().flatten();
-        Self { decoder, rows: Rows::default(), outputs, records: 0, seen: 0, first_monotonic_ms: None }
+        Self {
+            unpacker: Unpacker::compile(layout).ok(),
+            scratch: Scratch::default(),
+            outputs,
+            records: 0,
+            seen: 0,
+            first_monotonic_ms: None,
+        }
     }
 
     /// Whether nothing was sampled yet.
@@ -66,14 +71,22 @@ impl Sampler {
         }
         self.seen += 1;
         self.first_monotonic_ms.get_or_insert(monotonic_ms);
-        let Some(value) = record.value else { return };
+        let (Some(unpacker), Some(value)) = (&self.unpacker, record.value) else { return };
+        // Every output learns from all rows, also of those that are for others: one that seldom gets a row holds nobody up.
         // What does not decode becomes a dead letter later and says nothing about columns.
-        let teaches = match &self.decoder {
-            None => learn(&mut self.outputs, value),
-            Some(decoder) => {
-                self.rows.clear();
-                let decoded = decoder.decode(record, value, &mut self.rows).is_ok();
-                decoded && self.rows.iter().fold(false, |any, row| learn(&mut self.outputs, row.as_bytes()) | any)
+        let teaches = match unpacker.unpack(record, &mut self.scratch) {
+            Unpacked::AsItIs => learn(&mut self.outputs, value),
+            Unpacked::Refused(_) => false,
+            Unpacked::Rows => {
+                let mut any = false;
+                for found in &self.scratch.found {
+                    if let What::Row(index, _) = found.what
+                        && let Some(row) = self.scratch.row(index)
+                    {
+                        any |= learn(&mut self.outputs, row.as_bytes());
+                    }
+                }
+                any
             }
         };
         self.records += u64::from(teaches);

@@ -134,6 +134,20 @@ fn programs_are_judged_when_they_are_written() {
     assert!(condition(".a = 1; true").expect("assigns").contains("only look"));
 }
 
+/// The machine's zone would make another row of a record elsewhere.
+#[test]
+fn zones_are_named_by_the_program() {
+    let row = r#"{"at":"2025-11-21 08:00","tz":""}"#;
+    let named = ".at = parse_timestamp!(.at, \"%Y-%m-%d %H:%M\", timezone: \"Asia/Tokyo\"); del(.tz)";
+    assert_eq!(one(named, row), r#"{"at":"2025-11-20T23:00:00Z"}"#);
+    for zone in ["\"local\"", "\"\"", ".tz", "\"Mars\""] {
+        let source = format!(".at = parse_timestamp!(.at, \"%H\", timezone: {zone})");
+        assert!(Transform::compile(&source, &outputs()).is_err(), "{zone}");
+        let source = format!(".at = format_timestamp!(timestamp!(.at), \"%H\", {zone})");
+        assert!(Transform::compile(&source, &outputs()).is_err(), "{zone}");
+    }
+}
+
 /// Every function that VRL marks or knows as undetermined is among those left out.
 #[test]
 fn no_function_asks_the_clock() {

@@ -3,7 +3,7 @@
 
     scripts/pipelines.sh [NAME...] [--records N] [--seed S] [--release] [--keep]
 
-Each: N payloads in four Kafka partitions, one in a hundred broken; an archiver that is killed once in the middle and started
+Each: N records of the people's own in four Kafka partitions, one in a hundred broken; an archiver that is killed once in the middle and started
 again; a drain; then every row and every dead letter against what this script knows of payload number i. One line for each.
 
     ltsv       access logs with a cookie: types, a transform that splits, trims, drops and routes, two outputs
@@ -46,7 +46,7 @@ def at(number, records, hours):
 class Ltsv:
     """A portal's access logs: LTSV to JSON, the cookie split, fields dropped, errors beside everything."""
 
-    name, hours = "ltsv", 3
+    name, hours, entries = "ltsv", 3, 1
     config = r"""
 decode = { type = "ltsv", types = { status = "int", size = "int", reqtime = "float" }, nulls = ["-"] }
 timestamp = { field = "time", zone = "Asia/Tokyo", format = "%d/%b/%Y:%H:%M:%S%.3f" }
@@ -321,7 +321,8 @@ def main():
     services(["s3"])
     wrong = 0
     for name in args.names or PIPELINES:
-        began, run = time.monotonic(), Run(PIPELINES[name](args.records), program(args.release))
+        kind = PIPELINES[name]
+        began, run = time.monotonic(), Run(kind(args.records // kind.entries), program(args.release))
         try:
             produce(run.brokers, run.id, run.pipeline)
             run.archive()
@@ -331,7 +332,7 @@ def main():
             print(f"WRONG {name}: {failed}\nleft as it is: {run.url}, {run.folder}", flush=True)
             continue
         told = " ".join(f"{what}={count}" for what, count in found.items())
-        print(f"ok {name} records={args.records} {told} seconds={time.monotonic() - began:.0f}", flush=True)
+        print(f"ok {name} records={args.records} kafka={run.pipeline.records} {told} seconds={time.monotonic() - began:.0f}", flush=True)
         if not args.keep:
             run.clean()
     sys.exit(1 if wrong else 0)

@@ -312,3 +312,42 @@ fn programs_drop_route_and_fail() {
         batch.parts.iter().filter(|part| part.output == 0).map(|part| &*part.window.folder).collect();
     assert_eq!(folders, ["all/hr=00", "all/hr=08"]);
 }
+
+/// A filter of an output that takes every record looks at the rows that are left; where none is, none passes.
+#[test]
+fn raw_outputs_follow_the_rows_that_are_left() {
+    let mut filtered = raw("filtered");
+    filtered["filter"] = json!(".id == 2");
+    let archive = unfolding(&[raw("raw"), filtered], Some("if .drop == true { abort }"));
+    let payloads: [Option<&[u8]>; 4] = [
+        Some(br#"[{"drop":true},{"id":1,"time":1763683205604}]"#),
+        Some(br#"[{"id":1},{"id":2,"time":1763683205604}]"#),
+        Some(br#"{"drop":true}"#),
+        Some(b"{"),
+    ];
+    let mut batch = batch_of(&archive, &payloads);
+    let told: Vec<_> = batch.balance.outputs.iter().map(|of| (of.archived, of.dropped.clone())).collect();
+    let dropped = BTreeMap::from([("transform", 2)]);
+    assert_eq!(told, [(4, BTreeMap::new()), (2, dropped)]);
+    assert_eq!(lines_of(&mut batch, 1), [r#"[{"id":1},{"id":2,"time":1763683205604}]"#, "{"]);
+    // The first row that is left tells the window.
+    let folders: Vec<(&str, u64)> =
+        batch.parts.iter().filter(|part| part.output == 0).map(|part| (&*part.window.folder, part.rows)).collect();
+    assert_eq!(folders, [("raw/hr=00", 1), ("raw/hr=08", 3)]);
+}
+
+/// What is broken before a program sees it is refused for that, whether the archive validates or not.
+#[test]
+fn broken_json_is_no_matter_of_the_transform() {
+    for validate in [true, false] {
+        let timestamp = json!({"source": "kafka", "format": "auto", "zone": "UTC", "fallback": "kafka"});
+        let archive =
+            compiled_of(json!({"version": 1, "code": {"rows": 1, "tzdata": "test"}, "archive": "a", "generation": 1,
+            "decode": {"type": "json", "validate": validate}, "transform": ".a = 1", "timestamp": timestamp,
+            "tombstones": "keep", "outputs": [lines("lines")], "dead_letters": {"place": place("dead")}}));
+        let mut batch = batch_of(&archive, &[Some(b"{\"b\":[}"), Some(b"{} {}"), Some(b""), Some(b" {\"b\":2} ")]);
+        let stages: Vec<Value> = dead_letters(&mut batch).iter().map(|one| one["stage"].clone()).collect();
+        assert_eq!(stages, ["decode", "decode", "decode"], "{validate}");
+        assert_eq!(lines_of(&mut batch, 0), [r#"{"a":1,"b":2}"#]);
+    }
+}

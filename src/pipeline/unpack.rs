@@ -1,0 +1,145 @@
+//! From a record to its rows: the decoder, then the user's transform.
+
+use crate::decode::{self, Decoder, Rows};
+use crate::format::dead_letter::DeadLetterStage;
+use crate::layout::{Decode, Layout, OutputFormat};
+use crate::record::Record;
+use crate::transform::{Shaped, Transform};
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+
+/// Why a record is not a row: the stage and the reason of its dead letter.
+pub type Refusal = (DeadLetterStage, String);
+
+/// What a record holds, as far as it was looked into.
+pub enum Unpacked {
+    /// The payload itself is its one row, or is not decoded: [`super::archive::Archive::decode`] says the rest.
+    AsItIs,
+    /// Rows, perhaps none: they stand in [`Scratch::found`], and [`super::archive::Archive::decode_row`] says the rest of each.
+    Rows,
+    /// Nothing that it should.
+    Refused(Refusal),
+}
+
+/// Room for the rows of one record, kept for the next one.
+#[derive(Default)]
+pub struct Scratch {
+    decoded: Rows,
+    shaped: Rows,
+    /// What became of the rows, in their order.
+    pub found: Vec<Found>,
+}
+
+/// A row of a record, or what became of it.
+pub struct Found {
+    /// Which of the record's rows, from 0; `None` where it has but one.
+    pub row: Option<u32>,
+    /// What it is.
+    pub what: What,
+}
+
+/// What became of a row.
+pub enum What {
+    /// The row with this index, see [`Scratch::row`], for all outputs or for these.
+    Row(usize, Option<BTreeSet<usize>>),
+    /// The transform dropped it.
+    Dropped,
+    /// It is a dead letter.
+    Refused(Refusal),
+}
+
+impl Scratch {
+    /// The text of a row.
+    pub fn row(&self, index: usize) -> Option<&str> {
+        if self.shaped.is_empty() { self.decoded.get(index) } else { self.shaped.get(index) }
+    }
+
+    fn clear(&mut self) {
+        self.decoded.clear();
+        self.shaped.clear();
+        self.found.clear();
+    }
+}
+
+/// What a layout makes rows with.
+pub struct Unpacker {
+    /// `None`: payloads are their own rows.
+    decoder: Option<Box<dyn Decoder>>,
+    transform: Option<Transform>,
+}
+
+impl Unpacker {
+    /// Compiles what `layout` says.
+    ///
+    /// # Errors
+    /// What cannot be used of it, for the person who wrote it.
+    pub fn compile(layout: &Layout) -> Result<Self, String> {
+        let mut decoder = decode::compile(&layout.decode).map_err(|error| format!("decode: {error}"))?;
+        if layout.transform.is_some() && matches!(layout.decode, Decode::Json { .. }) {
+            decoder = decoder.or_else(|| Some(decode::one_json()));
+        }
+        let of_rows = (0..).zip(&layout.outputs).filter(|(_, output)| !takes_every_record(&output.format));
+        let of_rows: Vec<_> = of_rows.map(|(index, output)| (output.name.clone(), index)).collect();
+        let transform = layout.transform.as_ref().map(|source| Transform::compile(source, &of_rows)).transpose();
+        Ok(Self { decoder, transform: transform.map_err(|error| format!("transform: {error}"))? })
+    }
+
+    /// Whether payloads are their own rows, or not looked into.
+    pub fn leaves_as_is(&self) -> bool {
+        self.decoder.is_none()
+    }
+
+    /// Finds the rows of `record`. They stand in `scratch` afterwards, and nothing else does.
+    pub fn unpack(&self, record: &Record<'_>, scratch: &mut Scratch) -> Unpacked {
+        scratch.clear();
+        let (Some(decoder), Some(payload)) = (&self.decoder, record.value) else { return Unpacked::AsItIs };
+        let decoded = unharmed(DeadLetterStage::Decode, || decoder.decode(record, payload, &mut scratch.decoded))
+            .and_then(|decoded| decoded.map_err(|error| (DeadLetterStage::Decode, error.to_string())));
+        if let Err(refusal) = decoded {
+            return Unpacked::Refused(refusal);
+        }
+        for (index, text) in scratch.decoded.iter().enumerate() {
+            let row = None;
+            let Some(transform) = &self.transform else {
+                scratch.found.push(Found { row, what: What::Row(index, None) });
+                continue;
+            };
+            let first = scratch.shaped.len();
+            let shaped = unharmed(DeadLetterStage::Transform, || transform.run(record, text, &mut scratch.shaped));
+            match shaped {
+                Ok(Shaped::Rows(routes)) => {
+                    let whats = (first..).zip(routes).map(|(index, route)| What::Row(index, route));
+                    scratch.found.extend(whats.map(|what| Found { row, what }));
+                }
+                Ok(Shaped::Dropped) => scratch.found.push(Found { row, what: What::Dropped }),
+                Ok(Shaped::Refused(reason)) => {
+                    let what = What::Refused((DeadLetterStage::Transform, reason));
+                    scratch.found.push(Found { row, what });
+                }
+                Err(refusal) => {
+                    scratch.shaped.truncate(first);
+                    scratch.found.push(Found { row, what: What::Refused(refusal) });
+                }
+            }
+        }
+        // Rows are numbered as they are archived, with those between them that are not.
+        if scratch.found.len() > 1 {
+            for (row, found) in (0..).zip(&mut scratch.found) {
+                found.row = Some(row);
+            }
+        }
+        Unpacked::Rows
+    }
+}
+
+/// Whether an output of that format takes every record, decodable or not.
+pub fn takes_every_record(format: &OutputFormat) -> bool {
+    matches!(format, OutputFormat::Raw { .. })
+}
+
+/// What `run` gives, or that it panicked: a bug of it, of which a record must not become a victim.
+pub(super) fn unharmed<T>(stage: DeadLetterStage, run: impl FnOnce() -> T) -> Result<T, Refusal> {
+    std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
+        (stage, "reading it ended in a panic, which is a bug: please report it with this record".to_string())
+    })
+}
