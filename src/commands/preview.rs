@@ -100,7 +100,7 @@ pub async fn preview(args: &PreviewArgs, config: &Config, out: &mut dyn Write) -
         (None, Some(path)) => from_file(path, args, config)?,
         (None, None) => from_kafka(args, config).await?,
     };
-    let spool = TemporarySpool::new()?;
+    let spool = TemporarySpool::new();
     let mut shown = 0;
     for archive in &config.archives {
         let of_archive =
@@ -233,11 +233,9 @@ fn from_file(path: &Path, args: &PreviewArgs, config: &Config) -> Result<Vec<Own
 struct TemporarySpool(PathBuf);
 
 impl TemporarySpool {
-    fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("siltstone-preview-{:016x}", process_number()));
-        std::fs::create_dir_all(&path)
-            .map_err(|error| Failure::new(Exit::Failed, format!("preview: make {}: {error}", path.display())))?;
-        Ok(Self(path))
+    /// Opening a spool there makes it.
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("siltstone-preview-{:016x}", process_number())))
     }
 }
 
