@@ -87,6 +87,16 @@ pub enum Decode {
     },
 }
 
+impl Decode {
+    /// Whether a record may be several rows.
+    pub fn unfolds(&self) -> bool {
+        matches!(
+            self,
+            Self::Json { unfold: true, .. } | Self::Csv { unfold: true, .. } | Self::Msgpack { unfold: true, .. }
+        )
+    }
+}
+
 /// What the values of a text format are. Without any of it: strings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

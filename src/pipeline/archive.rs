@@ -189,6 +189,11 @@ impl Archive {
         self.unpacker.unpack(record, scratch)
     }
 
+    /// How many records so many rows are of, where that is known without them.
+    pub fn records_of(&self, rows: Option<u64>) -> Option<u64> {
+        rows.filter(|_| self.unpacker.makes_one_row())
+    }
+
     /// Finds the event time of a row of `record`.
     pub fn decode_row<'a>(&self, record: &Record<'_>, row: &'a str) -> Decoded<'a> {
         let mut captures = Captures::new();

@@ -160,7 +160,7 @@ async fn kept_alone(
         destination: id.to_string(),
         key: key.to_string(),
         folder: key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_string()),
-        records: shown.records,
+        records: batch.archive.records_of(shown.records),
         rows: shown.records,
         bytes: shown.bytes,
         sha256: shown.sha256,

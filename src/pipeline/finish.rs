@@ -409,8 +409,10 @@ async fn upload_one(
         destination: destination.id().to_string(),
         key: part.key.clone(),
         folder: part.folder.clone(),
-        // How many records the rows of an object that was kept are of is not known.
-        records: (placed.records == Some(part.rows)).then_some(part.records),
+        records: match placed.records == Some(part.rows) {
+            true => Some(part.records),
+            false => batch.archive.records_of(placed.records),
+        },
         rows: placed.records,
         bytes: placed.bytes,
         sha256: placed.sha256,

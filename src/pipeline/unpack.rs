@@ -66,6 +66,8 @@ pub struct Unpacker {
     /// `None`: payloads are their own rows.
     decoder: Option<Box<dyn Decoder>>,
     transform: Option<Transform>,
+    /// No record is more than one row.
+    one_row: bool,
 }
 
 impl Unpacker {
@@ -81,7 +83,14 @@ impl Unpacker {
         let of_rows = (0..).zip(&layout.outputs).filter(|(_, output)| !takes_every_record(&output.format));
         let of_rows: Vec<_> = of_rows.map(|(index, output)| (output.name.clone(), index)).collect();
         let transform = layout.transform.as_ref().map(|source| Transform::compile(source, &of_rows)).transpose();
-        Ok(Self { decoder, transform: transform.map_err(|error| format!("transform: {error}"))? })
+        let transform = transform.map_err(|error| format!("transform: {error}"))?;
+        let one_row = !layout.decode.unfolds() && !transform.as_ref().is_some_and(Transform::spreads);
+        Ok(Self { decoder, transform, one_row })
+    }
+
+    /// Whether no record is more than one row.
+    pub fn makes_one_row(&self) -> bool {
+        self.one_row
     }
 
     /// Whether payloads are their own rows, or not looked into.

@@ -109,6 +109,11 @@ impl Transform {
         Ok(Self { reads_record: reads_record(&program), spreads, routes: routes.then(|| outputs.to_vec()), program })
     }
 
+    /// Whether it may make several rows of one.
+    pub fn spreads(&self) -> bool {
+        self.spreads
+    }
+
     /// Runs the program on `row`, one of `record`'s, and adds what it makes to `out`.
     pub fn run(&self, record: &Record<'_>, row: &str, out: &mut Rows) -> Shaped {
         let mut target = match target(record, row, self.reads_record) {
