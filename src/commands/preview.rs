@@ -7,11 +7,10 @@ use crate::cli::PreviewArgs;
 use crate::config::{ArchiveConfig, Config};
 use crate::exit::{Exit, Failure};
 use crate::kafka::look;
-use crate::layout::{Layout, OutputFormat, SchemaSource};
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::archive::{Archive, Json};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
-use crate::pipeline::sample::Sampler;
+use crate::pipeline::sample::{Sampler, inferring};
 use crate::pipeline::start::{chain, open_destinations};
 use crate::pipeline::unpack::{Scratch, Unpacked, What};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition, offset_after};
@@ -267,7 +266,7 @@ impl Preview {
             sampler.add(&record.as_record(), 0);
         }
         let pinned = sampler.take_if_enough(0, 0, true).unwrap_or_default();
-        if pinned.values().any(Vec::is_empty) || (infers(&archive.layout) && pinned.is_empty()) {
+        if pinned.values().any(Vec::is_empty) || (inferring(&archive.layout).next().is_some() && pinned.is_empty()) {
             return Err(failed("none of these records has a field that a schema could be inferred from".to_string()));
         }
         let compiled = Archive::compile(&archive.layout, &destinations, &pinned).map_err(failed)?;
@@ -332,8 +331,8 @@ impl Preview {
             }
             Unpacked::Refused(_) => Vec::new(),
             Unpacked::Rows => {
-                let rows = self.scratch.found.iter().filter_map(|found| {
-                    let What::Row(index, route) = &found.what else { return None };
+                let rows = self.scratch.found.iter().filter_map(|what| {
+                    let What::Row(index, route) = what else { return None };
                     let text = self.scratch.row(*index)?;
                     let names = |route: &std::collections::BTreeSet<usize>| {
                         route.iter().map(|output| outputs[*output].name.clone()).collect()
@@ -344,13 +343,6 @@ impl Preview {
             }
         }
     }
-}
-
-fn infers(layout: &Layout) -> bool {
-    layout
-        .outputs
-        .iter()
-        .any(|output| matches!(output.format, OutputFormat::Parquet { schema: SchemaSource::Infer, .. }))
 }
 
 fn dead_letters(rows: &[u8]) -> Vec<PreviewDeadLetter> {

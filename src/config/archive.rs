@@ -10,7 +10,7 @@ use super::{
 use crate::layout::preset::Preset;
 use crate::layout::template::TemplateKind;
 use crate::layout::{
-    CodeRevision, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, OutputFormat, Place, TimestampSource, Tombstones,
+    CodeRevision, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, Place, TimestampSource, Tombstones,
 };
 use regex::Regex;
 use std::collections::BTreeMap;
@@ -146,7 +146,7 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
         );
     }
     let outputs = output::resolve(section, surroundings, &decode);
-    let of_rows = (0..).zip(&outputs).filter(|(_, output)| !matches!(output.layout.format, OutputFormat::Raw { .. }));
+    let of_rows = (0..).zip(&outputs).filter(|(_, output)| !output.layout.format.takes_every_record());
     let of_rows: Vec<_> = of_rows.map(|(index, output)| (output.layout.name.clone(), index)).collect();
     let transform = program::transform(section, surroundings.base_dir, &decode, &of_rows);
     let mut destination_names: Vec<_> = outputs.iter().map(|output| output.destinations.clone()).collect();

@@ -163,23 +163,19 @@ impl<'a> Field<'a> {
         let Value::Table(table) = &self.node.value else {
             return self.wrong(format!("{}, where a section is needed", self.node.kind()), shape.keys.join(", "));
         };
-        let section = Section {
-            table,
-            shape,
-            errors: self.errors,
-            path: self.path.clone(),
-            line: Some(self.node.line),
-            hidden: self.hidden,
-            broken: false,
-        };
+        let section = self.over(table, shape);
         section.refuse_unknown();
         Some(section)
     }
 
     /// The section of `shape` as if it were empty: for a value that stands for one.
     pub(super) fn nothing(&self, shape: &'static Shape) -> Section<'a> {
+        self.over(&[], shape)
+    }
+
+    fn over(&self, table: &'a [(String, Node)], shape: &'static Shape) -> Section<'a> {
         Section {
-            table: &[],
+            table,
             shape,
             errors: self.errors,
             path: self.path.clone(),

@@ -277,6 +277,13 @@ pub enum OutputFormat {
     },
 }
 
+impl OutputFormat {
+    /// Whether an output of that format takes every record, decodable or not.
+    pub fn takes_every_record(&self) -> bool {
+        matches!(self, Self::Raw { .. })
+    }
+}
+
 /// Codec and level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "codec", content = "level", rename_all = "snake_case")]

@@ -2,7 +2,7 @@
 //!
 //! Pure once compiled: the same record gives the same rows in the same windows.
 
-use super::unpack::{Refusal, Scratch, Unpacked, Unpacker, takes_every_record};
+use super::unpack::{Refusal, Scratch, Unpacked, Unpacker};
 use crate::bucket::Bucket;
 use crate::destination::Destination;
 use crate::format::dead_letter::DeadLetterStage;
@@ -123,7 +123,7 @@ impl Archive {
                 format,
                 keys,
                 resolve(&place.destinations, destinations)?,
-                takes_every_record(&output.format),
+                output.format.takes_every_record(),
                 &mut fields,
             );
             let filter = filter.map_err(|error| format!("output {}: filter: {error}", output.name))?;

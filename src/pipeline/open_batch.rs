@@ -267,8 +267,9 @@ impl OpenBatch {
             }
             Unpacked::Rows => {
                 let mut any = false;
-                for found in &scratch.found {
-                    let (decoded, route) = match &found.what {
+                let several = scratch.found.len() > 1;
+                for (number, what) in (0..).zip(&scratch.found) {
+                    let (decoded, route) = match what {
                         What::Row(index, route) => match scratch.row(*index) {
                             Some(text) => (archive.decode_row(record, text), route.as_ref()),
                             None => continue,
@@ -280,7 +281,13 @@ impl OpenBatch {
                         }
                     };
                     any = true;
-                    self.add_row(&archive, record, &Row { index: found.row, decoded, route }, &mut taken, blocks);
+                    self.add_row(
+                        &archive,
+                        record,
+                        &Row { index: several.then_some(number), decoded, route },
+                        &mut taken,
+                        blocks,
+                    );
                 }
                 if !any {
                     self.add_row(&archive, record, &Row::whole(archive.nothing(record)), &mut taken, blocks);

@@ -18,7 +18,7 @@ pub const SAMPLE_RECORDS: u64 = 10_000;
 
 /// Collects the sample of one archive.
 pub struct Sampler {
-    /// `None` where the layout does not compile, which the configuration would have refused.
+    /// `None` where no schema is inferred, or the layout does not compile, which the configuration would have refused.
     unpacker: Option<Unpacker>,
     scratch: Scratch,
     outputs: Vec<(String, Inference)>,
@@ -43,15 +43,10 @@ impl Sampler {
         let keep = |name: &str| {
             layout.outputs.iter().find(|output| output.name == name).and_then(|output| output.keep.clone())
         };
-        let outputs = inferring(layout).map(|name| (name.to_string(), Inference::new(keep(name).as_ref()))).collect();
-        Self {
-            unpacker: Unpacker::compile(layout).ok(),
-            scratch: Scratch::default(),
-            outputs,
-            records: 0,
-            seen: 0,
-            first_monotonic_ms: None,
-        }
+        let outputs: Vec<_> =
+            inferring(layout).map(|name| (name.to_string(), Inference::new(keep(name).as_ref()))).collect();
+        let unpacker = if outputs.is_empty() { None } else { Unpacker::compile(layout).ok() };
+        Self { unpacker, scratch: Scratch::default(), outputs, records: 0, seen: 0, first_monotonic_ms: None }
     }
 
     /// Whether nothing was sampled yet.
@@ -79,8 +74,8 @@ impl Sampler {
             Unpacked::Refused(_) => false,
             Unpacked::Rows => {
                 let mut any = false;
-                for found in &self.scratch.found {
-                    if let What::Row(index, _) = found.what
+                for what in &self.scratch.found {
+                    if let What::Row(index, _) = *what
                         && let Some(row) = self.scratch.row(index)
                     {
                         any |= learn(&mut self.outputs, row.as_bytes());

@@ -2,7 +2,7 @@
 
 use crate::decode::{self, Decoder, Rows};
 use crate::format::dead_letter::DeadLetterStage;
-use crate::layout::{Decode, Layout, OutputFormat};
+use crate::layout::{Decode, Layout};
 use crate::record::Record;
 use crate::transform::{Shaped, Transform};
 use std::collections::BTreeSet;
@@ -26,16 +26,8 @@ pub enum Unpacked {
 pub struct Scratch {
     decoded: Rows,
     shaped: Rows,
-    /// What became of the rows, in their order.
-    pub found: Vec<Found>,
-}
-
-/// A row of a record, or what became of it.
-pub struct Found {
-    /// Which of the record's rows, from 0; `None` where it has but one.
-    pub row: Option<u32>,
-    /// What it is.
-    pub what: What,
+    /// The rows as they are archived, with those between them that are not: a row's number is its place here.
+    pub found: Vec<What>,
 }
 
 /// What became of a row.
@@ -80,7 +72,7 @@ impl Unpacker {
         if layout.transform.is_some() && matches!(layout.decode, Decode::Json { .. }) {
             decoder = decoder.or_else(|| Some(decode::one_json()));
         }
-        let of_rows = (0..).zip(&layout.outputs).filter(|(_, output)| !takes_every_record(&output.format));
+        let of_rows = (0..).zip(&layout.outputs).filter(|(_, output)| !output.format.takes_every_record());
         let of_rows: Vec<_> = of_rows.map(|(index, output)| (output.name.clone(), index)).collect();
         let transform = layout.transform.as_ref().map(|source| Transform::compile(source, &of_rows)).transpose();
         let transform = transform.map_err(|error| format!("transform: {error}"))?;
@@ -108,42 +100,28 @@ impl Unpacker {
             return Unpacked::Refused(refusal);
         }
         for (index, text) in scratch.decoded.iter().enumerate() {
-            let row = None;
             let Some(transform) = &self.transform else {
-                scratch.found.push(Found { row, what: What::Row(index, None) });
+                scratch.found.push(What::Row(index, None));
                 continue;
             };
             let first = scratch.shaped.len();
             let shaped = unharmed(DeadLetterStage::Transform, || transform.run(record, text, &mut scratch.shaped));
             match shaped {
                 Ok(Shaped::Rows(routes)) => {
-                    let whats = (first..).zip(routes).map(|(index, route)| What::Row(index, route));
-                    scratch.found.extend(whats.map(|what| Found { row, what }));
+                    scratch.found.extend((first..).zip(routes).map(|(index, route)| What::Row(index, route)));
                 }
-                Ok(Shaped::Dropped) => scratch.found.push(Found { row, what: What::Dropped }),
+                Ok(Shaped::Dropped) => scratch.found.push(What::Dropped),
                 Ok(Shaped::Refused(reason)) => {
-                    let what = What::Refused((DeadLetterStage::Transform, reason));
-                    scratch.found.push(Found { row, what });
+                    scratch.found.push(What::Refused((DeadLetterStage::Transform, reason)));
                 }
                 Err(refusal) => {
                     scratch.shaped.truncate(first);
-                    scratch.found.push(Found { row, what: What::Refused(refusal) });
+                    scratch.found.push(What::Refused(refusal));
                 }
-            }
-        }
-        // Rows are numbered as they are archived, with those between them that are not.
-        if scratch.found.len() > 1 {
-            for (row, found) in (0..).zip(&mut scratch.found) {
-                found.row = Some(row);
             }
         }
         Unpacked::Rows
     }
-}
-
-/// Whether an output of that format takes every record, decodable or not.
-pub fn takes_every_record(format: &OutputFormat) -> bool {
-    matches!(format, OutputFormat::Raw { .. })
 }
 
 /// What `run` gives, or that it panicked: a bug of it, of which a record must not become a victim.

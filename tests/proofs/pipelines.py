@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whole pipelines, as people run them, from Kafka to the bucket and back, each read by Python alone.
 
-    scripts/pipelines.sh [NAME...] [--records N] [--seed S] [--release] [--keep]
+    scripts/pipelines.sh [NAME...] [--records N] [--release] [--keep]
 
 Each: N records of the people's own in four Kafka partitions, one in a hundred broken; an archiver that is killed once in the middle and started
 again; a drain; then every row and every dead letter against what this script knows of payload number i. One line for each.
@@ -105,8 +105,6 @@ layout = { path = "errors/dt=%Y-%m-%d", zone = "Asia/Tokyo" }
     def check_objects(self, keys):
         """Nothing about names but their folders."""
 
-    id_of = staticmethod(lambda row: int(row["id"]))
-
 
 class Fluentd:
     """What Fluentd's agents send: entries of tag, time and record, five to a Kafka record."""
@@ -165,8 +163,6 @@ layout = { path = "{field.tag[2]}/{field.tag[3]}/%Y/%m/%d/%H", name = "%Y%m%d-%H
         for key in keys:
             if not re.fullmatch(r".+/\d{8}-\d{4}_.+_\d_\d+-\d+\.json\.gz", key):
                 raise Failed(f"{key} is not named as the layout says")
-
-    id_of = staticmethod(lambda row: row["record"]["id"])
 
 
 PIPELINES = {kind.name: kind for kind in (Ltsv, Fluentd)}
