@@ -53,7 +53,7 @@ enum Node {
 
 /// What numbers and bytes stand for.
 #[derive(Clone, Copy)]
-enum Meaning {
+pub(super) enum Meaning {
     Itself,
     Date,
     TimeMillis,
@@ -141,7 +141,7 @@ fn name_of(kind: &RegularType) -> &str {
     }
 }
 
-fn meaning(node: &SchemaNode) -> Meaning {
+pub(super) fn meaning(node: &SchemaNode) -> Meaning {
     let Some(logical) = &node.logical_type else { return Meaning::Itself };
     match (logical, &node.type_) {
         (LogicalType::Decimal(decimal), _) => Meaning::Decimal(decimal.scale),

@@ -17,6 +17,7 @@
 //! Thrift is not decoded, as a payload does not tell its type: keep it with `decode = "raw"`.
 
 mod avro;
+pub mod columns;
 mod json;
 mod line;
 mod msgpack;

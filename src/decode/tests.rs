@@ -15,7 +15,7 @@ fn record(payload: &[u8]) -> OwnedRecord {
 }
 
 /// The rows of a payload, or why there are none.
-fn rows(decode: &Decode, payload: &[u8]) -> Result<Vec<String>, String> {
+pub(super) fn rows(decode: &Decode, payload: &[u8]) -> Result<Vec<String>, String> {
     let decoder = compile(decode).expect("a good layout").expect("a decoder");
     let mut rows = Rows::default();
     let record = record(payload);
@@ -267,7 +267,7 @@ fn avro(schema: &Value) -> Decode {
 }
 
 /// A schema with every type that there is.
-fn avro_schema() -> Value {
+pub(super) fn avro_schema() -> Value {
     let of = |kind: &str, logical: &str| json!({"type": kind, "logicalType": logical});
     json!({"type": "record", "name": "R", "namespace": "a.b", "fields": [
         {"name": "nothing", "type": "null"},
@@ -293,7 +293,7 @@ fn avro_schema() -> Value {
 }
 
 /// Bytes of a record of that schema; lengths and numbers below 64 are one byte, doubled.
-fn avro_payload(inner: &[u8]) -> Vec<u8> {
+pub(super) fn avro_payload(inner: &[u8]) -> Vec<u8> {
     let parts: Vec<&[u8]> = vec![
         b"\x01",
         b"\x0d",

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `Bool` | true, false | boolean |
 //! | `Int64` | numbers whose value is an integer of 64 bits, `1.0` and `1e3` too | integer |
-//! | `Float64` | numbers that a double tells back digit by digit | double |
+//! | `Float64` | numbers that a double tells back digit by digit; `"NaN"`, `"Infinity"`, `"-Infinity"` | double |
 //! | `String` | strings; numbers and booleans as their JSON text | text |
 //! | `Json` | anything, as it is written, but half surrogate pairs (`"\ud800"`): DuckDB refuses a file that holds one | text |
 //! | `Bytes` | standard base64, padded or not | bytes |

@@ -97,9 +97,22 @@ fn double(text: &str) -> Result<f64, String> {
     if text.len() <= 15 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'.')) {
         return text.parse().map_err(|_| expected("a number", text));
     }
+    if let Some(value) = no_number(text) {
+        return Ok(value);
+    }
     let number = Number::parse(text).ok_or_else(|| expected("a number", text))?;
     lossless_double(text, &number)
         .ok_or_else(|| expected("a number that a double can hold (else DECIMAL, STRING or JSON)", text))
+}
+
+/// The doubles that JSON has no number for, as decoders and Protocol Buffers write them.
+fn no_number(text: &str) -> Option<f64> {
+    match text {
+        "\"NaN\"" => Some(f64::NAN),
+        "\"Infinity\"" => Some(f64::INFINITY),
+        "\"-Infinity\"" => Some(f64::NEG_INFINITY),
+        _ => None,
+    }
 }
 
 fn write_string(text: &str, rows: &mut Vec<u8>) -> Result<(), String> {
@@ -260,6 +273,10 @@ mod tests {
             (Scalar::Float64, "1763712000.123456789", None),
             (Scalar::Float64, "true", None),
             (Scalar::Float64, "\"1\"", None),
+            (Scalar::Float64, "\"NaN\"", Some("NaN")),
+            (Scalar::Float64, "\"Infinity\"", Some("inf")),
+            (Scalar::Float64, "\"-Infinity\"", Some("-inf")),
+            (Scalar::Float64, "\"nan\"", None),
             (Scalar::Float64, "[1]", None),
             (Scalar::String, "\"a\\n\"", Some("a\n")),
             (Scalar::String, "1.50", Some("1.50")),
