@@ -4,7 +4,7 @@
 //! - [`record`], [`clock`]: Kafka's words; time.
 //! - [`config`]: the file; [`layout`]: what decides names and rows.
 //! - [`consume`]: the seams towards Kafka; [`kafka`]: librdkafka behind them.
-//! - [`decode`]: payloads into rows; [`transform`]: what the user's programs make of them; [`parse`]: their fields and event
+//! - [`registry`]: schemas by their ids; [`decode`]: payloads into rows; [`transform`]: what the user's programs make of them; [`parse`]: their fields and event
 //!   times; [`mod@format`]: rows, blocks and files.
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
@@ -30,6 +30,7 @@ pub mod parse;
 pub mod pipeline;
 pub mod planted;
 pub mod record;
+pub mod registry;
 pub mod spool;
 pub mod telemetry;
 pub mod transform;

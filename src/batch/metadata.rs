@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 const VERSION: u32 = 1;
 
 /// Kafka's default limit (`offset.metadata.max.bytes`); a longer string is not sent. What is sent has less than a tenth of
-/// it, whatever is configured: lists (windows, schemas by output) are in the claim.
+/// it, whatever is configured, and less than a quarter with the longest name of a message in a registry: lists (windows,
+/// schemas by output, unknown schemas) are in the claim.
 pub const METADATA_BYTES_MAX: usize = 4096;
 
 /// What the committed offset of a partition means.
@@ -29,6 +30,9 @@ pub struct OffsetMetadata {
     /// `first` of the newest finished batch below the committed offset.
     #[serde(rename = "prev", default, skip_serializing_if = "Option::is_none")]
     pub previous_first: Option<i64>,
+    /// The schema in the registry that rows are projected onto: those of the plan, or of the batch before.
+    #[serde(rename = "schema", default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// The topic's id, where the client can tell.
     #[serde(rename = "topic", default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
@@ -69,7 +73,15 @@ pub enum OffsetState {
 impl OffsetMetadata {
     /// Metadata of ours in state `state`, with nothing else known.
     pub fn new(state: OffsetState, generation: u32) -> Self {
-        Self { siltstone: VERSION, state, generation, watermark_ms: None, previous_first: None, topic_id: None }
+        Self {
+            siltstone: VERSION,
+            state,
+            generation,
+            watermark_ms: None,
+            previous_first: None,
+            target: None,
+            topic_id: None,
+        }
     }
 
     /// The string that is committed.
@@ -87,6 +99,7 @@ impl OffsetMetadata {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::TARGET_BYTES_MAX;
 
     /// Goal: no configuration makes a plan that Kafka refuses. Method: every field at its longest; none of them grows
     /// with outputs, windows or names. Brokers with a smaller `offset.metadata.max.bytes` than the default's tenth are
@@ -107,6 +120,9 @@ mod tests {
             metadata.topic_id = Some("t".repeat(36));
             let text = metadata.encode();
             assert!(text.len() < METADATA_BYTES_MAX / 10, "{} bytes: {text}", text.len());
+            metadata.target = Some("m".repeat(TARGET_BYTES_MAX));
+            let text = metadata.encode();
+            assert!(text.len() < METADATA_BYTES_MAX / 4, "{} bytes: {text}", text.len());
             assert_eq!(OffsetMetadata::decode(&text), Some(metadata));
         }
     }

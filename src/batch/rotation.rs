@@ -23,6 +23,8 @@ pub enum SealReason {
     EndOfRange,
     /// Kafka deleted the records that come next, and `on_gap = "halt"`.
     Gap,
+    /// The next record has a newer schema, which rows are projected onto from there on.
+    Schema,
 }
 
 impl SealReason {
@@ -38,6 +40,7 @@ impl SealReason {
             Self::Pressure => "pressure",
             Self::EndOfRange => "end_of_range",
             Self::Gap => "gap",
+            Self::Schema => "schema",
         }
     }
 }

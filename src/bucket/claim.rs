@@ -7,7 +7,7 @@ use super::{Bucket, BucketError, Created, Place, receipts_folder, to_json};
 use crate::effect::Effect;
 use crate::record::TopicPartition;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the stored form.
 pub const CLAIM_VERSION: u32 = 1;
@@ -35,6 +35,12 @@ pub struct Claim {
     /// Hash of the pinned schema, by output.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schemas: BTreeMap<String, String>,
+    /// The schema in the registry that rows are projected onto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Ids that the registry had no schema of: records that name them are dead letters, whatever it says later.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unknown_schemas: BTreeSet<u32>,
     /// The objects to come. Empty where the writer did not tell.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<ClaimedObject>,
@@ -68,7 +74,15 @@ impl Claim {
 
     /// Whether both decide the same: equal end, fingerprint and schemas. What the batch holds then follows.
     pub fn decides_as(&self, other: &Self) -> bool {
-        self.end == other.end && self.fingerprint == other.fingerprint && self.schemas == other.schemas
+        self.end == other.end
+            && self.fingerprint == other.fingerprint
+            && self.schemas == other.schemas
+            && self.reads_as(other)
+    }
+
+    /// Whether both were decided with the same answers of the registry.
+    pub fn reads_as(&self, other: &Self) -> bool {
+        self.target == other.target && self.unknown_schemas == other.unknown_schemas
     }
 }
 

@@ -74,6 +74,9 @@ pub struct Receipt {
     /// Hash of the pinned schema, by output.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schemas: BTreeMap<String, String>,
+    /// The schema in the registry that its rows are projected onto: its id, for Protocol Buffers with `:` and the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// Why the batch was sealed.
     pub reason: String,
     /// Event-time watermark of the Kafka partition at `end`, milliseconds UTC.

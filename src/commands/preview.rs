@@ -5,13 +5,15 @@
 use super::run::{Connected, connect};
 use crate::cli::PreviewArgs;
 use crate::config::{ArchiveConfig, Config};
+use crate::decode::{self, Needs, Schemas};
 use crate::exit::{Exit, Failure};
 use crate::kafka::look;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::archive::{Archive, Json};
+use crate::pipeline::context::{Decided, Missing, schemas};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::pipeline::sample::{Sampler, inferring};
-use crate::pipeline::start::{chain, open_destinations};
+use crate::pipeline::start::{chain, open_destinations, open_registry};
 use crate::pipeline::unpack::{Scratch, Unpacked, What};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition, offset_after};
 use crate::spool::{Spool, process_number};
@@ -108,7 +110,7 @@ pub async fn preview(args: &PreviewArgs, config: &Config, out: &mut dyn Write) -
         if records.is_empty() {
             continue;
         }
-        let mut preview = Preview::new(config, archive, &records, &spool)?;
+        let mut preview = Preview::new(config, archive, &records, &spool).await?;
         for record in records {
             let outcome = preview.outcome(record)?;
             let written = if args.json { write_json(&outcome, out) } else { write_text(&outcome, out) };
@@ -244,6 +246,36 @@ impl Drop for TemporarySpool {
     }
 }
 
+/// What `records` need of the schema registry, where the archive reads by one. Rows are projected onto the newest of their
+/// schemas, as all of them were but for the first batch.
+async fn decide(config: &Config, archive: &ArchiveConfig, records: &[&OwnedRecord]) -> Result<Schemas, String> {
+    let layout = &archive.layout;
+    let Some(format) = layout.decode.registry_format() else { return Ok(Schemas::default()) };
+    let registry = open_registry(config).map_err(|failure| failure.to_string())?;
+    let missing = |missing: Missing| match missing {
+        Missing::Later(reason) | Missing::Gone(reason) | Missing::Never(reason) => reason,
+    };
+    let mut decided = Decided::default();
+    let mut found = schemas(registry.as_ref(), layout, &decided).await.map_err(missing)?;
+    let mut reader = decode::by_registry(&layout.decode, &found)?;
+    for payload in records.iter().filter_map(|record| record.value.as_deref()) {
+        while let (Some(by_registry), Some(registry)) = (&reader, &registry) {
+            match by_registry.needs(payload) {
+                Needs::Ask(id) => {
+                    registry.ask(id, format).await.map_err(|error| chain(&error))?;
+                }
+                Needs::Target(target) => {
+                    decided.target = Some(target);
+                    found = schemas(Some(registry), layout, &decided).await.map_err(missing)?;
+                    reader = decode::by_registry(&layout.decode, &found)?;
+                }
+                Needs::Nothing | Needs::Note(_) => break,
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// One archive at work.
 struct Preview {
     archive: Arc<Archive>,
@@ -253,7 +285,7 @@ struct Preview {
 
 impl Preview {
     /// `records`: what a schema is inferred from, where the archive infers one.
-    fn new(
+    async fn new(
         config: &Config,
         archive: &ArchiveConfig,
         records: &[&OwnedRecord],
@@ -261,7 +293,8 @@ impl Preview {
     ) -> Result<Self, Failure> {
         let failed = |what: String| Failure::new(Exit::Config, format!("preview: archive {}: {what}", archive.name));
         let destinations = open_destinations(config)?;
-        let mut sampler = Sampler::new(&archive.layout);
+        let schemas = decide(config, archive, records).await.map_err(failed)?;
+        let mut sampler = Sampler::new(&archive.layout, &schemas);
         for record in records {
             sampler.add(&record.as_record(), 0);
         }
@@ -269,7 +302,7 @@ impl Preview {
         if pinned.values().any(Vec::is_empty) || (inferring(&archive.layout).next().is_some() && pinned.is_empty()) {
             return Err(failed("none of these records has a field that a schema could be inferred from".to_string()));
         }
-        let compiled = Archive::compile(&archive.layout, &destinations, &pinned).map_err(failed)?;
+        let compiled = Archive::compile(&archive.layout, &destinations, &pinned, &schemas).map_err(failed)?;
         let spool = Spool::open(&spool.0, u64::MAX, process_number()).map_err(|error| failed(chain(&error)))?;
         Ok(Self { archive: Arc::new(compiled), spool, scratch: Scratch::default() })
     }

@@ -5,7 +5,8 @@ use super::interpolate::is_per_process;
 use super::raw::{Field, Section};
 use super::tree::{Node, Value, join};
 use super::{
-    ArchiveConfig, DestinationConfig, Rotate, TopicPatterns, decode, output, place, program, resolve, shape, time,
+    ArchiveConfig, DestinationConfig, Rotate, TopicPatterns, decode, output, place, program, registry, resolve, shape,
+    time,
 };
 use crate::layout::preset::Preset;
 use crate::layout::template::TemplateKind;
@@ -37,6 +38,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) rotate: Rotate,
     /// `memory.budget`, where it is right.
     pub(super) budget: Option<u64>,
+    /// There is a section `[registry]`.
+    pub(super) has_registry: bool,
 }
 
 /// An archive, and where it stands in the file.
@@ -137,6 +140,7 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
         .field("decode")
         .and_then(|field| decode::decode(&field, surroundings.base_dir))
         .unwrap_or(decode::DEFAULT);
+    registry::check_decode(section, &decode, surroundings.has_registry);
     let timestamp = time::rule(section);
     if decode == Decode::Raw && matches!(timestamp.source, TimestampSource::Field(_)) {
         section.cross(

@@ -6,7 +6,7 @@ use super::shape::{self, Shape};
 use super::tree::Value;
 use super::{program, time};
 use crate::decode;
-use crate::layout::{Decode, TextFields, TextType};
+use crate::layout::{Decode, RegistryFormat, TextFields, TextType};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ const TYPES: &[(&str, &Shape)] = &[
     ("msgpack", &shape::DECODE_MSGPACK),
     ("avro", &shape::DECODE_AVRO),
     ("protobuf", &shape::DECODE_PROTOBUF),
+    ("json_schema", &shape::DECODE_JSON_SCHEMA),
 ];
 const NAMES: &str = "a list of names, each once: an array of as many elements becomes an object with them";
 const COLUMNS: &str = "a list of names, each once: one for each value of a line";
@@ -77,6 +78,13 @@ fn of_type(section: &Section<'_>, kind: &str, field: &Field<'_>, base_dir: &Path
         "syslog" => Decode::Syslog {
             zone: section.field("zone").and_then(|field| time::zone(&field)).unwrap_or_else(|| "UTC".to_string()),
         },
+        "avro" if by_registry(section, &["schema"]) => {
+            Decode::Registry { format: RegistryFormat::Avro, ignore_unknown: false }
+        }
+        "protobuf" if by_registry(section, &["descriptors", "message"]) => {
+            Decode::Registry { format: RegistryFormat::Protobuf, ignore_unknown: ignores_unknown(section)? }
+        }
+        "json_schema" => Decode::Registry { format: RegistryFormat::JsonSchema, ignore_unknown: false },
         "avro" => Decode::Avro {
             schema: match section.field("schema") {
                 Some(field) => program::text_or_file(&field, base_dir, ".avsc", AVRO)?,
@@ -92,10 +100,7 @@ fn of_type(section: &Section<'_>, kind: &str, field: &Field<'_>, base_dir: &Path
                 Some(field) => field.text(MESSAGE)?.to_string(),
                 None => return needed(section, "message", MESSAGE),
             },
-            ignore_unknown: match section.field("unknown") {
-                Some(field) => field.choice(&[("dead_letter", false), ("ignore", true)])?,
-                None => false,
-            },
+            ignore_unknown: ignores_unknown(section)?,
         },
         "msgpack" => Decode::Msgpack { unfold: unfold(), names: array_names() },
         _ => Decode::Json {
@@ -108,6 +113,9 @@ fn of_type(section: &Section<'_>, kind: &str, field: &Field<'_>, base_dir: &Path
         && delimiter == quote
     {
         section.cross("quote", "the delimiter, too".to_string(), "another character, or off".to_string());
+    }
+    if decode.registry_format().is_some() {
+        return Some(decode);
     }
     let compiled = decode::compile(&decode);
     if let Ok(Some(decoder)) = &compiled {
@@ -140,6 +148,26 @@ fn of_type(section: &Section<'_>, kind: &str, field: &Field<'_>, base_dir: &Path
         );
     }
     Some(decode)
+}
+
+/// Whether payloads name schemas of a registry. `own`: the keys of a schema that stands in the file instead.
+fn by_registry(section: &Section<'_>, own: &[&'static str]) -> bool {
+    let given = section.field("registry").and_then(|field| field.flag()).unwrap_or(false);
+    for key in own.iter().filter(|key| given && section.has(key)) {
+        section.cross(
+            key,
+            "given, but registry = true".to_string(),
+            "a schema of one's own, or registry = true".to_string(),
+        );
+    }
+    given
+}
+
+fn ignores_unknown(section: &Section<'_>) -> Option<bool> {
+    match section.field("unknown") {
+        Some(field) => field.choice(&[("dead_letter", false), ("ignore", true)]),
+        None => Some(false),
+    }
 }
 
 /// Refuses types of fields that no row can have.

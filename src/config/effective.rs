@@ -3,14 +3,16 @@
 use super::place::CODEC_PRESET;
 use super::units::{show_size, show_time};
 use super::{
-    ArchiveConfig, Config, GroupProtocol, Isolation, KafkaConfig, Rotate, Secret, Start, client, destination, output,
+    ArchiveConfig, Config, GroupProtocol, Isolation, KafkaConfig, RegistryConfig, RegistryLogin, Rotate, Secret, Start,
+    client, destination, output,
 };
 use crate::layout::{
-    Column, ColumnKind, Compression, Decode, Keep, Newlines, OutputFormat, OutputLayout, Place, SchemaSource,
-    TextFields, TextType, TimeFormat, TimeUnit, TimestampFallback, TimestampRule, TimestampSource, Tombstones,
-    UnknownFields,
+    Column, ColumnKind, Compression, Decode, Keep, Newlines, OutputFormat, OutputLayout, Place, RegistryFormat,
+    SchemaSource, TextFields, TextType, TimeFormat, TimeUnit, TimestampFallback, TimestampRule, TimestampSource,
+    Tombstones, UnknownFields,
 };
 use std::time::Duration;
+use url::Url;
 
 /// `config` as a configuration file that resolves to the same, but for secrets: these are `"***"`.
 ///
@@ -33,6 +35,9 @@ pub fn effective_toml(config: &Config) -> String {
         &[("concurrency", config.upload.concurrency.to_string()), ("part_size", size(config.upload.part_size))],
     );
     section(&mut text, "shutdown", &[("timeout", time(config.shutdown_timeout))]);
+    if let Some(registry) = &config.registry {
+        section(&mut text, "registry", &registry_lines(registry));
+    }
     for (name, destination) in &config.destinations {
         let mut lines = vec![("url", string(&destination.url))];
         for (key, value) in &destination.options {
@@ -86,6 +91,19 @@ fn option(key: &str, value: &Secret) -> String {
         "path_style" | "allow_http" | "conditional_put" | "use_emulator" => value.reveal().to_string(),
         _ => string(value.reveal()),
     }
+}
+
+fn registry_lines(registry: &RegistryConfig) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("url", strings(registry.urls.iter().map(Url::as_str)))];
+    match &registry.login {
+        Some(RegistryLogin::Basic(user, _)) => {
+            lines.extend([("username", string(user)), ("password", string("***"))]);
+        }
+        Some(RegistryLogin::Bearer(_)) => lines.push(("token", string("***"))),
+        None => {}
+    }
+    lines.extend(registry.ca_file.as_ref().map(|path| ("ca_file", string(&path.to_string_lossy()))));
+    lines
 }
 
 fn kafka(text: &mut String, kafka: &KafkaConfig) {
@@ -174,6 +192,20 @@ fn decode(decode: &Decode) -> String {
             add("descriptors", string(descriptors));
             add("message", string(message));
             add("unknown", string(if *ignore_unknown { "ignore" } else { "dead_letter" }));
+            None
+        }
+        Decode::Registry { format, ignore_unknown } => {
+            match format {
+                RegistryFormat::Avro => add("type", string("avro")),
+                RegistryFormat::Protobuf => {
+                    add("type", string("protobuf"));
+                    add("unknown", string(if *ignore_unknown { "ignore" } else { "dead_letter" }));
+                }
+                RegistryFormat::JsonSchema => add("type", string("json_schema")),
+            }
+            if *format != RegistryFormat::JsonSchema {
+                add("registry", "true".to_string());
+            }
             None
         }
         Decode::Msgpack { unfold, names } => {
@@ -350,6 +382,7 @@ fn format_lines(format: &OutputFormat) -> Vec<(&'static str, String)> {
                 "schema",
                 match schema {
                     SchemaSource::Infer => string("infer"),
+                    SchemaSource::Registry => string("registry"),
                     SchemaSource::Columns(columns) => columns_text(columns),
                 },
             ));

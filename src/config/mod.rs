@@ -20,6 +20,7 @@ mod output;
 mod place;
 mod program;
 mod raw;
+mod registry;
 mod resolve;
 mod schema;
 mod shape;
@@ -53,6 +54,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use url::Url;
 
 /// Reads the configuration in `path`; relative paths in it start at its folder. `env` gives the variables.
 ///
@@ -122,6 +124,8 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// `[upload]`.
     pub upload: UploadConfig,
+    /// `[registry]`; `None`: there is none.
+    pub registry: Option<RegistryConfig>,
     /// `[shutdown] timeout`: how long SIGTERM may take to seal, upload and commit. Default 60 s.
     pub shutdown_timeout: Duration,
     /// `[destinations.*]` by name.
@@ -206,6 +210,26 @@ pub struct UploadConfig {
     /// Bytes of one multipart piece; larger objects than this go up in pieces. Default 8 MiB, at least 5 MiB, at most an
     /// eighth of the budget.
     pub part_size: u64,
+}
+
+/// `[registry]`: a schema registry with Confluent's API.
+#[derive(Clone, Debug)]
+pub struct RegistryConfig {
+    /// Base URLs, asked in order until one answers. At least one, without secrets.
+    pub urls: Vec<Url>,
+    /// How to log in.
+    pub login: Option<RegistryLogin>,
+    /// A file with certificates in PEM that are trusted beside the machine's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How to log in to a schema registry.
+#[derive(Clone, Debug)]
+pub enum RegistryLogin {
+    /// HTTP's basic authentication: user and password.
+    Basic(String, Secret),
+    /// A bearer token.
+    Bearer(Secret),
 }
 
 /// `[destinations.NAME]`.

@@ -2,7 +2,7 @@
 
 use super::archive::{self, Surroundings, destinations, place, urls};
 use super::raw::{Field, Section};
-use super::{MemoryShares, place as presets, program, schema, shape};
+use super::{MemoryShares, place as presets, program, registry, schema, shape};
 use crate::format;
 use crate::layout::preset::Preset;
 use crate::layout::{
@@ -70,8 +70,7 @@ fn check_pinning(archive: &Section<'_>, surroundings: &Surroundings<'_>, outputs
     let Some(first) = outputs.first() else { return };
     let Some(keeper) = first.destinations.first().and_then(|name| surroundings.destinations.get(name)) else { return };
     let creates_once = keeper.options.get("conditional_put").is_none_or(|value| value.reveal() == "true");
-    let infers =
-        |output: &OutputLayout| matches!(&output.format, OutputFormat::Parquet { schema: SchemaSource::Infer, .. });
+    let infers = |output: &OutputLayout| matches!(output.format.schema(), Some(SchemaSource::Infer));
     if !creates_once && outputs.iter().any(|output| infers(&output.layout)) {
         archive.cross(
             "output",
@@ -97,6 +96,7 @@ fn output<'f>(
             "raw, or decode = \"json\"".to_string(),
         );
     }
+    registry::check_output(section, format.schema(), decode);
     let names = match section.field("destination") {
         Some(field) => destinations(&field, surroundings),
         None => the_only(section, surroundings),
@@ -320,7 +320,7 @@ fn check_names(field: &Field<'_>, columns: &[KeptColumn], prefix: &str, format: 
     let OutputFormat::Parquet { schema, unknown, .. } = format else { return };
     let given: &[_] = match schema {
         SchemaSource::Columns(given) => given,
-        SchemaSource::Infer => &[],
+        SchemaSource::Infer | SchemaSource::Registry => &[],
     };
     for (name, column) in KEPT {
         let kept = format!("{prefix}{name}");

@@ -8,7 +8,7 @@ use super::tree::{Node, Value};
 use super::units::{show_size, show_time};
 use super::{
     Config, GroupProtocol, Isolation, KafkaConfig, MemoryConfig, Rotate, SpoolConfig, Start, UploadConfig, archive,
-    client, destination, place, shape,
+    client, destination, place, registry, shape,
 };
 use crate::destination::StoreKind;
 use crate::destination::url::StoreUrl;
@@ -74,7 +74,14 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
     let memory_section = root.section("memory", &shape::MEMORY);
     let memory = memory(&memory_section);
     let budget = (!errors.about("memory.budget")).then_some(memory.budget);
-    let surroundings = archive::Surroundings { base_dir, destinations: &destinations, rotate: base_rotate, budget };
+    let registry = registry::resolve(&root, base_dir);
+    let surroundings = archive::Surroundings {
+        base_dir,
+        destinations: &destinations,
+        rotate: base_rotate,
+        budget,
+        has_registry: root.has("registry"),
+    };
     let spool_section = root.section("spool", &shape::SPOOL);
     let upload_section = root.section("upload", &shape::UPLOAD);
     let kafka_section = root.section("kafka", &shape::KAFKA);
@@ -86,6 +93,7 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
         memory,
         http: http(&root.section("http", &shape::HTTP)),
         upload: upload(&upload_section),
+        registry,
         shutdown_timeout: root
             .section("shutdown", &shape::SHUTDOWN)
             .field("timeout")

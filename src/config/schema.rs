@@ -60,6 +60,7 @@ pub(super) fn source(field: &Field<'_>, base_dir: &Path) -> Option<SchemaSource>
     }
     match field.text(SOURCE)? {
         "infer" => Some(SchemaSource::Infer),
+        "registry" => Some(SchemaSource::Registry),
         file => from_file(field, &base_dir.join(file)).map(SchemaSource::Columns),
     }
 }

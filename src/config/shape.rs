@@ -25,6 +25,7 @@ pub const SHAPES: &[&Shape] = &[
     &HTTP,
     &UPLOAD,
     &SHUTDOWN,
+    &REGISTRY,
     &FILE,
     &S3,
     &GS,
@@ -41,6 +42,7 @@ pub const SHAPES: &[&Shape] = &[
     &DECODE_MSGPACK,
     &DECODE_AVRO,
     &DECODE_PROTOBUF,
+    &DECODE_JSON_SCHEMA,
     &TIMESTAMP,
     &ARCHIVE_ROTATE,
     &DEAD_LETTERS,
@@ -55,7 +57,7 @@ pub const SHAPES: &[&Shape] = &[
 pub(super) const ROOT: Shape = Shape {
     at: "",
     of: "",
-    keys: &["kafka", "spool", "memory", "http", "upload", "shutdown", "destinations", "rotate", "archive"],
+    keys: &["kafka", "spool", "memory", "http", "upload", "shutdown", "registry", "destinations", "rotate", "archive"],
 };
 pub(super) const KAFKA: Shape = Shape {
     at: "kafka",
@@ -67,6 +69,8 @@ pub(super) const MEMORY: Shape = Shape { at: "memory", of: "", keys: &["budget",
 pub(super) const HTTP: Shape = Shape { at: "http", of: "", keys: &["listen"] };
 pub(super) const UPLOAD: Shape = Shape { at: "upload", of: "", keys: &["concurrency", "part_size"] };
 pub(super) const SHUTDOWN: Shape = Shape { at: "shutdown", of: "", keys: &["timeout"] };
+pub(super) const REGISTRY: Shape =
+    Shape { at: "registry", of: "", keys: &["url", "username", "password", "token", "ca_file"] };
 pub(super) const FILE: Shape = destination(StoreKind::File, "file://");
 pub(super) const S3: Shape = destination(StoreKind::S3, "s3://");
 pub(super) const GS: Shape = destination(StoreKind::Gcs, "gs://");
@@ -100,8 +104,10 @@ pub(super) const DECODE_CSV: Shape =
 pub(super) const DECODE_REGEX: Shape = decode("type = \"regex\"", &["type", "pattern", "types", "nulls"]);
 pub(super) const DECODE_GROK: Shape = decode("type = \"grok\"", &["type", "pattern", "patterns", "types", "nulls"]);
 pub(super) const DECODE_SYSLOG: Shape = decode("type = \"syslog\"", &["type", "zone"]);
-pub(super) const DECODE_AVRO: Shape = decode("type = \"avro\"", &["type", "schema"]);
-pub(super) const DECODE_PROTOBUF: Shape = decode("type = \"protobuf\"", &["type", "descriptors", "message", "unknown"]);
+pub(super) const DECODE_AVRO: Shape = decode("type = \"avro\"", &["type", "schema", "registry"]);
+pub(super) const DECODE_PROTOBUF: Shape =
+    decode("type = \"protobuf\"", &["type", "descriptors", "message", "unknown", "registry"]);
+pub(super) const DECODE_JSON_SCHEMA: Shape = decode("type = \"json_schema\"", &["type"]);
 pub(super) const DECODE_MSGPACK: Shape = decode("type = \"msgpack\"", &["type", "unfold", "names"]);
 pub(super) const TIMESTAMP: Shape =
     Shape { at: "archive.timestamp", of: "", keys: &["field", "header", "unit", "format", "zone", "fallback"] };

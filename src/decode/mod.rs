@@ -22,15 +22,18 @@ mod json;
 mod line;
 mod msgpack;
 mod protobuf;
+mod registry;
 mod rows;
 mod separated;
 mod syslog;
 mod text;
 
+pub use registry::{Aim, ByRegistry, Needs, Schemas};
 pub use rows::{Members, Rows, Writer};
 
 use crate::layout::Decode;
 use crate::record::Record;
+use std::sync::Arc;
 
 /// Why a payload gives no rows. Permanent: the record is a dead letter with this text as its reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +53,7 @@ pub trait Decoder: Send + Sync {
     }
 }
 
-/// Compiles `decode`. `None`: payloads are their own rows (JSON as it is), or have none (raw).
+/// Compiles `decode`, if it needs nothing beside itself: see [`by_registry`] for what does. `None`: payloads are their own rows (JSON as it is), or have none (raw).
 ///
 /// # Errors
 /// A pattern, schema or descriptor that cannot be used; in words for the person who wrote it.
@@ -70,8 +73,22 @@ pub fn compile(decode: &Decode) -> Result<Option<Box<dyn Decoder>>, String> {
         Decode::Protobuf { descriptors, message, ignore_unknown } => {
             Box::new(protobuf::Protobuf::new(descriptors, message, *ignore_unknown)?)
         }
+        Decode::Registry { .. } => return Err("its schemas are in a registry".to_string()),
         Decode::Msgpack { unfold, names } => Box::new(msgpack::Msgpack::new(*unfold, names)),
     }))
+}
+
+/// The reader of payloads that name schemas of a registry; `None` where `decode` is of another kind.
+///
+/// # Errors
+/// There is no registry.
+pub fn by_registry(decode: &Decode, schemas: &Schemas) -> Result<Option<Arc<ByRegistry>>, String> {
+    match decode {
+        Decode::Registry { format, ignore_unknown } => {
+            ByRegistry::new(*format, *ignore_unknown, schemas).map(Arc::new).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// JSON, one value a record, read to its end whatever the layout says of validation: for those that look at all of it.

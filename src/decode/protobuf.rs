@@ -29,7 +29,13 @@ impl Protobuf {
             let known: Vec<String> = pool.all_messages().map(|known| known.full_name().to_string()).take(20).collect();
             return Err(format!("no message {message}; there are {}", known.join(", ")));
         };
-        if holds_any(&found, &mut HashSet::new()) {
+        Self::of(found, ignores_unknown)
+    }
+
+    /// Messages of the type `message`.
+    pub(super) fn of(message: MessageDescriptor, ignores_unknown: bool) -> Result<Self, String> {
+        if holds_any(&message, &mut HashSet::new()) {
+            let message = message.full_name();
             return Err(format!(
                 "{message} holds google.protobuf.Any, which is not decoded: keep such payloads with decode = \"raw\""
             ));
@@ -38,7 +44,7 @@ impl Protobuf {
             .stringify_64_bit_integers(false)
             .use_proto_field_name(true)
             .skip_default_fields(false);
-        Ok(Self { message: found, ignores_unknown, options })
+        Ok(Self { message, ignores_unknown, options })
     }
 }
 

@@ -30,7 +30,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 /// Makes the format of an output. `keep` is what it keeps of Kafka's own; `pinned` the columns that were inferred and
-/// pinned, where the schema is [`SchemaSource::Infer`].
+/// pinned, or come from a registry, where the layout itself has none.
 ///
 /// # Errors
 /// The output cannot be: a compression or level that the format has not, kept columns for `raw`, a schema that Parquet
@@ -49,7 +49,8 @@ pub fn build(output: &OutputFormat, keep: Option<&Keep>, pinned: Option<&[Column
         OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows } => {
             let columns = match (schema, pinned) {
                 (SchemaSource::Columns(columns), _) => columns.as_slice(),
-                (SchemaSource::Infer, Some(pinned)) => pinned,
+                (SchemaSource::Infer | SchemaSource::Registry, Some(pinned)) => pinned,
+                (SchemaSource::Registry, None) => return Err("the schema of the registry is missing".to_string()),
                 (SchemaSource::Infer, None) => return Err("the inferred schema is not pinned yet".to_string()),
             };
             let bytes = usize::try_from(*row_group_bytes)

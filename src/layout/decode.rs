@@ -85,9 +85,37 @@ pub enum Decode {
         /// Fields that the schema does not have are left out; otherwise the record is a dead letter.
         ignore_unknown: bool,
     },
+    /// Confluent's wire format: the id of a schema in a registry, then data of that schema.
+    Registry {
+        /// What the data is.
+        format: RegistryFormat,
+        /// Of Protocol Buffers: see [`Decode::Protobuf`].
+        #[serde(default, skip_serializing_if = "is_false")]
+        ignore_unknown: bool,
+    },
+}
+
+/// What the schemas of a registry describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegistryFormat {
+    /// Avro's binary encoding.
+    Avro,
+    /// Protocol Buffers: the indexes of the message stand between the id and the data.
+    Protobuf,
+    /// JSON.
+    JsonSchema,
 }
 
 impl Decode {
+    /// What the data is, where it names schemas of a registry.
+    pub fn registry_format(&self) -> Option<RegistryFormat> {
+        match self {
+            Self::Registry { format, .. } => Some(*format),
+            _ => None,
+        }
+    }
+
     /// Whether a record may be several rows.
     pub fn unfolds(&self) -> bool {
         matches!(

@@ -17,7 +17,7 @@ mod telling;
 pub mod template;
 pub mod window;
 
-pub use decode::{Decode, TextFields, TextType};
+pub use decode::{Decode, RegistryFormat, TextFields, TextType};
 pub use extension::Ending;
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Whether an output takes its columns from the registry, so that all rows of a batch are projected onto one schema.
+    pub fn needs_target(&self) -> bool {
+        self.outputs.iter().any(|output| matches!(output.format.schema(), Some(SchemaSource::Registry)))
+    }
+
     /// The canonical JSON that is stored and hashed.
     pub fn canonical_json(&self) -> String {
         serde_json::to_string(self).expect("a layout holds only strings, numbers and enums")
@@ -278,6 +283,14 @@ pub enum OutputFormat {
 }
 
 impl OutputFormat {
+    /// Where its columns come from, if it has columns.
+    pub fn schema(&self) -> Option<&SchemaSource> {
+        match self {
+            Self::Parquet { schema, .. } => Some(schema),
+            Self::Raw { .. } | Self::Json { .. } => None,
+        }
+    }
+
     /// Whether an output of that format takes every record, decodable or not.
     pub fn takes_every_record(&self) -> bool {
         matches!(self, Self::Raw { .. })
@@ -330,6 +343,8 @@ pub enum SchemaSource {
     Infer,
     /// Given: the columns.
     Columns(Vec<Column>),
+    /// Those of the schema in the registry that the batch's rows are projected onto.
+    Registry,
 }
 
 /// A column or nested field of a Parquet output.

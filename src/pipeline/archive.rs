@@ -4,17 +4,19 @@
 
 use super::unpack::{Refusal, Scratch, Unpacked, Unpacker};
 use crate::bucket::Bucket;
+use crate::decode::{Aim, ByRegistry, Schemas};
 use crate::destination::Destination;
 use crate::format::dead_letter::DeadLetterStage;
 use crate::format::{self, Format};
 use crate::layout::window::{KeyTemplate, Window, WindowValues};
 use crate::layout::{
-    Column, DeadLetterLayout, Decode, Layout, OutputFormat, SchemaSource, TimestampFallback, TimestampSource,
-    Tombstones,
+    Column, ColumnKind, DeadLetterLayout, Decode, Layout, OutputFormat, SchemaSource, TimestampFallback,
+    TimestampSource, Tombstones,
 };
 use crate::parse::json::{Captures, JsonScan};
 use crate::parse::timestamp::TimeReader;
 use crate::record::Record;
+use crate::registry::Target;
 use crate::transform::Filter;
 use crate::upload;
 use sha2::{Digest, Sha256};
@@ -29,6 +31,8 @@ pub struct Archive {
     pub fingerprint: String,
     /// Hash of each inferred schema, by output.
     pub schemas: BTreeMap<String, String>,
+    /// The schema in the registry that its rows are projected onto.
+    pub target: Option<Target>,
     /// The outputs in layout order, then the dead letters.
     pub outputs: Vec<Output>,
     /// Claims and receipts: under the first destination of the first output.
@@ -87,11 +91,16 @@ pub struct Decoded<'a> {
 /// What an output's schema must be when it was inferred, by output name.
 pub type PinnedSchemas = BTreeMap<String, Vec<Column>>;
 
+fn no_column() -> Column {
+    Column { name: "_".to_string(), kind: ColumnKind::Json, nullable: true }
+}
+
 /// The name of the dead letters among outputs.
 pub const DEAD_LETTERS: &str = "dead_letters";
 
 impl Archive {
-    /// Compiles `layout`. `destinations`: by URL; `pinned`: a schema for every output that infers one.
+    /// Compiles `layout`. `destinations`: by URL; `pinned`: a schema for every output that infers one; `registered`: what it
+    /// needs of a registry, if it needs one.
     ///
     /// # Errors
     /// What this version cannot read or this configuration does not have, for the operator.
@@ -99,6 +108,7 @@ impl Archive {
         layout: &Layout,
         destinations: &BTreeMap<String, Arc<Destination>>,
         pinned: &PinnedSchemas,
+        registered: &Schemas,
     ) -> Result<Self, String> {
         let mut fields = Vec::new();
         if let TimestampSource::Field(path) = &layout.timestamp.source {
@@ -106,11 +116,17 @@ impl Archive {
         }
         let mut outputs = Vec::new();
         let mut schemas = BTreeMap::new();
+        let (target, columns_of_target) = match &registered.aim {
+            Aim::At(target, schema) => (Some(target.clone()), schema.columns(target)?),
+            // Rows are refused before there is a target, so that nothing depends on these.
+            Aim::Own | Aim::Open => (None, vec![no_column()]),
+        };
         for output in &layout.outputs {
-            let columns = pinned.get(&output.name).map(Vec::as_slice);
-            if let (Some(columns), OutputFormat::Parquet { schema: SchemaSource::Infer, .. }) =
-                (columns, &output.format)
-            {
+            let columns = match output.format.schema() {
+                Some(SchemaSource::Registry) => Some(columns_of_target.as_slice()),
+                _ => pinned.get(&output.name).map(Vec::as_slice),
+            };
+            if let (Some(columns), Some(SchemaSource::Infer)) = (columns, output.format.schema()) {
                 schemas.insert(output.name.clone(), format::parquet::schema::schema_hash(columns));
             }
             let format = format::build(&output.format, output.keep.as_ref(), columns)?;
@@ -142,7 +158,7 @@ impl Archive {
             true,
             &mut fields,
         ));
-        let unpacker = Unpacker::compile(layout)?;
+        let unpacker = Unpacker::compile(layout, registered)?;
         // What a decoder or a transform writes is valid.
         let validate = unpacker.leaves_as_is() && matches!(layout.decode, Decode::Json { validate: true, .. });
         // A row of Parquet is made of the whole payload and refuses a broken one: nobody needs to read it before.
@@ -153,6 +169,7 @@ impl Archive {
         Ok(Self {
             fingerprint: layout.fingerprint(),
             layout: layout.clone(),
+            target,
             schemas,
             bucket: Bucket::new(home.clone()).of_generation(layout.generation),
             unpacker,
@@ -187,6 +204,11 @@ impl Archive {
     /// Finds the rows of `record`. They stand in `scratch` afterwards, and nothing else does.
     pub fn unpack(&self, record: &Record<'_>, scratch: &mut Scratch) -> Unpacked {
         self.unpacker.unpack(record, scratch)
+    }
+
+    /// The decoder where it reads by a registry.
+    pub fn by_registry(&self) -> Option<&ByRegistry> {
+        self.unpacker.by_registry()
     }
 
     /// How many records so many rows are of, where that is known without them.

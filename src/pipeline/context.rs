@@ -7,16 +7,18 @@ use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::config::{Rotate, Start, TopicPatterns, UploadConfig};
 use crate::consume::{CommitError, Coordinator, Held};
+use crate::decode::{Aim, Schemas};
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::effect::{Effect, requests};
 use crate::layout::Layout;
 use crate::planted::{Bug, has};
+use crate::registry::{Registry, Target};
 use crate::telemetry::health::Health;
 use crate::upload::UploadSettings;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -40,6 +42,8 @@ pub struct Context {
     pub spool_limit: u64,
     /// Take the receipts' word where the group has none.
     pub resume_from_receipts: bool,
+    /// Where schemas are asked for.
+    pub registry: Option<Arc<Registry>>,
     /// A number that no other living process has.
     pub process: u64,
     /// What is wrong at the moment.
@@ -56,6 +60,8 @@ pub struct ArchiveContext {
     pub layout: Layout,
     /// Compiled once the inferred schemas are known.
     pub compiled: OnceLock<Arc<Archive>>,
+    /// The same for rows that are projected onto a schema of the registry.
+    pub by_target: Mutex<HashMap<Target, Arc<Archive>>>,
     /// When batches are sealed.
     pub rotate: Rotate,
     /// Records gone before they were read halt the partition.
@@ -83,34 +89,129 @@ pub struct StartRule {
 impl ArchiveContext {
     /// The compiled layout for `fingerprint`: this configuration's own, or the stored one it was planned with.
     ///
+    /// `decided`: what was decided of schemas when the batch was cut.
+    ///
     /// # Errors
-    /// `Err(Some(text))`: it cannot be had, and why; `Err(None)`: the store does not answer, try again.
-    pub async fn archive_for(&self, context: &Context, fingerprint: &str) -> Result<Arc<Archive>, Option<String>> {
-        if let Some(own) = self.compiled.get().filter(|own| own.fingerprint == fingerprint) {
+    /// [`Missing`].
+    pub async fn archive_for(
+        &self,
+        context: &Context,
+        fingerprint: &str,
+        decided: &Decided,
+    ) -> Result<Arc<Archive>, Missing> {
+        let own = self.compiled.get().filter(|own| own.fingerprint == fingerprint);
+        if let Some(own) = own.filter(|own| own.by_registry().is_none()) {
             return Ok(own.clone());
         }
-        let (layout, bucket) = self.stored_layout(context, fingerprint).await?;
-        let failed = |error: BucketError| (error.verdict() == Verdict::Stop).then(|| chain(&error));
-        let pinned = load_pinned(&bucket, &layout).await.map_err(failed)?;
-        let pinned = pinned
-            .ok_or_else(|| Some(format!("layout {fingerprint}: a schema that it was planned with is not pinned")))?;
-        Archive::compile(&layout, &context.destinations, &pinned).map(Arc::new).map_err(Some)
+        let (layout, bucket) = match own {
+            Some(_) => (self.layout.clone(), self.bucket.clone()),
+            None => self.stored_layout(context, fingerprint).await?,
+        };
+        let pinned = load_pinned(&bucket, &layout).await.map_err(|error| Missing::of(&error))?;
+        let pinned = pinned.ok_or_else(|| {
+            Missing::Never(format!("layout {fingerprint}: a schema that it was planned with is not pinned"))
+        })?;
+        let schemas = context.schemas(&layout, decided).await?;
+        Archive::compile(&layout, &context.destinations, &pinned, &schemas).map(Arc::new).map_err(Missing::Never)
+    }
+
+    /// The compiled layout of this configuration for rows that are projected onto `target`.
+    ///
+    /// # Errors
+    /// [`Missing`].
+    pub async fn at_target(&self, context: &Context, target: &Target) -> Result<Arc<Archive>, Missing> {
+        let known = self.by_target.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let decided = Decided { target: Some(target.clone()), unknown: None };
+        let pinned = load_pinned(&self.bucket, &self.layout).await.map_err(|error| Missing::of(&error))?;
+        let pinned = pinned.ok_or_else(|| Missing::Never("a schema of the archive is pinned no more".to_string()))?;
+        let schemas = context.schemas(&self.layout, &decided).await?;
+        let compiled = Archive::compile(&self.layout, &context.destinations, &pinned, &schemas);
+        let compiled = Arc::new(compiled.map_err(Missing::Never)?);
+        let mut known = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= TARGETS_MAX {
+            known.clear();
+        }
+        known.insert(target.clone(), compiled.clone());
+        Ok(compiled)
     }
 
     /// A layout of this archive, from its own bucket or, where its first destination was changed since, from another one of the
     /// configuration.
-    async fn stored_layout(&self, context: &Context, fingerprint: &str) -> Result<(Layout, Bucket), Option<String>> {
+    async fn stored_layout(&self, context: &Context, fingerprint: &str) -> Result<(Layout, Bucket), Missing> {
         let elsewhere = context.destinations.values().map(|destination| Bucket::new(destination.clone()));
         let mut reason = None;
         for bucket in std::iter::once(self.bucket.clone()).chain(elsewhere) {
             match bucket.get_layout(fingerprint).await {
                 Ok(layout) => return Ok((layout, bucket)),
                 Err(error) if error.verdict() == Verdict::Stop => reason = reason.or_else(|| Some(chain(&error))),
-                Err(_) => return Err(None),
+                Err(error) => return Err(Missing::Later(chain(&error))),
             }
         }
-        Err(reason)
+        Err(Missing::Never(reason.unwrap_or_else(|| format!("no destination has the layout {fingerprint}"))))
     }
+}
+
+/// Most targets of an archive whose compiled layout is kept.
+const TARGETS_MAX: usize = 64;
+
+/// What was decided of schemas when a batch was cut.
+#[derive(Clone, Debug, Default)]
+pub struct Decided {
+    /// What its rows are projected onto.
+    pub target: Option<Target>,
+    /// The ids that were unknown, where that is decided.
+    pub unknown: Option<BTreeSet<u32>>,
+}
+
+/// Why something that a batch is written with cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Not now.
+    Later(String),
+    /// Somebody has removed it, and can put it back.
+    Gone(String),
+    /// It cannot be had, and why.
+    Never(String),
+}
+
+impl Missing {
+    fn of(error: &BucketError) -> Self {
+        match error.verdict() {
+            Verdict::Stop => Self::Never(chain(error)),
+            Verdict::Retry | Verdict::Refused => Self::Later(chain(error)),
+        }
+    }
+}
+
+/// What `layout` needs of `registry`.
+///
+/// # Errors
+/// [`Missing`].
+pub async fn schemas(registry: Option<&Arc<Registry>>, layout: &Layout, decided: &Decided) -> Result<Schemas, Missing> {
+    let Some(format) = layout.decode.registry_format() else { return Ok(Schemas::default()) };
+    let registry = registry.ok_or_else(|| {
+        Missing::Never(
+            "the layout reads payloads by a schema registry, and this configuration has no section [registry]; add it"
+                .to_string(),
+        )
+    })?;
+    let mut schemas = Schemas::of(layout, Some(registry), decided.unknown.clone());
+    if let Some(target) = decided.target.as_ref().filter(|_| layout.needs_target()) {
+        schemas.aim = match registry.schema(target.id, format).await {
+            Ok(Some(schema)) => Aim::At(target.clone(), schema),
+            Ok(None) => {
+                return Err(Missing::Gone(format!(
+                    "rows are projected onto schema {target}, which the schema registry has no more; register it again under \
+                     its id"
+                )));
+            }
+            Err(error) => return Err(Missing::Later(chain(&error))),
+        };
+    }
+    Ok(schemas)
 }
 
 /// The pinned schemas of all outputs of `layout` that infer theirs; `None` where one is not pinned yet.
@@ -163,6 +264,14 @@ impl<T> Try<T> {
 }
 
 impl Context {
+    /// What `layout` needs of the registry.
+    ///
+    /// # Errors
+    /// [`Missing`].
+    pub async fn schemas(&self, layout: &Layout, decided: &Decided) -> Result<Schemas, Missing> {
+        schemas(self.registry.as_ref(), layout, decided).await
+    }
+
     /// Tries until it is done, halted, or the partition is no longer held. Pauses double from 0.2 s to 20 s. While it fails,
     /// health names `what` and the last reason.
     ///

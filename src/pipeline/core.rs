@@ -7,17 +7,20 @@ mod gap;
 mod hold;
 mod pin;
 mod room;
+mod schema;
 mod seal;
 mod take;
 mod watch;
 
-use super::context::{Context, Halt};
+use super::archive::Archive;
+use super::context::{ArchiveContext, Context, Halt};
 use super::finish::Finish;
 use super::partition::Partition;
 use super::sample::Sampler;
 use super::takeover::Takeover;
 use crate::clock::Clock;
 use crate::consume::{Committed, Held, LogBounds};
+use crate::decode::Schemas;
 use crate::format::FormatError;
 use crate::layout::Column;
 use crate::planted::{Bug, has};
@@ -40,6 +43,7 @@ pub(super) enum Completion {
     Finished { held: Held, batch: u64, result: Result<Finish, Halt> },
     Pinned { archive: usize, result: Result<BTreeMap<String, Vec<Column>>, String> },
     ReadBack { answers: Vec<(Held, i64, Option<Committed>)> },
+    SchemaKnown { held: Held, result: Result<Option<Arc<Archive>>, Halt> },
     OutOfRange { held: Held, result: Result<LogBounds, Halt> },
     LogEnds { ends: Result<Vec<(TopicPartition, i64)>, String> },
     DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>>, topic_ids: TopicIds },
@@ -104,7 +108,11 @@ impl Core {
     /// A core that holds nothing yet.
     pub fn new(context: Arc<Context>, spool: Spool, pool: EncodePool, tasks: Handle, status: Arc<Status>) -> Self {
         let (report, completions) = unbounded_channel();
-        let samplers = context.archives.iter().map(|archive| Sampler::new(&archive.layout)).collect();
+        let sampler = |archive: &Arc<ArchiveContext>| {
+            let schemas = Schemas { registry: context.registry.clone(), ..Schemas::default() };
+            Sampler::new(&archive.layout, &schemas)
+        };
+        let samplers = context.archives.iter().map(sampler).collect();
         Self {
             clock: context.clock.clone(),
             context,
@@ -187,6 +195,7 @@ impl Core {
                 Completion::Pinned { archive, result } => self.pinned(archive, result),
                 Completion::ReadBack { answers } => self.read_back(answers),
                 Completion::LogEnds { ends } => self.log_ends(ends),
+                Completion::SchemaKnown { held, result } => self.schema_known(&held, result),
                 Completion::OutOfRange { held, result } => self.bounds_known(&held, result),
                 Completion::DrainCommitted { offsets, topic_ids } => self.drain_checked(offsets, topic_ids),
             }

@@ -19,11 +19,12 @@ use crate::effect::Effect;
 use crate::format::content_headers;
 use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, offset_after};
+use crate::registry::Target;
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
 use crate::upload::{self, CountRecords, How, PutRule, UploadError, UploadFile};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct SealedBatch {
     pub earlier: Option<Earlier>,
     /// Text objects carry `Content-Encoding`.
     pub content_encoding: bool,
+    /// Ids that the registry had no schema of.
+    pub unknown_schemas: BTreeSet<u32>,
     /// Deleted with the batch.
     pub dir: Arc<BatchDir>,
 }
@@ -252,6 +255,7 @@ fn plan(batch: &SealedBatch) -> OffsetMetadata {
     plan.watermark_ms = batch.watermark_before_ms;
     plan.previous_first = batch.previous_first;
     plan.topic_id = batch.topic_id.clone();
+    plan.target = batch.archive.target.as_ref().map(Target::to_string);
     plan
 }
 
@@ -261,6 +265,7 @@ fn done(batch: &SealedBatch) -> OffsetMetadata {
     done.watermark_ms = batch.watermark_ms;
     done.previous_first = Some(batch.range.first);
     done.topic_id = batch.topic_id.clone();
+    done.target = batch.archive.target.as_ref().map(Target::to_string);
     done
 }
 
@@ -287,6 +292,8 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<Claimed, Halt> 
         topic_id: batch.topic_id.clone(),
         fingerprint: batch.archive.fingerprint.clone(),
         schemas: batch.archive.schemas.clone(),
+        target: batch.archive.target.as_ref().map(Target::to_string),
+        unknown_schemas: batch.unknown_schemas.clone(),
         spool_bytes: batch.dir.bytes(),
         keys: claimed_objects(batch),
     };
@@ -302,7 +309,9 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<Claimed, Halt> 
         ClaimOutcome::Created => Ok(Claimed::Now),
         ClaimOutcome::Same(found) => Ok(Claimed::Before(found.keys)),
         ClaimOutcome::Other(_) if has(Bug::ClaimIgnored) => Ok(Claimed::Now),
-        ClaimOutcome::Other(other) if other.end == claim.end && other.fingerprint == claim.fingerprint => {
+        ClaimOutcome::Other(other)
+            if other.end == claim.end && other.fingerprint == claim.fingerprint && other.reads_as(&claim) =>
+        {
             Err(Halt::Stop(format!(
                 "{}: the batch [{}, {}) was claimed with other schemas than the pinned ones ({:?}, now {:?}); restore \
                  _siltstone/schemas as they were",
@@ -454,6 +463,7 @@ fn receipt(context: &Context, batch: &SealedBatch, objects: Vec<ReceiptObject>) 
         fingerprint: batch.archive.fingerprint.clone(),
         writer: env!("CARGO_PKG_VERSION").to_string(),
         schemas: batch.archive.schemas.clone(),
+        target: batch.archive.target.as_ref().map(Target::to_string),
         reason: batch.reason.as_str().to_string(),
         watermark_ms: batch.watermark_ms,
         balance: receipt_balance(batch),

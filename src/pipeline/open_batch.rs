@@ -4,6 +4,7 @@ use super::archive::{Archive, Decoded, Json};
 use super::unpack::{Refusal, Scratch, Unpacked, What, unharmed};
 use crate::batch::balance::Balance;
 use crate::batch::rotation::BatchFacts;
+use crate::decode::ByRegistry;
 use crate::format;
 use crate::format::dead_letter::{self, DeadLetterStage, Failure};
 use crate::layout::Tombstones;
@@ -151,6 +152,8 @@ pub struct OpenBatch {
     pub opened_monotonic_ms: i64,
     opened_wall_ms: i64,
     first_window_end_ms: Option<i64>,
+    /// Ids in payloads that the registry had no schema of.
+    pub unknown_schemas: BTreeSet<u32>,
     /// Bytes of rows in memory.
     pub memory: usize,
     dir: Arc<BatchDir>,
@@ -173,7 +176,9 @@ impl OpenBatch {
         opened: Opened,
     ) -> Self {
         let outputs = archive.outputs.len();
+        let settled = archive.by_registry().and_then(ByRegistry::settled);
         Self {
+            unknown_schemas: settled.cloned().unwrap_or_default(),
             number: opened.number,
             balance: Balance::new(archive.data_outputs()),
             archive,
@@ -196,6 +201,16 @@ impl OpenBatch {
     /// The folder that holds its parts.
     pub fn dir(&self) -> Arc<BatchDir> {
         self.dir.clone()
+    }
+
+    /// Goes on with `archive`, which projects rows onto a schema, where nothing was projected yet. False: rows were.
+    pub fn aim(&mut self, archive: &Arc<Archive>) -> bool {
+        let rowless = |part: &OpenPart| self.archive.outputs[part.output].takes_every_record;
+        if self.archive.target.is_some() || !self.parts.iter().all(rowless) {
+            return false;
+        }
+        self.archive = archive.clone();
+        true
     }
 
     /// Whether the parts hold as many rows as the balance says, output by output.

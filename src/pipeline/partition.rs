@@ -1,11 +1,13 @@
 //! The state of one held Kafka partition. All of it dies when the partition is revoked or lost.
 
+use super::archive::Archive;
 use super::finish::SealedBatch;
 use super::open_batch::OpenBatch;
 use super::takeover::Redo;
 use crate::batch::rotation::SealReason;
 use crate::consume::Held;
 use crate::spool::part::Finished;
+use std::sync::Arc;
 
 /// What a held partition is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,13 @@ pub enum Phase {
     },
     /// Records are archived.
     Running,
+    /// The next record waits for an answer of the schema registry, or for a batch with another target. What is open stays open.
+    AwaitingSchema {
+        /// Where its records are sampled from, if they are.
+        sampled_from: Option<i64>,
+        /// A question is under way.
+        asking: bool,
+    },
     /// Its position is outside the log: the log's bounds are asked for. What is open stays open.
     OutOfRange,
     /// Everything that `--drain` asked for is sealed.
@@ -57,6 +66,10 @@ pub struct Partition {
     pub told_ahead: Option<i64>,
     /// The next batch's cut, if it was decided before.
     pub redo: Option<Redo>,
+    /// The compiled layout at the target that rows are projected onto, once there is one.
+    pub at_target: Option<Arc<Archive>>,
+    /// The next one, before whose first record the open batch ends.
+    pub next_target: Option<Arc<Archive>>,
     /// The batch that takes records.
     pub open: Option<OpenBatch>,
     /// The batch that is being finished.
@@ -141,6 +154,8 @@ impl Partition {
             committed: None,
             told_ahead: None,
             redo: None,
+            at_target: None,
+            next_target: None,
             open: None,
             sealed: None,
             settling: None,

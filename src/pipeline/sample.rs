@@ -6,9 +6,10 @@
 
 use super::context::ArchiveContext;
 use super::unpack::{Scratch, Unpacked, Unpacker, What};
+use crate::decode::{Needs, Schemas};
 use crate::destination::fault::Verdict;
 use crate::format::parquet::infer::Inference;
-use crate::layout::{Column, Layout, OutputFormat, SchemaSource};
+use crate::layout::{Column, Layout, SchemaSource};
 use crate::record::Record;
 use std::collections::BTreeMap;
 
@@ -31,22 +32,30 @@ pub struct Sampler {
 
 /// Names of the outputs of `layout` that infer their schema.
 pub fn inferring(layout: &Layout) -> impl Iterator<Item = &str> {
-    layout.outputs.iter().filter_map(|output| match output.format {
-        OutputFormat::Parquet { schema: SchemaSource::Infer, .. } => Some(output.name.as_str()),
+    layout.outputs.iter().filter_map(|output| match output.format.schema() {
+        Some(SchemaSource::Infer) => Some(output.name.as_str()),
         _ => None,
     })
 }
 
 impl Sampler {
-    /// A sampler for the outputs of `layout` that need one.
-    pub fn new(layout: &Layout) -> Self {
+    /// A sampler for the outputs of `layout` that need one. `schemas`: see [`Unpacker::compile`].
+    pub fn new(layout: &Layout, schemas: &Schemas) -> Self {
         let keep = |name: &str| {
             layout.outputs.iter().find(|output| output.name == name).and_then(|output| output.keep.clone())
         };
         let outputs: Vec<_> =
             inferring(layout).map(|name| (name.to_string(), Inference::new(keep(name).as_ref()))).collect();
-        let unpacker = if outputs.is_empty() { None } else { Unpacker::compile(layout).ok() };
+        let unpacker = if outputs.is_empty() { None } else { Unpacker::compile(layout, schemas).ok() };
         Self { unpacker, scratch: Scratch::default(), outputs, records: 0, seen: 0, first_monotonic_ms: None }
+    }
+
+    /// The id of a schema that must be asked for before `payload` can be read.
+    pub fn asks_for(&self, payload: &[u8]) -> Option<u32> {
+        match self.unpacker.as_ref()?.by_registry()?.needs(payload) {
+            Needs::Ask(id) => Some(id),
+            _ => None,
+        }
     }
 
     /// Whether nothing was sampled yet.

@@ -11,17 +11,19 @@ use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::config::{ArchiveConfig, Config, MemoryShares, Start};
 use crate::consume::{Coordinator, LogBounds, Source};
+use crate::decode::Schemas;
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::exit::{Exit, Failure};
 use crate::record::TopicPartition;
+use crate::registry::{Registry, RegistryError};
 use crate::spool::Spool;
 use crate::spool::encode::EncodePool;
 use crate::telemetry::health::Health;
 use crate::telemetry::status::Status;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -63,6 +65,29 @@ pub fn open_destinations(config: &Config) -> Result<BTreeMap<String, Arc<Destina
     Ok(destinations)
 }
 
+/// The configured schema registry. Contacts nobody yet.
+///
+/// # Errors
+/// Its settings cannot work.
+pub fn open_registry(config: &Config) -> Result<Option<Arc<Registry>>, Failure> {
+    let opened = config.registry.as_ref().map(Registry::new).transpose();
+    Ok(opened.map_err(|problem| Failure::new(Exit::Config, format!("[registry]: {problem}")))?.map(Arc::new))
+}
+
+/// Asks the registry for something: a refused login ends the process. One that does not answer is waited for when it is needed.
+async fn prove(clock: &dyn Clock, registry: &Registry) -> Result<(), Failure> {
+    let started_ms = clock.monotonic_ms();
+    match registry.probe().await {
+        Ok(()) => Ok(()),
+        Err(error @ RegistryError::Refused { .. }) => Err(Failure::new(Exit::Refused, error.to_string())),
+        Err(error) => {
+            let waited_ms = clock.monotonic_ms() - started_ms;
+            tracing::warn!(waited_ms, "{error}; partitions with records that need it will wait");
+            Ok(())
+        }
+    }
+}
+
 /// Proves stores and identity, stores layouts, and gives the context that partitions work with.
 ///
 /// # Errors
@@ -84,9 +109,13 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
             }
         });
     }
+    let registry = open_registry(config)?;
+    if let Some(registry) = &registry {
+        prove(&*clock, registry).await?;
+    }
     let mut archives = Vec::new();
     for archive in &config.archives {
-        archives.push(Arc::new(prepare_archive(config, archive, &parts, &cluster_id).await?));
+        archives.push(Arc::new(prepare_archive(config, archive, &parts, &cluster_id, registry.as_ref()).await?));
     }
     let upload_memory = MemoryShares::of(config.memory.budget).upload_to_each(parts.destinations.len());
     let room = |destination: &Arc<Destination>| {
@@ -104,6 +133,7 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
         upload_rooms,
         spool_limit: config.spool.limit,
         resume_from_receipts: parts.resume_from_receipts,
+        registry,
         process: parts.process,
         health: parts.health,
     }))
@@ -114,6 +144,7 @@ async fn prepare_archive(
     archive: &ArchiveConfig,
     parts: &Parts,
     cluster_id: &str,
+    registry: Option<&Arc<Registry>>,
 ) -> Result<ArchiveContext, Failure> {
     let clock = &*parts.clock;
     let layout = &archive.layout;
@@ -129,7 +160,7 @@ async fn prepare_archive(
     let compiled = OnceLock::new();
     match patiently(clock, &what, || load_pinned(&bucket, layout)).await? {
         Some(pinned) => {
-            let own = Archive::compile(layout, &parts.destinations, &pinned)
+            let own = Archive::compile(layout, &parts.destinations, &pinned, &Schemas::of(layout, registry, None))
                 .map_err(|reason| Failure::new(Exit::Config, format!("{what}: {reason}")))?;
             drop(compiled.set(Arc::new(own)));
         }
@@ -151,6 +182,7 @@ async fn prepare_archive(
         topics: archive.topics.clone(),
         layout: layout.clone(),
         compiled,
+        by_target: Mutex::default(),
         rotate: archive.rotate,
         halt_on_gap: archive.halt_on_gap,
         max_future_ms: i64::try_from(archive.max_future.as_millis()).unwrap_or(i64::MAX),

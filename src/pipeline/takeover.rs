@@ -5,7 +5,7 @@
 //! each other the partition stops and says so: nothing is doubled because a group forgot.
 
 use super::archive::Archive;
-use super::context::{ArchiveContext, Context, Halt, Try};
+use super::context::{ArchiveContext, Context, Decided, Halt, Missing, Try};
 use super::earlier::Earlier;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::Entry;
@@ -14,6 +14,7 @@ use crate::config::Start;
 use crate::consume::{Committed, Held, LogBounds};
 use crate::effect::Effect;
 use crate::planted::{Bug, has};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How a partition begins.
@@ -24,6 +25,8 @@ pub struct Takeover {
     pub read_from: i64,
     /// The batch that must be redone, if there is one.
     pub redo: Option<Redo>,
+    /// The compiled layout at the target of the batch before, or of the one that must be redone.
+    pub at_target: Option<Arc<Archive>>,
     /// Watermark so far.
     pub watermark_ms: Option<i64>,
     /// `first` of the newest finished batch.
@@ -82,17 +85,26 @@ pub async fn take_over(
         tracing::info!(%partition, offset, position, "receipts prove finished batches above the committed offset");
         let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
         (done.watermark_ms, done.previous_first, done.topic_id) = (watermark_ms, previous_first, topic_id.clone());
+        done.target.clone_from(&metadata.target);
         context.commit(Effect::ChainCommit, held, position, done.encode()).await?;
     }
     let log = log_bounds(context, held).await?;
     let unfinished = unfinished(&metadata, offset, position, entry.as_ref());
+    let target = match &unfinished {
+        Some(unfinished) => unfinished.target.clone(),
+        None => metadata.target.clone(),
+    };
     let redo = match unfinished {
         None => None,
         Some(unfinished) => Some(redo(context, archive, held, position, unfinished).await?),
     };
+    let at_target = match target.filter(|_| archive.layout.needs_target()) {
+        Some(target) => at_target(context, archive, held, &target).await?,
+        None => None,
+    };
     check_bounds(archive, held, position, redo.as_ref().map(|redo| redo.end), log)?;
     let read_from = position.max(log.start);
-    Ok(Takeover { first: position, read_from, redo, watermark_ms, previous_first, topic_id })
+    Ok(Takeover { first: position, read_from, redo, at_target, watermark_ms, previous_first, topic_id })
 }
 
 /// What is carried along finished batches.
@@ -112,6 +124,10 @@ pub(super) fn recreated(topic: &str, known: &str, found: &str) -> String {
 struct Unfinished {
     end: i64,
     fingerprint: String,
+    /// The schema that its rows are projected onto.
+    target: Option<String>,
+    /// The schemas that were unknown, where that is decided.
+    unknown_schemas: Option<BTreeSet<u32>>,
     spool_bytes: u64,
     earlier: Earlier,
 }
@@ -125,6 +141,8 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
             return Some(Unfinished {
                 end: claim.end,
                 fingerprint: claim.fingerprint.clone(),
+                target: claim.target.clone(),
+                unknown_schemas: Some(claim.unknown_schemas.clone()),
                 spool_bytes: claim.spool_bytes,
                 earlier: Earlier { claimed: claim.keys.clone(), vouched },
             });
@@ -133,6 +151,8 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
             return Some(Unfinished {
                 end: receipt.end,
                 fingerprint: receipt.fingerprint.clone(),
+                target: receipt.target.clone(),
+                unknown_schemas: None,
                 spool_bytes: 0,
                 earlier: Earlier { claimed: Vec::new(), vouched },
             });
@@ -142,6 +162,8 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
         OffsetState::Plan { end, fingerprint, spool_bytes, .. } if offset == position => Some(Unfinished {
             end: *end,
             fingerprint: fingerprint.clone(),
+            target: metadata.target.clone(),
+            unknown_schemas: None,
             spool_bytes: *spool_bytes,
             earlier: Earlier::default(),
         }),
@@ -166,18 +188,60 @@ async fn redo(
         Some(own) => &own.fingerprint,
         None => &unfinished.fingerprint,
     };
+    let target = unfinished.target.as_deref().map(str::parse).transpose();
+    let target = target.map_err(|problem: String| {
+        Halt::Stop(format!(
+            "{}: the schema of the unfinished batch [{first}, {}): {problem}",
+            held.partition, unfinished.end
+        ))
+    })?;
+    let decided = Decided { target, unknown: unfinished.unknown_schemas };
     let compiled = context
-        .while_held(held, "read a stored layout", || async {
-            match archive.archive_for(context, fingerprint).await {
-                Ok(compiled) => Try::Done(compiled),
-                Err(None) => Try::Again("the store does not answer".to_string()),
-                Err(Some(text)) => Try::Halt(Halt::Stop(format!("{}: {text}", held.partition))),
-            }
+        .while_held(held, "read a stored layout and its schemas", || async {
+            attempt(held, archive.archive_for(context, fingerprint, &decided).await)
         })
         .await?;
     tracing::info!(partition = %held.partition, first, end = unfinished.end, "redoing an unfinished batch");
     metrics::counter!("siltstone_redone_batches_total").increment(1);
     Ok(Redo { end: unfinished.end, archive: compiled, earlier: unfinished.earlier })
+}
+
+/// The compiled layout at `target`, which an earlier batch had; `None` where that cannot be had any more: the first record
+/// decides anew then.
+async fn at_target(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    target: &str,
+) -> Result<Option<Arc<Archive>>, Halt> {
+    let Ok(target) = target.parse() else { return Ok(None) };
+    // Where a schema has yet to be inferred nothing was archived, whatever another layout had for a target.
+    if archive.compiled.get().is_none() {
+        return Ok(None);
+    }
+    context
+        .while_held(held, "ask the schema registry", || async {
+            match archive.at_target(context, &target).await {
+                Err(Missing::Never(reason) | Missing::Gone(reason)) => {
+                    tracing::warn!(
+                        partition = %held.partition, %target, reason,
+                        "the schema of the batch before cannot be had; the next record decides onto which one rows are projected"
+                    );
+                    Try::Done(None)
+                }
+                other => attempt(held, other.map(Some)),
+            }
+        })
+        .await
+}
+
+/// What an attempt to get a compiled layout comes to.
+pub(super) fn attempt<T>(held: &Held, found: Result<T, Missing>) -> Try<T> {
+    match found {
+        Ok(found) => Try::Done(found),
+        Err(Missing::Later(reason) | Missing::Gone(reason)) => Try::Again(reason),
+        Err(Missing::Never(reason)) => Try::Halt(Halt::Stop(format!("{}: {reason}", held.partition))),
+    }
 }
 
 /// Stops a partition whose log cannot be the one that was archived.

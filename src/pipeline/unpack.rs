@@ -1,12 +1,13 @@
 //! From a record to its rows: the decoder, then the user's transform.
 
-use crate::decode::{self, Decoder, Rows};
+use crate::decode::{self, ByRegistry, Decoder, Rows, Schemas};
 use crate::format::dead_letter::DeadLetterStage;
 use crate::layout::{Decode, Layout};
 use crate::record::Record;
 use crate::transform::{Shaped, Transform};
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 /// Why a record is not a row: the stage and the reason of its dead letter.
 pub type Refusal = (DeadLetterStage, String);
@@ -57,18 +58,25 @@ impl Scratch {
 pub struct Unpacker {
     /// `None`: payloads are their own rows.
     decoder: Option<Box<dyn Decoder>>,
+    /// The decoder where it reads by a registry.
+    by_registry: Option<Arc<ByRegistry>>,
     transform: Option<Transform>,
     /// No record is more than one row.
     one_row: bool,
 }
 
 impl Unpacker {
-    /// Compiles what `layout` says.
+    /// Compiles what `layout` says. `schemas`: what it needs beside that where a registry has its schemas.
     ///
     /// # Errors
     /// What cannot be used of it, for the person who wrote it.
-    pub fn compile(layout: &Layout) -> Result<Self, String> {
-        let mut decoder = decode::compile(&layout.decode).map_err(|error| format!("decode: {error}"))?;
+    pub fn compile(layout: &Layout, schemas: &Schemas) -> Result<Self, String> {
+        let failed = |error: String| format!("decode: {error}");
+        let by_registry = decode::by_registry(&layout.decode, schemas).map_err(failed)?;
+        let mut decoder = match &by_registry {
+            Some(decoder) => Some(Box::new(decoder.clone()) as Box<dyn Decoder>),
+            None => decode::compile(&layout.decode).map_err(failed)?,
+        };
         if layout.transform.is_some() && matches!(layout.decode, Decode::Json { .. }) {
             decoder = decoder.or_else(|| Some(decode::one_json()));
         }
@@ -77,7 +85,7 @@ impl Unpacker {
         let transform = layout.transform.as_ref().map(|source| Transform::compile(source, &of_rows)).transpose();
         let transform = transform.map_err(|error| format!("transform: {error}"))?;
         let one_row = !layout.decode.unfolds() && !transform.as_ref().is_some_and(Transform::spreads);
-        Ok(Self { decoder, transform, one_row })
+        Ok(Self { decoder, by_registry, transform, one_row })
     }
 
     /// Whether no record is more than one row.
@@ -88,6 +96,11 @@ impl Unpacker {
     /// Whether payloads are their own rows, or not looked into.
     pub fn leaves_as_is(&self) -> bool {
         self.decoder.is_none()
+    }
+
+    /// The decoder where it reads by a registry.
+    pub fn by_registry(&self) -> Option<&ByRegistry> {
+        self.by_registry.as_deref()
     }
 
     /// Finds the rows of `record`. They stand in `scratch` afterwards, and nothing else does.

@@ -28,6 +28,8 @@ pub(crate) fn claim(partition: &TopicPartition, first: i64, end: i64) -> Claim {
         fingerprint: "f".repeat(32),
         generation: 1,
         schemas: Default::default(),
+        target: None,
+        unknown_schemas: Default::default(),
         keys: Vec::new(),
         spool_bytes: 5,
     }
@@ -47,6 +49,7 @@ pub(crate) fn receipt(partition: &TopicPartition, first: i64, end: i64) -> Recei
         fingerprint: "f".repeat(32),
         writer: "0.1.0".into(),
         schemas: Default::default(),
+        target: None,
         reason: "age".into(),
         watermark_ms: Some(17),
         balance: Balance::default(),

@@ -63,6 +63,7 @@ impl Core {
         partition.watermark_committed_ms = takeover.watermark_ms;
         partition.previous_first = takeover.previous_first;
         partition.topic_id = takeover.topic_id;
+        partition.at_target = takeover.at_target;
         partition.redo = takeover.redo.filter(|_| !has(Bug::RedoCutsAnew));
         tracing::info!(partition = %held.partition, first = takeover.first, "partition taken over");
         // What appeared after `--drain` had looked is not its business.

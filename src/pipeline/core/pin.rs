@@ -1,6 +1,7 @@
 //! Pinning inferred schemas: while none is pinned, records of an archive feed its sampler and nothing else.
 
 use super::{Completion, Core, Request};
+use crate::decode::Schemas;
 use crate::layout::Column;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::partition::Phase;
@@ -75,8 +76,11 @@ impl Core {
 
     pub(super) fn pinned(&mut self, archive: usize, result: Result<BTreeMap<String, Vec<Column>>, String>) {
         let context = self.context.clone();
-        let compiled = result
-            .and_then(|pinned| Archive::compile(&context.archives[archive].layout, &context.destinations, &pinned));
+        let compiled = result.and_then(|pinned| {
+            let layout = &context.archives[archive].layout;
+            let schemas = Schemas::of(layout, context.registry.as_ref(), None);
+            Archive::compile(layout, &context.destinations, &pinned, &schemas)
+        });
         match compiled {
             Ok(compiled) => {
                 tracing::info!(archive = context.archives[archive].name, "schema pinned");

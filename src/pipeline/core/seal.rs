@@ -42,8 +42,11 @@ impl Core {
                     continue;
                 }
                 Phase::Running => {}
+                // It may wait for long: what is open is archived meanwhile.
+                Phase::AwaitingSchema { .. } => self.go_on_with_schema(slot),
                 _ => continue,
             }
+            let partition = &self.partitions[slot];
             if partition.redo.is_some() || partition.due.is_some() {
                 continue;
             }
@@ -104,12 +107,14 @@ impl Core {
         let redo = partition.redo.take();
         let drained = reason == SealReason::EndOfRange && redo.is_none();
         let dir = open.dir();
-        let metadata = vec![
+        let mut metadata = vec![
             ("siltstone.topic".to_string(), partition.held.partition.topic.to_string()),
             ("siltstone.partition".to_string(), partition.held.partition.partition.to_string()),
             ("siltstone.first".to_string(), range.first.to_string()),
             ("siltstone.end".to_string(), range.end.to_string()),
         ];
+        let target = open.archive.target.as_ref();
+        metadata.extend(target.map(|target| ("siltstone.schema".to_string(), target.to_string())));
         let mut parts = Vec::new();
         let mut last_blocks = Vec::new();
         for (index, part) in open.parts.into_iter().enumerate() {
@@ -147,6 +152,7 @@ impl Core {
             topic_id: partition.topic_id.clone(),
             earlier: redo.map(|redo| redo.earlier),
             content_encoding: self.context.archives[partition.archive].content_encoding,
+            unknown_schemas: open.unknown_schemas,
             dir,
             archive: open.archive,
         };

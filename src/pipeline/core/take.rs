@@ -15,6 +15,10 @@ impl SourceSink for Core {
         match partition.phase {
             Phase::Running => {}
             Phase::Sampling { .. } => {
+                if !self.is_sampled(slot, record) {
+                    return;
+                }
+                let partition = &mut self.partitions[slot];
                 partition.next = offset_after(record.offset);
                 partition.phase = match partition.phase {
                     Phase::Sampling { first, .. } => Phase::Sampling { first, caught_up: false },
@@ -43,7 +47,9 @@ impl SourceSink for Core {
                 return;
             }
         }
-        self.append(slot, record);
+        if self.is_readable(slot, record) {
+            self.append(slot, record);
+        }
     }
 
     fn end_of_partition(&mut self, partition: &TopicPartition, position: i64) {
@@ -112,6 +118,8 @@ impl SourceSink for Core {
         match self.partitions[slot].phase {
             Phase::Running | Phase::Starting { .. } => self.ask_bounds(slot),
             Phase::Sampling { .. } => self.take_over_again(slot),
+            // It starts again once the schema is known, and hears of it then.
+            Phase::AwaitingSchema { .. } => {}
             Phase::TakingOver | Phase::OutOfRange | Phase::Waiting { .. } | Phase::Drained | Phase::Stopped(_) => {}
         }
     }
@@ -159,9 +167,10 @@ impl Core {
         };
         let partition = &mut self.partitions[slot];
         let drain_end = self.drain_to.as_ref().and_then(|to| to.get(&partition.held.partition).copied());
-        let (archive, planned_end) = match &partition.redo {
-            Some(redo) => (redo.archive.clone(), Some(redo.end)),
-            None => (own.expect("looked at above"), drain_end),
+        let (archive, planned_end) = match (&partition.redo, &partition.at_target) {
+            (Some(redo), _) => (redo.archive.clone(), Some(redo.end)),
+            (None, Some(at_target)) => (at_target.clone(), drain_end),
+            (None, None) => (own.expect("looked at above"), drain_end),
         };
         let (wall_ms, monotonic_ms) = (self.clock.wall_ms(), self.clock.monotonic_ms());
         let opened = Opened { number: self.next_batch, wall_ms, monotonic_ms };

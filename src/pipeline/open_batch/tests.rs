@@ -1,4 +1,5 @@
 use super::*;
+use crate::decode::Schemas;
 use crate::destination::{Destination, StoreKind};
 use crate::layout::Layout;
 use crate::record::OwnedRecord;
@@ -62,7 +63,10 @@ fn compiled_of(layout: Value) -> Arc<Archive> {
     let layout: Layout = serde_json::from_value(layout).expect("a layout");
     let memory = Destination::from_store("main", "memory:///", Arc::new(InMemory::new()), StoreKind::Memory);
     let destinations = BTreeMap::from([("memory:///".to_string(), Arc::new(memory))]);
-    Arc::new(Archive::compile(&layout, &destinations, &BTreeMap::new()).expect("a layout that compiles"))
+    Arc::new(
+        Archive::compile(&layout, &destinations, &BTreeMap::new(), &Schemas::default())
+            .expect("a layout that compiles"),
+    )
 }
 
 /// An archive with a Parquet output, and with `more` a JSON one behind it.

@@ -1,0 +1,295 @@
+//! Payloads in Confluent's wire format: the id of a schema, then data of that schema.
+//!
+//! Where an output takes its columns from the registry, all rows of a batch are projected onto one schema, the batch's target:
+//!
+//! | the record's schema | what becomes of it |
+//! |---|---|
+//! | the target | read as it is |
+//! | an older one that the target reads | projected: fields by name, the target's defaults for what was not there |
+//! | a newer one that reads the target | the batch ends before it, and it is the next target |
+//! | any other | a dead letter |
+//!
+//! Avro is projected by its schema resolution, aliases included; Protocol Buffers by the numbers of fields; JSON stays as it is.
+//! Without such an output each record is read by its own schema and no batch ends because of one.
+
+use super::avro::Avro;
+use super::protobuf::Protobuf;
+use super::{DecodeError, Decoder, Rows, one_json};
+use crate::layout::{Layout, RegistryFormat};
+use crate::record::Record;
+use crate::registry::{
+    HEADER_BYTES, Lookup, Message, Registry, Resolution, Schema, Shape, TARGET_BYTES_MAX, Target, schema_id,
+};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Most readers that are kept: what begins like the wire format by chance can name any message.
+const READERS_MAX: usize = 10_000;
+
+/// What a layout that reads by a registry needs beside itself.
+#[derive(Clone, Default)]
+pub struct Schemas {
+    /// The registry. Needed by [`crate::layout::Decode::Registry`] alone.
+    pub registry: Option<Arc<Registry>>,
+    /// What rows are projected onto.
+    pub aim: Aim,
+    /// The ids that are unknown, whatever the registry says now; `None`: it decides.
+    pub settled: Option<BTreeSet<u32>>,
+}
+
+impl Schemas {
+    /// What `layout` needs before anything is decided for a batch.
+    pub fn of(layout: &Layout, registry: Option<&Arc<Registry>>, settled: Option<BTreeSet<u32>>) -> Self {
+        let aim = if layout.needs_target() { Aim::Open } else { Aim::Own };
+        Self { registry: registry.cloned(), aim, settled }
+    }
+}
+
+/// What rows are projected onto.
+#[derive(Clone, Default)]
+pub enum Aim {
+    /// Nothing: each record is read by its own schema.
+    #[default]
+    Own,
+    /// That is not decided yet.
+    Open,
+    /// This schema.
+    At(Target, Arc<Schema>),
+}
+
+/// What must happen before a payload is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// There is no schema of that id, which is to be kept with the batch.
+    Note(u32),
+    /// The registry must be asked for that id.
+    Ask(u32),
+    /// It is of that schema, which the rows of its batch must be projected onto: another one than they are now.
+    Target(Target),
+}
+
+/// Reads payloads by the schemas that they name.
+pub struct ByRegistry {
+    registry: Arc<Registry>,
+    format: RegistryFormat,
+    ignores_unknown: bool,
+    aim: Aim,
+    settled: Option<BTreeSet<u32>>,
+    /// By what a payload begins with.
+    readers: RwLock<HashMap<Box<[u8]>, Arc<Reader>>>,
+}
+
+/// How payloads that begin alike are read.
+struct Reader {
+    /// The schema they are of, where it can be used.
+    target: Option<Target>,
+    /// They are of a schema that is newer than the batch's target, and reads it.
+    is_news: bool,
+    decoder: Result<Box<dyn Decoder>, DecodeError>,
+}
+
+impl ByRegistry {
+    pub(super) fn new(format: RegistryFormat, ignores_unknown: bool, schemas: &Schemas) -> Result<Self, String> {
+        let registry = schemas.registry.clone();
+        Ok(Self {
+            registry: registry.ok_or("the payloads name schemas of a registry, but there is no section [registry]")?,
+            format,
+            ignores_unknown,
+            aim: schemas.aim.clone(),
+            settled: schemas.settled.clone(),
+            readers: RwLock::default(),
+        })
+    }
+
+    /// The ids that are unknown, where that is decided.
+    pub fn settled(&self) -> Option<&BTreeSet<u32>> {
+        self.settled.as_ref()
+    }
+
+    /// What the data is.
+    pub fn format(&self) -> RegistryFormat {
+        self.format
+    }
+
+    /// What must happen before `payload` is read.
+    pub fn needs(&self, payload: &[u8]) -> Needs {
+        let Some(id) = schema_id(payload) else { return Needs::Nothing };
+        if self.settled.as_ref().is_some_and(|unknown| unknown.contains(&id)) {
+            return Needs::Note(id);
+        }
+        match self.registry.lookup(id) {
+            Lookup::NotAsked => return Needs::Ask(id),
+            // What was known when the batch was cut is unknown now: it decides nothing.
+            Lookup::Unknown if self.settled.is_some() => return Needs::Ask(id),
+            Lookup::Unknown => return Needs::Note(id),
+            Lookup::Known(_) if matches!(self.aim, Aim::Own) => return Needs::Nothing,
+            Lookup::Known(_) => {}
+        }
+        match self.reader(payload) {
+            Ok((reader, _)) if reader.is_news => reader.target.clone().map_or(Needs::Nothing, Needs::Target),
+            _ => Needs::Nothing,
+        }
+    }
+
+    /// The reader of `payload`, and the bytes before its data.
+    fn reader(&self, payload: &[u8]) -> Result<(Arc<Reader>, usize), DecodeError> {
+        let id = schema_id(payload).ok_or_else(|| {
+            DecodeError("the payload does not begin with a zero byte and the id of a schema".to_string())
+        })?;
+        let unknown = || DecodeError(format!("the schema registry has no schema {id}"));
+        if self.settled.as_ref().is_some_and(|unknown| unknown.contains(&id)) {
+            return Err(unknown());
+        }
+        let schema = match self.registry.lookup(id) {
+            Lookup::Known(schema) => schema,
+            Lookup::Unknown => return Err(unknown()),
+            Lookup::NotAsked => return Err(DecodeError(format!("schema {id} was not asked for, which is a bug"))),
+        };
+        let (message, header) = match schema.shape() {
+            Ok(Shape::Protobuf(file)) => {
+                let (message, indexes) = Message::of_payload(file, &payload[HEADER_BYTES..]).map_err(DecodeError)?;
+                (Some(message), HEADER_BYTES + indexes)
+            }
+            _ => (None, HEADER_BYTES),
+        };
+        let begin = &payload[..header];
+        if let Some(known) = self.readers.read().unwrap_or_else(PoisonError::into_inner).get(begin) {
+            return Ok((known.clone(), header));
+        }
+        let reader = Arc::new(self.compile(&schema, message));
+        let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() >= READERS_MAX {
+            readers.clear();
+        }
+        readers.insert(begin.into(), reader.clone());
+        Ok((reader, header))
+    }
+
+    fn compile(&self, schema: &Arc<Schema>, message: Option<Message>) -> Reader {
+        let name = message.as_ref().map(|message| message.0.full_name().to_string());
+        let target = Target { id: schema.id, message: name };
+        let own = self.own(schema, message.as_ref()).map_err(DecodeError);
+        let refused = |problem: String| Reader { target: None, is_news: false, decoder: Err(DecodeError(problem)) };
+        let usable = |problem: String| format!("schema {target} cannot be used: {problem}");
+        if let Err(DecodeError(problem)) = own {
+            return refused(problem);
+        }
+        match &self.aim {
+            Aim::Own => Reader { target: None, is_news: false, decoder: own },
+            Aim::Open => {
+                let held = schema.columns(&target).and_then(|_| match target.to_string().len() > TARGET_BYTES_MAX {
+                    true => Err("its name is too long".to_string()),
+                    false => Ok(()),
+                });
+                match held {
+                    Ok(()) => Reader { target: Some(target), is_news: true, decoder: own },
+                    Err(problem) => refused(usable(problem)),
+                }
+            }
+            Aim::At(aim, _) if *aim == target => Reader { target: Some(target), is_news: false, decoder: own },
+            Aim::At(aim, of) => {
+                if schema.is_newer_than(of) {
+                    let reads = schema.reads(&target, of, aim);
+                    if reads.is_ok() && schema.columns(&target).is_ok() {
+                        // Whoever cannot end the batch here (it is redone) projects what it can.
+                        let decoder = self.projected(aim, of, schema, message.as_ref(), &target);
+                        return Reader { target: Some(target), is_news: true, decoder };
+                    }
+                    let problem = reads.err().unwrap_or_else(|| "no columns could hold its rows".to_string());
+                    return refused(format!(
+                        "schema {target} is newer than schema {aim} and does not read it: {problem}"
+                    ));
+                }
+                let decoder = self.projected(aim, of, schema, message.as_ref(), &target);
+                Reader { target: Some(target), is_news: false, decoder }
+            }
+        }
+    }
+
+    /// Reads data by its own schema.
+    fn own(&self, schema: &Schema, message: Option<&Message>) -> Result<Box<dyn Decoder>, String> {
+        let usable = |problem: String| format!("schema {} cannot be used: {problem}", schema.id);
+        Ok(match (schema.shape()?, message) {
+            (Shape::Avro(avro), _) => Box::new(Avro::new(&avro.to_string()).map_err(usable)?),
+            (Shape::Protobuf(_), Some(message)) => {
+                Box::new(Protobuf::of(message.0.clone(), self.ignores_unknown).map_err(usable)?)
+            }
+            (Shape::Protobuf(_), None) => return Err(usable("no message is named".to_string())),
+            (Shape::Json(_), _) => one_json(),
+        })
+    }
+
+    /// Reads data of `schema` as rows of `aim`.
+    fn projected(
+        &self,
+        aim: &Target,
+        of: &Arc<Schema>,
+        schema: &Arc<Schema>,
+        message: Option<&Message>,
+        target: &Target,
+    ) -> Result<Box<dyn Decoder>, DecodeError> {
+        let project = || -> Result<Box<dyn Decoder>, String> {
+            of.reads(aim, schema, target)?;
+            let own = self.own(schema, message)?;
+            Ok(match (of.shape()?, schema.shape()?) {
+                (Shape::Avro(reader), Shape::Avro(writer)) => {
+                    let resolution = Resolution::new(reader, writer)?;
+                    Box::new(Resolved { own, resolution, whole: Avro::new(&reader.to_string())? })
+                }
+                (Shape::Protobuf(file), _) => {
+                    let whole = Protobuf::of(Message::of_target(file, aim)?.0, true)?;
+                    Box::new(Both { own, whole: Box::new(whole) })
+                }
+                _ => own,
+            })
+        };
+        project().map_err(|problem| {
+            DecodeError(format!(
+                "schema {target} does not fit schema {aim}, which the rows are projected onto: {problem}"
+            ))
+        })
+    }
+}
+
+impl Decoder for Arc<ByRegistry> {
+    fn decode(&self, record: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
+        let (reader, header) = self.reader(payload)?;
+        let decoder = reader.decoder.as_ref().map_err(DecodeError::clone)?;
+        decoder.decode(record, &payload[header..], rows)
+    }
+}
+
+/// Data that is whole by its own schema, read by another one.
+struct Both {
+    own: Box<dyn Decoder>,
+    whole: Box<dyn Decoder>,
+}
+
+impl Decoder for Both {
+    fn decode(&self, record: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
+        self.own.decode(record, payload, &mut Rows::default())?;
+        self.whole.decode(record, payload, rows)
+    }
+}
+
+/// Avro of one schema as another one.
+struct Resolved {
+    /// Proves that a payload is whole and nests within bounds before the library behind `resolution`, which has none, looks at it.
+    own: Box<dyn Decoder>,
+    resolution: Resolution,
+    whole: Avro,
+}
+
+impl Decoder for Resolved {
+    fn decode(&self, record: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
+        self.own.decode(record, payload, &mut Rows::default())?;
+        let projected = self.resolution.apply(payload);
+        let projected = projected.map_err(|error| DecodeError(format!("the payload cannot be projected: {error}")))?;
+        self.whole.decode(record, &projected, rows)
+    }
+}
+
+#[cfg(test)]
+mod tests;

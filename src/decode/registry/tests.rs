@@ -1,0 +1,155 @@
+//! Rows by schemas of a registry, projected and not; and that no payload is lost.
+
+use super::*;
+use crate::record::OwnedRecord;
+use crate::registry::KnownSchema;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const HIT_1: &str = r#"{"type":"record","name":"web.Hit","fields":[{"name":"id","type":"int"},{"name":"path","type":"string"},{"name":"kind","type":{"type":"enum","name":"Kind","symbols":["GET","POST"]}}]}"#;
+const HIT_2: &str = r#"{"type":"record","name":"web.Hit","fields":[{"name":"id","type":"long"},{"name":"url","aliases":["path"],"type":"string"},{"name":"kind","type":{"type":"enum","name":"Kind","symbols":["OTHER","GET"],"default":"OTHER"}},{"name":"user","type":["null",{"type":"record","name":"User","fields":[{"name":"name","type":"string"}]}],"default":null},{"name":"price","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":2},"default":"\u0001"}]}"#;
+const OTHER: &str = r#"{"type":"record","name":"web.Other","fields":[]}"#;
+
+fn avro() -> Arc<Registry> {
+    let schemas: &[KnownSchema<'_>] =
+        &[(11, HIT_1, &[], 1), (12, HIT_2, &[], 2), (13, OTHER, &[], 3), (14, "{", &[], 4)];
+    Arc::new(Registry::knowing(RegistryFormat::Avro, schemas))
+}
+
+fn at(registry: &Registry, target: &str) -> Aim {
+    let target: Target = target.parse().expect("a target");
+    let Lookup::Known(schema) = registry.lookup(target.id) else { panic!("unknown") };
+    Aim::At(target, schema)
+}
+
+fn decoder(registry: &Arc<Registry>, format: RegistryFormat, aim: Aim) -> Arc<ByRegistry> {
+    let schemas = Schemas { registry: Some(registry.clone()), aim, settled: None };
+    Arc::new(ByRegistry::new(format, false, &schemas).expect("a registry"))
+}
+
+fn wire(id: u32, data: &[u8]) -> Vec<u8> {
+    [&[0][..], &id.to_be_bytes(), data].concat()
+}
+
+fn rows(decoder: &Arc<ByRegistry>, payload: &[u8]) -> Result<Vec<Value>, String> {
+    let record = OwnedRecord { value: Some(payload.to_vec()), ..OwnedRecord::default() };
+    let mut rows = Rows::default();
+    decoder.decode(&record.as_record(), payload, &mut rows).map_err(|error| error.to_string())?;
+    Ok(rows.iter().map(|row| serde_json::from_str(row).expect("JSON")).collect())
+}
+
+/// id 5, path "/a", kind POST; id 6, url "/b", kind GET, no user, price 1.23.
+const DATA_1: &[u8] = &[10, 4, b'/', b'a', 2];
+const DATA_2: &[u8] = &[12, 4, b'/', b'b', 2, 0, 2, 123];
+
+#[test]
+fn without_a_target_each_record_is_read_by_its_own_schema() {
+    let decoder = decoder(&avro(), RegistryFormat::Avro, Aim::Own);
+    assert_eq!(rows(&decoder, &wire(11, DATA_1)), Ok(vec![json!({"id": 5, "path": "/a", "kind": "POST"})]));
+    let second = json!({"id": 6, "url": "/b", "kind": "GET", "user": null, "price": 1.23});
+    assert_eq!(rows(&decoder, &wire(12, DATA_2)), Ok(vec![second]));
+    assert_eq!(rows(&decoder, &wire(13, &[])), Ok(vec![json!({})]));
+    for id in 11..14 {
+        assert_eq!(decoder.needs(&wire(id, &[])), Needs::Nothing);
+    }
+}
+
+#[test]
+fn older_rows_are_projected_onto_the_target() {
+    let registry = avro();
+    let decoder = decoder(&registry, RegistryFormat::Avro, at(&registry, "12"));
+    // Another name, a wider number, a symbol that is no more, a default for what was not there.
+    let projected = json!({"id": 5, "url": "/a", "kind": "OTHER", "user": null, "price": 0.01});
+    assert_eq!(rows(&decoder, &wire(11, DATA_1)), Ok(vec![projected]));
+    assert_eq!(decoder.needs(&wire(11, DATA_1)), Needs::Nothing);
+    // What is broken by its own schema is broken.
+    for broken in [&DATA_1[..4], &[DATA_1, &[0]].concat(), &[10, 4, b'/', 0xff, 2], &[10, 4, b'/', b'a', 6]] {
+        rows(&decoder, &wire(11, broken)).expect_err("broken");
+    }
+    let problem = rows(&decoder, &wire(13, &[])).expect_err("another record");
+    assert!(problem.starts_with("schema 13 is newer than schema 12 and does not read it: "), "{problem}");
+    assert_eq!(decoder.needs(&wire(13, &[])), Needs::Nothing);
+    let problem = rows(&decoder, &wire(14, &[])).expect_err("no schema at all");
+    assert!(problem.starts_with("schema 14 cannot be used: not JSON"), "{problem}");
+}
+
+#[test]
+fn a_newer_schema_is_the_next_target() {
+    let registry = avro();
+    let by_first = decoder(&registry, RegistryFormat::Avro, at(&registry, "11"));
+    let by_none = decoder(&registry, RegistryFormat::Avro, Aim::Open);
+    let second = Target { id: 12, message: None };
+    // Kind has a symbol less, but the newer schema says what that becomes.
+    assert_eq!(by_first.needs(&wire(12, DATA_2)), Needs::Target(second.clone()));
+    assert_eq!(by_first.needs(&wire(11, DATA_1)), Needs::Nothing);
+    assert_eq!(by_none.needs(&wire(12, b"broken")), Needs::Target(second));
+    assert_eq!(by_none.needs(&wire(14, &[])), Needs::Nothing, "no rows could be of it");
+    assert_eq!(by_none.needs(b"{}"), Needs::Nothing);
+}
+
+#[test]
+fn what_is_unknown_is_noted_and_stays_so() {
+    let registry = avro();
+    let open = decoder(&registry, RegistryFormat::Avro, Aim::Open);
+    assert_eq!(open.needs(&wire(99, &[])), Needs::Ask(99));
+    registry.forget(99);
+    assert_eq!(open.needs(&wire(99, &[])), Needs::Note(99));
+    assert_eq!(rows(&open, &wire(99, &[])), Err("the schema registry has no schema 99".to_string()));
+    let settled = |ids: &[u32]| {
+        let settled = Some(ids.iter().copied().collect());
+        let schemas = Schemas { registry: Some(registry.clone()), aim: Aim::Own, settled };
+        Arc::new(ByRegistry::new(RegistryFormat::Avro, false, &schemas).expect("a registry"))
+    };
+    // It is there now, but the batch was cut without it.
+    assert_eq!(settled(&[11]).needs(&wire(11, DATA_1)), Needs::Note(11));
+    rows(&settled(&[11]), &wire(11, DATA_1)).expect_err("unknown");
+    // It is gone now, but the batch was cut with it.
+    assert_eq!(settled(&[]).needs(&wire(99, &[])), Needs::Ask(99));
+}
+
+#[test]
+fn protobuf_is_projected_by_the_numbers_of_its_fields() {
+    let first = r#"syntax = "proto3"; package web; message Other {} message Hit { int32 id = 1; string path = 2; string gone = 3; }"#;
+    let second =
+        r#"syntax = "proto3"; package web; message Hit { int64 id = 1; string url = 2; optional string more = 4; }"#;
+    let schemas: &[KnownSchema<'_>] = &[(1, first, &[], 1), (2, second, &[], 2)];
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Protobuf, schemas));
+    let own = decoder(&registry, RegistryFormat::Protobuf, Aim::Own);
+    let aimed = decoder(&registry, RegistryFormat::Protobuf, at(&registry, "2:web.Hit"));
+    let data = [8, 5, 18, 2, b'/', b'a', 26, 1, b'x'];
+    let hit = wire(1, &[&[2, 2][..], &data].concat());
+    assert_eq!(rows(&own, &hit), Ok(vec![json!({"id": 5, "path": "/a", "gone": "x"})]));
+    assert_eq!(rows(&aimed, &hit), Ok(vec![json!({"id": 5, "url": "/a"})]));
+    assert_eq!(rows(&own, &wire(1, &[0])), Ok(vec![json!({})]));
+    let problem = rows(&aimed, &wire(1, &[0])).expect_err("another message");
+    assert!(problem.starts_with("schema 1:web.Other does not fit schema 2:web.Hit"), "{problem}");
+    // Field 9 is of no schema.
+    rows(&aimed, &wire(1, &[2, 2, 72, 1])).expect_err("a field of no schema");
+    rows(&own, &wire(1, &[4, 2])).expect_err("no such message");
+    let first = decoder(&registry, RegistryFormat::Protobuf, at(&registry, "1:web.Hit"));
+    let second = Target { id: 2, message: Some("web.Hit".to_string()) };
+    assert_eq!(first.needs(&wire(2, &[0, 8, 5])), Needs::Target(second));
+}
+
+#[test]
+fn json_is_what_is_behind_the_id() {
+    let text = r#"{"type":"object","properties":{"a":{"type":"integer"}}}"#;
+    let registry = Arc::new(Registry::knowing(RegistryFormat::JsonSchema, &[(1, text, &[], 1)]));
+    let decoder = decoder(&registry, RegistryFormat::JsonSchema, at(&registry, "1"));
+    assert_eq!(rows(&decoder, &wire(1, b"{\"a\":1}")), Ok(vec![json!({"a": 1})]));
+    rows(&decoder, &wire(1, b"{\"a\":1")).expect_err("broken");
+    rows(&decoder, b"{\"a\":1}").expect_err("no id");
+}
+
+proptest! {
+    #[test]
+    fn any_data_is_rows_or_a_reason(id in 10..16_u32, data in prop::collection::vec(any::<u8>(), 0..60), aimed: bool) {
+        let registry = avro();
+        let aim = if aimed { at(&registry, "12") } else { Aim::Own };
+        let decoder = decoder(&registry, RegistryFormat::Avro, aim);
+        let payload = wire(id, &data);
+        let found = rows(&decoder, &payload);
+        prop_assert_eq!(found.as_ref().map(Vec::len).unwrap_or(1), 1);
+        prop_assert_eq!(found, rows(&decoder, &payload));
+    }
+}

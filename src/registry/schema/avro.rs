@@ -1,0 +1,314 @@
+//! Avro schemas as the registry has them: made whole, compared, and given each other's names.
+//!
+//! Source: the Avro specification 1.12, "Names", "Aliases" and "Schema Resolution".
+
+use super::Part;
+use crate::layout::Column;
+use apache_avro::schema_compatibility::SchemaCompatibility;
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// How deep a schema may nest.
+const DEPTH_MAX: usize = 200;
+
+const PRIMITIVES: &[&str] = &["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
+
+/// The schema with everything it refers to in it and all names in full: the first mention of a type holds it.
+pub(super) fn whole(text: &str, parts: &[Part]) -> Result<Value, String> {
+    let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| format!("not JSON: {error}"));
+    let mut known = HashMap::new();
+    for part in parts {
+        let schema = parse(&part.text)?;
+        if let Value::Object(named) = &schema {
+            known.insert(full_name(named, "").unwrap_or_else(|| part.name.clone()), schema);
+        }
+    }
+    // A schema that is a bare name is not in quotes everywhere.
+    let schema = parse(text).or_else(|error| if PRIMITIVES.contains(&text) { Ok(text.into()) } else { Err(error) })?;
+    Whole { known: &known, defined: HashSet::new() }.walk(schema, "", 0)
+}
+
+struct Whole<'a> {
+    known: &'a HashMap<String, Value>,
+    defined: HashSet<String>,
+}
+
+impl Whole<'_> {
+    fn walk(&mut self, schema: Value, namespace: &str, depth: usize) -> Result<Value, String> {
+        if depth > DEPTH_MAX {
+            return Err(format!("it nests deeper than {DEPTH_MAX}"));
+        }
+        match schema {
+            Value::String(name) if PRIMITIVES.contains(&name.as_str()) => Ok(Value::String(name)),
+            Value::String(name) => {
+                let full = qualified(&name, namespace);
+                if self.defined.contains(&full) {
+                    return Ok(Value::String(full));
+                }
+                let found = self.known.get(&full).or_else(|| self.known.get(&name));
+                match found.cloned() {
+                    Some(schema) => self.walk(schema, "", depth + 1),
+                    None => Err(format!("nothing says what {full} is")),
+                }
+            }
+            Value::Array(branches) => {
+                branches.into_iter().map(|branch| self.walk(branch, namespace, depth + 1)).collect()
+            }
+            Value::Object(mut schema) => {
+                let kind = schema.get("type").and_then(Value::as_str).map(str::to_string);
+                match kind.as_deref() {
+                    Some("record" | "error" | "enum" | "fixed") => self.named(schema, namespace, depth),
+                    Some("array" | "map") => {
+                        let key = if kind.as_deref() == Some("array") { "items" } else { "values" };
+                        let inner = schema.remove(key).ok_or_else(|| format!("{key} are missing"))?;
+                        schema.insert(key.to_string(), self.walk(inner, namespace, depth + 1)?);
+                        Ok(Value::Object(schema))
+                    }
+                    _ => {
+                        let inner = schema.remove("type").ok_or("a type is missing")?;
+                        let inner = self.walk(inner, namespace, depth + 1)?;
+                        // `{"type": {"type": …}}` is the inner one; `{"type": "long", "logicalType": …}` is itself.
+                        if !inner.is_string() {
+                            return Ok(inner);
+                        }
+                        schema.insert("type".to_string(), inner);
+                        Ok(Value::Object(schema))
+                    }
+                }
+            }
+            _ => Err("it holds what is no schema".to_string()),
+        }
+    }
+
+    fn named(&mut self, mut schema: Map<String, Value>, namespace: &str, depth: usize) -> Result<Value, String> {
+        let full = full_name(&schema, namespace).ok_or("a named type has no name")?;
+        let own = full.rsplit_once('.').map_or("", |(namespace, _)| namespace).to_string();
+        if !self.defined.insert(full.clone()) {
+            // A part that two others hold.
+            return Ok(Value::String(full));
+        }
+        schema.insert("name".to_string(), full.clone().into());
+        schema.remove("namespace");
+        if own.is_empty() && !namespace.is_empty() {
+            schema.insert("namespace".to_string(), "".into());
+        }
+        if let Some(Value::Array(aliases)) = schema.get_mut("aliases") {
+            for alias in aliases {
+                if let Some(name) = alias.as_str() {
+                    *alias = qualified(name, &own).into();
+                }
+            }
+        }
+        if let Some(Value::Array(fields)) = schema.get_mut("fields") {
+            for field in fields.iter_mut().filter_map(Value::as_object_mut) {
+                let inner = field.remove("type").ok_or("a field has no type")?;
+                let inner = self.walk(inner, &own, depth + 1)?;
+                field.insert("type".to_string(), inner);
+            }
+        }
+        Ok(Value::Object(schema))
+    }
+}
+
+fn qualified(name: &str, namespace: &str) -> String {
+    if name.contains('.') || namespace.is_empty() { name.to_string() } else { format!("{namespace}.{name}") }
+}
+
+fn full_name(schema: &Map<String, Value>, namespace: &str) -> Option<String> {
+    let name = schema.get("name")?.as_str()?;
+    let namespace = schema.get("namespace").and_then(Value::as_str).unwrap_or(namespace);
+    Some(qualified(name, namespace))
+}
+
+/// What a reader calls things, by their aliases.
+#[derive(Default)]
+struct Names {
+    types: HashMap<String, String>,
+    /// By record and alias.
+    fields: HashMap<(String, String), String>,
+    /// Names of fields by record.
+    own: HashMap<String, HashSet<String>>,
+}
+
+fn text_of<'v>(schema: &'v Map<String, Value>, key: &str) -> &'v str {
+    schema.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn aliases(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    schema.get("aliases").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+impl Names {
+    fn learn(&mut self, schema: &Value) {
+        match schema {
+            Value::Array(branches) => branches.iter().for_each(|branch| self.learn(branch)),
+            Value::Object(schema) => {
+                let name = text_of(schema, "name").to_string();
+                for alias in aliases(schema) {
+                    self.types.insert(alias.to_string(), name.clone());
+                }
+                for field in schema.get("fields").and_then(Value::as_array).into_iter().flatten() {
+                    let Some(field) = field.as_object() else { continue };
+                    let called = text_of(field, "name").to_string();
+                    self.own.entry(name.clone()).or_default().insert(called.clone());
+                    for alias in aliases(field) {
+                        self.fields.insert((name.clone(), alias.to_string()), called.clone());
+                    }
+                    field.get("type").into_iter().for_each(|inner| self.learn(inner));
+                }
+                ["items", "values", "type"]
+                    .iter()
+                    .filter_map(|key| schema.get(*key))
+                    .for_each(|inner| self.learn(inner));
+            }
+            _ => {}
+        }
+    }
+
+    fn rename(&self, schema: &mut Value) {
+        match schema {
+            Value::String(name) => {
+                if let Some(new) = self.types.get(name) {
+                    name.clone_from(new);
+                }
+            }
+            Value::Array(branches) => branches.iter_mut().for_each(|branch| self.rename(branch)),
+            Value::Object(schema) => {
+                let is_named = schema.contains_key("name");
+                if let Some(new) = self.types.get(text_of(schema, "name")).filter(|_| is_named) {
+                    schema.insert("name".to_string(), new.clone().into());
+                }
+                let name = text_of(schema, "name").to_string();
+                for field in schema.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
+                    let Some(field) = field.as_object_mut() else { continue };
+                    let called = text_of(field, "name").to_string();
+                    let is_known = self.own.get(&name).is_some_and(|own| own.contains(&called));
+                    if let Some(new) = self.fields.get(&(name.clone(), called)).filter(|_| !is_known) {
+                        field.insert("name".to_string(), new.clone().into());
+                    }
+                    field.get_mut("type").into_iter().for_each(|inner| self.rename(inner));
+                }
+                for key in ["items", "values"] {
+                    schema.get_mut(key).into_iter().for_each(|inner| self.rename(inner));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reads data of one schema as another one, by the specification's schema resolution.
+///
+/// The library resolves plain types: what numbers and bytes mean does not matter to it and stays as the reader says.
+pub struct Resolution {
+    writer: apache_avro::Schema,
+    reader: apache_avro::Schema,
+}
+
+impl Resolution {
+    /// Compares the two.
+    ///
+    /// # Errors
+    /// Data of `writer` cannot be read as `reader`, and what is in the way.
+    pub fn new(reader: &Value, writer: &Value) -> Result<Self, String> {
+        let mut names = Names::default();
+        names.learn(reader);
+        let (mut plain_reader, mut plain_writer) = (reader.clone(), writer.clone());
+        names.rename(&mut plain_writer);
+        same_meaning(&plain_reader, &plain_writer)?;
+        plain(&mut plain_reader)?;
+        plain(&mut plain_writer)?;
+        let parse = |schema: &Value| apache_avro::Schema::parse(schema).map_err(|error| error.to_string());
+        let (reader, writer) = (parse(&plain_reader)?, parse(&plain_writer)?);
+        SchemaCompatibility::can_read(&writer, &reader).map_err(|error| error.to_string())?;
+        Ok(Self { writer, reader })
+    }
+
+    /// `data`, which is whole and nests within bounds, as data of the reader.
+    ///
+    /// # Errors
+    /// It holds a value that the reader has no place for.
+    pub fn apply(&self, data: &[u8]) -> Result<Vec<u8>, String> {
+        apache_avro::from_avro_datum(&self.writer, &mut &data[..], Some(&self.reader))
+            .and_then(|value| apache_avro::to_avro_datum(&self.reader, value))
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Takes away what values mean, and refuses defaults that the library would not read as the specification says.
+fn plain(schema: &mut Value) -> Result<(), String> {
+    match schema {
+        Value::Array(branches) => branches.iter_mut().try_for_each(plain),
+        Value::Object(schema) => {
+            schema.remove("logicalType");
+            for field in schema.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
+                let Some(field) = field.as_object_mut() else { continue };
+                let name = text_of(field, "name").to_string();
+                field.get_mut("type").map_or(Ok(()), plain)?;
+                let is_bytes = field.get("type").is_some_and(holds_bytes);
+                if is_bytes && field.get("default").is_some_and(|default| !default.to_string().is_ascii()) {
+                    return Err(format!("the default of {name} is bytes beyond ASCII, which is not supported"));
+                }
+            }
+            for key in ["items", "values", "type"] {
+                schema.get_mut(key).map_or(Ok(()), plain)?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a value can be bytes, itself or in it.
+fn holds_bytes(schema: &Value) -> bool {
+    match schema {
+        Value::String(name) => name == "bytes",
+        Value::Array(branches) => branches.iter().any(holds_bytes),
+        Value::Object(schema) => {
+            text_of(schema, "type") == "fixed"
+                || ["type", "items", "values"].iter().any(|key| schema.get(*key).is_some_and(holds_bytes))
+        }
+        _ => false,
+    }
+}
+
+/// Refuses numbers and bytes that mean one thing to the writer and another one to the reader: milliseconds are no microseconds.
+fn same_meaning(reader: &Value, writer: &Value) -> Result<(), String> {
+    let (mut new, mut old) = (BTreeMap::new(), BTreeMap::new());
+    meanings(reader, String::new(), &mut new);
+    meanings(writer, String::new(), &mut old);
+    for (place, new) in &new {
+        if let Some(old) = old.get(place).filter(|old| *old != new) {
+            return Err(format!("{place} was {old} and is {new}"));
+        }
+    }
+    Ok(())
+}
+
+/// What numbers and bytes mean, by their place.
+fn meanings(schema: &Value, place: String, found: &mut BTreeMap<String, String>) {
+    match schema {
+        Value::Array(branches) => branches.iter().for_each(|branch| meanings(branch, place.clone(), found)),
+        Value::Object(schema) => {
+            if let Some(meaning) = schema.get("logicalType").and_then(Value::as_str) {
+                let scale =
+                    schema.get("scale").filter(|_| meaning == "decimal").map(|scale| format!(" of scale {scale}"));
+                found.insert(place.clone(), format!("{meaning}{}", scale.unwrap_or_default()));
+            }
+            for field in schema.get("fields").and_then(Value::as_array).into_iter().flatten() {
+                let Some(field) = field.as_object() else { continue };
+                let name = text_of(field, "name");
+                let place = if place.is_empty() { name.to_string() } else { format!("{place}.{name}") };
+                field.get("type").into_iter().for_each(|inner| meanings(inner, place.clone(), found));
+            }
+            for key in ["items", "values"] {
+                schema.get(key).into_iter().for_each(|inner| meanings(inner, format!("{place}[]"), found));
+            }
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn columns(schema: &Value) -> Result<Vec<Column>, String> {
+    crate::decode::columns::columns_of_avro(&schema.to_string())
+}

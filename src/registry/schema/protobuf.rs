@@ -1,0 +1,153 @@
+//! Protocol Buffers as the registry has them: `.proto` files, messages by their place in the file.
+
+use super::super::Target;
+use super::Part;
+use crate::layout::Column;
+use prost_reflect::prost::encoding::decode_varint;
+use prost_reflect::{DescriptorPool, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
+use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
+use std::collections::HashSet;
+
+/// What the file of the schema itself is called.
+const ROOT: &str = "schema.proto";
+/// How deep messages are declared in each other.
+const INDEXES_MAX: u64 = 100;
+
+/// The file, with all that it imports.
+pub(super) fn file(text: &str, parts: &[Part]) -> Result<FileDescriptor, String> {
+    let mut resolver = ChainFileResolver::new();
+    let mut sources = vec![(ROOT.to_string(), text.to_string())];
+    sources.extend(parts.iter().map(|part| (part.name.clone(), part.text.clone())));
+    resolver.add(Sources(sources));
+    resolver.add(GoogleFileResolver::new());
+    let mut compiler = protox::Compiler::with_file_resolver(resolver);
+    compiler.include_imports(true);
+    compiler.open_file(ROOT).map_err(|error| error.to_string())?;
+    let set = compiler.encode_file_descriptor_set();
+    let pool = DescriptorPool::decode(set.as_slice()).map_err(|error| error.to_string())?;
+    pool.get_file_by_name(ROOT).ok_or_else(|| "its file is not among what was compiled".to_string())
+}
+
+struct Sources(Vec<(String, String)>);
+
+impl FileResolver for Sources {
+    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        let (_, source) = found.ok_or_else(|| protox::Error::file_not_found(name))?;
+        File::from_source(name, source)
+    }
+}
+
+/// One message of a file.
+#[derive(Clone, Debug)]
+pub struct Message(pub MessageDescriptor);
+
+impl Message {
+    /// The message that `payload`, which is behind the id, says it is of; and the bytes that it says so with.
+    ///
+    /// # Errors
+    /// It names none of the file.
+    pub fn of_payload(file: &FileDescriptor, payload: &[u8]) -> Result<(Self, usize), String> {
+        let mut rest = payload;
+        let mut next = || -> Result<u64, String> {
+            let zigzag = decode_varint(&mut rest).map_err(|_| "the indexes of its message are cut off".to_string())?;
+            // Negative numbers are no indexes: they come out larger than all that are.
+            Ok(if zigzag & 1 == 0 { zigzag >> 1 } else { u64::MAX })
+        };
+        let count = next()?;
+        let mut indexes = vec![0];
+        if count > 0 {
+            if count > INDEXES_MAX {
+                return Err(format!("a message of {count} indexes"));
+            }
+            indexes = (0..count).map(|_| next()).collect::<Result<_, _>>()?;
+        }
+        let none = || format!("the schema has no message {indexes:?}");
+        let mut path = indexes.iter().map(|&index| usize::try_from(index).unwrap_or(usize::MAX));
+        let mut message = path.next().and_then(|index| file.messages().nth(index)).ok_or_else(none)?;
+        for index in path {
+            // What a map field makes by itself is not counted.
+            let child = message.child_messages().filter(|child| !child.is_map_entry()).nth(index);
+            message = child.ok_or_else(none)?;
+        }
+        Ok((Self(message), payload.len() - rest.len()))
+    }
+
+    /// The message that `target` names.
+    ///
+    /// # Errors
+    /// It names none of the file.
+    pub fn of_target(file: &FileDescriptor, target: &Target) -> Result<Self, String> {
+        let name = target.message.as_deref().unwrap_or_default();
+        let found = file.parent_pool().get_message_by_name(name);
+        found.map(Self).ok_or_else(|| format!("schema {} has no message {name}", target.id))
+    }
+
+    /// The columns of its rows.
+    pub(super) fn columns(&self) -> Result<Vec<Column>, String> {
+        crate::decode::columns::columns_of_message(&self.0)
+    }
+
+    /// Whether data of `writer` means the same read as this message: fields of one number are of one kind.
+    pub(super) fn reads(&self, writer: &Self) -> Result<(), String> {
+        reads(&self.0, &writer.0, &mut HashSet::new())
+    }
+}
+
+fn reads(
+    reader: &MessageDescriptor,
+    writer: &MessageDescriptor,
+    seen: &mut HashSet<(String, String)>,
+) -> Result<(), String> {
+    if reader.full_name() != writer.full_name() {
+        return Err(format!("{} is another message than {}", writer.full_name(), reader.full_name()));
+    }
+    if !seen.insert((reader.full_name().to_string(), writer.full_name().to_string())) {
+        return Ok(());
+    }
+    for field in reader.fields() {
+        let Some(written) = writer.get_field(field.number()) else { continue };
+        let place = || format!("field {} of {}", field.number(), reader.full_name());
+        if field.is_list() != written.is_list() || field.is_map() != written.is_map() {
+            return Err(format!("{} is repeated in one schema and not in the other", place()));
+        }
+        match (field.kind(), written.kind()) {
+            (Kind::Message(new), Kind::Message(old)) if field.is_map() => {
+                let value = |entry: &MessageDescriptor| entry.map_entry_value_field();
+                let key = |entry: &MessageDescriptor| entry.map_entry_key_field();
+                if !fits(&key(&old), &key(&new)) {
+                    return Err(format!("the keys of {} are of another type", place()));
+                }
+                same_or_reads(&value(&new), &value(&old), place, seen)?;
+            }
+            _ => same_or_reads(&field, &written, place, seen)?,
+        }
+    }
+    Ok(())
+}
+
+fn same_or_reads(
+    field: &FieldDescriptor,
+    written: &FieldDescriptor,
+    place: impl Fn() -> String,
+    seen: &mut HashSet<(String, String)>,
+) -> Result<(), String> {
+    match (field.kind(), written.kind()) {
+        (Kind::Message(new), Kind::Message(old)) => reads(&new, &old, seen),
+        _ if fits(written, field) => Ok(()),
+        (new, old) => Err(format!("{} was {old:?} and is {new:?}", place())),
+    }
+}
+
+/// Whether values of `old` keep their meaning as `new`: the same kind, or a wider one of the same encoding.
+fn fits(old: &FieldDescriptor, new: &FieldDescriptor) -> bool {
+    match (old.kind(), new.kind()) {
+        (Kind::Int32, Kind::Int64)
+        | (Kind::Uint32, Kind::Uint64 | Kind::Int64)
+        | (Kind::Sint32, Kind::Sint64)
+        | (Kind::Bool, Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Uint64)
+        | (Kind::String, Kind::Bytes) => true,
+        (Kind::Enum(old), Kind::Enum(new)) => old.full_name() == new.full_name(),
+        (old, new) => old == new,
+    }
+}
