@@ -80,6 +80,7 @@ step "the independent reader sees what is wrong"
 ledgers=$!
 "$python" tests/reader/test_check.py
 "$python" tests/proofs/test_siege.py
+"$python" tests/proofs/test_pipelines.py
 wait "$ledgers"
 
 step "Kafka to every store and back"

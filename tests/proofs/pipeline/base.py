@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from pathlib import Path
@@ -47,11 +48,24 @@ class Pipeline:
         """Event time of a record: they ascend over the hours, to the millisecond."""
         return self.start() + timedelta(milliseconds=number * self.hours * 3_600_000 // self.records)
 
+    def sections(self):
+        """More of the configuration, before the archive."""
+        return []
+
+    def rotate(self):
+        """Batches of a fifth of a Kafka partition."""
+        return [f"records = {max(1_000, self.records // PARTITIONS // 5)}"]
+
     def payload(self, number):
         raise NotImplementedError
 
     def is_broken(self, number):
-        return number % BROKEN_EVERY == 7
+        """One in a hundred, in each Kafka partition."""
+        return number % BROKEN_EVERY == number // BROKEN_EVERY % BROKEN_EVERY
+
+    def kind(self, number, kinds):
+        """Which of so many ways a broken record is broken: each way in each Kafka partition."""
+        return number // (BROKEN_EVERY * PARTITIONS) % kinds
 
     def expected(self, number):
         """(output, folder, row) of each row."""
@@ -76,6 +90,9 @@ class Pipeline:
     def broken(self):
         """The payloads that must be dead letters."""
         return Counter(self.payload(number) for number in range(self.records) if self.is_broken(number))
+
+    def clean(self, run):
+        """Takes away what `prepare` made."""
 
     def check_objects(self, keys):
         """More about names than their folders."""
@@ -112,7 +129,7 @@ class Run:
         self.config.write_text("\n".join([
             "[kafka]", f"brokers = {json.dumps(self.brokers)}", f"group = {json.dumps(self.id)}", "[kafka.client]", '"session.timeout.ms" = 6000',
             "[spool]", f"dir = {json.dumps(str(self.folder / 'spool'))}", "[destinations.main]", f"url = {json.dumps(self.url)}", *self.destination(),
-            "[rotate]", f"records = {max(1_000, self.pipeline.records // PARTITIONS // 5)}",
+            *self.pipeline.sections(), "[rotate]", *self.pipeline.rotate(),
             "[[archive]]", 'name = "proof"', f"topics = [{json.dumps(self.id)}]", self.pipeline.config]))
 
     def destination(self):
@@ -120,24 +137,45 @@ class Run:
             return ["use_emulator = true"]
         return [f"endpoint = {json.dumps(os.environ['S3_ENDPOINT'])}", f"region = {json.dumps(os.environ['AWS_REGION'])}"]
 
-    def start_and_kill(self, receipts=PARTITIONS, before_kill=lambda: None):
-        """Runs until there are so many receipts, then SIGKILL."""
-        log_path = self.folder / "run.log"
-        with open(log_path, "w") as log:
-            process = subprocess.Popen([self.program, "run", "-c", self.config], stdout=log, stderr=log)
+    @contextmanager
+    def started(self, log_name, *arguments):
+        """`siltstone run` beside what is done meanwhile, and SIGKILL behind it."""
+        with open(self.folder / log_name, "w") as log:
+            process = subprocess.Popen([self.program, "run", "-c", self.config, *arguments], stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + PROGRESS_DEADLINE
-            while self.receipts() < receipts:
-                if process.poll() is not None:
-                    raise Failed(f"siltstone ended with {process.returncode}:\n{tail(log_path)}")
-                if time.monotonic() > deadline:
-                    raise Failed(f"no {receipts} receipts in {PROGRESS_DEADLINE} s:\n{tail(log_path)}")
-                time.sleep(0.05)
-            before_kill()
+            yield process
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait()
+
+    def start_and_kill(self, receipts=PARTITIONS, before_kill=lambda process: None):
+        """Runs until there are so many receipts, then SIGKILL."""
+        with self.started("run.log") as process:
+            self.wait_for_receipts(process, receipts)
+            before_kill(process)
+
+    def wait_for_receipts(self, process, receipts):
+        self.wait(process, "run.log", f"{receipts} receipts", lambda: self.receipts() >= receipts)
+
+    def wait(self, process, log_name, what, holds):
+        """Until it holds; meanwhile the process may not end."""
+        log_path, deadline = self.folder / log_name, time.monotonic() + PROGRESS_DEADLINE
+        while not holds():
+            if process.poll() is not None:
+                raise Failed(f"siltstone ended with {process.returncode} instead of {what}:\n{tail(log_path)}")
+            if time.monotonic() > deadline:
+                raise Failed(f"no {what} in {PROGRESS_DEADLINE} s:\n{tail(log_path)}")
+            time.sleep(0.05)
+
+    def wait_for_end(self, process, log_name):
+        """Until a drain that was started is done."""
+        try:
+            code = process.wait(DRAIN_DEADLINE)
+        except subprocess.TimeoutExpired:
+            code = f"nothing in {DRAIN_DEADLINE} s"
+        if code != 0:
+            raise Failed(f"siltstone run --drain ended with {code}:\n{tail(self.folder / log_name)}")
 
     def drain(self):
         """`siltstone run --drain` to its end."""
@@ -193,6 +231,7 @@ class Run:
         return {"receipts": receipts, **{f"{output}.{what}": count for output, counts in outputs.items() for what, count in counts.items() if count}}
 
     def clean(self):
+        self.pipeline.clean(self)
         drop_topic(self.brokers, self.id)
         subprocess.run([sys.executable, STORES, "delete", self.url], check=True)
         subprocess.run(["rm", "-rf", "--", self.folder], check=True)

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from trial import Failed
 
-from .base import BROKEN_EVERY, NULL, Pipeline
+from .base import NULL, Pipeline
 
 
 class Ltsv(Pipeline):
@@ -36,8 +36,8 @@ layout = { path = "errors/dt=%Y-%m-%d", zone = "Asia/Tokyo" }
 """
 
     def payload(self, number):
-        if number % BROKEN_EVERY == 7:
-            return (b"no label at all %d", b"host:\xff%d", b"id:%d\tid:%d", b"id:%d\tstatus:five")[number // BROKEN_EVERY % 4].replace(b"%d", b"%d" % number)
+        if self.is_broken(number):
+            return (b"no label at all %d", b"host:\xff%d", b"id:%d\tid:%d", b"id:%d\tstatus:five")[self.kind(number, 4)].replace(b"%d", b"%d" % number)
         tokyo = self.at(number) + timedelta(hours=9)
         uri = "/healthz" if number % 50 == 3 else f"/p/{number % 97}?a={number}&b=x%20y" if number % 3 else f"/p/{number % 97}"
         fields = {
@@ -81,8 +81,8 @@ layout = { path = "{field.tag[2]}/{field.tag[3]}/%Y/%m/%d/%H", name = "%Y%m%d-%H
     def payload(self, number):
         import msgpack
 
-        if number % BROKEN_EVERY == 7:
-            return (b"\xc1" + b"%d" % number, b"\x93\xa1", b"\xdd\xff\xff\xff\xff", b"\x91\x92\x01\x02" + b"%d" % number)[number // BROKEN_EVERY % 4]
+        if self.is_broken(number):
+            return (b"\xc1" + b"%d" % number, b"\x93\xa1", b"\xdd\xff\xff\xff\xff", b"\x91\x92\x01\x02" + b"%d" % number)[self.kind(number, 4)]
         return msgpack.packb([[tag, self.event_time(when), record] for tag, when, record in self.of(number)])
 
     def of(self, number):

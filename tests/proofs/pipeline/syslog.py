@@ -48,10 +48,6 @@ layout = { path = "syslog/dt=%Y-%m-%d/hr=%H", zone = "UTC" }
     def start(self):
         return self.first_hour
 
-    def is_broken(self, number):
-        """One in a hundred, on each way."""
-        return number % 100 == number // 100 % 100
-
     @staticmethod
     def way(number):
         return ("udp", "udp", "tcp", "tcp", "unix")[number % 5]
@@ -84,7 +80,7 @@ layout = { path = "syslog/dt=%Y-%m-%d/hr=%H", zone = "UTC" }
             "tcp": (f"<34>1 2025-13-28T03:00:00Z web-0 su - - - id={number}".encode(), f"<34>1 - web-0 su - - [origin@32473 id={number}".encode(),
                     f"<34>1 - web-0 su - - - \u00fc id={number}".encode("latin-1"), f"id={number} goes on from the line before".encode()),
             "unix": (f"<13>{bsd} app[1]: \u00fc id={number}".encode("latin-1"),)}[self.way(number)]
-        return kinds[number // 100 % len(kinds)]
+        return kinds[self.kind(number, len(kinds))]
 
     def expected(self, number):
         if self.is_broken(number):
