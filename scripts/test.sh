@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 SERVICES=(kafka s3 gcs azure)
-TORTURE_SERVICES=(kafka3 toxiproxy) # started by what needs them
+OTHER_SERVICES=(registry kafka3 toxiproxy) # started by what needs them
+TOOLS=(rsyslog)
 started_at=$SECONDS
 step() { printf '\n== %s (%d s so far)\n' "$1" "$((SECONDS - started_at))"; }
 
@@ -18,7 +19,7 @@ cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
 step "services are installed beside the build"
 log=$(mktemp)
-(scripts/python.sh && scripts/services.sh install "${SERVICES[@]}" "${TORTURE_SERVICES[@]}") >"$log" 2>&1 &
+(scripts/python.sh && scripts/services.sh install "${SERVICES[@]}" "${OTHER_SERVICES[@]}" "${TOOLS[@]}") >"$log" 2>&1 &
 installing=$!
 
 step "formatting"
@@ -45,13 +46,13 @@ if ! wait "$installing"; then
     echo "installing the services failed" >&2
     exit 1
 fi
-already=$(scripts/services.sh status "${SERVICES[@]}" "${TORTURE_SERVICES[@]}" | awk '$3 == "running," || $3 == "running" {print $1}' || true)
+already=$(scripts/services.sh status "${SERVICES[@]}" "${OTHER_SERVICES[@]}" | awk '$3 == "running," || $3 == "running" {print $1}' || true)
 was_running() { grep -qxE "$1(-1)?" <<<"$already"; } # NAME; a part of several processes by its first
 stop_ours() {
     if [[ -n "${simulating:-}" ]] && kill "$simulating" 2>/dev/null; then
         cat "$simulated"
     fi
-    for name in "${SERVICES[@]}" "${TORTURE_SERVICES[@]}"; do
+    for name in "${SERVICES[@]}" "${OTHER_SERVICES[@]}"; do
         was_running "$name" || scripts/services.sh stop "$name" || true
     done
 }
@@ -79,6 +80,7 @@ step "the independent reader sees what is wrong"
 ledgers=$!
 "$python" tests/reader/test_check.py
 "$python" tests/proofs/test_siege.py
+"$python" tests/proofs/test_pipelines.py
 wait "$ledgers"
 
 step "Kafka to every store and back"
@@ -94,7 +96,7 @@ scripts/kills.sh --kills 6 --format parquet
 
 step "processes, brokers and links that fail for three minutes"
 # Only its own two services and the S3 server: two cores have enough to do with that.
-for name in kafka gcs azure; do was_running "$name" || scripts/services.sh stop "$name"; done
+for name in kafka gcs azure registry; do was_running "$name" || scripts/services.sh stop "$name"; done
 scripts/torture.sh --minutes 3 --seed "${TORTURE_SEED:-4}"
 
 step "done"

@@ -48,7 +48,7 @@ fn every_file_is_right_without_any_variable() {
             }
         }
     }
-    assert_eq!(count, 6, "full, minimal, s3, gcs, azure, local");
+    assert_eq!(count, 7, "full, minimal, s3, gcs, azure, local, firehose");
 }
 
 /// Every live line of full.toml is a default: the whole file resolves to what the minimal file resolves to.

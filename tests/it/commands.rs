@@ -199,6 +199,39 @@ fn preview_shows_what_becomes_of_samples() {
     assert!(!dir.path().join("spool").exists(), "nothing is left behind");
 }
 
+/// Cloud Foundry's firehose as people have it: the example, on envelopes as JSON and the same as Protocol Buffers.
+#[test]
+fn the_firehose_example_takes_log_lines_out_of_their_envelopes() {
+    let path = |name: &str| format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (config, samples) = (path("config/firehose.toml"), path("tests/samples/firehose.jsonl"));
+    let out = siltstone(&["preview", "-c", &config, "--records", &samples, "--json"]).expect(0).out;
+    let told: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), 8, "{out}");
+    for (archive, topic, first) in [("json", "firehose", 0), ("protobuf", "firehose-protobuf", 4)] {
+        let told = &told[first..first + 4];
+        assert!(told.iter().all(|one| one["archive"] == archive), "{out}");
+        let (log, metric) = (&told[0]["rows"][0], &told[2]["rows"][0]);
+        let event_type = if archive == "json" { json!(5) } else { json!("LogMessage") };
+        let row = json!({
+            "app_id": "5f1d2c3b-8e4a-4b7e-9c0d-1a2b3c4d5e6f", "deployment": "cf", "eventType": event_type,
+            "index": "3f1c8a52-7d1e-4d0e-9a9c-5a4f1c2b7a10", "ip": "10.0.16.5", "job": "diego_cell",
+            "message": "GET /p/1 200 4.5ms ä", "origin": "rep", "source_instance": "0", "source_type": "APP/PROC/WEB",
+            "stream": "out", "timestamp": 1_763_712_000_123_456_789_i64,
+        });
+        assert_eq!((&log["row"], &log["event_time"]), (&row, &json!("2025-11-21T08:00:00.123Z")));
+        let key = told[0]["objects"][0]["key"].as_str().unwrap();
+        let folder = "logs/5f1d2c3b-8e4a-4b7e-9c0d-1a2b3c4d5e6f/dt=2025-11-21/hr=08";
+        assert!(key.starts_with(&format!("{folder}/{topic}+")), "{key}");
+        assert_eq!(told[1]["rows"][0]["row"]["stream"], "err");
+        assert_eq!(
+            (&metric["outputs"], &metric["row"]["valueMetric"]["value"]),
+            (&json!(["metrics"]), &json!(1_234_567.5))
+        );
+        let stage = if archive == "json" { "transform" } else { "decode" };
+        assert_eq!((&told[3]["rows"], &told[3]["dead_letters"][0]["stage"]), (&json!([]), &json!(stage)));
+    }
+}
+
 /// The newest records of the real Kafka, and nothing is joined, committed or written.
 #[test]
 fn preview_reads_the_newest_records() {

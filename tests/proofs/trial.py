@@ -96,13 +96,15 @@ class Trial:
             return {"use_emulator": True}
         return {}
 
-    def write_config(self, name="siltstone", spool="spool", rotate=None, client=None):
+    def write_config(self, name="siltstone", spool="spool", rotate=None, client=None, memory=None):
         """Writes `name`.toml and gives its path. JSON strings, numbers and booleans are TOML, too."""
         (self.folder / "schema.json").write_text(json.dumps(SCHEMA))
         lines = ["[kafka]", f"brokers = {json.dumps(self.brokers)}", f"group = {json.dumps(self.group)}"]
         if client:
             lines += ["[kafka.client]", *(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in client.items())]
         lines += ["[spool]", f"dir = {json.dumps(str(self.folder / spool))}"]
+        if memory:
+            lines += ["[memory]", f"budget = {json.dumps(memory)}"]
         lines += ["[destinations.main]", f"url = {json.dumps(self.url)}"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in self._destination().items()]
         if rotate:

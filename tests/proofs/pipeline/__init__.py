@@ -1,0 +1,1 @@
+"""The pipelines of scripts/pipelines.sh: base.py says what one is."""
