@@ -27,6 +27,7 @@ mod separated;
 mod syslog;
 mod text;
 
+pub use protobuf::message_of;
 pub use rows::{Members, Rows, Writer};
 
 use crate::layout::Decode;
