@@ -184,8 +184,9 @@ fn refuse_unknown_types(section: &Section<'_>, known: Option<Vec<String>>) {
 
 const REGEX: &str = "a regular expression with named groups: (?<name>…)";
 const AVRO: &str = "an Avro schema, or the path of a file with one that ends in .avsc";
-const DESCRIPTORS: &str = "the path of a file that protoc --include_imports --descriptor_set_out wrote, or its base64";
-const MESSAGE: &str = "the full name of a message in the descriptors, with its package";
+pub(super) const DESCRIPTORS: &str =
+    "the path of a file that protoc --include_imports --descriptor_set_out wrote, or its base64";
+pub(super) const MESSAGE: &str = "the full name of a message in the descriptors, with its package";
 const GROK: &str = "a grok pattern with fields: %{NAME:field}";
 
 fn needed<T>(section: &Section<'_>, key: &'static str, allowed: &str) -> Option<T> {
@@ -196,7 +197,7 @@ fn needed<T>(section: &Section<'_>, key: &'static str, allowed: &str) -> Option<
 }
 
 /// Base64 of a file's bytes; what is no path of a file is base64 already.
-fn descriptors(field: &Field<'_>, base_dir: &Path) -> Option<String> {
+pub(super) fn descriptors(field: &Field<'_>, base_dir: &Path) -> Option<String> {
     let text = field.text(DESCRIPTORS)?;
     let path = base_dir.join(text);
     match std::fs::read(&path) {

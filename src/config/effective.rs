@@ -1,6 +1,7 @@
 //! The effective configuration as TOML: every default filled in, secrets as `***`.
 
 use super::place::CODEC_PRESET;
+use super::schema::{LIST_ELEMENT, MAP_VALUE};
 use super::units::{show_size, show_time};
 use super::{
     ArchiveConfig, Config, GroupProtocol, Isolation, KafkaConfig, RegistryConfig, RegistryLogin, Rotate, Secret, Start,
@@ -414,11 +415,22 @@ fn columns_text(columns: &[Column]) -> String {
 
 /// A column in BigQuery's form.
 fn column_text(column: &Column, repeated: bool) -> String {
-    if let ColumnKind::List(element) = &column.kind {
+    if let ColumnKind::List(element) = &column.kind
+        && column.nullable
+        && element.nullable
+        && !matches!(element.kind, ColumnKind::List(_))
+    {
         let element = Column { name: column.name.clone(), ..(**element).clone() };
         return column_text(&element, true);
     }
     let mut lines = vec![("name", string(&column.name))];
+    lines.extend(kind_lines(column, repeated));
+    inline(&lines)
+}
+
+/// All of a column but its name.
+fn kind_lines(column: &Column, repeated: bool) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
     let kind = match &column.kind {
         ColumnKind::Bool => "BOOL",
         ColumnKind::Int64 => "INT64",
@@ -430,8 +442,8 @@ fn column_text(column: &Column, repeated: bool) -> String {
         ColumnKind::Timestamp { .. } => "TIMESTAMP",
         ColumnKind::Decimal { .. } => "NUMERIC",
         ColumnKind::Struct(_) => "RECORD",
-        // Neither can be written in a configuration.
-        ColumnKind::List(_) | ColumnKind::Map(_) => "JSON",
+        ColumnKind::List(_) => "ARRAY",
+        ColumnKind::Map(_) => "MAP",
     };
     lines.push(("type", string(kind)));
     if repeated {
@@ -446,7 +458,9 @@ fn column_text(column: &Column, repeated: bool) -> String {
             lines.push(("scale", scale.to_string()));
         }
         ColumnKind::Struct(fields) => lines.push(("fields", columns_text(fields))),
+        ColumnKind::List(element) => lines.push((LIST_ELEMENT, inline(&kind_lines(element, false)))),
+        ColumnKind::Map(value) => lines.push((MAP_VALUE, inline(&kind_lines(value, false)))),
         _ => {}
     }
-    inline(&lines)
+    lines
 }

@@ -1,13 +1,17 @@
-//! Parquet schemas in BigQuery's JSON form, from a file or inside the configuration.
+//! Schemas of outputs: BigQuery's JSON form, from a file or inside the configuration; schema files of Avro and Arrow; a
+//! message of Protocol Buffers.
 //!
-//! A field is `{ name, type, mode, fields, precision, scale }`, types in either case. Our own addition is `unit` for
-//! numbers of a `TIMESTAMP`. What only describes a table (`description`, `policyTags`, …) is read over.
+//! A field is `{ name, type, mode, fields, precision, scale }`, types in either case. Our own additions are `unit` for
+//! numbers of a `TIMESTAMP`, `MAP` with a `value` and `ARRAY` with an `element`, which are fields without a name. What only describes a table (`description`, `policyTags`, …) is read over.
 //! A `REPEATED` field becomes a list that may be missing and may hold nulls: an archive keeps what came.
 
+use super::decode::{DESCRIPTORS, MESSAGE, descriptors};
 use super::error::did_you_mean;
 use super::raw::Field;
+use super::shape;
 use super::time::UNITS;
 use super::tree::{Node, Value};
+use crate::decode::{self, columns};
 use crate::layout::{Column, ColumnKind, SchemaSource, TimeUnit};
 use std::path::Path;
 
@@ -17,9 +21,15 @@ pub const DEPTH_MOST: usize = 15;
 pub const FIELDS_MOST: usize = 10_000;
 /// Name of the values of a list, as Parquet recommends.
 pub const LIST_ELEMENT: &str = "element";
+/// Name of the values of a map, as Parquet recommends.
+pub(super) const MAP_VALUE: &str = "value";
 
-const SOURCE: &str =
-    "infer, the path of a JSON file, or a list of fields { name, type, mode, fields, precision, scale, unit }";
+const SOURCE: &str = "infer, the path of a schema file (.json as of BigQuery, .avsc, .arrow.json), { descriptors, message } of \
+    Protocol Buffers, or a list of fields { name, type, mode, fields, precision, scale, unit, element, value }";
+/// How the name of an Avro schema's file ends.
+const AVRO_ENDING: &str = ".avsc";
+/// How the name of an Arrow schema's file ends.
+const ARROW_ENDING: &str = ".arrow.json";
 const TYPES: &[&str] = &[
     "BOOL",
     "BOOLEAN",
@@ -36,8 +46,10 @@ const TYPES: &[&str] = &[
     "BIGNUMERIC",
     "RECORD",
     "STRUCT",
+    "ARRAY",
+    "MAP",
 ];
-const KEYS: &[&str] = &["name", "type", "mode", "fields", "precision", "scale", "unit"];
+const KEYS: &[&str] = &["name", "type", "mode", "fields", "precision", "scale", "unit", "element", "value"];
 /// Keys of BigQuery's that say nothing about rows.
 const IGNORED: &[&str] = &[
     "description",
@@ -58,21 +70,58 @@ pub(super) fn source(field: &Field<'_>, base_dir: &Path) -> Option<SchemaSource>
         let reader = Reader { schema: field, file: false };
         return reader.columns(field.node).map(SchemaSource::Columns);
     }
+    if field.is_table() {
+        return of_message(field, base_dir).map(SchemaSource::Columns);
+    }
     match field.text(SOURCE)? {
         "infer" => Some(SchemaSource::Infer),
         "registry" => Some(SchemaSource::Registry),
-        file => from_file(field, &base_dir.join(file)).map(SchemaSource::Columns),
+        file => from_file(field, file, base_dir).map(SchemaSource::Columns),
     }
 }
 
-fn from_file(field: &Field<'_>, path: &Path) -> Option<Vec<Column>> {
-    let text = match std::fs::read_to_string(path) {
+/// The columns of a message of Protocol Buffers.
+fn of_message(field: &Field<'_>, base_dir: &Path) -> Option<Vec<Column>> {
+    let section = field.section(&shape::SCHEMA_MESSAGE)?;
+    for (key, allowed) in [("descriptors", DESCRIPTORS), ("message", MESSAGE)] {
+        if !section.has(key) {
+            section.missing(key, "missing", allowed);
+        }
+    }
+    let descriptors = section.field("descriptors").and_then(|given| Some((descriptors(&given, base_dir)?, given)));
+    let message = section.field("message").and_then(|given| Some((given.text(MESSAGE)?.to_string(), given)));
+    let ((descriptors, descriptors_field), (message, message_field)) = (descriptors?, message?);
+    match decode::message_of(&descriptors, &message) {
+        Ok(found) => match columns::columns_of_message(&found) {
+            Ok(columns) => Some(columns),
+            Err(problem) => message_field.wrong(problem, MESSAGE),
+        },
+        Err(problem) if problem.starts_with("no message") => message_field.wrong(problem, MESSAGE),
+        Err(problem) => descriptors_field.wrong(problem, DESCRIPTORS),
+    }
+}
+
+fn from_file(field: &Field<'_>, name: &str, base_dir: &Path) -> Option<Vec<Column>> {
+    let path = base_dir.join(name);
+    let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if field.node.variables.is_empty() => {
             return field.wrong(format!("{} cannot be read: {error}", path.display()), SOURCE);
         }
         Err(error) => return field.wrong(format!("the schema file cannot be read: {error}"), SOURCE),
     };
+    let of_others = if name.ends_with(AVRO_ENDING) {
+        Some(columns::columns_of_avro(&text))
+    } else if name.ends_with(ARROW_ENDING) {
+        Some(columns::columns_of_arrow(&text))
+    } else {
+        None
+    };
+    match of_others {
+        Some(Ok(columns)) => return Some(columns),
+        Some(Err(problem)) => return field.wrong(format!("in the file, {problem}"), SOURCE),
+        None => {}
+    }
     let json: serde_json::Value = match serde_json::from_str(&text) {
         Ok(json) => json,
         Err(error) => return field.wrong(format!("the schema file is not JSON: {error}"), SOURCE),
@@ -169,22 +218,60 @@ impl Reader<'_, '_> {
             }
         };
         let path = below(parent, name);
+        self.column(name, item, table, &path, depth, count)
+    }
+
+    /// What `table` says of the column `name`, past its name.
+    fn column(
+        &self,
+        name: &str,
+        item: &Node,
+        table: &[(String, Node)],
+        path: &str,
+        depth: usize,
+        count: &mut usize,
+    ) -> Option<Column> {
         for (key, node) in table {
             if !KEYS.contains(&key.as_str()) && !IGNORED.contains(&key.as_str()) {
                 let hint = did_you_mean(key, KEYS.iter().copied());
                 let problem = format!("unknown key {}{hint}", super::tree::quoted(key));
-                return self.wrong(node, &path, &problem, KEYS.join(", "));
+                return self.wrong(node, path, &problem, KEYS.join(", "));
             }
         }
-        let kind = self.kind(item, &path, &find, depth, count)?;
-        let (nullable, repeated) = self.mode(item, &path, find("mode"))?;
+        let find = |key: &str| table.iter().find(|(name, _)| name == key).map(|(_, node)| node);
+        let kind = self.kind(item, path, &find, depth, count)?;
+        let (nullable, repeated) = self.mode(item, path, find("mode"))?;
         let kind = if repeated {
             let element = Column { name: LIST_ELEMENT.to_string(), kind, nullable: true };
             ColumnKind::List(Box::new(element))
         } else {
             kind
         };
-        Some(Column { name: name.clone(), kind, nullable })
+        Some(Column { name: name.to_string(), kind, nullable })
+    }
+
+    /// The elements of an `ARRAY` or the values of a `MAP`: a field under `key`, which has no name of its own.
+    fn inner(
+        &self,
+        key: &'static str,
+        item: &Node,
+        path: &str,
+        given: Option<&Node>,
+        depth: usize,
+        count: &mut usize,
+    ) -> Option<Box<Column>> {
+        const NEEDED: &str = "a field without a name: { type, mode, … }";
+        let path = below(path, key);
+        let Some(node) = given else { return self.wrong(item, &path, "missing", NEEDED) };
+        let Value::Table(table) = &node.value else { return self.wrong(node, &path, "not a field", NEEDED) };
+        if table.iter().any(|(key, _)| key == "name") {
+            return self.wrong(node, &path, "a name, but it needs none", NEEDED);
+        }
+        if depth > DEPTH_MOST {
+            return self.wrong(node, &path, "nested too deeply", format!("at most {DEPTH_MOST} levels"));
+        }
+        *count += 1;
+        self.column(key, node, table, &path, depth, count).map(Box::new)
     }
 
     /// Whether null is allowed, and whether the field is repeated.
@@ -215,6 +302,14 @@ impl Reader<'_, '_> {
         let only = |key: &str, types: &[&str]| find(key).is_some() && !types.contains(&upper.as_str());
         if only("fields", &["RECORD", "STRUCT"]) {
             return self.wrong(item, path, "fields, but the type has none", "fields with RECORD or STRUCT only");
+        }
+        if only("element", &["ARRAY"]) || only("value", &["MAP"]) {
+            return self.wrong(
+                item,
+                path,
+                "element or value, but the type has none",
+                "element with ARRAY, value with MAP only",
+            );
         }
         if only("unit", &["TIMESTAMP"]) {
             return self.wrong(item, path, "unit, but the type has none", "unit with TIMESTAMP only");
@@ -251,6 +346,8 @@ impl Reader<'_, '_> {
                 let fields = find("fields").unwrap_or(item);
                 ColumnKind::Struct(self.fields(fields, path, depth + 1, count)?)
             }
+            "ARRAY" => ColumnKind::List(self.inner(LIST_ELEMENT, item, path, find(LIST_ELEMENT), depth + 1, count)?),
+            "MAP" => ColumnKind::Map(self.inner(MAP_VALUE, item, path, find(MAP_VALUE), depth + 1, count)?),
             _ => {
                 let hint = did_you_mean(&upper, TYPES.iter().copied());
                 return self.wrong(

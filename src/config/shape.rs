@@ -50,6 +50,7 @@ pub const SHAPES: &[&Shape] = &[
     &FORMAT_RAW,
     &FORMAT_JSON,
     &FORMAT_PARQUET,
+    &SCHEMA_MESSAGE,
     &KEEP,
     &LAYOUT,
 ];
@@ -126,6 +127,8 @@ pub(super) const FORMAT_PARQUET: Shape = Shape {
     of: "type = \"parquet\"",
     keys: &["type", "compression", "level", "schema", "unknown", "row_group_bytes", "row_group_rows"],
 };
+pub(super) const SCHEMA_MESSAGE: Shape =
+    Shape { at: "archive.output.format.schema", of: "", keys: &["descriptors", "message"] };
 pub(super) const KEEP: Shape = Shape { at: "archive.output.keep", of: "", keys: &["columns", "prefix"] };
 pub(super) const LAYOUT: Shape =
     Shape { at: "archive.output.layout", of: "", keys: &["preset", "path", "name", "zone"] };

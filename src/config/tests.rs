@@ -213,6 +213,23 @@ fn schema_files_are_read_in_both_forms() {
     assert_eq!(kinds[1], (&ColumnKind::Decimal { precision: 38, scale: 9 }, true));
     assert_eq!(kinds[2], (&ColumnKind::Decimal { precision: 20, scale: 4 }, true));
 
+    let avro = r#"{"type":"record","name":"R","fields":[{"name":"m","type":{"type":"map","values":{"type":"array","items":"int"}}}]}"#;
+    std::fs::write(folder.path().join("r.avsc"), avro).expect("written");
+    let arrow = r#"{"fields":[{"name":"a","data_type":"Int8","nullable":false,"dict_id":0,"dict_is_ordered":false,"metadata":{}}],"metadata":{}}"#;
+    std::fs::write(folder.path().join("r.arrow.json"), arrow).expect("written");
+    let OutputFormat::Parquet { schema: SchemaSource::Columns(columns), .. } = read("r.avsc") else {
+        panic!("a schema")
+    };
+    assert!(matches!(&columns[0].kind, ColumnKind::Map(value) if matches!(value.kind, ColumnKind::List(_))));
+    let OutputFormat::Parquet { schema: SchemaSource::Columns(columns), .. } = read("r.arrow.json") else {
+        panic!("a schema")
+    };
+    assert_eq!((&columns[0].kind, columns[0].nullable), (&ColumnKind::Int64, false));
+    std::fs::write(folder.path().join("bad.avsc"), "\"int\"").expect("written");
+    let text = with("[[archive.output]]\nformat={type='parquet',schema='bad.avsc'}");
+    let errors = parse(&text, folder.path(), &env).expect_err("no record").to_string();
+    assert!(errors.contains("in the file, the Avro schema is no record"), "{errors}");
+
     std::fs::write(
         folder.path().join("bad.json"),
         r#"[{"name":"a","type":"RECORD","fields":[{"name":"b","type":"STRNG"}]}]"#,
@@ -236,6 +253,9 @@ fn the_effective_configuration_means_the_same() {
         "timestamp={field=['a.b','c'],format='%d/%b/%Y:%H:%M:%S %z'}\ntombstones='drop'\ngeneration=3",
         "[[archive.output]]\nkeep=['key']\nformat={type='parquet',schema=[{name='a',type='TIMESTAMP',unit='ns'},\
          {name='b',type='RECORD',mode='REPEATED',fields=[{name='c',type='NUMERIC',precision=5}]}]}",
+        "[[archive.output]]\nformat={type='parquet',schema=[{name='a',type='MAP',value={type='ARRAY',mode='REQUIRED',\
+         element={type='RECORD',mode='REQUIRED',fields=[{name='b',type='MAP',value={type='TIMESTAMP',unit='ms'}}]}}},\
+         {name='c',type='ARRAY',element={type='STRING',mode='REPEATED'}},{name='d',type='array',mode='required',element={type='int64'}}]}",
         "exclude=['^x\\d+\"']\ntimestamp={header='$${A}\"'}\nmax_future='2h'\ncontent_encoding=true\n[archive.rotate]\ngrace='off'",
     ] {
         let config = good(&with(archive));
@@ -348,6 +368,14 @@ fn lines() -> impl Strategy<Value = String> {
         "\"{\"",
         "2025-01-01",
         "{ type = \"parquet\", schema = [{}] }",
+        "{ type = \"parquet\", schema = [{ name = \"m\", type = \"MAP\" }] }",
+        "{ type = \"parquet\", schema = [{ name = \"m\", type = \"MAP\", value = { name = \"v\", type = \"STRING\" } }] }",
+        "{ type = \"parquet\", schema = [{ name = \"m\", type = \"ARRAY\", value = { type = \"STRING\" } }] }",
+        "{ type = \"parquet\", schema = [{ name = \"m\", type = \"ARRAY\", element = { type = \"STRNG\" } }] }",
+        "{ type = \"parquet\", schema = \"none.avsc\" }",
+        "{ type = \"parquet\", schema = { message = \"web.Hit\" } }",
+        "{ type = \"parquet\", schema = { descriptors = \"AAAA\", message = \"web.Hit\" } }",
+        "{ type = \"parquet\", schema = { descriptors = \"CjkKCWhpdC5wcm90bxIDd2ViIh8KA0hpdBIKCgJpZBgBIAEoAxIMCgR0YWdzGAIgAygJYgZwcm90bzM=\", message = \"web.Miss\" } }",
         "[{ name = \"a\", type = \"RECORD\", fields = [] }]",
         "{ columns = [\"key\", \"key\"], prefix = \"\" }",
         "\"\\u0000\"",

@@ -28,6 +28,7 @@ mod separated;
 mod syslog;
 mod text;
 
+pub use protobuf::message_of;
 pub use registry::{Aim, ByRegistry, Needs, Schemas};
 pub use rows::{Members, Rows, Writer};
 

@@ -21,15 +21,7 @@ pub(super) struct Protobuf {
 impl Protobuf {
     /// `descriptors`: base64 of a `FileDescriptorSet`; `message`: the full name of the type.
     pub(super) fn new(descriptors: &str, message: &str, ignores_unknown: bool) -> Result<Self, String> {
-        let bytes = BASE64.decode(descriptors).map_err(|error| format!("the descriptors are not base64: {error}"))?;
-        let pool = DescriptorPool::decode(bytes.as_slice()).map_err(|error| {
-            format!("not a FileDescriptorSet with all that it imports (protoc --include_imports): {error}")
-        })?;
-        let Some(found) = pool.get_message_by_name(message) else {
-            let known: Vec<String> = pool.all_messages().map(|known| known.full_name().to_string()).take(20).collect();
-            return Err(format!("no message {message}; there are {}", known.join(", ")));
-        };
-        Self::of(found, ignores_unknown)
+        Self::of(message_of(descriptors, message)?, ignores_unknown)
     }
 
     /// Messages of the type `message`.
@@ -46,6 +38,26 @@ impl Protobuf {
             .skip_default_fields(false);
         Ok(Self { message, ignores_unknown, options })
     }
+}
+
+/// The type called `message`, its full name, in base64 of a `FileDescriptorSet`.
+///
+/// # Errors
+/// They are no descriptors, or there is no such message: the text then begins with `no message`. In words for the person
+/// who wrote it.
+pub fn message_of(descriptors: &str, message: &str) -> Result<MessageDescriptor, String> {
+    let bytes = BASE64.decode(descriptors).map_err(|error| format!("the descriptors are not base64: {error}"))?;
+    let not_descriptors = |what: &dyn std::fmt::Display| {
+        format!("not a FileDescriptorSet with all that it imports (protoc --include_imports): {what}")
+    };
+    // The library panics over some sets that contradict themselves, instead of saying where.
+    let pool = std::panic::catch_unwind(|| DescriptorPool::decode(bytes.as_slice()))
+        .map_err(|_| not_descriptors(&"it contradicts itself"))?
+        .map_err(|error| not_descriptors(&error))?;
+    pool.get_message_by_name(message).ok_or_else(|| {
+        let known: Vec<String> = pool.all_messages().map(|known| known.full_name().to_string()).take(20).collect();
+        format!("no message {message}; there are {}", known.join(", "))
+    })
 }
 
 impl Decoder for Protobuf {

@@ -1,13 +1,16 @@
-//! Fuzz targets: every decoder, and transforms, fed with what is almost right.
+//! Fuzz targets: every decoder, transforms, and schemas of others, fed with what is almost right.
 //!
 //! Method: an input chooses a good payload and damages it: bytes are changed, removed, doubled and put in. What comes out is
 //! rows that are valid JSON, not too deep and in proportion to the payload, or a short reason; and the same when asked again.
 //! Each target runs for `SILTSTONE_FUZZ_SECONDS` (5 without); `scripts/fuzz.sh --seconds N` runs them all longer.
 //! Panics are failures here: `run` makes dead letters of them.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bolero::check;
-use siltstone::decode::{Rows, compile};
-use siltstone::layout::{Decode, TextFields, TextType};
+use siltstone::decode::{self, Rows, columns, compile};
+use siltstone::format::parquet::schema::check_columns;
+use siltstone::layout::{Column, Decode, TextFields, TextType, UnknownFields};
 use siltstone::parse::json::{Captures, JsonScan};
 use siltstone::record::OwnedRecord;
 use siltstone::transform::{Shaped, Transform};
@@ -189,5 +192,35 @@ fn transform() {
             Shaped::Dropped => panic!("the program drops nothing"),
         }
         must_be_rows(&rows, &payload);
+    });
+}
+
+/// Schemas of others: columns that Parquet can have, or a reason; the same each time.
+#[test]
+fn schemas() {
+    let avro: &[u8] = br#"{"type":"record","name":"R","fields":[{"name":"id","type":"long"},{"name":"r","type":["null","R"]},
+        {"name":"m","type":{"type":"map","values":{"type":"fixed","name":"F","size":12,"logicalType":"duration"}}},{"name":"f","type":["int","F"]}]}"#;
+    let arrow: &[u8] = br#"{"fields":[{"name":"a","data_type":{"Struct":[{"name":"b","data_type":{"Decimal128":[9,2]},"nullable":true,"dict_id":0,
+        "dict_is_ordered":false,"metadata":{}}]},"nullable":true,"dict_id":0,"dict_is_ordered":false,"metadata":{}}],"metadata":{}}"#;
+    let descriptors: &[u8] = b"\n9\n\thit.proto\x12\x03web\"\x1f\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04tags\x18\x02 \x03(\tb\x06proto3";
+    let judge = |found: Result<Vec<Column>, String>, again: Result<Vec<Column>, String>| {
+        assert_eq!(found, again);
+        let Ok(columns) = found else { return };
+        if let Err(problem) = check_columns(&columns, None, UnknownFields::Rest) {
+            let known = ["same name but for", "the name is empty", "a kept column or `_rest`"];
+            assert!(known.iter().any(|known| problem.contains(known)), "{problem}");
+        }
+    };
+    let of_message = |bytes: &[u8]| {
+        let message = decode::message_of(&BASE64.encode(bytes), "web.Hit")?;
+        columns::columns_of_message(&message)
+    };
+    assert_eq!(of_message(descriptors).map(|columns| columns.len()), Ok(2));
+    check!().with_test_time(time()).for_each(|input: &[u8]| {
+        let text = String::from_utf8_lossy(&payload(&[avro, arrow], input)).into_owned();
+        judge(columns::columns_of_avro(&text), columns::columns_of_avro(&text));
+        judge(columns::columns_of_arrow(&text), columns::columns_of_arrow(&text));
+        let bytes = payload(&[descriptors], input);
+        judge(of_message(&bytes), of_message(&bytes));
     });
 }

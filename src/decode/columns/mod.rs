@@ -23,8 +23,8 @@ use std::collections::HashSet;
 /// Most columns of a schema, nested ones counted: named types may be used again and again, each use with all its fields.
 pub const COLUMNS_MAX: usize = 10_000;
 
-/// Deepest nesting of columns, the outermost counted as 1. As [`crate::format::parquet::schema::DEPTH_MAX`].
-const DEPTH_MAX: usize = 16;
+/// Deepest nesting of columns, the outermost counted as 1: what a configuration can have, and Parquet more than that.
+pub const DEPTH_MAX: usize = 15;
 
 /// Digits of the largest integer of 64 bits without a sign: more than `Int64` holds.
 const UNSIGNED_64: ColumnKind = ColumnKind::Decimal { precision: 20, scale: 0 };
