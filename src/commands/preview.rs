@@ -7,6 +7,7 @@ use crate::cli::PreviewArgs;
 use crate::config::{ArchiveConfig, Config};
 use crate::exit::{Exit, Failure};
 use crate::kafka::look;
+use crate::layout::DeadLetterFormat;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::archive::{Archive, Json};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
@@ -269,7 +270,9 @@ impl Preview {
         if pinned.values().any(Vec::is_empty) || (inferring(&archive.layout).next().is_some() && pinned.is_empty()) {
             return Err(failed("none of these records has a field that a schema could be inferred from".to_string()));
         }
-        let compiled = Archive::compile(&archive.layout, &destinations, &pinned).map_err(failed)?;
+        let mut compiled = Archive::compile(&archive.layout, &destinations, &pinned).map_err(failed)?;
+        // Whatever their objects hold: the rows are read here.
+        compiled.letters = DeadLetterFormat::Json;
         let spool = Spool::open(&spool.0, u64::MAX, process_number()).map_err(|error| failed(chain(&error)))?;
         Ok(Self { archive: Arc::new(compiled), spool, scratch: Scratch::default() })
     }

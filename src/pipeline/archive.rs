@@ -9,8 +9,7 @@ use crate::format::dead_letter::DeadLetterStage;
 use crate::format::{self, Format};
 use crate::layout::window::{KeyTemplate, Window, WindowValues};
 use crate::layout::{
-    Column, DeadLetterLayout, Decode, Layout, OutputFormat, SchemaSource, TimestampFallback, TimestampSource,
-    Tombstones,
+    Column, DeadLetterFormat, Decode, Layout, SchemaSource, TimestampFallback, TimestampSource, Tombstones,
 };
 use crate::parse::json::{Captures, JsonScan};
 use crate::parse::timestamp::TimeReader;
@@ -31,6 +30,8 @@ pub struct Archive {
     pub schemas: BTreeMap<String, String>,
     /// The outputs in layout order, then the dead letters.
     pub outputs: Vec<Output>,
+    /// What rows of dead letters are.
+    pub letters: DeadLetterFormat,
     /// Claims and receipts: under the first destination of the first output.
     pub bucket: Bucket,
     unpacker: Unpacker,
@@ -108,9 +109,7 @@ impl Archive {
         let mut schemas = BTreeMap::new();
         for output in &layout.outputs {
             let columns = pinned.get(&output.name).map(Vec::as_slice);
-            if let (Some(columns), OutputFormat::Parquet { schema: SchemaSource::Infer, .. }) =
-                (columns, &output.format)
-            {
+            if let (Some(columns), Some(SchemaSource::Infer)) = (columns, output.format.schema()) {
                 schemas.insert(output.name.clone(), format::parquet::schema::schema_hash(columns));
             }
             let format = format::build(&output.format, output.keep.as_ref(), columns)?;
@@ -130,8 +129,8 @@ impl Archive {
             outputs.push(Output { filter, ..compiled });
         }
         let dead = &layout.dead_letters.place;
-        let format = format::dead_letter::dead_letters();
-        let extension = dead.extension(&DeadLetterLayout::FORMAT);
+        let format = format::dead_letters(layout.dead_letters.format);
+        let extension = layout.dead_letters.extension();
         let keys = KeyTemplate::compile(dead, DEAD_LETTERS, &extension, layout.generation)
             .map_err(|error| format!("dead letters: {error}"))?;
         outputs.push(Output::new(
@@ -145,13 +144,13 @@ impl Archive {
         let unpacker = Unpacker::compile(layout)?;
         // What a decoder or a transform writes is valid.
         let validate = unpacker.leaves_as_is() && matches!(layout.decode, Decode::Json { validate: true, .. });
-        // A row of Parquet is made of the whole payload and refuses a broken one: nobody needs to read it before.
-        let outputs_validate =
-            layout.outputs.iter().all(|output| matches!(output.format, OutputFormat::Parquet { .. }));
+        // Rows of columns are made of the whole payload and refuse a broken one: nobody needs to read it before.
+        let outputs_validate = layout.outputs.iter().all(|output| output.format.schema().is_some());
         let home =
             outputs.first().and_then(|output| output.destinations.first()).ok_or("the layout has no destination")?;
         Ok(Self {
             fingerprint: layout.fingerprint(),
+            letters: layout.dead_letters.format,
             layout: layout.clone(),
             schemas,
             bucket: Bucket::new(home.clone()).of_generation(layout.generation),

@@ -8,7 +8,7 @@ use super::context::ArchiveContext;
 use super::unpack::{Scratch, Unpacked, Unpacker, What};
 use crate::destination::fault::Verdict;
 use crate::format::parquet::infer::Inference;
-use crate::layout::{Column, Layout, OutputFormat, SchemaSource};
+use crate::layout::{Column, Layout, OutputLayout, SchemaSource};
 use crate::record::Record;
 use std::collections::BTreeMap;
 
@@ -31,10 +31,8 @@ pub struct Sampler {
 
 /// Names of the outputs of `layout` that infer their schema.
 pub fn inferring(layout: &Layout) -> impl Iterator<Item = &str> {
-    layout.outputs.iter().filter_map(|output| match output.format {
-        OutputFormat::Parquet { schema: SchemaSource::Infer, .. } => Some(output.name.as_str()),
-        _ => None,
-    })
+    let infers = |output: &&OutputLayout| output.format.schema() == Some(&SchemaSource::Infer);
+    layout.outputs.iter().filter(infers).map(|output| output.name.as_str())
 }
 
 impl Sampler {
