@@ -8,6 +8,7 @@ use crate::config::{ArchiveConfig, Config};
 use crate::decode::{self, Needs, Schemas};
 use crate::exit::{Exit, Failure};
 use crate::kafka::look;
+use crate::layout::DeadLetterFormat;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::archive::{Archive, Json};
 use crate::pipeline::context::{Decided, Missing, schemas};
@@ -302,7 +303,9 @@ impl Preview {
         if pinned.values().any(Vec::is_empty) || (inferring(&archive.layout).next().is_some() && pinned.is_empty()) {
             return Err(failed("none of these records has a field that a schema could be inferred from".to_string()));
         }
-        let compiled = Archive::compile(&archive.layout, &destinations, &pinned, &schemas).map_err(failed)?;
+        let mut compiled = Archive::compile(&archive.layout, &destinations, &pinned, &schemas).map_err(failed)?;
+        // Whatever their objects hold: the rows are read here.
+        compiled.letters = DeadLetterFormat::Json;
         let spool = Spool::open(&spool.0, u64::MAX, process_number()).map_err(|error| failed(chain(&error)))?;
         Ok(Self { archive: Arc::new(compiled), spool, scratch: Scratch::default() })
     }

@@ -11,7 +11,8 @@ use super::{
 use crate::layout::preset::Preset;
 use crate::layout::template::TemplateKind;
 use crate::layout::{
-    CodeRevision, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, Place, TimestampSource, Tombstones,
+    CodeRevision, DeadLetterFormat, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, Place, TimestampSource,
+    Tombstones,
 };
 use regex::Regex;
 use std::collections::BTreeMap;
@@ -301,7 +302,9 @@ fn dead_letters(
     };
     let no_fields = "a field, but dead letters are kept as they came, without decoding: it would always be null";
     let place = place(&section, place::of_dead_letters(), Some(no_fields), urls(&names, surroundings));
-    (DeadLetterLayout { place }, names)
+    let formats = [("json", DeadLetterFormat::Json), ("parquet", DeadLetterFormat::Parquet)];
+    let format = section.field("format").and_then(|field| field.choice(&formats)).unwrap_or_default();
+    (DeadLetterLayout { place, format }, names)
 }
 
 /// Path, name and zone of `section` over those of a preset. `no_fields`: why there is no `{field.…}`, where there is none.

@@ -276,7 +276,9 @@ fn archive_section(text: &mut String, archive: &ArchiveConfig) {
     for output in &layout.outputs {
         headed(&mut outputs, "[[archive.output]]", &output_lines(output, names.next().unwrap_or_default()));
     }
-    let mut lines = place_lines(&layout.dead_letters.place);
+    let format = if layout.dead_letters.format.is_json() { "json" } else { "parquet" };
+    let mut lines = vec![("format", string(format))];
+    lines.extend(place_lines(&layout.dead_letters.place));
     lines.push(("destination", names.next().unwrap_or_default()));
     section(text, "archive.dead_letters", &lines);
     text.push('\n');
@@ -375,6 +377,12 @@ fn format_lines(format: &OutputFormat) -> Vec<(&'static str, String)> {
         OutputFormat::Json { compression } => {
             lines.push(("type", string("json")));
             lines.extend(compression_lines(*compression));
+        }
+        OutputFormat::Envelope { compression, row_group_bytes, row_group_rows } => {
+            lines.push(("type", string("envelope")));
+            lines.extend(compression_lines(*compression));
+            lines.push(("row_group_bytes", size(*row_group_bytes)));
+            lines.push(("row_group_rows", row_group_rows.to_string()));
         }
         OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows } => {
             lines.push(("type", string("parquet")));

@@ -70,7 +70,7 @@ fn check_pinning(archive: &Section<'_>, surroundings: &Surroundings<'_>, outputs
     let Some(first) = outputs.first() else { return };
     let Some(keeper) = first.destinations.first().and_then(|name| surroundings.destinations.get(name)) else { return };
     let creates_once = keeper.options.get("conditional_put").is_none_or(|value| value.reveal() == "true");
-    let infers = |output: &OutputLayout| matches!(output.format.schema(), Some(SchemaSource::Infer));
+    let infers = |output: &OutputLayout| output.format.schema() == Some(&SchemaSource::Infer);
     if !creates_once && outputs.iter().any(|output| infers(&output.layout)) {
         archive.cross(
             "output",
@@ -89,11 +89,11 @@ fn output<'f>(
 ) -> Output<'f> {
     let default_type = if *decode == Decode::Raw { Type::Raw } else { Type::Json };
     let (kind, format) = format(section, surroundings, default_type);
-    if *decode == Decode::Raw && kind != Type::Raw {
+    if *decode == Decode::Raw && !format.takes_every_record() {
         section.cross(
             "format",
             "rows of this format need decoded payloads, but decode = \"raw\"".to_string(),
-            "raw, or decode = \"json\"".to_string(),
+            "raw, envelope, or decode = \"json\"".to_string(),
         );
     }
     registry::check_output(section, format.schema(), decode);
@@ -149,16 +149,19 @@ enum Type {
     Raw,
     Json,
     Parquet,
+    Envelope,
 }
 
 impl Type {
-    const ALL: &[(&'static str, Type)] = &[("raw", Type::Raw), ("json", Type::Json), ("parquet", Type::Parquet)];
+    const ALL: &[(&'static str, Type)] =
+        &[("raw", Type::Raw), ("json", Type::Json), ("parquet", Type::Parquet), ("envelope", Type::Envelope)];
 
     fn name(self) -> &'static str {
         match self {
             Type::Raw => "raw",
             Type::Json => "json",
             Type::Parquet => "parquet",
+            Type::Envelope => "envelope",
         }
     }
 
@@ -167,6 +170,7 @@ impl Type {
             Type::Raw => &shape::FORMAT_RAW,
             Type::Json => &shape::FORMAT_JSON,
             Type::Parquet => &shape::FORMAT_PARQUET,
+            Type::Envelope => &shape::FORMAT_ENVELOPE,
         }
     }
 }
@@ -196,6 +200,10 @@ fn format(output: &Section<'_>, surroundings: &Surroundings<'_>, default: Type) 
         },
         Type::Json => OutputFormat::Json { compression: compression(&section, kind) },
         Type::Parquet => parquet(&section, surroundings),
+        Type::Envelope => {
+            let (row_group_bytes, row_group_rows) = row_group(&section, surroundings);
+            OutputFormat::Envelope { compression: compression(&section, kind), row_group_bytes, row_group_rows }
+        }
     };
     (kind, format)
 }
@@ -220,21 +228,23 @@ fn parquet(section: &Section<'_>, surroundings: &Surroundings<'_>) -> OutputForm
             "another name, or unknown = \"dead_letter\" or \"drop\"",
         );
     }
-    let row_group_bytes = section.field("row_group_bytes").and_then(|field| {
+    let (row_group_bytes, row_group_rows) = row_group(section, surroundings);
+    let compression = compression(section, Type::Parquet);
+    OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows }
+}
+
+/// `row_group_bytes` and `row_group_rows`.
+fn row_group(section: &Section<'_>, surroundings: &Surroundings<'_>) -> (u64, u32) {
+    let bytes = section.field("row_group_bytes").and_then(|field| {
         let bytes = field.size(ROW_GROUP_BYTES)?;
         match surroundings.budget {
             Some(budget) => MemoryShares::of(budget).check_row_group(&field, bytes, budget),
             None => Some(bytes),
         }
     });
-    let row_group_rows = section.field("row_group_rows").and_then(|field| field.count(ROW_GROUP_ROWS));
-    OutputFormat::Parquet {
-        compression: compression(section, Type::Parquet),
-        schema,
-        unknown,
-        row_group_bytes: row_group_bytes.unwrap_or(DEFAULT_ROW_GROUP_BYTES),
-        row_group_rows: row_group_rows.and_then(|rows| u32::try_from(rows).ok()).unwrap_or(DEFAULT_ROW_GROUP_ROWS),
-    }
+    let rows = section.field("row_group_rows").and_then(|field| field.count(ROW_GROUP_ROWS));
+    let rows = rows.and_then(|rows| u32::try_from(rows).ok());
+    (bytes.unwrap_or(DEFAULT_ROW_GROUP_BYTES), rows.unwrap_or(DEFAULT_ROW_GROUP_ROWS))
 }
 
 fn compression(section: &Section<'_>, kind: Type) -> Compression {
@@ -243,7 +253,7 @@ fn compression(section: &Section<'_>, kind: Type) -> Compression {
     const ZSTD: (&str, Compression) = ("zstd", Compression::Zstd(DEFAULT_ZSTD_LEVEL));
     const SNAPPY: (&str, Compression) = ("snappy", Compression::Snappy);
     let (choices, default): (&[_], _) = match kind {
-        Type::Parquet => (&[NONE, GZIP, ZSTD, SNAPPY], ZSTD.1),
+        Type::Parquet | Type::Envelope => (&[NONE, GZIP, ZSTD, SNAPPY], ZSTD.1),
         Type::Raw | Type::Json => (&[NONE, GZIP, ZSTD], GZIP.1),
     };
     let given = section.field("compression");
@@ -282,8 +292,11 @@ pub(super) const KEPT: &[(&str, KeptColumn)] = &[
 fn keep(field: &Field<'_>, kind: Type, format: &OutputFormat) -> Option<Keep> {
     const COLUMNS: &str = "a list of key, headers, timestamp, topic, partition, offset";
     const PREFIX: &str = "1 to 64 letters, digits or `_`, the first one no digit";
-    if kind == Type::Raw {
-        return field.wrong("raw rows are the payload's bytes and nothing else", "keep with json or parquet only");
+    const NO_KEEP: &str = "keep with json or parquet only";
+    match kind {
+        Type::Raw => return field.wrong("raw rows are the payload's bytes and nothing else", NO_KEEP),
+        Type::Envelope => return field.wrong("an envelope has every one of Kafka's own columns already", NO_KEEP),
+        Type::Json | Type::Parquet => {}
     }
     let (columns_field, prefix) = if field.is_table() {
         let section = field.section(&shape::KEEP)?;

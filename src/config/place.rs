@@ -7,7 +7,7 @@ use super::{ArchiveConfig, DestinationConfig};
 use crate::layout::collide::{self, Claimant, Collision, Spot};
 use crate::layout::preset::{self, Preset};
 use crate::layout::template::{Piece, Template, TemplateKind};
-use crate::layout::{DeadLetterLayout, Ending, OutputFormat, Place};
+use crate::layout::{Ending, Place};
 use std::collections::BTreeMap;
 
 /// Names of the presets.
@@ -84,8 +84,9 @@ struct Holder<'a, 'f> {
     archive: &'a ArchiveConfig,
     output: &'a str,
     place: &'a Place,
-    format: &'a OutputFormat,
     extension: String,
+    /// What its names would end in if they had all of it.
+    whole: String,
     topic: Option<&'a str>,
     spots: Vec<Spot>,
     /// Where it stands in the file, or what it stands in.
@@ -107,8 +108,7 @@ impl Holder<'_, '_> {
 
     /// Whether the two would differ in their extensions if these were whole.
     fn lost_its_format(&self, other: &Self) -> bool {
-        let whole = |holder: &Self| holder.format.extension(Ending::Whole);
-        self.extension == other.extension && whole(self) != whole(other)
+        self.extension == other.extension && self.whole != other.whole
     }
 }
 
@@ -116,7 +116,8 @@ impl Holder<'_, '_> {
 struct Stand<'a, 'f> {
     output: &'a str,
     place: &'a Place,
-    format: &'a OutputFormat,
+    /// What its names end in here, and what with all of it.
+    extensions: (String, String),
     /// Path of its section, in the file or not.
     at: String,
     field: Field<'f>,
@@ -140,8 +141,8 @@ fn holders<'a, 'f>(
         archive: config,
         output: stand.output,
         place: stand.place,
-        format: stand.format,
-        extension: stand.place.extension(stand.format),
+        extension: stand.extensions.0,
+        whole: stand.extensions.1,
         topic,
         spots: spots(stand.destinations, destinations),
         field: stand.field,
@@ -170,7 +171,7 @@ fn stands<'a, 'f>(archive: &'a Placed<'f>, errors: &Errors) -> Vec<Stand<'a, 'f>
         stands.push(Stand {
             output: &output.name,
             place: &output.place,
-            format: &output.format,
+            extensions: (output.place.extension(&output.format), output.format.extension(Ending::Whole)),
             destinations: known(&at, names.next()),
             field: field.as_ref().unwrap_or(&archive.field).clone(),
             at,
@@ -183,10 +184,11 @@ fn stands<'a, 'f>(archive: &'a Placed<'f>, errors: &Errors) -> Vec<Stand<'a, 'f>
         (None, Some(first)) => first.destinations,
         _ => known(&at, names.next()),
     };
+    let dead = &layout.dead_letters;
     stands.push(Stand {
         output: DEAD_LETTERS,
-        place: &layout.dead_letters.place,
-        format: &DeadLetterLayout::FORMAT,
+        place: &dead.place,
+        extensions: (dead.extension(), dead.format.extension(Ending::Whole)),
         destinations,
         field: own.unwrap_or_else(|| archive.field.clone()),
         at,

@@ -50,6 +50,7 @@ pub const SHAPES: &[&Shape] = &[
     &FORMAT_RAW,
     &FORMAT_JSON,
     &FORMAT_PARQUET,
+    &FORMAT_ENVELOPE,
     &SCHEMA_MESSAGE,
     &KEEP,
     &LAYOUT,
@@ -115,7 +116,7 @@ pub(super) const TIMESTAMP: Shape =
 pub(super) const ARCHIVE_ROTATE: Shape =
     Shape { at: "archive.rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
 pub(super) const DEAD_LETTERS: Shape =
-    Shape { at: "archive.dead_letters", of: "", keys: &["path", "name", "zone", "destination"] };
+    Shape { at: "archive.dead_letters", of: "", keys: &["format", "path", "name", "zone", "destination"] };
 pub(super) const OUTPUT: Shape =
     Shape { at: "archive.output", of: "", keys: &["name", "filter", "format", "keep", "layout", "destination"] };
 pub(super) const FORMAT_RAW: Shape =
@@ -126,6 +127,11 @@ pub(super) const FORMAT_PARQUET: Shape = Shape {
     at: "archive.output.format",
     of: "type = \"parquet\"",
     keys: &["type", "compression", "level", "schema", "unknown", "row_group_bytes", "row_group_rows"],
+};
+pub(super) const FORMAT_ENVELOPE: Shape = Shape {
+    at: "archive.output.format",
+    of: "type = \"envelope\"",
+    keys: &["type", "compression", "level", "row_group_bytes", "row_group_rows"],
 };
 pub(super) const SCHEMA_MESSAGE: Shape =
     Shape { at: "archive.output.format.schema", of: "", keys: &["descriptors", "message"] };

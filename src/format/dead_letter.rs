@@ -1,5 +1,6 @@
-//! Dead letters: records that could not become rows, whole and with the reason, as gzip JSON lines.
+//! Dead letters: records that could not become rows, whole and with the reason, as gzip JSON lines or as Parquet.
 //!
+//! As Parquet they have the columns of [`super::parquet::envelope`]. As JSON:
 //! ```json
 //! {"topic":"access","partition":3,"offset":17,"index":0,"timestamp":1763712000000,"key_base64":null,
 //!  "headers":[["trace","YWI="],["gone",null]],"value_base64":"ey4=","stage":"decode","outputs":["json"],"reason":"…"}
@@ -11,14 +12,16 @@
 //! identity, and the same whenever it is redone.
 
 use super::compress::Codec;
+use super::parquet::envelope::{EnvelopeFormat, append_dead_letter};
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
+use crate::layout::DeadLetterFormat;
 use crate::parse::text::{write_base64, write_json_string};
 use crate::record::Record;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-/// Codec of all dead letters.
+/// Codec of dead letters in lines.
 const CODEC: Codec = Codec::Gzip(6);
 
 /// What a record failed at.
@@ -64,8 +67,15 @@ pub struct Failure<'a> {
     pub reason: &'a str,
 }
 
-/// Adds one dead letter to `rows`.
-pub fn append(record: &Record<'_>, failure: &Failure<'_>, rows: &mut Vec<u8>) {
+/// Adds one dead letter to `rows`, which are of that format.
+pub fn append(format: DeadLetterFormat, record: &Record<'_>, failure: &Failure<'_>, rows: &mut Vec<u8>) {
+    match format {
+        DeadLetterFormat::Json => append_line(record, failure, rows),
+        DeadLetterFormat::Parquet => append_dead_letter(record, failure, rows),
+    }
+}
+
+fn append_line(record: &Record<'_>, failure: &Failure<'_>, rows: &mut Vec<u8>) {
     rows.extend_from_slice(b"{\"topic\":");
     write_json_string(record.topic, rows);
     let (partition, offset, index) = (record.partition, record.offset, failure.index);
@@ -114,13 +124,18 @@ fn write_bytes(bytes: Option<&[u8]>, rows: &mut Vec<u8>) {
 
 /// How dead letters become a file. Rows come from [`append`]: [`Format::append_row`] refuses each record, because a
 /// dead letter without its reason is none.
-pub fn dead_letters() -> Arc<dyn Format> {
-    Arc::new(DeadLetterFormat)
+pub fn dead_letters(format: DeadLetterFormat) -> Arc<dyn Format> {
+    match format {
+        DeadLetterFormat::Json => Arc::new(DeadLetterLines),
+        DeadLetterFormat::Parquet => {
+            Arc::new(EnvelopeFormat::of_dead_letters().expect("fixed columns, and a codec that Parquet has"))
+        }
+    }
 }
 
-struct DeadLetterFormat;
+struct DeadLetterLines;
 
-impl Format for DeadLetterFormat {
+impl Format for DeadLetterLines {
     fn extension(&self) -> String {
         CODEC.extension("json")
     }
@@ -170,7 +185,7 @@ mod tests {
             outputs: &["json", "raw\""],
             reason: "breaks at\nline 1",
         };
-        append(&sample.record.as_record(), &failure, &mut rows);
+        append(DeadLetterFormat::Json, &sample.record.as_record(), &failure, &mut rows);
         let expected = concat!(
             r#"{"topic":"access","partition":3,"offset":17,"index":1,"timestamp":1763712000000,"key_base64":"aw==","#,
             r#""headers":[["t","YWI="],["t",null]],"value_base64":"e/8K","row":4,"stage":"decode","outputs":["json","raw\""],"#,
@@ -179,11 +194,11 @@ mod tests {
         );
         assert_eq!(String::from_utf8(rows.clone()).expect("JSON is UTF-8"), expected);
 
-        let file = file_of(dead_letters().as_ref(), &[(rows, 1)], &[]);
+        let file = file_of(dead_letters(DeadLetterFormat::Json).as_ref(), &[(rows, 1)], &[]);
         let mut text = String::new();
         GzDecoder::new(file.as_slice()).read_to_string(&mut text).expect("one gzip member");
         assert_eq!(text, expected);
-        assert_eq!(dead_letters().extension(), "json.gz");
+        assert_eq!(dead_letters(DeadLetterFormat::Json).extension(), "json.gz");
     }
 
     #[test]
@@ -193,7 +208,7 @@ mod tests {
         sample.record.key = Some(Vec::new());
         let mut rows = Vec::new();
         let failure = Failure { index: 0, row: None, stage: DeadLetterStage::Tombstone, outputs: &[], reason: "" };
-        append(&sample.record.as_record(), &failure, &mut rows);
+        append(DeadLetterFormat::Json, &sample.record.as_record(), &failure, &mut rows);
         let line = String::from_utf8(rows).expect("JSON is UTF-8");
         assert!(line.contains(r#""timestamp":null,"key_base64":"","headers":[],"value_base64":null"#), "{line}");
     }

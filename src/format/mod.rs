@@ -46,6 +46,13 @@ pub fn build(output: &OutputFormat, keep: Option<&Keep>, pinned: Option<&[Column
         OutputFormat::Json { compression } => {
             Ok(Arc::new(json::JsonFormat::new(compress::Codec::new(*compression)?, keep)))
         }
+        OutputFormat::Envelope { compression, row_group_bytes, row_group_rows } => {
+            if keep.is_some_and(|keep| !keep.columns.is_empty()) {
+                return Err("an envelope has every one of Kafka's own columns already".to_string());
+            }
+            let limit = row_group(*row_group_bytes, *row_group_rows)?;
+            Ok(Arc::new(parquet::envelope::EnvelopeFormat::new(*compression, limit)?))
+        }
         OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows } => {
             let columns = match (schema, pinned) {
                 (SchemaSource::Columns(columns), _) => columns.as_slice(),
@@ -53,12 +60,15 @@ pub fn build(output: &OutputFormat, keep: Option<&Keep>, pinned: Option<&[Column
                 (SchemaSource::Registry, None) => return Err("the schema of the registry is missing".to_string()),
                 (SchemaSource::Infer, None) => return Err("the inferred schema is not pinned yet".to_string()),
             };
-            let bytes = usize::try_from(*row_group_bytes)
-                .map_err(|_| format!("row groups of {row_group_bytes} bytes do not fit this machine"))?;
-            let limit = BlockLimit { bytes, rows: *row_group_rows };
+            let limit = row_group(*row_group_bytes, *row_group_rows)?;
             Ok(Arc::new(parquet::ParquetFormat::new(columns, keep, *unknown, *compression, limit)?))
         }
     }
+}
+
+fn row_group(bytes: u64, rows: u32) -> Result<BlockLimit, String> {
+    let bytes = usize::try_from(bytes).map_err(|_| format!("row groups of {bytes} bytes do not fit this machine"))?;
+    Ok(BlockLimit { bytes, rows })
 }
 
 /// One record on its way into an output.
@@ -188,7 +198,7 @@ pub trait Assembler: Send {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Compression, Newlines, UnknownFields};
+    use crate::layout::{Compression, DeadLetterFormat, Newlines, UnknownFields};
 
     fn parquet() -> OutputFormat {
         OutputFormat::Parquet {
@@ -215,6 +225,11 @@ mod tests {
     #[test]
     fn rows_of_a_file_are_counted_and_strangers_are_none() {
         let raw = |compression, newlines| OutputFormat::Raw { compression, newlines };
+        let envelope = OutputFormat::Envelope {
+            compression: Compression::Snappy,
+            row_group_bytes: 1 << 20,
+            row_group_rows: 1_000,
+        };
         let outputs = [
             OutputFormat::Json { compression: Compression::None },
             OutputFormat::Json { compression: Compression::Gzip(6) },
@@ -222,6 +237,7 @@ mod tests {
             raw(Compression::None, Newlines::Length),
             raw(Compression::Gzip(1), Newlines::Length),
             parquet(),
+            envelope,
         ];
         for output in outputs {
             let format = build(&output, None, None).expect("a format");
@@ -261,7 +277,8 @@ mod tests {
             (json(Compression::Zstd(3)), ("application/zstd", None), (text, Some("zstd"))),
             (build(&raw, None, None).expect("a format"), ("application/zstd", None), (bytes, Some("zstd"))),
             (build(&parquet(), None, None).expect("a format"), (parquet_type, None), (parquet_type, None)),
-            (dead_letters(), ("application/gzip", None), (text, Some("gzip"))),
+            (dead_letters(DeadLetterFormat::Json), ("application/gzip", None), (text, Some("gzip"))),
+            (dead_letters(DeadLetterFormat::Parquet), (parquet_type, None), (parquet_type, None)),
         ];
         for (format, plain, encoded) in cases {
             assert_eq!(content_headers(&*format, false), plain, "{}", format.extension());

@@ -1,6 +1,6 @@
 //! What the names of objects end in. The one place that knows it; a test holds it together with the formats themselves.
 
-use super::{Compression, DeadLetterLayout, Newlines, OutputFormat, Place};
+use super::{Compression, DeadLetterFormat, DeadLetterLayout, Newlines, OutputFormat, Place};
 use serde::{Deserialize, Serialize};
 
 /// How much of a format's extension the names of a [`Place`] have.
@@ -28,7 +28,7 @@ impl OutputFormat {
             Self::Raw { compression, newlines: Newlines::Length } => ("bin", compression),
             Self::Raw { compression, .. } => ("txt", compression),
             Self::Json { compression } => ("json", compression),
-            Self::Parquet { .. } => return "parquet".to_string(),
+            Self::Parquet { .. } | Self::Envelope { .. } => return "parquet".to_string(),
         };
         let codec = match compression {
             Compression::Gzip(_) => Some("gz"),
@@ -44,8 +44,21 @@ impl OutputFormat {
 }
 
 impl DeadLetterLayout {
-    /// What dead letters are: gzip JSON lines.
-    pub const FORMAT: OutputFormat = OutputFormat::Json { compression: Compression::Gzip(6) };
+    /// What the names of its objects end in, without the first dot.
+    pub fn extension(&self) -> String {
+        self.format.extension(self.place.ending)
+    }
+}
+
+impl DeadLetterFormat {
+    /// See [`OutputFormat::extension`].
+    pub fn extension(self, ending: Ending) -> String {
+        match (self, ending) {
+            (Self::Json, Ending::Whole) => "json.gz".to_string(),
+            (Self::Json, Ending::Codec) => "gz".to_string(),
+            (Self::Parquet, _) => "parquet".to_string(),
+        }
+    }
 }
 
 impl Place {
@@ -71,6 +84,7 @@ mod tests {
             raw(Newlines::Escape),
             raw(Newlines::Length),
             OutputFormat::Json { compression },
+            OutputFormat::Envelope { compression, row_group_bytes: 1 << 20, row_group_rows: 1000 },
             OutputFormat::Parquet {
                 compression,
                 schema: SchemaSource::Columns(vec![column]),
@@ -90,9 +104,10 @@ mod tests {
             assert_eq!(format.extension(Ending::Whole), own.extension(), "{format:?}");
             built += 1;
         }
-        assert_eq!(built, 4 * 3 + 4, "text has no snappy; Parquet has all four");
-        let dead = crate::format::dead_letters();
-        assert_eq!(DeadLetterLayout::FORMAT.extension(Ending::Whole), dead.extension());
+        assert_eq!(built, 4 * 3 + 2 * 4, "text has no snappy; Parquet has all four");
+        for format in [DeadLetterFormat::Json, DeadLetterFormat::Parquet] {
+            assert_eq!(format.extension(Ending::Whole), crate::format::dead_letters(format).extension());
+        }
     }
 
     #[test]
@@ -117,5 +132,17 @@ mod tests {
         let text = serde_json::to_string(&secor).expect("JSON");
         assert!(text.ends_with(r#","ending":"codec"}"#), "{text}");
         assert_eq!(serde_json::from_str::<Place>(&text).expect("a place"), secor);
+    }
+
+    /// Nor of the usual dead letters.
+    #[test]
+    fn layouts_say_nothing_of_dead_letters_in_lines() {
+        let old = r#"{"place":{"path":"{topic}","name":"{first}","zone":"UTC","destinations":["s3://b"]}}"#;
+        let dead: DeadLetterLayout = serde_json::from_str(old).expect("a layout");
+        assert_eq!((dead.format, dead.extension().as_str()), (DeadLetterFormat::Json, "json.gz"));
+        assert_eq!(serde_json::to_string(&dead).expect("JSON"), old);
+        let parquet = DeadLetterLayout { format: DeadLetterFormat::Parquet, ..dead };
+        let text = serde_json::to_string(&parquet).expect("JSON");
+        assert!(text.ends_with(r#","format":"parquet"}"#), "{text}");
     }
 }

@@ -214,12 +214,33 @@ pub struct Place {
     pub ending: Ending,
 }
 
-/// Where dead letters lie: gzip JSON lines, one a record and failing stage.
+/// Where dead letters lie, one a record and failing stage, and what they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLetterLayout {
     /// Folder, name and destinations.
     pub place: Place,
+    /// What the objects hold.
+    #[serde(default, skip_serializing_if = "DeadLetterFormat::is_json")]
+    pub format: DeadLetterFormat,
+}
+
+/// What an object of dead letters holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterFormat {
+    /// gzip JSON lines.
+    #[default]
+    Json,
+    /// Parquet.
+    Parquet,
+}
+
+impl DeadLetterFormat {
+    /// Whether it is the one that layouts leave out.
+    pub fn is_json(&self) -> bool {
+        *self == Self::Json
+    }
 }
 
 /// Kafka's own columns in a row.
@@ -266,6 +287,15 @@ pub enum OutputFormat {
         /// Of the whole file.
         compression: Compression,
     },
+    /// Whole records in Parquet, decodable or not.
+    Envelope {
+        /// Of the pages.
+        compression: Compression,
+        /// As those of `Parquet`.
+        row_group_bytes: u64,
+        /// As those of `Parquet`.
+        row_group_rows: u32,
+    },
     /// Parquet.
     Parquet {
         /// Of the pages.
@@ -283,17 +313,18 @@ pub enum OutputFormat {
 }
 
 impl OutputFormat {
-    /// Where its columns come from, if it has columns.
+    /// Whether an output of that format takes every record, decodable or not.
+    pub fn takes_every_record(&self) -> bool {
+        matches!(self, Self::Raw { .. } | Self::Envelope { .. })
+    }
+
+    /// Where its columns come from, if it has columns of the payload's: rows are then made of whole payloads, and a
+    /// broken one makes none.
     pub fn schema(&self) -> Option<&SchemaSource> {
         match self {
             Self::Parquet { schema, .. } => Some(schema),
-            Self::Raw { .. } | Self::Json { .. } => None,
+            Self::Raw { .. } | Self::Json { .. } | Self::Envelope { .. } => None,
         }
-    }
-
-    /// Whether an output of that format takes every record, decodable or not.
-    pub fn takes_every_record(&self) -> bool {
-        matches!(self, Self::Raw { .. })
     }
 }
 

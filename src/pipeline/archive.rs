@@ -10,8 +10,7 @@ use crate::format::dead_letter::DeadLetterStage;
 use crate::format::{self, Format};
 use crate::layout::window::{KeyTemplate, Window, WindowValues};
 use crate::layout::{
-    Column, ColumnKind, DeadLetterLayout, Decode, Layout, OutputFormat, SchemaSource, TimestampFallback,
-    TimestampSource, Tombstones,
+    Column, ColumnKind, DeadLetterFormat, Decode, Layout, SchemaSource, TimestampFallback, TimestampSource, Tombstones,
 };
 use crate::parse::json::{Captures, JsonScan};
 use crate::parse::timestamp::TimeReader;
@@ -35,6 +34,8 @@ pub struct Archive {
     pub target: Option<Target>,
     /// The outputs in layout order, then the dead letters.
     pub outputs: Vec<Output>,
+    /// What rows of dead letters are.
+    pub letters: DeadLetterFormat,
     /// Claims and receipts: under the first destination of the first output.
     pub bucket: Bucket,
     unpacker: Unpacker,
@@ -146,8 +147,8 @@ impl Archive {
             outputs.push(Output { filter, ..compiled });
         }
         let dead = &layout.dead_letters.place;
-        let format = format::dead_letter::dead_letters();
-        let extension = dead.extension(&DeadLetterLayout::FORMAT);
+        let format = format::dead_letters(layout.dead_letters.format);
+        let extension = layout.dead_letters.extension();
         let keys = KeyTemplate::compile(dead, DEAD_LETTERS, &extension, layout.generation)
             .map_err(|error| format!("dead letters: {error}"))?;
         outputs.push(Output::new(
@@ -161,13 +162,13 @@ impl Archive {
         let unpacker = Unpacker::compile(layout, registered)?;
         // What a decoder or a transform writes is valid.
         let validate = unpacker.leaves_as_is() && matches!(layout.decode, Decode::Json { validate: true, .. });
-        // A row of Parquet is made of the whole payload and refuses a broken one: nobody needs to read it before.
-        let outputs_validate =
-            layout.outputs.iter().all(|output| matches!(output.format, OutputFormat::Parquet { .. }));
+        // Rows of columns are made of the whole payload and refuse a broken one: nobody needs to read it before.
+        let outputs_validate = layout.outputs.iter().all(|output| output.format.schema().is_some());
         let home =
             outputs.first().and_then(|output| output.destinations.first()).ok_or("the layout has no destination")?;
         Ok(Self {
             fingerprint: layout.fingerprint(),
+            letters: layout.dead_letters.format,
             layout: layout.clone(),
             target,
             schemas,

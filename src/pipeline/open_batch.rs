@@ -466,7 +466,7 @@ impl OpenBatch {
             let before = self.parts[part].part.memory();
             let index = if has(Bug::DeadLettersNumberedAlike) { 0 } else { index };
             let failure = Failure { index, row: *row, stage: *stage, outputs: &names, reason };
-            dead_letter::append(record, &failure, self.parts[part].part.rows());
+            dead_letter::append(archive.letters, record, &failure, self.parts[part].part.rows());
             self.row_added(part, before, record.offset, event_ms, blocks);
         }
     }

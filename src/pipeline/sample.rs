@@ -9,7 +9,7 @@ use super::unpack::{Scratch, Unpacked, Unpacker, What};
 use crate::decode::{Needs, Schemas};
 use crate::destination::fault::Verdict;
 use crate::format::parquet::infer::Inference;
-use crate::layout::{Column, Layout, SchemaSource};
+use crate::layout::{Column, Layout, OutputLayout, SchemaSource};
 use crate::record::Record;
 use std::collections::BTreeMap;
 
@@ -32,10 +32,8 @@ pub struct Sampler {
 
 /// Names of the outputs of `layout` that infer their schema.
 pub fn inferring(layout: &Layout) -> impl Iterator<Item = &str> {
-    layout.outputs.iter().filter_map(|output| match output.format.schema() {
-        Some(SchemaSource::Infer) => Some(output.name.as_str()),
-        _ => None,
-    })
+    let infers = |output: &&OutputLayout| output.format.schema() == Some(&SchemaSource::Infer);
+    layout.outputs.iter().filter(infers).map(|output| output.name.as_str())
 }
 
 impl Sampler {

@@ -8,8 +8,9 @@ use siltstone::bucket::{Bucket, BucketError};
 use siltstone::destination::fault::Verdict;
 use siltstone::format::parquet::schema::schema_hash;
 use siltstone::layout::{
-    CodeRevision, Column, ColumnKind, Compression, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, OutputFormat,
-    OutputLayout, Place as LayoutPlace, TimeFormat, TimestampFallback, TimestampRule, TimestampSource, Tombstones,
+    CodeRevision, Column, ColumnKind, Compression, DeadLetterFormat, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout,
+    OutputFormat, OutputLayout, Place as LayoutPlace, TimeFormat, TimestampFallback, TimestampRule, TimestampSource,
+    Tombstones,
 };
 use siltstone::record::TopicPartition;
 
@@ -238,7 +239,7 @@ fn layout() -> Layout {
             keep: None,
             place: place.clone(),
         }],
-        dead_letters: DeadLetterLayout { place },
+        dead_letters: DeadLetterLayout { place, format: DeadLetterFormat::Json },
     }
 }
 

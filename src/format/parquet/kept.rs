@@ -65,7 +65,7 @@ impl KeptColumns {
 }
 
 /// A list of structs of name and value, which may be null.
-fn write_headers(record: &Record<'_>, rows: &mut Vec<u8>) {
+pub(super) fn write_headers(record: &Record<'_>, rows: &mut Vec<u8>) {
     for index in 0..record.headers.len() {
         let (name, value) = record.headers.get(index);
         rows.push(VALUE);

@@ -16,6 +16,7 @@
 mod check;
 mod columns;
 mod encode;
+pub(in crate::format) mod envelope;
 pub mod infer;
 mod kept;
 mod number;
@@ -55,21 +56,35 @@ impl ParquetFormat {
         limit: BlockLimit,
     ) -> Result<Self, String> {
         schema::check_columns(columns, keep, unknown)?;
-        if limit.bytes == 0 || limit.rows == 0 {
-            return Err("a row group of 0 bytes or 0 rows".to_string());
-        }
+        check_limit(limit)?;
         let encoder = Encoder::new(schema::arrow_schema(columns, keep, unknown), compression)?;
         Ok(Self { check: RowCheck::new(columns, keep, unknown), encoder, limit })
     }
 }
 
+const EXTENSION: &str = "parquet";
+const CONTENT_TYPE: &str = "application/vnd.apache.parquet";
+
+fn check_limit(limit: BlockLimit) -> Result<(), String> {
+    if limit.bytes == 0 || limit.rows == 0 {
+        return Err("a row group of 0 bytes or 0 rows".to_string());
+    }
+    Ok(())
+}
+
+/// Rows of a whole file.
+fn count_rows(file: &File) -> io::Result<u64> {
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(file).map_err(io::Error::other)?;
+    u64::try_from(metadata.file_metadata().num_rows()).map_err(io::Error::other)
+}
+
 impl Format for ParquetFormat {
     fn extension(&self) -> String {
-        "parquet".to_string()
+        EXTENSION.to_string()
     }
 
     fn content_type(&self) -> &'static str {
-        "application/vnd.apache.parquet"
+        CONTENT_TYPE
     }
 
     fn block_limit(&self) -> BlockLimit {
@@ -101,8 +116,7 @@ impl Format for ParquetFormat {
     }
 
     fn count_rows(&self, file: File) -> io::Result<u64> {
-        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(io::Error::other)?;
-        u64::try_from(metadata.file_metadata().num_rows()).map_err(io::Error::other)
+        count_rows(&file)
     }
 }
 

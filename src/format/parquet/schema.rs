@@ -178,7 +178,7 @@ fn field(name: &str, column: &Column) -> Field {
 }
 
 /// An instant. Parquet says only "adjusted to UTC", so the name of the zone is arrow's business alone.
-fn utc(unit: TimeUnit) -> DataType {
+pub(super) fn utc(unit: TimeUnit) -> DataType {
     DataType::Timestamp(unit, Some("+00:00".into()))
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::layout::encode::NULL_VALUE;
 use crate::layout::preset::preset;
-use crate::layout::{Compression, DeadLetterLayout, Ending, Newlines, OutputFormat, SchemaSource, UnknownFields};
+use crate::layout::{Compression, Ending, Newlines, OutputFormat, SchemaSource, UnknownFields};
 use chrono::DateTime;
 use proptest::prelude::*;
 
@@ -98,7 +98,7 @@ fn golden_keys_of_secor() {
     let hive = preset("hive").unwrap();
     let dead = self::place("_dead/{topic}/dt=%Y-%m-%d", hive.name, "UTC");
     assert_eq!(
-        key(&dead, &DeadLetterLayout::FORMAT, 1),
+        key(&dead, &OutputFormat::Json { compression: Compression::Gzip(6) }, 1),
         "_dead/app.access/dt=2025-11-21/app.access+00003+00000000000000001000-00000000000000002500.json.gz"
     );
 }
