@@ -35,7 +35,7 @@ class Pipeline:
     hours = 1
     entries = 1  # rows of one Kafka record
     store = "s3"
-    parts = ()  # services beside Kafka and the store
+    parts = ()  # services beside Kafka and the store, which it may kill
 
     def __init__(self, records):
         self.records = records
@@ -54,7 +54,7 @@ class Pipeline:
 
     def rotate(self):
         """Batches of a fifth of a Kafka partition."""
-        return [f"records = {max(1_000, self.records // PARTITIONS // 5)}"]
+        return [f"records = {max(100, self.records // PARTITIONS // 5)}"]
 
     def payload(self, number):
         raise NotImplementedError
