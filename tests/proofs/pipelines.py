@@ -8,6 +8,7 @@ again; a drain; then every row and every dead letter against what this script kn
 
     ltsv       access logs with a cookie: types, a transform that splits, trims, drops and routes, two outputs
     fluentd    tag, time, record as MessagePack, several in one Kafka record: unfolded, in folders of the tag, one object a minute
+    fluentd-json  the same as JSON
     syslog     a real rsyslog that takes UDP, TCP and a unix socket and sends to Kafka: hourly on Azure blob storage
     protobuf   through a registry that is killed and comes back: raw to one prefix, Parquet to another; dead letters replayed once their schema is there
     avro       five versions of a schema through such a registry, alternating: Parquet with the columns of the newest, few objects
@@ -20,12 +21,12 @@ import time
 
 from pipeline.avro import Avro
 from pipeline.base import Run
-from pipeline.logs import Fluentd, Ltsv
+from pipeline.logs import Fluentd, FluentdJson, Ltsv
 from pipeline.protobuf import Protobuf
 from pipeline.syslog import Syslog
 from trial import Failed, program, services
 
-PIPELINES = {kind.name: kind for kind in (Ltsv, Fluentd, Syslog, Protobuf, Avro)}
+PIPELINES = {kind.name: kind for kind in (Ltsv, Fluentd, FluentdJson, Syslog, Protobuf, Avro)}
 
 
 def prove(kind, args):
