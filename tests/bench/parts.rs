@@ -2,14 +2,18 @@
 //!
 //! ```text
 //! parts consume BROKERS TOPIC    read every record of the topic and drop it
-//! parts read FOLDER              read each *.jsonl file of the folder: what the next two do besides their work
+//! parts read FOLDER KIND         read each *.KIND file of the folder: what the others do besides their work
 //! parts gzip FOLDER LEVEL        compress each *.jsonl file of the folder as one stream, into nothing
 //! parts parquet FOLDER MIB       decode each *.jsonl file and encode it as Parquet with row groups of that size, into nothing
+//! parts decode KIND FOLDER MIB   the same of LTSV, Avro and Protocol Buffers: KIND is ltsv, avro or pb
+//! parts transform FOLDER FILE LEVEL   run each line of each *.jsonl file through a program in VRL and compress it, into nothing
 //! ```
 //! Nothing here is the archiver's code, and each part is done in the cheapest way known, because a slow reference would
 //! flatter the archiver. Each prints what it did, so that the caller can see that it was all of the work.
 #![allow(unsafe_code)] // the batch interface of librdkafka, cheapest of all, has no safe wrapper
 #![allow(clippy::print_stdout, missing_docs)]
+
+mod decoders;
 
 use anyhow::{Context, bail};
 use arrow_json::ReaderBuilder;
@@ -45,13 +49,18 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["consume", brokers, topic] => consume(brokers, topic),
-        ["read", folder] => read(Path::new(folder)),
+        ["read", folder, kind] => read(Path::new(folder), kind),
         ["gzip", folder, level] => gzip(Path::new(folder), level.parse()?),
         ["parquet", folder, mib] => parquet(Path::new(folder), mib.parse::<usize>()? << 20),
+        ["decode", kind, folder, mib] => decoders::parquet(kind, Path::new(folder), mib.parse::<usize>()? << 20),
+        ["transform", folder, program, level] => {
+            decoders::transform(Path::new(folder), Path::new(program), level.parse()?)
+        }
         // `cargo bench` and `cargo test` start it with arguments of their own: nothing to measure then.
         _ => {
             println!(
-                "usage: parts consume BROKERS TOPIC | read FOLDER | gzip FOLDER LEVEL | parquet FOLDER MIB; see scripts/bench.sh"
+                "usage: parts consume BROKERS TOPIC | read FOLDER KIND | gzip FOLDER LEVEL | parquet FOLDER MIB | decode KIND FOLDER MIB | \
+                 transform FOLDER FILE LEVEL; see scripts/bench.sh"
             );
             Ok(())
         }
@@ -151,10 +160,10 @@ impl Drop for BatchQueue<'_> {
     }
 }
 
-fn read(folder: &Path) -> anyhow::Result<()> {
+fn read(folder: &Path, kind: &str) -> anyhow::Result<()> {
     let mut bytes = 0_u64;
     let mut chunk = vec![0; CHUNK];
-    for path in inputs(folder)? {
+    for path in inputs(folder, kind)? {
         let mut file = File::open(&path)?;
         while let Some(read) = next(&mut file, &mut chunk)? {
             bytes += read.len() as u64;
@@ -167,7 +176,7 @@ fn read(folder: &Path) -> anyhow::Result<()> {
 fn gzip(folder: &Path, level: u32) -> anyhow::Result<()> {
     let (mut bytes, mut packed) = (0_u64, 0_u64);
     let mut chunk = vec![0; CHUNK];
-    for path in inputs(folder)? {
+    for path in inputs(folder, "jsonl")? {
         let mut file = File::open(&path)?;
         let mut encoder = GzEncoder::new(Counted { bytes: 0 }, flate2::Compression::new(level));
         while let Some(read) = next(&mut file, &mut chunk)? {
@@ -185,7 +194,7 @@ fn parquet(folder: &Path, row_group_bytes: usize) -> anyhow::Result<()> {
     let (mut records, mut packed) = (0_usize, 0_u64);
     let mut chunk = vec![0; CHUNK];
     let mut schema = None;
-    for path in inputs(folder)? {
+    for path in inputs(folder, "jsonl")? {
         let mut file = File::open(&path)?;
         if schema.is_none() {
             let (inferred, _) = infer_json_schema(BufReader::new(&mut file), Some(INFER_RECORDS))?;
@@ -237,13 +246,13 @@ fn next<'a>(file: &mut File, chunk: &'a mut [u8]) -> anyhow::Result<Option<&'a [
     Ok((read > 0).then(|| &chunk[..read]))
 }
 
-fn inputs(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn inputs(folder: &Path, kind: &str) -> anyhow::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
     let mut paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == kind));
     paths.sort();
     if paths.is_empty() {
-        bail!("no *.jsonl in {}", folder.display());
+        bail!("no *.{kind} in {}", folder.display());
     }
     Ok(paths)
 }

@@ -10,9 +10,17 @@
     run gzip        siltstone run --drain to the S3 server as hourly gzip JSON, read back by tests/reader/check.py after each run
     run parquet     the same as Parquet with an inferred schema; with --schema also once more with a given one
 
+Then for the same records as LTSV, as Avro and as Protocol Buffers (tests/proofs/recode.py), and for JSON with a transform in VRL, each from a topic
+of its own:
+
+    consume X       as above
+    decode X        decoded from plain files in the cheapest way known, and encoded as Parquet; of `transform`: parsed, run through the same
+                    program, written and compressed
+    run X           siltstone run --drain: to Parquet with a given schema; of `transform` to gzip JSON
+
 CPU is user + system of the process alone, not of broker or store, and the figure to compare; wall is contention. The last
-line is `ratio gzip=… parquet=…`: median CPU of run ÷ (consume + codec), where codec is gzip or parquet less what reading
-the plain files takes.
+line is `ratio gzip=… parquet=… ltsv=… avro=… protobuf=… transform=…`: median CPU of run ÷ (consume + codec), where codec is what works on plain
+files, less what reading these takes.
 """
 
 import argparse
@@ -25,11 +33,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from transformed import PROGRAM
 from trial import LOGS, ROOT, Failed, Trial, drain, drop_topic, measured, produce, program, services, tail
 
+RECODE, TRANSFORMED = (ROOT / "tests" / "proofs" / name for name in ("recode.py", "transformed.py"))
 LEVEL = 6
 ROW_GROUP_MIB = 16
+DECODED_MIB = 8  # of a row group in payloads that do not repeat the names of fields
 DEADLINE = 900
+DECODE = {  # as in the configuration
+    "ltsv": '{ type = "ltsv", types = { id = "int", time = "int", status = "int", bytes = "int", duration = "float", geo = "json" }, nulls = ["-"] }',
+    "avro": '{ type = "avro", schema = "@FOLDER@/hit.avsc" }',
+    "protobuf": '{ type = "protobuf", descriptors = "@FOLDER@/hit.pb", message = "web.Hit" }'}
+SUFFIXES = {"ltsv": "ltsv", "avro": "avro", "protobuf": "pb"}
 
 
 def build():
@@ -52,31 +68,72 @@ def newest_parts():
 
 
 class Session:
-    """The topic, the plain files and every kind of run."""
+    """The topics, the plain files and every kind of run."""
 
     def __init__(self, args, parts):
         self.args, self.parts = args, parts
         self.brokers, self.topic = os.environ["KAFKA_BROKERS"], f"bench-{secrets.token_hex(4)}"
         self.temporary = tempfile.TemporaryDirectory(prefix="siltstone-bench-")
         self.folder = Path(self.temporary.name)
-        self.files = self.folder / "files"
-        files = [sys.executable, LOGS, "files", "--dir", self.files, "--records", str(args.records)]
-        subprocess.run(files, check=True, stdout=sys.stderr)
-        produce(self.brokers, self.topic, args.records)
-        self.bytes = sum(path.stat().st_size for path in self.files.iterdir())
-        self.kinds = {
-            "consume": lambda: self.part("consume", self.brokers, self.topic, says=f"records={args.records} bytes={self.bytes - args.records}"),
-            "read": lambda: self.file_part("read", says=f"bytes={self.bytes}"),
-            "gzip": lambda: self.file_part("gzip", LEVEL, says=f"bytes={self.bytes} "),
-            "parquet": lambda: self.file_part("parquet", ROW_GROUP_MIB, says=f"records={args.records} "),
-            "kcat": self.kcat,
-            "run gzip": lambda: self.run("gzip"),
-            "run parquet": lambda: self.run("parquet"),
-        }
-        if args.schema:
-            self.kinds["run parquet-schema"] = lambda: self.run("parquet-schema")
+        self.kinds = {**self.json_kinds(), **self.transform_kinds()}
+        for name in SUFFIXES:
+            self.kinds.update(self.recoded_kinds(name))
         if args.only:
             self.kinds = {name: kind for name, kind in self.kinds.items() if name in args.only}
+        self.files, self.bytes = {}, {}
+        self.topics = [self.topic]
+        self.make_json()
+        for name in SUFFIXES:
+            if any(kind.endswith(f" {name}") for kind in self.kinds):
+                self.make_recoded(name)
+
+    def json_kinds(self):
+        kinds = {
+            "consume": lambda: self.consume("json"),
+            "read": lambda: self.file_part("json", "read", self.files["json"], "jsonl", says=f"bytes={self.bytes['json']}"),
+            "gzip": lambda: self.file_part("json", "gzip", self.files["json"], LEVEL, says=f"bytes={self.bytes['json']} "),
+            "parquet": lambda: self.file_part("json", "parquet", self.files["json"], ROW_GROUP_MIB, says=f"records={self.args.records} "),
+            "kcat": self.kcat,
+            "run gzip": lambda: self.run("gzip"),
+            "run parquet": lambda: self.run("parquet")}
+        if self.args.schema:
+            kinds["run parquet-schema"] = lambda: self.run("parquet-schema")
+        return kinds
+
+    def transform_kinds(self):
+        program_path = self.folder / "transform.vrl"
+        program_path.write_text(PROGRAM)
+        return {
+            "decode transform": lambda: self.file_part(
+                "json", "transform", self.files["json"], program_path, LEVEL, says=f"records={self.args.records} "),
+            "run transform": lambda: self.run_transform(program_path)}
+
+    def recoded_kinds(self, name):
+        suffix, records = SUFFIXES[name], self.args.records
+        return {
+            f"consume {name}": lambda: self.consume(name),
+            f"read {name}": lambda: self.file_part(name, "read", self.files[name], suffix, says="bytes="),
+            f"decode {name}": lambda: self.file_part(name, "decode", suffix, self.files[name], DECODED_MIB, says=f"records={records} "),
+            f"run {name}": lambda: self.run_decoded(name)}
+
+    def make_json(self):
+        self.files["json"] = self.folder / "json"
+        command = [sys.executable, LOGS, "files", "--dir", self.files["json"], "--records", str(self.args.records)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        produce(self.brokers, self.topic, self.args.records)
+        self.bytes["json"] = sum(path.stat().st_size for path in self.files["json"].iterdir())
+
+    def make_recoded(self, name):
+        self.files[name] = self.folder / name
+        self.topics.append(f"{self.topic}-{name}")
+        command = [sys.executable, RECODE, "--kind", name, "--brokers", self.brokers, "--topic", self.topics[-1], "--dir", self.files[name],
+                   "--records", str(self.args.records)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+
+    def consume(self, name):
+        topic = self.topic if name == "json" else f"{self.topic}-{name}"
+        exact = f" bytes={self.bytes['json'] - self.args.records}" if name == "json" else " "
+        return self.part("consume", self.brokers, topic, says=f"records={self.args.records}{exact}")
 
     def part(self, name, *arguments, says):
         log = self.folder / f"{name}.log"
@@ -85,13 +142,13 @@ class Session:
             raise Failed(f"parts {name} ended with {used.code}, printed {used.output!r}, should begin with {says!r}\n{tail(log)}")
         return used, used.output.strip()
 
-    def file_part(self, name, *arguments, says):
+    def file_part(self, name, *command, says):
         """Each finds the files in the page cache: what "read" costs is subtracted from the others."""
-        for path in self.files.iterdir():
+        for path in self.files[name].iterdir():
             with path.open("rb") as file:
                 while file.read(1 << 20):
                     pass
-        return self.part(name, self.files, *arguments, says=says)
+        return self.part(*command, says=says)
 
     def kcat(self):
         out, log = self.folder / "kcat.gz", self.folder / "kcat.log"
@@ -106,13 +163,33 @@ class Session:
 
     def run(self, format_name):
         trial = Trial("bench", "s3", format_name, self.topic)
-        used = drain(trial, program(release=True), trial.write_config(), deadline=DEADLINE)
+        return self.drained(trial, trial.write_config())
+
+    def drained(self, trial, config):
+        used = drain(trial, program(release=True), config, deadline=DEADLINE)
         found = trial.check(self.args.records)
         trial.clean()
         return used, " ".join(f"{name}={found[name]}" for name in ("records", "distinct", "objects", "bytes"))
 
+    def run_decoded(self, name):
+        """The same rows as those of JSON, so the same reader."""
+        decode = DECODE[name].replace("@FOLDER@", str(self.files[name]))
+        trial = Trial("bench", "s3", "parquet-schema", f"{self.topic}-{name}")
+        return self.drained(trial, trial.write_config(archive=[f"decode = {decode}"]))
+
+    def run_transform(self, program_path):
+        trial = Trial("bench", "s3", "gzip", self.topic)
+        config = trial.write_config(archive=[f"transform = {json.dumps(str(program_path))}"])
+        used = drain(trial, program(release=True), config, deadline=DEADLINE)
+        checked = subprocess.run([sys.executable, TRANSFORMED, trial.url, str(self.args.records)], capture_output=True, text=True)
+        if checked.returncode != 0:
+            raise Failed(checked.stderr.strip())
+        trial.clean()
+        return used, checked.stdout.strip()
+
     def clean(self):
-        drop_topic(self.brokers, self.topic)
+        for topic in self.topics:
+            drop_topic(self.brokers, topic)
         self.temporary.cleanup()
 
 
@@ -129,12 +206,18 @@ def report(results, records):
         print(f"{shown:20} {columns[0]:>22} {columns[1]:>22} {columns[2]:>20}")
 
 
+RATIOS = {  # name -> what run is held against: consume, codec, and what of the codec is reading files
+    "gzip": ("consume", "gzip", "read"), "parquet": ("consume", "parquet", "read"), "transform": ("consume", "decode transform", "read"),
+    **{name: (f"consume {name}", f"decode {name}", f"read {name}") for name in SUFFIXES}}
+
+
 def ratio(results, name):
     """CPU of run ÷ (consume + codec); None where one of them was not run."""
-    if not {"consume", "read", name, f"run {name}"} <= set(results):
+    if not {f"run {name}", *RATIOS[name]} <= set(results):
         return None
     cpu = {kind: statistics.median(used.cpu for used in runs) for kind, runs in results.items()}
-    return cpu[f"run {name}"] / (cpu["consume"] + cpu[name] - cpu["read"])
+    consume, codec, read = (cpu[kind] for kind in RATIOS[name])
+    return cpu[f"run {name}"] / (consume + codec - read)
 
 
 def bench(args):
@@ -151,7 +234,7 @@ def bench(args):
     finally:
         session.clean()
     report(results, args.records)
-    shown = {name: ratio(results, name) for name in ("gzip", "parquet")}
+    shown = {name: ratio(results, name) for name in RATIOS}
     print("ratio " + " ".join(f"{name}={'-' if value is None else f'{value:.2f}'}" for name, value in shown.items()))
 
 

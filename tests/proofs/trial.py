@@ -96,8 +96,8 @@ class Trial:
             return {"use_emulator": True}
         return {}
 
-    def write_config(self, name="siltstone", spool="spool", rotate=None, client=None, memory=None):
-        """Writes `name`.toml and gives its path. JSON strings, numbers and booleans are TOML, too."""
+    def write_config(self, name="siltstone", spool="spool", rotate=None, client=None, memory=None, archive=()):
+        """Writes `name`.toml, with the lines `archive` in its archive, and gives its path. JSON strings, numbers and booleans are TOML, too."""
         (self.folder / "schema.json").write_text(json.dumps(SCHEMA))
         lines = ["[kafka]", f"brokers = {json.dumps(self.brokers)}", f"group = {json.dumps(self.group)}"]
         if client:
@@ -110,7 +110,7 @@ class Trial:
         if rotate:
             lines += ["[rotate]", *(f"{key} = {json.dumps(value)}" for key, value in rotate.items())]
         lines += [
-            "[[archive]]", 'name = "proof"', f"topics = [{json.dumps(self.topic)}]", 'timestamp = { field = "time", unit = "ms" }',
+            "[[archive]]", 'name = "proof"', f"topics = [{json.dumps(self.topic)}]", 'timestamp = { field = "time", unit = "ms" }', *archive,
             "[[archive.output]]", f"format = {FORMATS[self.format][0]}", 'layout = { preset = "hive" }']
         path = self.folder / f"{name}.toml"
         path.write_text("\n".join(lines) + "\n")

@@ -35,7 +35,7 @@ class Pipeline:
     hours = 1
     entries = 1  # rows of one Kafka record
     store = "s3"
-    parts = ()  # services beside Kafka and the store
+    parts = ()  # services beside Kafka and the store, which it may kill
 
     def __init__(self, records):
         self.records = records
@@ -54,7 +54,7 @@ class Pipeline:
 
     def rotate(self):
         """Batches of a fifth of a Kafka partition."""
-        return [f"records = {max(1_000, self.records // PARTITIONS // 5)}"]
+        return [f"records = {max(100, self.records // PARTITIONS // 5)}"]
 
     def payload(self, number):
         raise NotImplementedError
@@ -76,7 +76,12 @@ class Pipeline:
 
     def produce(self, run):
         """Puts every record into the topic."""
-        send(run, ((number % PARTITIONS, self.payload(number)) for number in range(self.records)))
+        create_topic(run)
+        self.send(run, range(self.records))
+
+    def send(self, run, numbers):
+        """Puts these records into the topic."""
+        send(run, ((number % PARTITIONS, self.payload(number)) for number in numbers))
 
     def archive(self, run):
         run.start_and_kill()
@@ -245,10 +250,9 @@ def create_topic(run):
 
 
 def send(run, records):
-    """Makes the topic and puts in each (Kafka partition, payload)."""
+    """Puts each (Kafka partition, payload) into the topic."""
     from confluent_kafka import Producer
 
-    create_topic(run)
     failed = []
     producer = Producer({"bootstrap.servers": run.brokers, "enable.idempotence": True, "compression.type": "lz4", "linger.ms": 20,
                          "delivery.report.only.error": True})

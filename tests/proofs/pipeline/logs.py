@@ -1,6 +1,7 @@
 """What web servers and Fluentd's agents send."""
 
 import base64
+import json
 import re
 from datetime import timedelta
 
@@ -103,14 +104,41 @@ layout = { path = "{field.tag[2]}/{field.tag[3]}/%Y/%m/%d/%H", name = "%Y%m%d-%H
         if self.is_broken(number):
             return
         for tag, when, record in self.of(number):
-            row = {"tag": tag, "time": None, "record": {**record, "bin": base64.b64encode(record["bin"]).decode()}}
-            # Compared as text: a double does not hold nanoseconds.
-            row["time"] = f"{int(when.timestamp())}.{when.microsecond * 1000 + 1:09}"
             words = [*tag.split("."), NULL, NULL][2:4]
-            yield "json", when.strftime(f"{words[0]}/{words[1]}/%Y/%m/%d/%H"), row
+            yield "json", when.strftime(f"{words[0]}/{words[1]}/%Y/%m/%d/%H"), self.row(tag, when, record)
+
+    def row(self, tag, when, record):
+        return {"tag": tag, "time": self.time_text(when), "record": {**record, "bin": base64.b64encode(record["bin"]).decode()}}
+
+    @staticmethod
+    def time_text(when):
+        """Compared as text: a double does not hold nanoseconds."""
+        return f"{int(when.timestamp())}.{when.microsecond * 1000 + 1:09}"
 
     def check_objects(self, keys):
         """One object a minute, folder and batch: the minute in the name is that of all its rows (see rows_of)."""
         for key in keys:
             if not re.fullmatch(r".+/\d{8}-\d{4}_.+_\d_\d+-\d+\.json\.gz", key):
                 raise Failed(f"{key} is not named as the layout says")
+
+
+class FluentdJson(Fluentd):
+    """The same as JSON: an array of entries, or two behind each other."""
+
+    name = "fluentd-json"
+    config = Fluentd.config.replace("msgpack", "json")
+
+    def payload(self, number):
+        if self.is_broken(number):
+            return (b'[["app.prod", %d, {}]', b'[["app.prod.web", %d]]', b'[["\xff", %d, {}]]', b"[%d, ]")[self.kind(number, 4)] % number
+        entries = [f'["{tag}", {self.time_text(when)}, {json.dumps(self.plain(record))}]' for tag, when, record in self.of(number)]
+        arrays = [entries[:2], entries[2:]] if number % 2 else [entries]
+        return "\n".join(f"[{', '.join(array)}]" for array in arrays).encode()
+
+    @staticmethod
+    def plain(record):
+        """Without what JSON has not."""
+        return {name: value for name, value in record.items() if name != "bin"}
+
+    def row(self, tag, when, record):
+        return {"tag": tag, "time": self.time_text(when), "record": self.plain(record)}

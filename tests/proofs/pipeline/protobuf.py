@@ -14,7 +14,7 @@ from .avro import plain
 from .base import PARTITIONS, same
 from .registry import RegistryPipeline, framed
 
-SECOND_BEGINS = 0.5  # share of the records behind which the second version alternates with the first
+SECOND_BEGINS = 0.6  # share of the records behind which the second version alternates with the first
 LATE_ID_AHEAD = 40  # ids between the second version and the third, which records name before it is there
 ORDER = b"\2\2"  # one index, 1: the second message of the file
 STATES = ("NEW", "PAID", "SENT")

@@ -9,7 +9,7 @@ import urllib.request
 
 from trial import ROOT, Failed
 
-from .base import PARTITIONS, Pipeline
+from .base import PARTITIONS, Pipeline, create_topic
 
 MAGIC = b"\0"
 TYPE = "application/vnd.schemaregistry.v1+json"
@@ -57,10 +57,11 @@ def framed(schema_id, payload, indexes=b""):
 
 
 class RegistryPipeline(Pipeline):
-    """One with a registry that dies: while the archiver runs, which must wait and go on, and once more together with the archiver,
-    whose successor must wait for it."""
+    """One with a registry that dies: while the archiver runs, which must wait for a schema that comes then and go on, and once more together
+    with the archiver, whose successor must wait for it."""
 
     parts = ("registry",)
+    known_share = 0.5  # of the records, which name no schema that comes later
 
     def prepare(self, run):
         self.registry, self.subject = Registry(), f"{run.id}-value"
@@ -68,9 +69,15 @@ class RegistryPipeline(Pipeline):
     def sections(self):
         return ["[registry]", f"url = {json.dumps(self.registry.url)}"]
 
+    def produce(self, run):
+        create_topic(run)
+        self.known = int(self.records * self.known_share)
+        self.send(run, range(self.known))
+
     def archive(self, run):
         def outage(process):
             self.registry.kill()
+            self.send(run, range(self.known, self.records))
             misses_the_registry(run, process, "run.log")
             before = run.receipts()
             self.registry.start()

@@ -31,7 +31,7 @@ NUMBER = re.compile(rb"id=(\d+)")
 class Syslog(Pipeline):
     """Which way a record goes is told by its number. Every hour is one of the last three: RFC 3164 tells no year."""
 
-    name, hours, store, parts = "syslog", 3, "azure", ()
+    name, hours, store = "syslog", 3, "azure"
     config = r"""
 decode = { type = "syslog", zone = "UTC" }
 timestamp = { field = "timestamp" }
