@@ -186,3 +186,6 @@ impl Client {
 fn is_not_found(body: &[u8]) -> bool {
     serde_json::from_slice::<Failure>(body).is_ok_and(|failure| NOT_FOUND.contains(&failure.error_code))
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,7 +177,7 @@ impl Registry {
             let part = |&(name, text): &(&str, &str)| schema::Part { name: name.to_string(), text: text.to_string() };
             let parts: Vec<_> = parts.iter().map(part).collect();
             let versions = [("t-value".to_string(), version)].into_iter().collect();
-            let schema = Arc::new(Schema { id, versions, shape: Shape::compile(format, text, &parts) });
+            let schema = Arc::new(Schema::new(id, versions, Shape::compile(format, text, &parts)));
             registry.known.write().expect("no panic before").schemas.insert(id, schema);
         }
         registry

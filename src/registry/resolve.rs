@@ -29,7 +29,7 @@ pub(super) async fn schema(
     } else {
         Err(format!("it is of type {kind}, and the archive decodes {wanted}"))
     };
-    Ok(Schema { id, versions, shape: shape.map_err(|problem| format!("schema {id} cannot be used: {problem}")) })
+    Ok(Schema::new(id, versions, shape))
 }
 
 /// Everything that is referred to, what others need before them.

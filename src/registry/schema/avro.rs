@@ -165,14 +165,14 @@ impl Names {
         }
     }
 
-    fn rename(&self, schema: &mut Value) {
+    fn give(&self, schema: &mut Value) {
         match schema {
             Value::String(name) => {
                 if let Some(new) = self.types.get(name) {
                     name.clone_from(new);
                 }
             }
-            Value::Array(branches) => branches.iter_mut().for_each(|branch| self.rename(branch)),
+            Value::Array(branches) => branches.iter_mut().for_each(|branch| self.give(branch)),
             Value::Object(schema) => {
                 let is_named = schema.contains_key("name");
                 if let Some(new) = self.types.get(text_of(schema, "name")).filter(|_| is_named) {
@@ -186,10 +186,10 @@ impl Names {
                     if let Some(new) = self.fields.get(&(name.clone(), called)).filter(|_| !is_known) {
                         field.insert("name".to_string(), new.clone().into());
                     }
-                    field.get_mut("type").into_iter().for_each(|inner| self.rename(inner));
+                    field.get_mut("type").into_iter().for_each(|inner| self.give(inner));
                 }
                 for key in ["items", "values"] {
-                    schema.get_mut(key).into_iter().for_each(|inner| self.rename(inner));
+                    schema.get_mut(key).into_iter().for_each(|inner| self.give(inner));
                 }
             }
             _ => {}
@@ -214,13 +214,17 @@ impl Resolution {
         let mut names = Names::default();
         names.learn(reader);
         let (mut plain_reader, mut plain_writer) = (reader.clone(), writer.clone());
-        names.rename(&mut plain_writer);
+        names.give(&mut plain_writer);
         same_meaning(&plain_reader, &plain_writer)?;
         plain(&mut plain_reader)?;
         plain(&mut plain_writer)?;
         let parse = |schema: &Value| apache_avro::Schema::parse(schema).map_err(|error| error.to_string());
         let (reader, writer) = (parse(&plain_reader)?, parse(&plain_writer)?);
-        SchemaCompatibility::can_read(&writer, &reader).map_err(|error| error.to_string())?;
+        // What a symbol without a place becomes is its enum's default: the library asks for a place for each.
+        let mut symbols = HashMap::new();
+        symbols_of(&plain_writer, &mut symbols);
+        with_places(&mut plain_reader, &symbols);
+        SchemaCompatibility::can_read(&writer, &parse(&plain_reader)?).map_err(|error| error.to_string())?;
         Ok(Self { writer, reader })
     }
 
@@ -256,6 +260,48 @@ fn plain(schema: &mut Value) -> Result<(), String> {
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// What a schema is made of, one level down.
+fn inner(schema: &Value) -> Vec<&Value> {
+    match schema {
+        Value::Array(branches) => branches.iter().collect(),
+        Value::Object(schema) => {
+            let fields = schema.get("fields").and_then(Value::as_array).into_iter().flatten();
+            let types = fields.filter_map(|field| field.get("type"));
+            types.chain(["items", "values", "type"].iter().filter_map(|key| schema.get(*key))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The symbols of each enum by its name.
+fn symbols_of(schema: &Value, found: &mut HashMap<String, Vec<Value>>) {
+    if let (Some(name), Some(symbols)) = (schema.get("name"), schema.get("symbols").and_then(Value::as_array)) {
+        found.insert(name.as_str().unwrap_or_default().to_string(), symbols.clone());
+    }
+    inner(schema).into_iter().for_each(|inner| symbols_of(inner, found));
+}
+
+/// Adds to each enum that has a default the symbols that it takes for that.
+fn with_places(schema: &mut Value, symbols: &HashMap<String, Vec<Value>>) {
+    match schema {
+        Value::Array(branches) => branches.iter_mut().for_each(|branch| with_places(branch, symbols)),
+        Value::Object(schema) => {
+            let others = symbols.get(text_of(schema, "name")).filter(|_| schema.contains_key("default"));
+            if let (Some(others), Some(own)) = (others, schema.get_mut("symbols").and_then(Value::as_array_mut)) {
+                let more: Vec<Value> = others.iter().filter(|other| !own.contains(other)).cloned().collect();
+                own.extend(more);
+            }
+            for field in schema.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
+                field.get_mut("type").into_iter().for_each(|inner| with_places(inner, symbols));
+            }
+            for key in ["items", "values", "type"] {
+                schema.get_mut(key).into_iter().for_each(|inner| with_places(inner, symbols));
+            }
+        }
+        _ => {}
     }
 }
 

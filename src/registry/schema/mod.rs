@@ -57,6 +57,10 @@ impl Shape {
 }
 
 impl Schema {
+    pub(super) fn new(id: u32, versions: BTreeMap<String, u32>, shape: Result<Shape, String>) -> Self {
+        Self { id, versions, shape: shape.map_err(|problem| format!("schema {id} cannot be used: {problem}")) }
+    }
+
     /// What it says.
     ///
     /// # Errors
