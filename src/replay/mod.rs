@@ -32,3 +32,6 @@ mod take;
 mod work;
 
 pub use work::{LETTERS_MAX, Limits, Replayer, Step};
+
+#[cfg(test)]
+mod tests;
