@@ -61,6 +61,9 @@ pub struct Replay {
     /// Hash of the pinned schema, by output.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schemas: BTreeMap<String, String>,
+    /// The schema in the registry that rows are projected onto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// The dead letters that are written, by output, in the order in which they lie in their object.
     pub rows: BTreeMap<String, Vec<LetterId>>,
 }
@@ -298,6 +301,7 @@ mod tests {
             object,
             fingerprint: "f".into(),
             schemas: BTreeMap::new(),
+            target: None,
             rows: BTreeMap::from([("json".to_string(), rows.to_vec())]),
         };
         ReplayClaim { replay, keys: Vec::new() }

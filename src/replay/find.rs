@@ -39,6 +39,8 @@ pub struct DeadBatch {
     pub range: OffsetRange,
     /// The layout that it was archived with.
     pub fingerprint: String,
+    /// The schema in the registry that its rows are projected onto.
+    pub target: Option<String>,
     /// The cluster's id.
     pub cluster_id: String,
     /// Its objects of dead letters, one a window.
@@ -161,8 +163,8 @@ fn dead_batch(receipt: Receipt, selection: &Selection) -> Option<DeadBatch> {
     }
     objects.retain(|object| selection.takes_object(object));
     let partition = receipt.topic_partition();
-    let Receipt { fingerprint, cluster_id, .. } = receipt;
-    (!objects.is_empty()).then_some(DeadBatch { partition, range, fingerprint, cluster_id, objects })
+    let Receipt { fingerprint, target, cluster_id, .. } = receipt;
+    (!objects.is_empty()).then_some(DeadBatch { partition, range, fingerprint, target, cluster_id, objects })
 }
 
 /// The first destination of an object that the configuration has.

@@ -9,7 +9,9 @@ use crate::layout::Layout;
 use crate::pipeline::archive::{Archive, PinnedSchemas};
 use crate::pipeline::context::load_pinned;
 use crate::pipeline::start::{chain, patiently};
+use crate::registry::Target;
 use crate::replay::find::Destinations;
+use crate::replay::schemas::Asker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -51,36 +53,42 @@ impl Layouts {
     }
 }
 
-/// `layout`, ready to make rows.
+/// What layouts are compiled with.
+#[derive(Clone, Copy)]
+pub struct Seams<'a> {
+    /// Pinned schemas.
+    pub bucket: &'a Bucket,
+    /// Stores by URL.
+    pub destinations: &'a Destinations,
+    /// The schema registry.
+    pub asker: &'a Asker,
+}
+
+/// `layout`, ready to make rows, which are projected onto `target`.
 ///
 /// # Errors
-/// A schema that is not pinned yet, a destination that the configuration has not, or what the store says.
-pub async fn compile(
-    layout: &Layout,
-    bucket: &Bucket,
-    clock: &dyn Clock,
-    destinations: &Destinations,
-) -> Result<Arc<Archive>, Failure> {
+/// A schema that is not pinned yet, a destination that the configuration has not, or what a store or the registry says.
+pub async fn compile(seams: Seams<'_>, layout: &Layout, target: Option<Target>) -> Result<Arc<Archive>, Failure> {
     let what = format!("archive {}", layout.archive);
-    let pinned: Option<PinnedSchemas> = patiently(clock, &what, || load_pinned(bucket, layout)).await?;
+    let clock = &*seams.asker.clock;
+    let pinned: Option<PinnedSchemas> = patiently(clock, &what, || load_pinned(seams.bucket, layout)).await?;
     let pinned = pinned.ok_or_else(|| {
         let problem = "an output has schema = \"infer\", and no schema is pinned yet: `siltstone run` pins it with its first records";
         Failure::new(Exit::Config, format!("{what}: {problem}; replay then"))
     })?;
-    let compiled = Archive::compile(layout, destinations, &pinned);
+    let schemas = seams.asker.schemas(layout, target).await?;
+    let compiled = Archive::compile(layout, seams.destinations, &pinned, &schemas);
     compiled.map(Arc::new).map_err(|reason| Failure::new(Exit::Config, format!("{what}: {reason}")))
 }
 
 /// The layout that a claim decided with, ready to make the same rows.
 ///
 /// # Errors
-/// [`Exit::Stopped`]: it cannot be had as it was.
+/// [`Exit::Stopped`]: it cannot be had as it was. Or what a store or the registry says.
 pub async fn compile_claimed(
+    seams: Seams<'_>,
     replay: &Replay,
     layout: Result<Arc<Layout>, String>,
-    bucket: &Bucket,
-    clock: &dyn Clock,
-    destinations: &Destinations,
 ) -> Result<Arc<Archive>, Failure> {
     let unusable = |what: String| {
         let Replay { n, first, .. } = replay;
@@ -91,7 +99,8 @@ pub async fn compile_claimed(
         Failure::new(Exit::Stopped, text)
     };
     let layout = layout.map_err(unusable)?;
-    let archive = compile(&layout, bucket, clock, destinations).await?;
+    let target = replay.target.as_deref().map(str::parse).transpose().map_err(unusable)?;
+    let archive = compile(seams, &layout, target).await?;
     if archive.schemas != replay.schemas {
         return Err(unusable(format!(
             "the pinned schemas are others ({:?}, now {:?}); restore _siltstone/schemas as they were",

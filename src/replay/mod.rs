@@ -17,6 +17,8 @@
 //! - **R-3** A dead letter that is one of several rows of its record is replayed only while row numbers mean what they meant
 //!   ([`layouts::rows_keep_their_numbers`]); else it stays: the rows beside it were archived, and none of them may be again.
 //! - **R-4** What is still no row stays where it is. A replay makes no dead letters.
+//! - **R-5** Where outputs take their columns from a schema registry, the rows of one replay are projected onto one schema: the newest that its
+//!   letters name, or that of their batch. The claim keeps it.
 //!
 //! One claim names at most [`LETTERS_MAX`] dead letters, so that claims stay small: an object with more takes several replays, one after the other.
 //!
@@ -27,6 +29,7 @@ pub mod balance;
 pub mod find;
 pub mod layouts;
 pub mod read;
+pub mod schemas;
 pub mod select;
 mod take;
 mod work;

@@ -12,6 +12,7 @@ use crate::pipeline::finish::{SealedPart, file_metadata};
 use crate::pipeline::open_batch::again::{Again, Wanted};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::record::{OffsetRange, TopicPartition};
+use crate::replay::schemas::Asker;
 use crate::spool::part::{Block, Finished};
 use crate::spool::{BatchDir, Spool};
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 pub(super) struct Taking {
     batch: OpenBatch,
     rows_max: usize,
+    asker: Asker,
     finished: BTreeMap<usize, Finished>,
     /// Dead letters that became rows, by output.
     pub(super) rows: BTreeMap<String, Vec<LetterId>>,
@@ -43,21 +45,29 @@ impl Taking {
     ///
     /// # Errors
     /// The spool cannot be written to.
-    pub(super) fn new(archive: Arc<Archive>, spool: &mut Spool, rows_max: usize) -> Result<Self, Failure> {
+    pub(super) fn new(
+        archive: Arc<Archive>,
+        spool: &mut Spool,
+        rows_max: usize,
+        asker: &Asker,
+    ) -> Result<Self, Failure> {
         let dir = spool.batch_dir().map_err(|error| local("make a folder in the spool", &error))?;
         let opened = Opened { number: 0, wall_ms: 0, monotonic_ms: 0 };
         let batch = OpenBatch::new(archive, 0, None, dir, opened);
-        Ok(Self { batch, rows_max, finished: BTreeMap::new(), rows: BTreeMap::new(), letters: 0 })
+        let asker = asker.clone();
+        Ok(Self { batch, rows_max, asker, finished: BTreeMap::new(), rows: BTreeMap::new(), letters: 0 })
     }
 
     /// Decodes one letter again and takes its rows; says what became of it in each of the outputs that are wanted.
     ///
-    /// The one place where a letter is decoded: a decoder that has to ask somebody else first (for the schema of this record, say) is
-    /// asked here.
+    /// The one place where a letter is decoded. What its decoder has to be told first, it is told here.
     ///
     /// # Errors
-    /// The spool cannot be written to.
+    /// The spool cannot be written to; the schema registry refuses or does not answer.
     pub(super) async fn take(&mut self, letter: &Letter, wanted: &[Wanted]) -> Result<Vec<Again>, Failure> {
+        if let Some(payload) = &letter.record.value {
+            self.asker.prepare(&self.batch.archive, payload).await?;
+        }
         let mut blocks = Vec::new();
         let outcomes = self.batch.append_again(&letter.record.as_record(), wanted, &mut blocks);
         let mut is_row = false;
@@ -107,7 +117,7 @@ impl Taking {
     pub(super) fn seal(mut self, partition: &TopicPartition, range: OffsetRange, n: u32) -> Result<Taken, Failure> {
         let archive = self.batch.archive.clone();
         let dir = self.batch.dir();
-        let mut metadata = file_metadata(partition, range);
+        let mut metadata = file_metadata(partition, range, &archive);
         metadata.push(("siltstone.replay".to_string(), n.to_string()));
         let mut parts = Vec::new();
         for (index, open) in std::mem::take(&mut self.batch.parts).into_iter().enumerate() {

@@ -8,6 +8,7 @@ use crate::bucket::receipt::{Balance, RECEIPT_VERSION, Receipt};
 use crate::bucket::{Bucket, CONTROL_FOLDER};
 use crate::clock::SystemClock;
 use crate::config::{Config, parse};
+use crate::decode::Schemas;
 use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::archive::Archive;
@@ -141,7 +142,8 @@ impl World {
     async fn archived(&self, config: &Config, first: i64, payloads: &[&str]) {
         let (_, destinations) = self.seen(None, 0);
         let layout = &config.archives[0].layout;
-        let archive = Arc::new(Archive::compile(layout, &destinations, &BTreeMap::new()).expect("compiles"));
+        let archive =
+            Arc::new(Archive::compile(layout, &destinations, &BTreeMap::new(), &Schemas::default()).expect("compiles"));
         archive.bucket.ensure_identity("c", "g", StoredStart::default()).await.expect("taken");
         archive.bucket.put_layout(layout).await.expect("stored");
         let mut spool = Spool::open(self.spool.path(), 1 << 30, 1).expect("a spool");
@@ -163,7 +165,7 @@ impl World {
             let output = &archive.outputs[open.output];
             let (key, rows, records) = (output.keys.key(&open.window, range), open.rows, open.records);
             let event_ms = (open.event_min_ms, open.event_max_ms);
-            let block = open.part.cut_last(file_metadata(&partition, range));
+            let block = open.part.cut_last(file_metadata(&partition, range, &archive));
             let file = block.encode().expect("encoded").expect("finished");
             let folder = open.window.folder.to_string();
             let part = SealedPart { output: open.output, folder, key, file, rows, records, event_ms };
@@ -186,6 +188,7 @@ impl World {
             fingerprint: archive.fingerprint.clone(),
             writer: "0".into(),
             schemas: BTreeMap::new(),
+            target: None,
             reason: "age".into(),
             watermark_ms: None,
             balance: Balance::default(),

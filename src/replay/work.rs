@@ -2,8 +2,9 @@
 
 use super::balance::Balance;
 use super::find::{DeadBatch, DeadObject, Destinations, Site, place_of, sites};
-use super::layouts::{Layouts, compile, compile_claimed, rows_keep_their_numbers};
+use super::layouts::{Layouts, Seams, compile, compile_claimed, rows_keep_their_numbers};
 use super::read::Letters;
+use super::schemas::Asker;
 use super::select::Selection;
 use super::take::{Taken, Taking};
 use crate::bucket::receipt::ReceiptObject;
@@ -19,7 +20,8 @@ use crate::layout::Layout;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{object_metadata, placed_parts, receipt_object, upload_file};
 use crate::pipeline::open_batch::again::{Again, Wanted};
-use crate::pipeline::start::{chain, patiently};
+use crate::pipeline::start::{chain, open_registry, patiently};
+use crate::registry::Target;
 use crate::spool::{Spool, process_number};
 use crate::upload::{How, Placed, PutRule, UploadFile, UploadSettings, put_file};
 use futures::TryStreamExt;
@@ -86,6 +88,7 @@ pub struct Replayer<'c> {
     config: &'c Config,
     destinations: Destinations,
     clock: Arc<dyn Clock>,
+    asker: Asker,
     spool: Spool,
     rows_max: usize,
     settings: UploadSettings,
@@ -101,7 +104,10 @@ pub struct Replayer<'c> {
 /// What is known of an archive while its dead letters are replayed.
 struct Work<'s, 'c> {
     site: &'s Site<'c>,
+    /// With no schema of the registry decided.
     archive: Arc<Archive>,
+    /// The same for rows that are projected onto a schema, the last one.
+    at_target: Option<Arc<Archive>>,
     layouts: Layouts,
     layout_is_stored: bool,
 }
@@ -110,7 +116,7 @@ impl<'c> Replayer<'c> {
     /// Ready to replay.
     ///
     /// # Errors
-    /// The spool cannot be had.
+    /// The spool cannot be had, or the settings of the schema registry cannot work.
     pub fn new(
         config: &'c Config,
         destinations: Destinations,
@@ -121,10 +127,12 @@ impl<'c> Replayer<'c> {
         let spool = spool.map_err(|error| Failure::new(Exit::Config, chain(&error)))?;
         let shares = MemoryShares::of(config.memory.budget);
         let upload = shares.upload_to_each(destinations.len());
+        let asker = Asker { registry: open_registry(config)?, clock: clock.clone() };
         Ok(Self {
             config,
             destinations,
             clock,
+            asker,
             spool,
             rows_max: usize::try_from(shares.rows).unwrap_or(usize::MAX),
             settings: UploadSettings::within(config.upload.part_size.min(upload), upload),
@@ -152,9 +160,9 @@ impl<'c> Replayer<'c> {
                 can.map_err(|error| Failure::new(Exit::Config, format!("archive {}: {error}", site.archive.name)))?;
             }
             let layout = &site.archive.layout;
-            let archive = compile(layout, &site.bucket, &*clock, &destinations).await?;
+            let archive = compile(self.seams(&site), layout, None).await?;
             let layouts = Layouts::new(layout);
-            let mut work = Work { site: &site, archive, layouts, layout_is_stored: false };
+            let mut work = Work { site: &site, archive, at_target: None, layouts, layout_is_stored: false };
             for partition in &site.partitions {
                 let mut batches = site.batches(partition, &*clock, selection).await?;
                 while let Some(batch) = batches.try_next().await? {
@@ -198,13 +206,14 @@ impl<'c> Replayer<'c> {
             let n = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
             let done = named(entries.iter().map(|entry| &entry.claim.replay));
             let old = work.layouts.get(&work.site.bucket, &*clock, &batch.fingerprint).await?;
-            let choice = Choice { selection, done: &done, old: &old, position };
-            let (taking, chosen) = self.choose(work, batch, &replayed, &choice).await?;
+            let archive = self.aimed(work, batch, &replayed, selection).await?;
+            let choice = Choice { selection, archive: &archive, done: &done, old: &old, position };
+            let (taking, chosen) = self.choose(batch, &replayed, &choice).await?;
             let letters = taking.letters;
             if letters > 0 {
                 let taken = taking.seal(&batch.partition, batch.range, n)?;
                 let keys = taken.parts.iter().map(|part| part.key.clone()).collect();
-                if !self.limits.dry_run && !self.write(work, batch, &replayed, n, taken).await? {
+                if !self.limits.dry_run && !self.write(work, batch, &replayed, &archive, n, taken).await? {
                     // Somebody else has this number: what is done is another thing now.
                     continue;
                 }
@@ -220,15 +229,58 @@ impl<'c> Replayer<'c> {
         }
     }
 
+    fn seams<'a>(&'a self, site: &'a Site<'_>) -> Seams<'a> {
+        Seams { bucket: &site.bucket, destinations: &self.destinations, asker: &self.asker }
+    }
+
+    /// The archive, with rows projected onto the newest schema of the registry that the letters name.
+    async fn aimed(
+        &self,
+        work: &mut Work<'_, '_>,
+        batch: &DeadBatch,
+        object: &ReplayedObject,
+        selection: &Selection,
+    ) -> Result<Arc<Archive>, Failure> {
+        if !work.archive.layout.needs_target() {
+            return Ok(work.archive.clone());
+        }
+        let mut archive = work.archive.clone();
+        if let Some(target) = batch.target.as_deref().and_then(|target| target.parse().ok()) {
+            match self.at_target(work, &target).await {
+                Ok(at_target) => archive = at_target,
+                // Gone from the registry: the letters decide.
+                Err(failure) if matches!(failure.exit, Exit::Stopped | Exit::Config) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let mut letters = self.open(batch, object).await?;
+        while let Some(letter) = letters.next().await? {
+            let Some(payload) = letter.record.value.as_ref().filter(|_| selection.takes(&letter)) else { continue };
+            while let Some(target) = self.asker.prepare(&archive, payload).await? {
+                archive = self.at_target(work, &target).await?;
+            }
+        }
+        Ok(archive)
+    }
+
+    async fn at_target(&self, work: &mut Work<'_, '_>, target: &Target) -> Result<Arc<Archive>, Failure> {
+        let known = work.at_target.as_ref().filter(|known| known.target.as_ref() == Some(target));
+        if let Some(known) = known {
+            return Ok(known.clone());
+        }
+        let compiled = compile(self.seams(work.site), &work.archive.layout, Some(target.clone())).await?;
+        work.at_target = Some(compiled.clone());
+        Ok(compiled)
+    }
+
     /// Reads letters and takes those that make rows in outputs that lack them.
     async fn choose(
         &mut self,
-        work: &Work<'_, '_>,
         batch: &DeadBatch,
         object: &ReplayedObject,
         choice: &Choice<'_>,
     ) -> Result<(Taking, Chosen), Failure> {
-        let mut taking = Taking::new(work.archive.clone(), &mut self.spool, self.rows_max)?;
+        let mut taking = Taking::new(choice.archive.clone(), &mut self.spool, self.rows_max, &self.asker)?;
         let mut letters = self.open(batch, object).await?;
         let mut chosen = Chosen { balance: Balance::default(), position: 0, is_all: true };
         let most = self.left.min(self.limits.letters_of_claim);
@@ -237,7 +289,7 @@ impl<'c> Replayer<'c> {
             if chosen.position <= choice.position || !choice.selection.takes(&letter) {
                 continue;
             }
-            choose_letter(&mut taking, &work.archive, choice, &letter, &mut chosen.balance).await?;
+            choose_letter(&mut taking, choice, &letter, &mut chosen.balance).await?;
             if taking.letters >= most || (self.spool.is_full() && taking.letters > 0) {
                 chosen.is_all = false;
                 break;
@@ -262,10 +314,11 @@ impl<'c> Replayer<'c> {
         work: &mut Work<'_, '_>,
         batch: &DeadBatch,
         object: &ReplayedObject,
+        archive: &Arc<Archive>,
         n: u32,
         taken: Taken,
     ) -> Result<bool, Failure> {
-        let (bucket, archive) = (&work.site.bucket, &work.archive);
+        let bucket = &work.site.bucket;
         if !work.layout_is_stored {
             patiently(&*self.clock, "store the layout", || bucket.put_layout(&archive.layout)).await?;
             work.layout_is_stored = true;
@@ -282,6 +335,7 @@ impl<'c> Replayer<'c> {
             object: object.clone(),
             fingerprint: archive.fingerprint.clone(),
             schemas: archive.schemas.clone(),
+            target: archive.target.as_ref().map(Target::to_string),
             rows: taken.rows.clone(),
         };
         let keys = placed_parts(archive, &taken.parts).map(|(_, object)| object).collect();
@@ -292,7 +346,7 @@ impl<'c> Replayer<'c> {
             ReplayOutcome::Same => false,
             ReplayOutcome::Other => return Ok(false),
         };
-        self.put(work, batch, &claim.replay, &work.archive, &taken, is_new).await?;
+        self.put(work, batch, &claim.replay, archive, &taken, is_new).await?;
         Ok(true)
     }
 
@@ -321,7 +375,7 @@ impl<'c> Replayer<'c> {
         let (clock, replay) = (self.clock.clone(), &claim.replay);
         let bucket = &work.site.bucket;
         let layout = work.layouts.get(bucket, &*clock, &replay.fingerprint).await?;
-        let archive = compile_claimed(replay, layout, bucket, &*clock, &self.destinations).await?;
+        let archive = compile_claimed(self.seams(work.site), replay, layout).await?;
         let unlike = |what: String| {
             let Replay { n, first, .. } = replay;
             let text = format!(
@@ -332,7 +386,7 @@ impl<'c> Replayer<'c> {
             Failure::new(Exit::Stopped, text)
         };
         let wanted = named([replay]);
-        let mut taking = Taking::new(archive.clone(), &mut self.spool, self.rows_max)?;
+        let mut taking = Taking::new(archive.clone(), &mut self.spool, self.rows_max, &self.asker)?;
         let mut letters = self.open(batch, &replay.object).await?;
         while let Some(letter) = letters.next().await? {
             let id = (letter.record.offset, letter.index);
@@ -418,6 +472,8 @@ impl<'c> Replayer<'c> {
 /// What decides of a letter.
 struct Choice<'a> {
     selection: &'a Selection,
+    /// What makes rows of them.
+    archive: &'a Arc<Archive>,
     /// Named by claims before.
     done: &'a Named,
     /// The layout that the letters were refused by.
@@ -437,11 +493,11 @@ struct Chosen {
 
 async fn choose_letter(
     taking: &mut Taking,
-    archive: &Archive,
     choice: &Choice<'_>,
     letter: &Letter,
     balance: &mut Balance,
 ) -> Result<(), Failure> {
+    let archive = choice.archive;
     balance.letters += 1;
     let id = (letter.record.offset, letter.index);
     let mut wanted = Vec::new();
