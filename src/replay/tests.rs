@@ -373,6 +373,24 @@ async fn selections_and_limits_leave_the_rest() {
     assert_eq!(outcome.ended.expect_err("no such archive").exit, Exit::Config);
 }
 
+#[tokio::test]
+async fn dead_letters_in_parquet_are_replayed_as_those_in_lines() {
+    let world = World::new();
+    let parquet =
+        |lines: &str| with(lines).replace("[archive.dead_letters]\n", "[archive.dead_letters]\nformat = \"parquet\"\n");
+    world.archived(&world.config(&parquet(BY_TIME)), 0, &texts(&payloads())).await;
+    assert!(world.keys("_dead/").await.iter().all(|key| key.ends_with(".parquet")));
+    // The configuration may have gone back to lines meanwhile.
+    let outcome = replay(&world, &world.config(&with(BY_TS))).await.done();
+    assert_eq!((outcome.balance.letters, outcome.of("rows"), outcome.of("more")), (5, (4, 0, 1), (4, 0, 1)));
+    assert_eq!((world.rows("rows/").await, world.rows("more/").await), (all_rows(), all_rows()));
+    assert_eq!(replay(&world, &world.config(&parquet(BY_TS))).await.done().of("rows"), (0, 4, 1));
+    let key = &world.keys("_dead/").await[0];
+    world.store.put(&Path::from(key.as_str()), "PAR1 is not enough PAR1".into()).await.expect("put");
+    let stopped = replay(&world, &world.config(&with(BY_TS))).await.stopped.expect("damaged").message;
+    assert!(stopped.contains("is damaged"), "{stopped}");
+}
+
 /// One object of dead letters with more than a claim takes.
 #[tokio::test]
 async fn a_large_object_takes_several_replays() {
