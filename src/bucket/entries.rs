@@ -142,8 +142,11 @@ impl Bucket {
     /// Names of the folders in `folder`.
     async fn folders(&self, folder: &str) -> Result<Vec<String>, BucketError> {
         let path = self.destination.path(folder)?;
-        let listed = self.destination.store().list_with_delimiter(Some(&path)).await;
-        let listed = listed.map_err(|error| self.store_error("list", folder, &error))?;
+        let listed = match self.destination.store().list_with_delimiter(Some(&path)).await {
+            Ok(listed) => listed,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(self.store_error("list", folder, &error)),
+        };
         Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_string)).collect())
     }
 

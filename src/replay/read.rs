@@ -121,7 +121,9 @@ async fn lines(destination: &Destination, path: Path) -> Result<Source, Trouble>
 }
 
 async fn columns(destination: &Destination, path: Path) -> Result<Source, Trouble> {
-    let reader = ParquetObjectReader::new(destination.store().clone(), path);
+    // Not all stores give the end of an object without being told where it is.
+    let bytes = destination.store().head(&path).await.map_err(Trouble::Store)?.size;
+    let reader = ParquetObjectReader::new(destination.store().clone(), path).with_file_size(bytes);
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
     let batches = Box::new(builder.with_batch_size(BATCH_ROWS).build()?);
     Ok(Source::Columns { batches, letters: Vec::new().into_iter() })

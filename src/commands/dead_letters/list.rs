@@ -1,6 +1,6 @@
 //! `siltstone dead-letters list`: the objects of dead letters, from receipts.
 
-use super::{selection, write_json, wrote};
+use super::{selection, shown, write_json, wrote};
 use crate::cli::ListArgs;
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -145,7 +145,7 @@ fn write_text(out: &mut dyn Write, line: &Line) -> std::io::Result<()> {
     let letters = line.letters.map_or("?".to_string(), |letters| letters.to_string());
     writeln!(out, "{partition:<32} {range:>26} {letters:>10} {:>10}  {}", line.replayed, line.key)?;
     for Reason { stage, reason, letters } in line.reasons.iter().flatten() {
-        writeln!(out, "    {letters:>10}  {stage}: {}", reason.escape_debug())?;
+        writeln!(out, "    {letters:>10}  {stage}: {}", shown(reason))?;
     }
     Ok(())
 }

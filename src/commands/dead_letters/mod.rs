@@ -7,6 +7,7 @@ mod show;
 use crate::cli::{DeadLettersCommand, LettersArgs};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::parse::text::printable;
 use crate::replay::select::Selection;
 use serde::Serialize;
 use std::io::Write;
@@ -34,6 +35,11 @@ fn selection(args: &LettersArgs) -> Selection {
         until_ms: args.until,
         stages: args.stage.clone(),
     }
+}
+
+/// Text as a terminal may be given it.
+fn shown(text: &str) -> String {
+    text.chars().flat_map(printable).collect()
 }
 
 fn wrote(error: std::io::Error) -> Failure {

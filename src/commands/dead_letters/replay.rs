@@ -1,6 +1,6 @@
 //! `siltstone dead-letters replay`: decode them again, write what makes rows now, end with a balance.
 
-use super::{selection, write_json, wrote};
+use super::{selection, shown, write_json, wrote};
 use crate::cli::ReplayArgs;
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -102,7 +102,7 @@ fn write_balance(out: &mut dyn Write, balance: &Balance, dry_run: bool) -> std::
     }
     let reasons = balance.reasons();
     for reason in reasons.iter().take(REASONS_MAX) {
-        let text = reason.reason.escape_debug();
+        let text = shown(&reason.reason);
         writeln!(out, "{:>10}  {}: still failing at {}: {text}", reason.letters, reason.output, reason.stage)?;
     }
     if reasons.len() > REASONS_MAX {

@@ -1,6 +1,6 @@
 //! `siltstone dead-letters show`: dead letters as they are, or the payload of one.
 
-use super::{selection, write_json, wrote};
+use super::{selection, shown, write_json, wrote};
 use crate::cli::ShowArgs;
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -48,7 +48,7 @@ struct Shown<'a> {
 pub(super) async fn show(args: &ShowArgs, config: &Config, out: &mut dyn Write) -> Result<Exit, Failure> {
     let (destinations, clock) = (open_destinations(config)?, SystemClock::new());
     let selection = selection(&args.letters);
-    let mut shown = 0;
+    let mut count = 0;
     let mut only: Option<Letter> = None;
     for site in sites(config, &destinations, &clock, &selection).await? {
         for partition in &site.partitions {
@@ -69,8 +69,8 @@ pub(super) async fn show(args: &ShowArgs, config: &Config, out: &mut dyn Write) 
                         } else {
                             write_text(out, &letter)?
                         }
-                        shown += 1;
-                        if shown >= args.count {
+                        count += 1;
+                        if count >= args.count {
                             return Ok(Exit::Done);
                         }
                     }
@@ -148,8 +148,7 @@ fn as_shown<'a>(object: &'a str, letter: &'a Letter) -> Shown<'a> {
 fn write_text(out: &mut dyn Write, letter: &Letter) -> Result<(), Failure> {
     let record = &letter.record;
     let bytes = |bytes: Option<&[u8]>| match text_or_base64(bytes) {
-        // Control characters would move the terminal's cursor.
-        (Some(text), _) => text.escape_debug().to_string(),
+        (Some(text), _) => shown(text),
         (None, Some(base64)) => format!("base64 {base64}"),
         (None, None) => "null".to_string(),
     };
@@ -158,11 +157,11 @@ fn write_text(out: &mut dyn Write, letter: &Letter) -> Result<(), Failure> {
         text += &format!(" row {row}");
     }
     text += &format!("  {}\n", record.timestamp.map_or("no timestamp".to_string(), render_instant));
-    text += &format!("  {:<10} {}\n", letter.stage, letter.reason.escape_debug());
+    text += &format!("  {:<10} {}\n", letter.stage, shown(&letter.reason));
     text += &format!("  missing in {}\n", letter.outputs.join(", "));
     text += &format!("  key        {}\n", bytes(record.key.as_deref()));
     for (name, value) in &record.headers {
-        text += &format!("  header     {}: {}\n", name.escape_debug(), bytes(value.as_deref()));
+        text += &format!("  header     {}: {}\n", shown(name), bytes(value.as_deref()));
     }
     text += &format!("  payload    {}\n", bytes(record.value.as_deref()));
     out.write_all(text.as_bytes()).map_err(wrote)
