@@ -42,6 +42,11 @@ pub enum Command {
     ///
     /// Only reads: it never joins the group, commits or writes.
     Inspect(InspectArgs),
+    /// List and show dead letters, and write those that decode now: `siltstone help dead-letters`.
+    ///
+    /// Works with the bucket alone: Kafka is not asked.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
     /// See the whole pipeline work, without a server or a configuration.
     ///
     /// Starts a Kafka cluster inside the process, produces access logs of several hours, archives them into a local
@@ -147,6 +152,118 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
+/// `dead-letters`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List the objects of dead letters: Kafka partition, range, how many, how many were replayed.
+    ///
+    /// From the receipts in the bucket; the objects themselves are read only for --reasons and --stage.
+    List(ListArgs),
+    /// Print dead letters, or with --raw the payload of one.
+    Show(ShowArgs),
+    /// Decode dead letters again with the configuration as it is now, and write what makes rows to the outputs that lack it.
+    ///
+    /// Each dead letter is written once for each output, however often and by however many processes this is run, and wherever
+    /// one is killed. What still is no row stays. Ends with a balance.
+    Replay(ReplayArgs),
+}
+
+impl DeadLettersCommand {
+    /// Which configuration.
+    pub fn config(&self) -> &ConfigArgs {
+        match self {
+            Self::List(ListArgs { letters, .. })
+            | Self::Show(ShowArgs { letters, .. })
+            | Self::Replay(ReplayArgs { letters, .. }) => &letters.config,
+        }
+    }
+}
+
+/// Which dead letters.
+#[derive(Clone, Debug, Args)]
+pub struct LettersArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only of this archive.
+    #[arg(long, value_name = "NAME")]
+    pub archive: Option<String>,
+    /// Only of this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Only of this Kafka partition. May be repeated, or name several: 0,3,7.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: Vec<i32>,
+    /// Only of the record at this offset.
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    pub offset: Option<i64>,
+    /// Only with a Kafka timestamp from this time on, as in 2025-11-21T08:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub since: Option<i64>,
+    /// Only with a Kafka timestamp before this time.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub until: Option<i64>,
+    /// Only of this stage. May be repeated, or name several: decode,row.
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', value_parser = STAGES)]
+    pub stage: Vec<String>,
+}
+
+/// What dead letters fail at.
+const STAGES: [&str; 5] = ["decode", "transform", "timestamp", "tombstone", "row"];
+
+fn instant(text: &str) -> Result<i64, String> {
+    let read = crate::parse::timestamp::rfc3339(text).map(|time| time.timestamp_millis());
+    read.ok_or_else(|| "a time with its offset is needed, as in 2025-11-21T08:00:00Z".to_string())
+}
+
+/// `dead-letters list`.
+#[derive(Clone, Debug, Args)]
+pub struct ListArgs {
+    /// Which dead letters.
+    #[command(flatten)]
+    pub letters: LettersArgs,
+    /// Also read the objects, and say how many dead letters there are of each stage and reason.
+    #[arg(long)]
+    pub reasons: bool,
+    /// A JSON object a line and object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `dead-letters show`.
+#[derive(Clone, Debug, Args)]
+pub struct ShowArgs {
+    /// Which dead letters.
+    #[command(flatten)]
+    pub letters: LettersArgs,
+    /// At most so many dead letters.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: u64,
+    /// A JSON object a line and dead letter instead of text. `preview --records` reads them.
+    #[arg(long, conflicts_with = "raw")]
+    pub json: bool,
+    /// The payload of the one record that is meant, byte for byte, and nothing else.
+    #[arg(long)]
+    pub raw: bool,
+}
+
+/// `dead-letters replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// Which dead letters.
+    #[command(flatten)]
+    pub letters: LettersArgs,
+    /// Write nothing, only say what would be written.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write at most so many dead letters.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// A JSON object a line: one for each step, the last one the balance.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
@@ -190,6 +307,17 @@ mod tests {
             ("demo --records 0", false),
             ("help", true),
             ("help layout", true),
+            ("dead-letters list -c a.toml --archive a --topic t --partition 0,3 --partition 7 --reasons --json", true),
+            ("dead-letters show -c a.toml --offset 17 --raw", true),
+            ("dead-letters show -c a.toml --json --raw", false),
+            (
+                "dead-letters replay -c a.toml --since 2025-11-21T08:00:00Z --until 2025-11-22T08:00:00+01:00 --dry-run",
+                true,
+            ),
+            ("dead-letters replay -c a.toml --since yesterday", false),
+            ("dead-letters replay -c a.toml --stage decode,row --limit 5", true),
+            ("dead-letters replay -c a.toml --stage lost", false),
+            ("dead-letters", false),
             ("run -c a.toml --log-format xml", false),
             ("walk", false),
             ("", false),

@@ -10,7 +10,7 @@
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
-//! - [`pipeline`]: everything wired together; [`cli`], [`commands`]: what a user types and calls.
+//! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`cli`], [`commands`]: what a user types and calls.
 
 pub mod batch;
 pub mod bucket;
@@ -31,6 +31,7 @@ pub mod pipeline;
 pub mod planted;
 pub mod record;
 pub mod registry;
+pub mod replay;
 pub mod spool;
 pub mod telemetry;
 pub mod transform;

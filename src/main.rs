@@ -36,9 +36,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
     let progress = live.then(Progress::default);
     let (format, level) = match &cli.command {
         Command::Run(args) => (args.log.log_format, args.log.log_level.as_str()),
-        Command::Check(_) | Command::Preview(_) | Command::Inspect(_) | Command::Demo(_) | Command::Help(_) => {
-            (cli::LogFormat::Text, "warn")
-        }
+        _ => (cli::LogFormat::Text, "warn"),
     };
     let format = match format {
         cli::LogFormat::Text => logs::LogFormat::Text,
@@ -58,6 +56,10 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         }
         Command::Inspect(args) => {
             commands::inspect::inspect(args, &commands::load(&args.config.config)?, &mut out).await
+        }
+        Command::DeadLetters(command) => {
+            let config = commands::load(&command.config().config)?;
+            commands::dead_letters::dead_letters(command, &config, &mut out).await
         }
         Command::Demo(args) => commands::demo::demo(args, progress, &mut out).await,
         Command::Help(args) => {

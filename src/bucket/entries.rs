@@ -5,7 +5,7 @@
 
 use super::claim::Claim;
 use super::receipt::Receipt;
-use super::{Bucket, BucketError, receipts_folder};
+use super::{Bucket, BucketError, RECEIPTS_FOLDER, receipts_folder};
 use crate::record::TopicPartition;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
@@ -116,6 +116,38 @@ impl Bucket {
             listed.receipt |= !is_claim;
         }
         Ok(found.into_values().collect())
+    }
+
+    /// The Kafka partitions that have claims or receipts of this generation, by topic and number. Lists folders only.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn partitions(&self) -> Result<Vec<TopicPartition>, BucketError> {
+        let mut partitions = Vec::new();
+        for topic in self.folders(RECEIPTS_FOLDER).await? {
+            for folder in self.folders(&format!("{RECEIPTS_FOLDER}/{topic}")).await? {
+                let digits = folder.split('.').next().unwrap_or_default();
+                let Ok(number) = digits.parse() else { continue };
+                let partition = TopicPartition::new(topic.as_str(), number);
+                let own = receipts_folder(&partition, self.generation);
+                if own.rsplit_once('/').is_some_and(|(_, name)| name == folder) {
+                    partitions.push(partition);
+                }
+            }
+        }
+        partitions.sort_unstable();
+        Ok(partitions)
+    }
+
+    /// Names of the folders in `folder`.
+    async fn folders(&self, folder: &str) -> Result<Vec<String>, BucketError> {
+        let path = self.destination.path(folder)?;
+        let listed = match self.destination.store().list_with_delimiter(Some(&path)).await {
+            Ok(listed) => listed,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(self.store_error("list", folder, &error)),
+        };
+        Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_string)).collect())
     }
 
     async fn read_listed(&self, partition: &TopicPartition, listed: Listed) -> Result<Entry, BucketError> {

@@ -1,4 +1,4 @@
-//! What the protocol keeps in the bucket: claims, receipts, layouts, schemas and whose archive it is.
+//! What the protocol keeps in the bucket: claims, receipts, layouts, schemas, replays and whose archive it is.
 //!
 //! All of it lies under `_siltstone/` at the first destination of an archive, as small JSON documents. Each is written
 //! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more. Readers accept fields they
@@ -17,6 +17,7 @@ pub mod identity;
 pub mod layouts;
 pub mod probe;
 pub mod receipt;
+pub mod replays;
 pub mod schemas;
 
 use crate::destination::fault::{Fault, FaultKind, Verdict};
@@ -31,6 +32,9 @@ use std::sync::Arc;
 
 /// Folder of everything in this module.
 pub const CONTROL_FOLDER: &str = "_siltstone";
+
+/// Folder of all claims and receipts.
+const RECEIPTS_FOLDER: &str = "_siltstone/receipts/v1";
 
 /// The control documents of one archive's first destination.
 #[derive(Clone, Debug)]
@@ -116,6 +120,16 @@ pub enum BucketError {
         /// Destination id.
         destination: String,
     },
+    /// Replays need a store that creates only if absent.
+    #[error(
+        "{destination} cannot create objects only if they are absent (conditional_put = false), so nothing there keeps two \
+         processes from writing the same dead letters again: dead letters cannot be replayed into this archive. \
+         `siltstone dead-letters show` prints them"
+    )]
+    CannotReplay {
+        /// Destination id.
+        destination: String,
+    },
     /// The key is not one: a mistake in the program, or a topic called `.` or `..`.
     #[error(transparent)]
     Key(#[from] DestinationError),
@@ -126,7 +140,7 @@ impl BucketError {
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Store { fault, .. } => fault.verdict(),
-            Self::IdentityMismatch { .. } | Self::CannotPin { .. } => Verdict::Refused,
+            Self::IdentityMismatch { .. } | Self::CannotPin { .. } | Self::CannotReplay { .. } => Verdict::Refused,
             Self::Unreadable { .. } | Self::Newer { .. } | Self::Layout { .. } | Self::Key(_) => Verdict::Stop,
         }
     }
@@ -287,6 +301,11 @@ fn to_json<T: Serialize>(document: &T) -> String {
 
 /// The folder of a Kafka partition's claims and receipts.
 pub fn receipts_folder(partition: &TopicPartition, generation: u32) -> String {
+    format!("{RECEIPTS_FOLDER}/{}", partition_folder(partition, generation))
+}
+
+/// What a Kafka partition's folder of documents is called, below the folder of all of them.
+fn partition_folder(partition: &TopicPartition, generation: u32) -> String {
     let suffix = if generation > 1 { format!(".g{generation}") } else { String::new() };
-    format!("{CONTROL_FOLDER}/receipts/v1/{}/{:05}{suffix}", partition.topic, partition.partition)
+    format!("{}/{:05}{suffix}", partition.topic, partition.partition)
 }

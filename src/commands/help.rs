@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 8] = [
+pub const PAGES: [(&str, &str, &str); 9] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -21,6 +21,11 @@ pub const PAGES: [(&str, &str, &str); 8] = [
     ),
     ("decode", "what payloads can be and what rows they become", include_str!("../guide/decode.md")),
     ("transform", "programs that change, drop and route rows; filters", include_str!("../guide/transform.md")),
+    (
+        "dead-letters",
+        "list and show what could not become rows, and write it after a fix",
+        include_str!("../guide/dead-letters.md"),
+    ),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
     ("benchmarks", "what it costs and how that was measured", include_str!("../guide/benchmarks.md")),

@@ -1,6 +1,7 @@
 //! What a user calls: one file a command, each turning typed arguments into a call of the library and an exit code.
 
 pub mod check;
+pub mod dead_letters;
 pub mod demo;
 pub mod drive;
 pub mod help;

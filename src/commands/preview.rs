@@ -9,6 +9,7 @@ use crate::decode::{self, Needs, Schemas};
 use crate::exit::{Exit, Failure};
 use crate::kafka::look;
 use crate::layout::DeadLetterFormat;
+use crate::parse::text::printable;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::archive::{Archive, Json};
 use crate::pipeline::context::{Decided, Missing, schemas};

@@ -86,6 +86,10 @@ effects! {
     ReceiptPut = "receipt-put" at Store,
     /// A receipt is put over another.
     ReceiptReplace = "receipt-replace" at Store,
+    /// The claim of a replay is created.
+    ReplayClaim = "replay-claim" at Store,
+    /// The receipt of a replay is created.
+    ReplayReceipt = "replay-receipt" at Store,
     /// An object is put whole.
     ObjectPut = "object-put" at Store,
     /// An upload in pieces is begun.

@@ -9,7 +9,10 @@
 //! every record: nothing here can fail. `row`, only where the record was unfolded, tells which of its rows is meant, from 0.
 //! `index` counts the dead letters of one record from 0, in layout order of the outputs
 //! that refused it (of several that refuse it together, the first): (topic, partition, offset, index) is a dead letter's
-//! identity, and the same whenever it is redone.
+//! identity, and the same whenever it is redone. [`letter`] and [`columns`] read them back.
+
+pub mod columns;
+pub mod letter;
 
 use super::compress::Codec;
 use super::parquet::envelope::{EnvelopeFormat, append_dead_letter};

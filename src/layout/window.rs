@@ -279,6 +279,19 @@ pub fn key_of(pattern: &str, range: OffsetRange) -> String {
     key
 }
 
+/// `key`, whose name ends in `extension`, as replay `n` of its batch calls the object: `…+replay-1.json.gz`. No value in a name has a
+/// `+`, so that no batch's own object is called like this unless a template says so. `None`: no store would take a name that long. With
+/// generation 1 there is room for 9,999 replays in every name, as a generation's prefix has room in it.
+pub fn replay_key(key: &str, extension: &str, n: u32) -> Option<String> {
+    let (stem, dot) = match extension {
+        "" => (key, ""),
+        _ => (key.strip_suffix(extension)?.strip_suffix('.')?, "."),
+    };
+    let key = format!("{stem}+replay-{n}{dot}{extension}");
+    let name = key.rsplit('/').next().unwrap_or(&key);
+    (name.len() <= SEGMENT_BYTES_MAX).then_some(key)
+}
+
 fn is_extension(extension: &str) -> bool {
     extension.is_empty()
         || extension.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric()))

@@ -14,6 +14,11 @@ pub fn quote(text: &str) -> String {
     format!("`{}{more}`", shown.escape_debug())
 }
 
+/// A character as a terminal may be given it: a control character would move its cursor.
+pub fn printable(letter: char) -> Vec<char> {
+    if letter.is_control() { letter.escape_debug().collect() } else { vec![letter] }
+}
+
 /// Writes `text` as a JSON string.
 pub fn write_json_string(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect("a string is JSON, and a Vec takes every byte");

@@ -18,11 +18,11 @@ use crate::destination::fault::Verdict;
 use crate::effect::Effect;
 use crate::format::content_headers;
 use crate::planted::{Bug, has};
-use crate::record::{OffsetRange, offset_after};
+use crate::record::{OffsetRange, TopicPartition, offset_after};
 use crate::registry::Target;
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
-use crate::upload::{self, CountRecords, How, PutRule, UploadError, UploadFile};
+use crate::upload::{self, CountRecords, How, Placed, PutRule, UploadError, UploadFile};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -330,13 +330,16 @@ async fn claim(context: &Context, batch: &SealedBatch) -> Result<Claimed, Halt> 
 }
 
 fn claimed_objects(batch: &SealedBatch) -> Vec<ClaimedObject> {
-    placed_parts(batch).map(|(_, object)| object).collect()
+    placed_parts(&batch.archive, &batch.parts).map(|(_, object)| object).collect()
 }
 
 /// Every part, once for each of its destinations.
-fn placed_parts(batch: &SealedBatch) -> impl Iterator<Item = (&SealedPart, ClaimedObject)> {
-    batch.parts.iter().flat_map(|part| {
-        let output = &batch.archive.outputs[part.output];
+pub fn placed_parts<'a>(
+    archive: &'a Archive,
+    parts: &'a [SealedPart],
+) -> impl Iterator<Item = (&'a SealedPart, ClaimedObject)> {
+    parts.iter().flat_map(|part| {
+        let output = &archive.outputs[part.output];
         output.destinations.iter().map(move |destination| {
             let (destination, key) = (destination.id().to_string(), part.key.clone());
             (part, ClaimedObject { output: output.name.clone(), destination, key })
@@ -369,22 +372,14 @@ async fn upload_one(
     if let Some(intact) = intact.filter(|object| object.rows >= Some(part.rows)) {
         return Ok(intact);
     }
-    let (content_type, content_encoding) = content_headers(&*output.format, batch.content_encoding);
+    let rule = match &batch.earlier {
+        Some(earlier) => earlier.put_rule(destination.id(), &part.key, part.rows),
+        None => PutRule::ReplaceUntold,
+    };
+    let metadata = object_metadata(&batch.held.partition, batch.range, &batch.archive);
     let file = UploadFile {
-        path: part.file.path.clone(),
-        key: part.key.clone(),
-        bytes: part.file.bytes,
-        sha256: part.file.sha256,
-        records: part.rows,
-        content_type: content_type.to_string(),
-        content_encoding: content_encoding.map(str::to_string),
-        metadata: object_metadata(batch),
-        rule: match &batch.earlier {
-            Some(earlier) => earlier.put_rule(destination.id(), &part.key, part.rows),
-            None => PutRule::ReplaceUntold,
-        },
-        count: count_records(output),
         check_existing: batch.earlier.is_some(),
+        ..upload_file(output, part, batch.content_encoding, metadata, rule)
     };
     let room = context.upload_room(destination);
     let placed = context
@@ -410,17 +405,46 @@ async fn upload_one(
         metrics::counter!("siltstone_uploaded_objects_total").increment(1);
         metrics::counter!("siltstone_uploaded_bytes_total").increment(part.file.bytes);
     }
+    Ok(receipt_object(&batch.archive, part, destination.id(), placed))
+}
+
+/// What is uploaded of a part that nobody looked for before.
+pub fn upload_file(
+    output: &Output,
+    part: &SealedPart,
+    content_encoding: bool,
+    metadata: Vec<(String, String)>,
+    rule: PutRule,
+) -> UploadFile {
+    let (content_type, content_encoding) = content_headers(&*output.format, content_encoding);
+    UploadFile {
+        path: part.file.path.clone(),
+        key: part.key.clone(),
+        bytes: part.file.bytes,
+        sha256: part.file.sha256,
+        records: part.rows,
+        content_type: content_type.to_string(),
+        content_encoding: content_encoding.map(str::to_string),
+        metadata,
+        rule,
+        count: count_records(output),
+        check_existing: false,
+    }
+}
+
+/// What a receipt says of a part that is `placed` at the destination of that id.
+pub fn receipt_object(archive: &Archive, part: &SealedPart, destination: &str, placed: Placed) -> ReceiptObject {
     let kept = (placed.how == How::Kept).then(|| earlier::KEPT.to_string());
     // Event times of an object that was kept are not known.
     let ours = kept.is_none();
-    Ok(ReceiptObject {
-        output: output.name.clone(),
-        destination: destination.id().to_string(),
+    ReceiptObject {
+        output: archive.outputs[part.output].name.clone(),
+        destination: destination.to_string(),
         key: part.key.clone(),
         folder: part.folder.clone(),
         records: match placed.records == Some(part.rows) {
             true => Some(part.records),
-            false => batch.archive.records_of(placed.records),
+            false => archive.records_of(placed.records),
         },
         rows: placed.records,
         bytes: placed.bytes,
@@ -428,7 +452,7 @@ async fn upload_one(
         event_min_ms: ours.then_some(part.event_ms.0),
         event_max_ms: ours.then_some(part.event_ms.1),
         kept,
-    })
+    }
 }
 
 /// Counts the rows of an object of `output`.
@@ -437,14 +461,26 @@ pub(super) fn count_records(output: &Output) -> CountRecords {
     Arc::new(move |file| format.count_rows(file))
 }
 
-fn object_metadata(batch: &SealedBatch) -> Vec<(String, String)> {
-    let partition = &batch.held.partition;
+/// What a file says in itself of what it holds, where its format has a place for it.
+pub fn file_metadata(partition: &TopicPartition, range: OffsetRange, archive: &Archive) -> Vec<(String, String)> {
+    let pairs = [
+        ("siltstone.topic", partition.topic.to_string()),
+        ("siltstone.partition", partition.partition.to_string()),
+        ("siltstone.first", range.first.to_string()),
+        ("siltstone.end", range.end.to_string()),
+    ];
+    let target = archive.target.as_ref().map(|target| ("siltstone.schema", target.to_string()));
+    pairs.into_iter().chain(target).map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+/// What an object carries beside its bytes, where the store keeps it.
+pub fn object_metadata(partition: &TopicPartition, range: OffsetRange, archive: &Archive) -> Vec<(String, String)> {
     let pairs = [
         ("topic", partition.topic.to_string()),
         ("partition", partition.partition.to_string()),
-        ("first", batch.range.first.to_string()),
-        ("end", batch.range.end.to_string()),
-        ("layout", batch.archive.fingerprint.clone()),
+        ("first", range.first.to_string()),
+        ("end", range.end.to_string()),
+        ("layout", archive.fingerprint.clone()),
     ];
     pairs.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
 }
@@ -476,7 +512,7 @@ fn receipt(context: &Context, batch: &SealedBatch, objects: Vec<ReceiptObject>) 
 /// Rows that are not in the bucket though somebody read them (E-4).
 fn lost(batch: &SealedBatch, objects: &[ReceiptObject]) -> Vec<LostRows> {
     let mut lost = batch.earlier.as_ref().map(|earlier| earlier.lost(objects)).unwrap_or_default();
-    for (part, place) in placed_parts(batch) {
+    for (part, place) in placed_parts(&batch.archive, &batch.parts) {
         let object = objects.iter().find(|object| object.place() == place.place());
         let rows = object.and_then(|object| object.rows).map_or(0, |there| part.rows.saturating_sub(there));
         match lost.iter_mut().find(|lost| lost.place() == place.place()) {

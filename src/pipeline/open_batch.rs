@@ -1,6 +1,8 @@
 //! The open batch of one Kafka partition: records in, blocks out.
 
-use super::archive::{Archive, Decoded, Json};
+pub mod again;
+
+use super::archive::{Archive, Decoded, Json, Output};
 use super::unpack::{Refusal, Scratch, Unpacked, What, unharmed};
 use crate::batch::balance::Balance;
 use crate::batch::rotation::BatchFacts;
@@ -58,6 +60,51 @@ impl<'a> Row<'a> {
     }
 }
 
+/// What there is in a record, in the order of its rows.
+enum Found<'a> {
+    Row(Row<'a>),
+    /// A row that the transform dropped, by its number as in [`Row::index`].
+    Dropped(Option<u32>),
+}
+
+/// Calls `take` with each row that `record` was unpacked to. Where there is no row at all, and none was refused, with what stands
+/// for the record in outputs that take every one.
+fn for_each_row<'a>(
+    archive: &Archive,
+    record: &Record<'a>,
+    unpacked: Unpacked,
+    scratch: &'a Scratch,
+    mut take: impl FnMut(Found<'a>),
+) {
+    match unpacked {
+        Unpacked::AsItIs => take(Found::Row(Row::whole(archive.decode(record)))),
+        Unpacked::Refused(refusal) => take(Found::Row(Row::whole(archive.refused(record, refusal)))),
+        Unpacked::Rows => {
+            let mut any = false;
+            let several = scratch.found.len() > 1;
+            for (number, what) in (0..).zip(&scratch.found) {
+                let index = several.then_some(number);
+                let (decoded, route) = match what {
+                    What::Row(row, route) => match scratch.row(*row) {
+                        Some(text) => (archive.decode_row(record, text), route.as_ref()),
+                        None => continue,
+                    },
+                    What::Refused(refusal) => (archive.refused(record, refusal.clone()), None),
+                    What::Dropped => {
+                        take(Found::Dropped(index));
+                        continue;
+                    }
+                };
+                any = true;
+                take(Found::Row(Row { index, decoded, route }));
+            }
+            if !any {
+                take(Found::Row(Row::whole(archive.nothing(record))));
+            }
+        }
+    }
+}
+
 /// One dead letter: the outputs that a row is missing in, and why.
 struct Letter {
     /// Which of the rows that the record was unfolded to; `None`: the record as a whole.
@@ -106,6 +153,48 @@ impl Taken {
             fate.dropped.get_or_insert(rule);
         }
     }
+}
+
+/// What an output thinks of a row, before it has seen its fields.
+enum Judged<'a> {
+    /// It takes it.
+    Takes {
+        json: Option<&'a str>,
+        event_ms: i64,
+    },
+    Nothing,
+    Filtered,
+}
+
+/// Why an output refuses a row, and whether the reason is the archive's rather than this output's alone.
+type OutputRefusal = (Refusal, bool);
+
+/// Judges a row of `record` for one output.
+fn judge<'a>(output: &Output, record: &Record<'_>, decoded: &Decoded<'a>) -> Result<Judged<'a>, OutputRefusal> {
+    let json = match &decoded.json {
+        Ok(Json::Row(json)) => Some(*json),
+        Ok(Json::NotDecoded) => None,
+        // No row passes where there is none.
+        Ok(Json::NoRow) if output.takes_every_record && output.filter.is_some() => return Ok(Judged::Filtered),
+        Ok(Json::NoRow) if output.takes_every_record => None,
+        Ok(Json::NoRow) => return Ok(Judged::Nothing),
+        Err(_) if output.takes_every_record => None,
+        Err(refusal) => return Err((refusal.clone(), true)),
+    };
+    if let (Some(filter), Some(text)) = (&output.filter, json) {
+        match unharmed(DeadLetterStage::Transform, || filter.passes(record, text)) {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return Ok(Judged::Filtered),
+            Ok(Err(error)) => return Err(((DeadLetterStage::Transform, error.to_string()), false)),
+            Err(refusal) => return Err((refusal, false)),
+        }
+    }
+    let event_ms = match (&decoded.event_ms, record.timestamp) {
+        (Ok(event_ms), _) => *event_ms,
+        (Err(_), kafka_ms) if output.takes_every_record => kafka_ms.unwrap_or(NO_TIME_MS),
+        (Err(refusal), _) => return Err((refusal.clone(), true)),
+    };
+    Ok(Judged::Takes { json, event_ms })
 }
 
 /// What an output made of a row.
@@ -275,40 +364,11 @@ impl OpenBatch {
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut taken = Taken::new(std::mem::take(&mut self.fates), archive.data_outputs());
-        match archive.unpack(record, &mut scratch) {
-            Unpacked::AsItIs => self.add_row(&archive, record, &Row::whole(archive.decode(record)), &mut taken, blocks),
-            Unpacked::Refused(refusal) => {
-                self.add_row(&archive, record, &Row::whole(archive.refused(record, refusal)), &mut taken, blocks);
-            }
-            Unpacked::Rows => {
-                let mut any = false;
-                let several = scratch.found.len() > 1;
-                for (number, what) in (0..).zip(&scratch.found) {
-                    let (decoded, route) = match what {
-                        What::Row(index, route) => match scratch.row(*index) {
-                            Some(text) => (archive.decode_row(record, text), route.as_ref()),
-                            None => continue,
-                        },
-                        What::Refused(refusal) => (archive.refused(record, refusal.clone()), None),
-                        What::Dropped => {
-                            taken.dropped(TRANSFORM);
-                            continue;
-                        }
-                    };
-                    any = true;
-                    self.add_row(
-                        &archive,
-                        record,
-                        &Row { index: several.then_some(number), decoded, route },
-                        &mut taken,
-                        blocks,
-                    );
-                }
-                if !any {
-                    self.add_row(&archive, record, &Row::whole(archive.nothing(record)), &mut taken, blocks);
-                }
-            }
-        }
+        let unpacked = archive.unpack(record, &mut scratch);
+        for_each_row(&archive, record, unpacked, &scratch, |found| match found {
+            Found::Row(row) => self.add_row(&archive, record, &row, &mut taken, blocks),
+            Found::Dropped(_) => taken.dropped(TRANSFORM),
+        });
         self.scratch = scratch;
         self.settle(&archive, record, taken, blocks)
     }
@@ -410,30 +470,12 @@ impl OpenBatch {
         record: &Record<'_>,
         decoded: &Decoded<'_>,
         blocks: &mut Vec<(usize, Block)>,
-    ) -> Result<Added, (Refusal, bool)> {
+    ) -> Result<Added, OutputRefusal> {
         let output = &archive.outputs[index];
-        let json = match &decoded.json {
-            Ok(Json::Row(json)) => Some(*json),
-            Ok(Json::NotDecoded) => None,
-            // No row passes where there is none.
-            Ok(Json::NoRow) if output.takes_every_record && output.filter.is_some() => return Ok(Added::Filtered),
-            Ok(Json::NoRow) if output.takes_every_record => None,
-            Ok(Json::NoRow) => return Ok(Added::Nothing),
-            Err(_) if output.takes_every_record => None,
-            Err(refusal) => return Err((refusal.clone(), true)),
-        };
-        if let (Some(filter), Some(text)) = (&output.filter, json) {
-            match unharmed(DeadLetterStage::Transform, || filter.passes(record, text)) {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return Ok(Added::Filtered),
-                Ok(Err(error)) => return Err(((DeadLetterStage::Transform, error.to_string()), false)),
-                Err(refusal) => return Err((refusal, false)),
-            }
-        }
-        let event_ms = match (&decoded.event_ms, record.timestamp) {
-            (Ok(event_ms), _) => *event_ms,
-            (Err(_), kafka_ms) if output.takes_every_record => kafka_ms.unwrap_or(NO_TIME_MS),
-            (Err(refusal), _) => return Err((refusal.clone(), true)),
+        let (json, event_ms) = match judge(output, record, decoded)? {
+            Judged::Takes { json, event_ms } => (json, event_ms),
+            Judged::Nothing => return Ok(Added::Nothing),
+            Judged::Filtered => return Ok(Added::Filtered),
         };
         let part = self.part_for(archive, index, record, decoded, event_ms);
         let open = &mut self.parts[part];

@@ -21,6 +21,7 @@ use crate::spool::Spool;
 use crate::spool::encode::EncodePool;
 use crate::telemetry::health::Health;
 use crate::telemetry::status::Status;
+use crate::upload::UploadError;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -238,7 +239,10 @@ impl StartError for Unanswered {
 }
 
 /// Repeats `attempt` while the store is out of reach, for a while; what is refused ends the process at once.
-async fn patiently<T, E, F, R>(clock: &dyn Clock, what: &str, attempt: F) -> Result<T, Failure>
+///
+/// # Errors
+/// What was refused, or was out of reach for half a minute; `what` is named.
+pub async fn patiently<T, E, F, R>(clock: &dyn Clock, what: &str, attempt: F) -> Result<T, Failure>
 where
     E: StartError,
     F: Fn() -> R,
@@ -273,9 +277,19 @@ impl StartError for BucketError {
     fn exit(&self) -> Option<Exit> {
         match (self, self.verdict()) {
             (Self::IdentityMismatch { .. }, _) | (_, Verdict::Stop) => Some(Exit::Stopped),
-            (Self::CannotPin { .. }, _) => Some(Exit::Config),
+            (Self::CannotPin { .. } | Self::CannotReplay { .. }, _) => Some(Exit::Config),
             (_, Verdict::Refused) => Some(Exit::Refused),
             (_, Verdict::Retry) => None,
+        }
+    }
+}
+
+impl StartError for UploadError {
+    fn exit(&self) -> Option<Exit> {
+        match self.verdict() {
+            Verdict::Retry => None,
+            Verdict::Refused => Some(Exit::Refused),
+            Verdict::Stop => Some(Exit::Failed),
         }
     }
 }

@@ -11,6 +11,7 @@
 
 mod bad_records;
 mod commands;
+mod dead_letters;
 mod disk;
 mod duplicates;
 mod failpoints;

@@ -395,3 +395,14 @@ fn zones_change_in_whole_minutes_since_1973() {
     }
     assert!(changes > 10_000, "{changes}");
 }
+
+#[test]
+fn a_replay_has_a_name_of_its_own() {
+    let of = |key: &str, extension: &str| replay_key(key, extension, 12);
+    assert_eq!(of("t/dt=1/t+00003+1-2.json.gz", "json.gz").as_deref(), Some("t/dt=1/t+00003+1-2+replay-12.json.gz"));
+    assert_eq!(of("t.d/x", "").as_deref(), Some("t.d/x+replay-12"));
+    assert_eq!(of("t/x.txt", "json"), None);
+    assert_eq!(of(&"x".repeat(245), "").map(|key| key.len()), Some(255));
+    assert_eq!(of(&"x".repeat(246), ""), None);
+    assert!(!super::super::alphabet::ByteSet::ENCODED.contains(b'+'));
+}

@@ -6,7 +6,7 @@ use crate::batch::rotation::{SealReason, due_by_time, due_by_volume};
 use crate::consume::Held;
 use crate::format::FormatError;
 use crate::pipeline::context::Halt;
-use crate::pipeline::finish::{self, Finish, SealedBatch, SealedPart};
+use crate::pipeline::finish::{self, Finish, SealedBatch, SealedPart, file_metadata};
 use crate::pipeline::open_batch::OpenBatch;
 use crate::pipeline::partition::{Encoding, EncodingPart, Phase, Sealing};
 use crate::planted::{Bug, has};
@@ -107,14 +107,7 @@ impl Core {
         let redo = partition.redo.take();
         let drained = reason == SealReason::EndOfRange && redo.is_none();
         let dir = open.dir();
-        let mut metadata = vec![
-            ("siltstone.topic".to_string(), partition.held.partition.topic.to_string()),
-            ("siltstone.partition".to_string(), partition.held.partition.partition.to_string()),
-            ("siltstone.first".to_string(), range.first.to_string()),
-            ("siltstone.end".to_string(), range.end.to_string()),
-        ];
-        let target = open.archive.target.as_ref();
-        metadata.extend(target.map(|target| ("siltstone.schema".to_string(), target.to_string())));
+        let metadata = file_metadata(&partition.held.partition, range, &open.archive);
         let mut parts = Vec::new();
         let mut last_blocks = Vec::new();
         for (index, part) in open.parts.into_iter().enumerate() {

@@ -244,8 +244,9 @@ fn assert_chained(receipts: &[Value], ends: &BTreeMap<i64, i64>) {
     assert_eq!(&reached, ends, "what receipts reach, and what was produced");
 }
 
+/// An object is as its receipt says, counted rows included.
 #[track_caller]
-fn assert_object(object: &Value, bytes: &[u8]) {
+pub(crate) fn assert_object(object: &Value, bytes: &[u8]) {
     use sha2::Digest;
     let key = object["key"].as_str().expect("a key");
     assert_eq!(object["bytes"].as_u64(), Some(bytes.len() as u64), "{key}");

@@ -1,0 +1,197 @@
+//! The letters of one object, streamed from its destination: never whole in memory, see [`crate::format::dead_letter::letter`]; of Parquet
+//! one row group is, which has 4 MiB of rows or is one record.
+//!
+//! What is read must be a dead letter of the batch whose receipt names the object: anything else is damage, and stops the object
+//! before anything is made of it.
+
+use super::find::{DeadBatch, DeadObject, Destinations, place_of};
+use crate::destination::Destination;
+use crate::destination::fault::{Fault, FaultKind, Verdict};
+use crate::exit::{Exit, Failure};
+use crate::format::dead_letter::letter::{FEED_BYTES_MAX, Letter, Lines};
+use crate::record::{OffsetRange, TopicPartition};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use parquet::arrow::ParquetRecordBatchStreamBuilder;
+use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStream};
+use parquet::errors::ParquetError;
+
+/// Rows of Parquet that are made letters at once.
+const BATCH_ROWS: usize = 64;
+
+/// The letters of one object, in the order in which they lie there.
+pub struct Letters {
+    partition: TopicPartition,
+    range: OffsetRange,
+    /// The object in words.
+    name: String,
+    source: Source,
+}
+
+enum Source {
+    Lines(Box<Unpacking>),
+    Columns { batches: Box<ParquetRecordBatchStream<ParquetObjectReader>>, letters: std::vec::IntoIter<Letter> },
+}
+
+/// Lines on their way.
+struct Unpacking {
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    unread: Bytes,
+    lines: Lines,
+    ended: bool,
+}
+
+/// Why there is no next letter.
+enum Trouble {
+    Damaged(String),
+    Store(object_store::Error),
+}
+
+impl From<ParquetError> for Trouble {
+    fn from(error: ParquetError) -> Self {
+        match error {
+            ParquetError::External(source) => match source.downcast::<object_store::Error>() {
+                Ok(error) => Self::Store(*error),
+                Err(other) => Self::Damaged(other.to_string()),
+            },
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl Letters {
+    /// Opens an object of `batch`. Its name tells what it is: Parquet, or else gzip JSON lines.
+    ///
+    /// # Errors
+    /// [`Exit::Stopped`]: it is not there. [`Exit::Config`]: nobody knows its destination. Else what the store says.
+    pub async fn open(batch: &DeadBatch, object: &DeadObject, destinations: &Destinations) -> Result<Self, Failure> {
+        let destination = place_of(object, destinations)?;
+        Self::open_at(batch, &object.key, destination).await
+    }
+
+    /// Opens the object under `key` at `destination`.
+    ///
+    /// # Errors
+    /// As [`Letters::open`].
+    pub async fn open_at(batch: &DeadBatch, key: &str, destination: &Destination) -> Result<Self, Failure> {
+        let name = format!("{key} at {}", destination.id());
+        let path = destination.path(key).map_err(|error| Failure::new(Exit::Stopped, error.to_string()))?;
+        let opened = match key.ends_with(".parquet") {
+            true => columns(destination, path).await,
+            false => lines(destination, path).await,
+        };
+        let source = opened.map_err(|trouble| failure(&name, trouble))?;
+        Ok(Self { partition: batch.partition.clone(), range: batch.range, name, source })
+    }
+
+    /// The next letter; `None` behind the last one.
+    ///
+    /// # Errors
+    /// [`Exit::Stopped`]: the object is damaged, or holds what its batch has not. Else what the store says.
+    pub async fn next(&mut self) -> Result<Option<Letter>, Failure> {
+        let next = match &mut self.source {
+            Source::Lines(unpacking) => unpacking.next().await,
+            Source::Columns { batches, letters } => next_of_columns(batches, letters).await,
+        };
+        let letter = next.map_err(|trouble| failure(&self.name, trouble))?;
+        letter.map(|letter| self.checked(letter)).transpose()
+    }
+
+    fn checked(&self, letter: Letter) -> Result<Letter, Failure> {
+        let record = &letter.record;
+        let is_of_batch = record.topic == *self.partition.topic
+            && record.partition == self.partition.partition
+            && self.range.contains(record.offset);
+        if is_of_batch {
+            return Ok(letter);
+        }
+        let place = format!("{}/{} offset {}", record.topic, record.partition, record.offset);
+        let what = format!("it holds a dead letter of {place}, and is of {} {}", self.partition, self.range);
+        Err(failure(&self.name, Trouble::Damaged(what)))
+    }
+}
+
+async fn lines(destination: &Destination, path: Path) -> Result<Source, Trouble> {
+    let got = destination.store().get(&path).await.map_err(Trouble::Store)?;
+    let (stream, lines) = (got.into_stream(), Lines::default());
+    Ok(Source::Lines(Box::new(Unpacking { stream, unread: Bytes::new(), lines, ended: false })))
+}
+
+async fn columns(destination: &Destination, path: Path) -> Result<Source, Trouble> {
+    // Not all stores give the end of an object without being told where it is.
+    let bytes = destination.store().head(&path).await.map_err(Trouble::Store)?.size;
+    let reader = ParquetObjectReader::new(destination.store().clone(), path).with_file_size(bytes);
+    let builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
+    let batches = Box::new(builder.with_batch_size(BATCH_ROWS).build()?);
+    Ok(Source::Columns { batches, letters: Vec::new().into_iter() })
+}
+
+async fn next_of_columns(
+    batches: &mut ParquetRecordBatchStream<ParquetObjectReader>,
+    letters: &mut std::vec::IntoIter<Letter>,
+) -> Result<Option<Letter>, Trouble> {
+    loop {
+        if let Some(letter) = letters.next() {
+            return Ok(Some(letter));
+        }
+        let Some(batch) = batches.try_next().await? else { return Ok(None) };
+        *letters = crate::format::dead_letter::columns::letters(&batch).map_err(Trouble::Damaged)?.into_iter();
+    }
+}
+
+impl Unpacking {
+    async fn next(&mut self) -> Result<Option<Letter>, Trouble> {
+        loop {
+            let found = self.lines.next_letter().map_err(Trouble::Damaged)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            if self.ended {
+                return match self.lines.is_broken_off() {
+                    true => Err(Trouble::Damaged("its last line has no end".to_string())),
+                    false => Ok(None),
+                };
+            }
+            self.feed().await?;
+        }
+    }
+
+    async fn feed(&mut self) -> Result<(), Trouble> {
+        let damaged = |error: std::io::Error| Trouble::Damaged(error.to_string());
+        if self.unread.is_empty() {
+            match self.stream.try_next().await.map_err(Trouble::Store)? {
+                Some(bytes) => self.unread = bytes,
+                None => {
+                    self.ended = true;
+                    return self.lines.end().map_err(damaged);
+                }
+            }
+        }
+        let piece = self.unread.split_to(self.unread.len().min(FEED_BYTES_MAX));
+        self.lines.feed(&piece).map_err(damaged)
+    }
+}
+
+fn failure(name: &str, trouble: Trouble) -> Failure {
+    let error = match trouble {
+        Trouble::Store(error) => error,
+        Trouble::Damaged(what) => {
+            return Failure::new(Exit::Stopped, format!("{name} is damaged: {what}; restore it, or leave it out"));
+        }
+    };
+    let fault = Fault::of(&error);
+    if fault.kind == FaultKind::NotFound {
+        let what =
+            format!("{name} is not there, and its receipt says that it was: restore it, or leave it out ({fault})");
+        return Failure::new(Exit::Stopped, what);
+    }
+    let exit = match fault.verdict() {
+        Verdict::Retry => Exit::Unreachable,
+        Verdict::Refused => Exit::Refused,
+        Verdict::Stop => Exit::Stopped,
+    };
+    Failure::new(exit, format!("read {name}: {fault}"))
+}

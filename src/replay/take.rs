@@ -1,0 +1,153 @@
+//! Rows of dead letters on their way into objects: one open batch, whose blocks are encoded at once.
+//!
+//! Memory: plain rows up to the share of `[memory] budget` that rows have; what exceeds it is spilled. Disk: the spool.
+
+use crate::bucket::replays::LetterId;
+use crate::exit::{Exit, Failure};
+use crate::format::FormatError;
+use crate::format::dead_letter::letter::Letter;
+use crate::layout::window::replay_key;
+use crate::pipeline::archive::Archive;
+use crate::pipeline::finish::{SealedPart, file_metadata};
+use crate::pipeline::open_batch::again::{Again, Wanted};
+use crate::pipeline::open_batch::{OpenBatch, Opened};
+use crate::record::{OffsetRange, TopicPartition};
+use crate::replay::schemas::Asker;
+use crate::spool::part::{Block, Finished};
+use crate::spool::{BatchDir, Spool};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Dead letters being taken again.
+pub(super) struct Taking {
+    batch: OpenBatch,
+    rows_max: usize,
+    asker: Asker,
+    finished: BTreeMap<usize, Finished>,
+    /// Dead letters that became rows, by output.
+    pub(super) rows: BTreeMap<String, Vec<LetterId>>,
+    /// Dead letters that became rows in some output.
+    pub(super) letters: u64,
+}
+
+/// What was taken, as files.
+pub(super) struct Taken {
+    /// One an output and window.
+    pub(super) parts: Vec<SealedPart>,
+    /// Dead letters that are rows in them, by output.
+    pub(super) rows: BTreeMap<String, Vec<LetterId>>,
+    /// Holds the files.
+    _dir: Arc<BatchDir>,
+}
+
+impl Taking {
+    /// Nothing yet. `rows_max`: bytes of plain rows in memory.
+    ///
+    /// # Errors
+    /// The spool cannot be written to.
+    pub(super) fn new(
+        archive: Arc<Archive>,
+        spool: &mut Spool,
+        rows_max: usize,
+        asker: &Asker,
+    ) -> Result<Self, Failure> {
+        let dir = spool.batch_dir().map_err(|error| local("make a folder in the spool", &error))?;
+        let opened = Opened { number: 0, wall_ms: 0, monotonic_ms: 0 };
+        let batch = OpenBatch::new(archive, 0, None, dir, opened);
+        let asker = asker.clone();
+        Ok(Self { batch, rows_max, asker, finished: BTreeMap::new(), rows: BTreeMap::new(), letters: 0 })
+    }
+
+    /// Decodes one letter again and takes its rows; says what became of it in each of the outputs that are wanted.
+    ///
+    /// The one place where a letter is decoded. What its decoder has to be told first, it is told here.
+    ///
+    /// # Errors
+    /// The spool cannot be written to; the schema registry refuses or does not answer.
+    pub(super) async fn take(&mut self, letter: &Letter, wanted: &[Wanted]) -> Result<Vec<Again>, Failure> {
+        if let Some(payload) = &letter.record.value {
+            self.asker.prepare(&self.batch.archive, payload).await?;
+        }
+        let mut blocks = Vec::new();
+        let outcomes = self.batch.append_again(&letter.record.as_record(), wanted, &mut blocks);
+        let mut is_row = false;
+        for (wanted, outcome) in wanted.iter().zip(&outcomes) {
+            if matches!(outcome, Again::Rows(_)) {
+                is_row = true;
+                let output = &self.batch.archive.outputs[wanted.output].name;
+                self.rows.entry(output.clone()).or_default().push((letter.record.offset, letter.index));
+            }
+        }
+        self.letters += u64::from(is_row);
+        for (part, block) in blocks {
+            self.encode(part, block)?;
+        }
+        if self.batch.memory > self.rows_max {
+            self.spill()?;
+        }
+        Ok(outcomes)
+    }
+
+    fn encode(&mut self, part: usize, block: Block) -> Result<(), Failure> {
+        let finished = block.encode().map_err(|error| match &error {
+            FormatError::Io(_) => local("write to the spool", &error),
+            FormatError::Encode { .. } => {
+                Failure::new(Exit::Failed, format!("{error}; this is a bug, nothing is lost"))
+            }
+        })?;
+        if let Some(finished) = finished {
+            self.finished.insert(part, finished);
+        }
+        Ok(())
+    }
+
+    fn spill(&mut self) -> Result<(), Failure> {
+        for open in &mut self.batch.parts {
+            let bytes = open.part.memory();
+            open.part.spill().map_err(|error| local("spill rows", &error))?;
+            self.batch.memory = self.batch.memory.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+
+    /// Completes the files and gives them their names, as replay `n` of a batch.
+    ///
+    /// # Errors
+    /// The spool cannot be written to; a name that is too long.
+    pub(super) fn seal(mut self, partition: &TopicPartition, range: OffsetRange, n: u32) -> Result<Taken, Failure> {
+        let archive = self.batch.archive.clone();
+        let dir = self.batch.dir();
+        let mut metadata = file_metadata(partition, range, &archive);
+        metadata.push(("siltstone.replay".to_string(), n.to_string()));
+        let mut parts = Vec::new();
+        for (index, open) in std::mem::take(&mut self.batch.parts).into_iter().enumerate() {
+            if open.rows == 0 {
+                continue;
+            }
+            let place = &archive.layout.outputs[open.output];
+            let key = archive.outputs[open.output].keys.key(&open.window, range);
+            let named = replay_key(&key, &place.place.extension(&place.format), n).ok_or_else(|| {
+                let what = format!("output {}: the name of {key} has no room for \"+replay-{n}\"", place.name);
+                Failure::new(Exit::Config, format!("{what}; give its layout a shorter `name`"))
+            })?;
+            self.encode(index, open.part.cut_last(metadata.clone()))?;
+            let file = self.finished.remove(&index).ok_or_else(|| {
+                Failure::new(Exit::Failed, format!("{named} was never completed; this is a bug, nothing is lost"))
+            })?;
+            parts.push(SealedPart {
+                output: open.output,
+                folder: open.window.folder.to_string(),
+                key: named,
+                file,
+                rows: open.rows,
+                records: open.records,
+                event_ms: (open.event_min_ms, open.event_max_ms),
+            });
+        }
+        Ok(Taken { parts, rows: self.rows, _dir: dir })
+    }
+}
+
+fn local(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("{what}: {}", crate::pipeline::start::chain(error)))
+}
