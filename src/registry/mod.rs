@@ -24,6 +24,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
+use url::Url;
 
 /// Most ids that are remembered as unknown: payloads that begin like the wire format by chance can name any.
 const UNKNOWN_MAX: usize = 100_000;
@@ -85,6 +86,9 @@ impl FromStr for Target {
     }
 }
 
+/// Id, text, what it refers to (name and text), version.
+pub type KnownSchema<'a> = (u32, &'a str, &'a [(&'a str, &'a str)], u32);
+
 /// A registry with what it has answered. Shared by all threads.
 pub struct Registry {
     client: Client,
@@ -104,6 +108,21 @@ impl Registry {
     /// The settings cannot work, in words for the person who wrote them.
     pub fn new(config: &RegistryConfig) -> Result<Self, String> {
         Ok(Self { client: Client::new(config)?, known: RwLock::default() })
+    }
+
+    /// A registry that nobody answers for, with these schemas known: for tests of what is read by them.
+    pub fn knowing(format: RegistryFormat, schemas: &[KnownSchema<'_>]) -> Self {
+        let url = Url::parse("http://127.0.0.1:1").expect("a URL");
+        let config = RegistryConfig { urls: vec![url], login: None, ca_file: None };
+        let registry = Self::new(&config).expect("settings that work");
+        for &(id, text, parts, version) in schemas {
+            let part = |&(name, text): &(&str, &str)| schema::Part { name: name.to_string(), text: text.to_string() };
+            let parts: Vec<_> = parts.iter().map(part).collect();
+            let versions = [("t-value".to_string(), version)].into_iter().collect();
+            let schema = Arc::new(Schema::new(id, versions, Shape::compile(format, text, &parts)));
+            registry.known.write().unwrap_or_else(PoisonError::into_inner).schemas.insert(id, schema);
+        }
+        registry
     }
 
     /// What is known of `id`. Never waits for anybody.
@@ -162,27 +181,8 @@ impl Registry {
     }
 }
 
-/// Id, text, what it refers to (name and text), version.
-#[cfg(test)]
-pub(crate) type KnownSchema<'a> = (u32, &'a str, &'a [(&'a str, &'a str)], u32);
-
 #[cfg(test)]
 impl Registry {
-    /// A registry that nobody answers for, with these schemas known.
-    pub(crate) fn knowing(format: RegistryFormat, schemas: &[KnownSchema<'_>]) -> Self {
-        let url = url::Url::parse("http://127.0.0.1:1").expect("a URL");
-        let config = RegistryConfig { urls: vec![url], login: None, ca_file: None };
-        let registry = Self::new(&config).expect("settings that work");
-        for &(id, text, parts, version) in schemas {
-            let part = |&(name, text): &(&str, &str)| schema::Part { name: name.to_string(), text: text.to_string() };
-            let parts: Vec<_> = parts.iter().map(part).collect();
-            let versions = [("t-value".to_string(), version)].into_iter().collect();
-            let schema = Arc::new(Schema::new(id, versions, Shape::compile(format, text, &parts)));
-            registry.known.write().expect("no panic before").schemas.insert(id, schema);
-        }
-        registry
-    }
-
     /// Takes `id` for one without a schema.
     pub(crate) fn forget(&self, id: u32) {
         let mut known = self.known.write().expect("no panic before");

@@ -8,14 +8,16 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bolero::check;
-use siltstone::decode::{self, Rows, columns, compile};
+use siltstone::decode::{self, Aim, Decoder, Rows, Schemas, by_registry, columns, compile};
 use siltstone::format::parquet::schema::check_columns;
-use siltstone::layout::{Column, Decode, TextFields, TextType, UnknownFields};
+use siltstone::layout::{Column, Decode, RegistryFormat, TextFields, TextType, UnknownFields};
 use siltstone::parse::json::{Captures, JsonScan};
 use siltstone::record::OwnedRecord;
+use siltstone::registry::{KnownSchema, Lookup, Registry, Target};
 use siltstone::transform::{Shaped, Transform};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Most bytes of rows for each byte of a payload: names and quotes come on top of it.
@@ -60,7 +62,11 @@ fn must_be_rows(rows: &Rows, payload: &[u8]) {
 }
 
 fn fuzz(decode: &Decode, samples: &[&[u8]]) {
-    let decoder = AssertUnwindSafe(compile(decode).expect("a good layout").expect("a decoder"));
+    fuzz_decoder(compile(decode).expect("a good layout").expect("a decoder"), samples);
+}
+
+fn fuzz_decoder(decoder: Box<dyn Decoder>, samples: &[&[u8]]) {
+    let decoder = AssertUnwindSafe(decoder);
     for sample in samples {
         let mut rows = Rows::default();
         decoder.decode(&record(sample).as_record(), sample, &mut rows).expect("a good payload");
@@ -223,4 +229,44 @@ fn schemas() {
         let bytes = payload(&[descriptors], input);
         judge(of_message(&bytes), of_message(&bytes));
     });
+}
+
+/// Payloads that name `schemas`, the rows projected onto `target`.
+fn fuzz_registry(format: RegistryFormat, schemas: &[KnownSchema<'_>], target: &str, samples: &[&[u8]]) {
+    let registry = Arc::new(Registry::knowing(format, schemas));
+    let target: Target = target.parse().expect("a target");
+    let Lookup::Known(schema) = registry.lookup(target.id) else { panic!("the target is not among the schemas") };
+    let schemas = Schemas { registry: Some(registry), aim: Aim::At(target, schema), settled: None };
+    let decoder = by_registry(&Decode::Registry { format, ignore_unknown: false }, &schemas).expect("a registry");
+    fuzz_decoder(Box::new(decoder.expect("its reader")), samples);
+}
+
+#[test]
+fn avro_by_registry() {
+    let first =
+        r#"{"type":"record","name":"R","fields":[{"name":"id","type":"int"},{"name":"next","type":["null","R"]}]}"#;
+    let second = r#"{"type":"record","name":"R","fields":[{"name":"id","type":"double"},{"name":"next","type":["null","R"]},
+        {"name":"tags","type":{"type":"array","items":"string"},"default":[]},{"name":"more","type":["null","bytes"],"default":null}]}"#;
+    let samples: [&[u8]; 2] =
+        [&[0, 0, 0, 0, 1, 4, 2, 6, 0], &[0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 64, 0, 2, 2, b'a', 0, 2, 2, 255]];
+    fuzz_registry(RegistryFormat::Avro, &[(1, first, &[], 1), (2, second, &[], 2)], "2", &samples);
+}
+
+#[test]
+fn protobuf_by_registry() {
+    let first =
+        "syntax = \"proto3\"; message A { message B { int32 id = 1; map<string, A> more = 2; string gone = 3; } }";
+    let second =
+        "syntax = \"proto3\"; message A { message B { int64 id = 1; map<string, A> more = 2; bytes new = 4; } }";
+    let samples: [&[u8]; 2] = [
+        &[0, 0, 0, 0, 1, 4, 0, 0, 8, 5, 18, 5, 10, 1, b'k', 18, 0, 26, 1, b'x'],
+        &[0, 0, 0, 0, 2, 4, 0, 0, 8, 5, 34, 1, 255],
+    ];
+    fuzz_registry(RegistryFormat::Protobuf, &[(1, first, &[], 1), (2, second, &[], 2)], "2:A.B", &samples);
+}
+
+#[test]
+fn json_by_registry() {
+    let schema = r#"{"type":"object","properties":{"a":{"type":"integer"}}}"#;
+    fuzz_registry(RegistryFormat::JsonSchema, &[(1, schema, &[], 1)], "1", &[b"\0\0\0\0\x01{\"a\":1}"]);
 }
