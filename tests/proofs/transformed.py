@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 HERE = Path(__file__).parent
 COMPARED_EVERY = 10  # rows
 PROGRAM = """\
-.query = parse_query_string(string!(.query)) ?? {}
+.query = parse_query_string(string!(.query))
 .agent = split(string!(.agent), " ", limit: 2)[0]
 .failed = int!(.status) >= 500
 del(.referer)
