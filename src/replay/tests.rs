@@ -423,7 +423,7 @@ async fn schemas_that_are_registered_meanwhile_make_rows() {
         [registry]\nurl = \"http://127.0.0.1:1\"\n";
     let config = world.config(text);
     // Zigzag: 2 is 1. Two ids that nobody knows, and one payload that is cut off.
-    let framed = |id: u8, data: &[u8]| [&[0, 0, 0, 0, id], data].concat();
+    let framed = |id: u8, data: &[u8]| [&[0, 0, 0, 0, id][..], data].concat();
     let payloads = [
         framed(7, &[2]),
         framed(8, &[4, 2, b'x']),
