@@ -430,8 +430,3 @@ fn write_text(outcome: &Outcome, out: &mut dyn Write) -> std::io::Result<()> {
     }
     Ok(())
 }
-
-/// Control characters would move the terminal's cursor.
-fn printable(letter: char) -> Vec<char> {
-    if letter.is_control() { letter.escape_debug().collect() } else { vec![letter] }
-}
