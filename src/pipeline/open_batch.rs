@@ -60,12 +60,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// What there is in a record, in the order of its rows.
-enum Found<'a> {
-    Row(Row<'a>),
-    /// A row that the transform dropped, by its number as in [`Row::index`].
-    Dropped(Option<u32>),
-}
+/// A row of a record; or that the transform dropped it, with its number as in [`Row::index`].
+type Found<'a> = Result<Row<'a>, Option<u32>>;
 
 /// Calls `take` with each row that `record` was unpacked to. Where there is no row at all, and none was refused, with what stands
 /// for the record in outputs that take every one.
@@ -77,8 +73,8 @@ fn for_each_row<'a>(
     mut take: impl FnMut(Found<'a>),
 ) {
     match unpacked {
-        Unpacked::AsItIs => take(Found::Row(Row::whole(archive.decode(record)))),
-        Unpacked::Refused(refusal) => take(Found::Row(Row::whole(archive.refused(record, refusal)))),
+        Unpacked::AsItIs => take(Ok(Row::whole(archive.decode(record)))),
+        Unpacked::Refused(refusal) => take(Ok(Row::whole(archive.refused(record, refusal)))),
         Unpacked::Rows => {
             let mut any = false;
             let several = scratch.found.len() > 1;
@@ -91,15 +87,15 @@ fn for_each_row<'a>(
                     },
                     What::Refused(refusal) => (archive.refused(record, refusal.clone()), None),
                     What::Dropped => {
-                        take(Found::Dropped(index));
+                        take(Err(index));
                         continue;
                     }
                 };
                 any = true;
-                take(Found::Row(Row { index, decoded, route }));
+                take(Ok(Row { index, decoded, route }));
             }
             if !any {
-                take(Found::Row(Row::whole(archive.nothing(record))));
+                take(Ok(Row::whole(archive.nothing(record))));
             }
         }
     }
@@ -366,8 +362,8 @@ impl OpenBatch {
         let mut taken = Taken::new(std::mem::take(&mut self.fates), archive.data_outputs());
         let unpacked = archive.unpack(record, &mut scratch);
         for_each_row(&archive, record, unpacked, &scratch, |found| match found {
-            Found::Row(row) => self.add_row(&archive, record, &row, &mut taken, blocks),
-            Found::Dropped(_) => taken.dropped(TRANSFORM),
+            Ok(row) => self.add_row(&archive, record, &row, &mut taken, blocks),
+            Err(_) => taken.dropped(TRANSFORM),
         });
         self.scratch = scratch;
         self.settle(&archive, record, taken, blocks)

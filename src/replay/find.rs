@@ -127,7 +127,7 @@ impl Site<'_> {
         let firsts = listed.into_iter().filter(|listed| listed.receipt).map(|listed| listed.first);
         let firsts: Vec<i64> = match selection.offset {
             // The last one that begins at or before it.
-            Some(offset) => firsts.filter(|&first| first <= offset).last().into_iter().collect(),
+            Some(offset) => firsts.filter(|&first| first <= offset).next_back().into_iter().collect(),
             None => firsts.collect(),
         };
         let read = move |first: i64| async move {

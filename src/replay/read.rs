@@ -11,13 +11,18 @@ use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::letter::{FEED_BYTES_MAX, Letter, Lines};
 use crate::record::{OffsetRange, TopicPartition};
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use object_store::ObjectStoreExt;
+use futures::{FutureExt, TryStreamExt};
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
-use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStream};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Rows of Parquet that are made letters at once.
 const BATCH_ROWS: usize = 64;
@@ -33,7 +38,7 @@ pub struct Letters {
 
 enum Source {
     Lines(Box<Unpacking>),
-    Columns { batches: Box<ParquetRecordBatchStream<ParquetObjectReader>>, letters: std::vec::IntoIter<Letter> },
+    Columns { batches: Box<ParquetRecordBatchStream<Ranges>>, letters: std::vec::IntoIter<Letter> },
 }
 
 /// Lines on their way.
@@ -42,6 +47,39 @@ struct Unpacking {
     unread: Bytes,
     lines: Lines,
     ended: bool,
+}
+
+/// An object of which parts are read.
+struct Ranges {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    bytes: u64,
+}
+
+fn external(error: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl AsyncFileReader for Ranges {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let bytes = self.bytes;
+            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+            Ok(Arc::new(reader.load_and_finish(self, bytes).await?))
+        }
+        .boxed()
+    }
 }
 
 /// Why there is no next letter.
@@ -121,16 +159,16 @@ async fn lines(destination: &Destination, path: Path) -> Result<Source, Trouble>
 }
 
 async fn columns(destination: &Destination, path: Path) -> Result<Source, Trouble> {
-    // Not all stores give the end of an object without being told where it is.
+    // Not every store gives the end of an object without being told where it is.
     let bytes = destination.store().head(&path).await.map_err(Trouble::Store)?.size;
-    let reader = ParquetObjectReader::new(destination.store().clone(), path).with_file_size(bytes);
+    let reader = Ranges { store: destination.store().clone(), path, bytes };
     let builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
     let batches = Box::new(builder.with_batch_size(BATCH_ROWS).build()?);
     Ok(Source::Columns { batches, letters: Vec::new().into_iter() })
 }
 
 async fn next_of_columns(
-    batches: &mut ParquetRecordBatchStream<ParquetObjectReader>,
+    batches: &mut ParquetRecordBatchStream<Ranges>,
     letters: &mut std::vec::IntoIter<Letter>,
 ) -> Result<Option<Letter>, Trouble> {
     loop {

@@ -8,13 +8,15 @@ use crate::bucket::receipt::{Balance, RECEIPT_VERSION, Receipt};
 use crate::bucket::{Bucket, CONTROL_FOLDER};
 use crate::clock::SystemClock;
 use crate::config::{Config, parse};
-use crate::decode::Schemas;
+use crate::decode::{Aim, Schemas};
 use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
+use crate::layout::RegistryFormat;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{SealedPart, file_metadata, object_metadata, receipt_object, upload_file};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
+use crate::registry::{Lookup, Registry, Target};
 use crate::spool::Spool;
 use crate::upload::{PutRule, UploadSettings, put_file};
 use async_trait::async_trait;
@@ -140,10 +142,15 @@ impl World {
 
     /// What the pipeline leaves of a batch of `payloads` from offset `first` on, each a minute after the one before.
     async fn archived(&self, config: &Config, first: i64, payloads: &[&str]) {
+        let payloads: Vec<Vec<u8>> = payloads.iter().map(|payload| payload.as_bytes().to_vec()).collect();
+        self.archived_by(config, first, &payloads, &Schemas::default()).await;
+    }
+
+    /// The same with what a registry says.
+    async fn archived_by(&self, config: &Config, first: i64, payloads: &[Vec<u8>], schemas: &Schemas) {
         let (_, destinations) = self.seen(None, 0);
         let layout = &config.archives[0].layout;
-        let archive =
-            Arc::new(Archive::compile(layout, &destinations, &BTreeMap::new(), &Schemas::default()).expect("compiles"));
+        let archive = Arc::new(Archive::compile(layout, &destinations, &BTreeMap::new(), schemas).expect("compiles"));
         archive.bucket.ensure_identity("c", "g", StoredStart::default()).await.expect("taken");
         archive.bucket.put_layout(layout).await.expect("stored");
         let mut spool = Spool::open(self.spool.path(), 1 << 30, 1).expect("a spool");
@@ -153,7 +160,7 @@ impl World {
         let mut end = first;
         for (offset, payload) in (first..).zip(payloads) {
             let timestamp = Some(KAFKA_MS + (offset - first) * 60_000);
-            let value = Some(payload.as_bytes().to_vec());
+            let value = Some(payload.clone());
             let record = OwnedRecord { topic: "t".into(), offset, timestamp, value, ..OwnedRecord::default() };
             batch.append(&record.as_record(), &mut Vec::new());
             end = crate::record::offset_after(offset);
@@ -188,7 +195,7 @@ impl World {
             fingerprint: archive.fingerprint.clone(),
             writer: "0".into(),
             schemas: BTreeMap::new(),
-            target: None,
+            target: archive.target.as_ref().map(Target::to_string),
             reason: "age".into(),
             watermark_ms: None,
             balance: Balance::default(),
@@ -237,8 +244,19 @@ struct Outcome {
 }
 
 async fn replay_in(config: &Config, destinations: Destinations, limits: Limits, selection: &Selection) -> Outcome {
+    replay_by(config, destinations, limits, selection, None).await
+}
+
+async fn replay_by(
+    config: &Config,
+    destinations: Destinations,
+    limits: Limits,
+    selection: &Selection,
+    registry: Option<Arc<Registry>>,
+) -> Outcome {
     let clock = Arc::new(SystemClock::new());
     let mut replayer = Replayer::new(config, destinations, clock, limits).expect("a spool");
+    replayer.asker.registry = registry.or(replayer.asker.registry.take());
     let mut steps = Vec::new();
     let ended = replayer
         .run(selection, &mut |step| {
@@ -389,6 +407,53 @@ async fn dead_letters_in_parquet_are_replayed_as_those_in_lines() {
     world.store.put(&Path::from(key.as_str()), "PAR1 is not enough PAR1".into()).await.expect("put");
     let stopped = replay(&world, &world.config(&with(BY_TS))).await.stopped.expect("damaged").message;
     assert!(stopped.contains("is damaged"), "{stopped}");
+}
+
+const HIT_1: &str = r#"{"type":"record","name":"Hit","fields":[{"name":"id","type":"long"}]}"#;
+const HIT_2: &str = r#"{"type":"record","name":"Hit","fields":[{"name":"id","type":"long"},{"name":"name","type":"string","default":"-"}]}"#;
+
+/// Goal: letters whose schema was unknown become rows once it is registered, all rows of a replay projected onto the newest schema, which the claim
+/// keeps for whoever finishes it.
+#[tokio::test]
+async fn schemas_that_are_registered_meanwhile_make_rows() {
+    let world = World::new();
+    let text = "decode = { type = \"avro\", registry = true }\n[archive.dead_letters]\npath = \"_dead/{topic}\"\n\
+        [[archive.output]]\nname = \"rows\"\nformat = { type = \"json\", compression = \"none\" }\nlayout = { path = \"rows\" }\n\
+        [[archive.output]]\nname = \"columns\"\nformat = { type = \"parquet\", schema = \"registry\" }\nlayout = { path = \"columns\" }\n\
+        [registry]\nurl = \"http://127.0.0.1:1\"\n";
+    let config = world.config(text);
+    // Zigzag: 2 is 1. Two ids that nobody knows, and one payload that is cut off.
+    let framed = |id: u8, data: &[u8]| [&[0, 0, 0, 0, id][..], data].concat();
+    let payloads = [
+        framed(7, &[2]),
+        framed(8, &[4, 2, b'x']),
+        framed(9, &[6]),
+        framed(7, &[]),
+        framed(8, &[8, 2, b'y']),
+        framed(10, &[10]),
+    ];
+    let before = Registry::knowing(RegistryFormat::Avro, &[(7, HIT_1, &[], 1)]);
+    [8, 9, 10].into_iter().for_each(|id| before.forget(id));
+    let Lookup::Known(schema) = before.lookup(7) else { panic!("it is known") };
+    let aim = Aim::At("7".parse().expect("a target"), schema);
+    let schemas = Schemas { registry: Some(Arc::new(before)), aim, settled: None };
+    world.archived_by(&config, 0, &payloads, &schemas).await;
+    assert_eq!(world.rows("rows/").await, [r#"{"id":1}"#]);
+
+    let now = Registry::knowing(RegistryFormat::Avro, &[(7, HIT_1, &[], 1), (8, HIT_2, &[], 3), (9, HIT_1, &[], 2)]);
+    now.forget(10);
+    let (now, all) = (Arc::new(now), Selection::default());
+    // It dies right behind its claim.
+    let died = replay_by(&config, world.seen(Some((2, true)), 0).1, ALL, &all, Some(now.clone())).await;
+    assert!(died.ended.is_err());
+    let outcome = replay_by(&config, world.seen(None, 0).1, ALL, &all, Some(now.clone())).await.done();
+    assert_eq!((outcome.balance.finished, outcome.of("rows"), outcome.of("columns")), (3, (0, 3, 2), (0, 3, 2)));
+    let rows = [r#"{"id":1}"#, r#"{"id":2,"name":"x"}"#, r#"{"id":3,"name":"-"}"#, r#"{"id":4,"name":"y"}"#];
+    assert_eq!(world.rows("rows/").await, rows);
+    let bucket = Bucket::new(world.seen(None, 0).1[URL].clone());
+    let receipts = bucket.replay_receipts(&TopicPartition::new("t", 0)).await.expect("listed");
+    assert_eq!(receipts.iter().map(|receipt| receipt.replay.target.as_deref()).collect::<Vec<_>>(), [Some("8")]);
+    assert_eq!(world.keys("columns/").await.len(), 2);
 }
 
 /// One object of dead letters with more than a claim takes.

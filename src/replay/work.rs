@@ -88,7 +88,7 @@ pub struct Replayer<'c> {
     config: &'c Config,
     destinations: Destinations,
     clock: Arc<dyn Clock>,
-    asker: Asker,
+    pub(super) asker: Asker,
     spool: Spool,
     rows_max: usize,
     settings: UploadSettings,

@@ -2,7 +2,8 @@
 
 `_siltstone/receipts/v1/<topic>/<Kafka partition:05>/<first:020>.json`, and beside each a `.claim`. Only what the
 delivery rules promise is checked here: chains without gap or overlap, balances that add up, objects as named, nothing
-unvouched. A topic of transactions, or a compacted one, has offsets without a record; then fewer records than offsets are right.
+unvouched. Replays of dead letters, `_siltstone/replays/v1/<topic>/<Kafka partition:05>/<first:020>.<n>.json` and `.claim`, name no dead
+letter twice for one output. A topic of transactions, or a compacted one, has offsets without a record; then fewer records than offsets are right.
 """
 
 import json
@@ -10,6 +11,8 @@ import re
 from collections import defaultdict
 
 RECEIPT = re.compile(r"_siltstone/receipts/v1/(?P<topic>[^/]+)/(?P<partition>\d{5,})/(?:g\d+/)?(?P<first>\d{20})\.(?P<kind>json|claim)")
+
+REPLAY = re.compile(r"_siltstone/replays/v1/(?P<topic>[^/]+)/(?P<partition>\d{5,})(?:\.g\d+)?/(?P<first>\d{20})\.(?P<n>\d+)\.(?P<kind>json|claim)")
 
 
 def check_receipts(store, sizes, read_objects, records, ends=None, topic=None, compacted=False):
@@ -44,6 +47,7 @@ def check_receipts(store, sizes, read_objects, records, ends=None, topic=None, c
                 wrong += check_objects(receipt, sizes, read_objects, vouched, late if compacted else None)
             except (KeyError, TypeError, AttributeError) as error:
                 wrong.append(f"the receipt of {partition[0]}/{partition[1]} at {receipt['first']} has another form: {error!r}")
+    wrong += check_replays(store, sizes, read_objects, topic, vouched)
     covered = sum(receipt["end"] - receipt["first"] for chain in receipts.values() for receipt in chain)
     if records is not None and covered != records:
         wrong.append(f"the receipts cover {covered} offsets, {records} records were produced")
@@ -53,6 +57,38 @@ def check_receipts(store, sizes, read_objects, records, ends=None, topic=None, c
     wrong += [f"no receipt names {key}" for key in sorted(set(read_objects) - set(vouched))]
     kept = sum("kept" in entry for chain in receipts.values() for receipt in chain for entry in receipt.get("objects", ()))
     return wrong, {"receipts": len(finished), "claims": len(claims), "vouched": len(vouched), "kept": kept, "late": late}
+
+
+def check_replays(store, sizes, read_objects, topic, vouched):
+    """Each replay is finished, has a number without a gap, says what its claim says, and names each dead letter of its batch once."""
+    found = defaultdict(dict)
+    for key in sizes:
+        match = REPLAY.fullmatch(key)
+        if match and (not topic or match["topic"] == topic):
+            batch = (match["topic"], int(match["partition"]), int(match["first"]))
+            found[batch].setdefault(int(match["n"]), {})[match["kind"]] = json.loads(store.read(key))
+    for batch, replays in sorted(found.items()):
+        name = f"{batch[0]}/{batch[1]} at {batch[2]}"
+        if sorted(replays) != list(range(1, len(replays) + 1)):
+            yield f"the replays of {name} have the numbers {sorted(replays)}"
+        seen = set()
+        for number, kinds in sorted(replays.items()):
+            claim, receipt = kinds.get("claim"), kinds.get("json")
+            if claim is None or receipt is None:
+                yield f"replay {number} of {name} has {'no claim' if claim is None else 'no receipt'}"
+                continue
+            for field in ("topic", "partition", "first", "end", "n", "object", "fingerprint", "rows"):
+                if claim[field] != receipt[field]:
+                    yield f"replay {number} of {name}: claim and receipt differ in {field}"
+            if (receipt["topic"], receipt["partition"], receipt["first"], receipt["n"]) != (*batch, number):
+                yield f"replay {number} of {name} says that it is another one"
+            letters = [(output, *letter) for output, named in receipt["rows"].items() for letter in named]
+            if len(set(letters)) < len(letters) or seen & set(letters):
+                yield f"replay {number} of {name} names dead letters that are named already"
+            seen |= set(letters)
+            if any(not receipt["first"] <= offset < receipt["end"] for _, offset, _ in letters):
+                yield f"replay {number} of {name} names dead letters of another batch"
+            yield from check_objects(receipt, sizes, read_objects, vouched)
 
 
 def check_chain(partition, chain, watermarks, skips=False):

@@ -21,6 +21,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "scripts")]
+import check  # noqa: E402
+import receipts  # noqa: E402
 from logs import Logs  # noqa: E402
 
 RECORDS, TOPIC = 4000, "access"
@@ -184,6 +186,45 @@ class RightArchives(Case):
         rows = [{**dict(reversed(json.loads(archive.logs.line(n)).items())), "_offset": n} for n in numbers]
         archive.put(key, archive.compress(b"".join(json.dumps(row).encode() + b"\n" for row in rows)))
         self.assert_right(archive)
+
+
+class Replays(Case):
+    """A replay of one dead letter, as it is and with everything wrong with it that is looked for."""
+
+    PLACE = f"_siltstone/replays/v1/{TOPIC}/00000/{0:020}"
+
+    def wrong(self, change=None, without=(), **more):
+        data = b"x"
+        key = f"{TOPIC}/dt=2025-11-21/hr=00/x+replay-1.json.gz"
+        entry = {"output": "json", "destination": "main", "key": key, "folder": key.rpartition("/")[0], "rows": 1, "bytes": 1,
+                 "sha256": hashlib.sha256(data).hexdigest()}
+        replay = {"version": 1, "topic": TOPIC, "partition": 0, "first": 0, "end": 9, "n": 1, "object": {"key": "d"}, "fingerprint": "f",
+                  "rows": {"json": [[4, 0]]}, "objects": [entry]}
+        if change:
+            change(replay)
+        claim = {**replay, **more}
+        documents = {f"{self.PLACE}.1.claim": claim, f"{self.PLACE}.1.json": replay}
+        if replay.get("again"):
+            again = {**replay, "n": replay["again"], "objects": []}
+            documents |= {f"{self.PLACE}.{again['n']}.{kind}": again for kind in ("claim", "json")}
+        texts = {key: json.dumps(document) for key, document in documents.items() if key.rpartition(".")[2] not in without}
+        store = type("Store", (), {"read": lambda _, key: texts[key]})()
+        read = {key: check.Object(key, 1, hashlib.sha256(data).hexdigest(), 1)}
+        return list(receipts.check_replays(store, {**dict.fromkeys(texts, 9), key: 1}, read, TOPIC, {}))
+
+    def test_what_is_right_and_what_is_not(self):
+        self.assertEqual(self.wrong(), [])
+        for says, wrong in {
+            "no receipt": self.wrong(without=["json"]),
+            "no claim": self.wrong(without=["claim"]),
+            "differ in rows": self.wrong(rows={"json": []}),
+            "another batch": self.wrong(lambda replay: replay["rows"].update(json=[[9, 0]])),
+            "named already": self.wrong(lambda replay: replay.update(again=2)),
+            "have the numbers [1, 3]": self.wrong(lambda replay: replay.update(again=3, rows={})),
+            "another one": self.wrong(lambda replay: replay.update(n=2)),
+            "the receipt says 2": self.wrong(lambda replay: replay["objects"][0].update(rows=2)),
+        }.items():
+            self.assertIn(says, "\n".join(wrong))
 
 
 class WrongArchives(Case):

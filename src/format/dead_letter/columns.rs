@@ -1,4 +1,4 @@
-//! Dead letters read back from the columns of Parquet, see [`crate::format::parquet::envelope`]. Columns are found by their names; ones of later
+//! Dead letters read back from the columns of Parquet, see `format::parquet::envelope`. Columns are found by their names; ones of later
 //! releases are passed over.
 
 use super::letter::Letter;

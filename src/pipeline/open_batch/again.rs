@@ -102,16 +102,16 @@ fn choose<'f, 'a>(
     let (mut rows, mut rule, mut is_there) = (Vec::new(), None, false);
     for found in found {
         let place = match found {
-            Found::Row(row) => row.index,
-            Found::Dropped(place) => *place,
+            Ok(row) => row.index,
+            Err(place) => *place,
         };
         if only.is_some() && place != only {
             continue;
         }
         is_there = true;
         let row = match found {
-            Found::Row(row) => row,
-            Found::Dropped(_) => {
+            Ok(row) => row,
+            Err(_) => {
                 rule.get_or_insert(TRANSFORM);
                 continue;
             }
