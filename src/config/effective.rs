@@ -8,9 +8,9 @@ use super::{
     client, destination, output,
 };
 use crate::layout::{
-    Column, ColumnKind, Compression, Decode, Keep, Newlines, OutputFormat, OutputLayout, Place, RegistryFormat,
-    SchemaSource, TextFields, TextType, TimeFormat, TimeUnit, TimestampFallback, TimestampRule, TimestampSource,
-    Tombstones, UnknownFields,
+    AvroCodec, Column, ColumnKind, Compression, Decode, Dictionaries, Keep, Newlines, OutputFormat, OutputLayout,
+    Pages, Place, RegistryFormat, SchemaSource, TextFields, TextType, TimeFormat, TimeUnit, TimestampFallback,
+    TimestampRule, TimestampSource, Tombstones, UnknownFields,
 };
 use std::time::Duration;
 use url::Url;
@@ -378,40 +378,62 @@ fn format_lines(format: &OutputFormat) -> Vec<(&'static str, String)> {
             lines.push(("type", string("json")));
             lines.extend(compression_lines(*compression));
         }
+        OutputFormat::Avro { codec, schema, unknown, block_bytes } => {
+            let codec = match codec {
+                AvroCodec::None => "none",
+                AvroCodec::Deflate => "deflate",
+                AvroCodec::Snappy => "snappy",
+                AvroCodec::Zstd => "zstd",
+            };
+            lines.push(("type", string("avro")));
+            lines.push(("compression", string(codec)));
+            lines.extend(schema_lines(schema, *unknown));
+            lines.push(("block_bytes", size(*block_bytes)));
+        }
         OutputFormat::Envelope { compression, row_group_bytes, row_group_rows } => {
             lines.push(("type", string("envelope")));
             lines.extend(compression_lines(*compression));
             lines.push(("row_group_bytes", size(*row_group_bytes)));
             lines.push(("row_group_rows", row_group_rows.to_string()));
         }
-        OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows } => {
+        OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows, pages } => {
             lines.push(("type", string("parquet")));
             lines.extend(compression_lines(*compression));
-            lines.push((
-                "schema",
-                match schema {
-                    SchemaSource::Infer => string("infer"),
-                    SchemaSource::Registry => string("registry"),
-                    SchemaSource::Columns(columns) => columns_text(columns),
-                },
-            ));
-            let unknown = match unknown {
-                UnknownFields::Rest => "rest",
-                UnknownFields::DeadLetter => "dead_letter",
-                UnknownFields::Drop => "drop",
-            };
-            lines.push(("unknown", string(unknown)));
+            lines.extend(schema_lines(schema, *unknown));
             lines.push(("row_group_bytes", size(*row_group_bytes)));
             lines.push(("row_group_rows", row_group_rows.to_string()));
+            lines.push(("bloom_filters", strings(pages.bloom_filters.iter().map(String::as_str))));
+            let dictionary = match &pages.dictionary {
+                Dictionaries::All => "true".to_string(),
+                Dictionaries::None => "false".to_string(),
+                Dictionaries::Only(names) => strings(names.iter().map(String::as_str)),
+            };
+            lines.push(("dictionary", dictionary));
+            lines.push(("page_bytes", size(pages.page_bytes.unwrap_or(Pages::BYTES).into())));
         }
     }
     lines
+}
+
+fn schema_lines(schema: &SchemaSource, unknown: UnknownFields) -> [(&'static str, String); 2] {
+    let schema = match schema {
+        SchemaSource::Infer => string("infer"),
+        SchemaSource::Registry => string("registry"),
+        SchemaSource::Columns(columns) => columns_text(columns),
+    };
+    let unknown = match unknown {
+        UnknownFields::Rest => "rest",
+        UnknownFields::DeadLetter => "dead_letter",
+        UnknownFields::Drop => "drop",
+    };
+    [("schema", schema), ("unknown", string(unknown))]
 }
 
 fn compression_lines(compression: Compression) -> Vec<(&'static str, String)> {
     match compression {
         Compression::None => vec![("compression", string("none"))],
         Compression::Snappy => vec![("compression", string("snappy"))],
+        Compression::Lz4 => vec![("compression", string("lz4"))],
         Compression::Gzip(level) => vec![("compression", string("gzip")), ("level", level.to_string())],
         Compression::Zstd(level) => vec![("compression", string("zstd")), ("level", level.to_string())],
     }

@@ -2,12 +2,13 @@
 
 use super::archive::{self, Surroundings, destinations, place, urls};
 use super::raw::{Field, Section};
+use super::tree::Value;
 use super::{MemoryShares, place as presets, program, registry, schema, shape};
 use crate::format;
 use crate::layout::preset::Preset;
 use crate::layout::{
-    Column, ColumnKind, Compression, Decode, Keep, KeptColumn, Newlines, OutputFormat, OutputLayout, SchemaSource,
-    UnknownFields,
+    AvroCodec, Column, ColumnKind, Compression, Decode, Dictionaries, Keep, KeptColumn, Newlines, OutputFormat,
+    OutputLayout, Pages, SchemaSource, UnknownFields,
 };
 use std::ops::RangeInclusive;
 
@@ -19,6 +20,10 @@ pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
 pub const DEFAULT_ROW_GROUP_BYTES: u64 = 8 << 20;
 /// `row_group_rows`: 1 to 100,000,000, default 1,000,000.
 pub const DEFAULT_ROW_GROUP_ROWS: u32 = 1_000_000;
+/// `block_bytes` of Avro: 64 KiB to 4 MiB, default 1 MiB.
+pub const DEFAULT_BLOCK_BYTES: u64 = 1 << 20;
+/// `compression` of Avro: the one that every reader has.
+pub const DEFAULT_AVRO_CODEC: AvroCodec = AvroCodec::Deflate;
 /// `keep.prefix` where none is given.
 pub const DEFAULT_PREFIX: &str = "_kafka_";
 /// The column that Parquet's `unknown = "rest"` adds.
@@ -27,6 +32,12 @@ pub const REST_COLUMN: &str = "_rest";
 const GZIP_LEVELS: RangeInclusive<u64> = 1..=9;
 const ZSTD_LEVELS: RangeInclusive<u64> = 1..=19;
 const ROW_GROUP_BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
+/// `page_bytes`: 4 KiB to 1 MiB, which is the default.
+const PAGE_BYTES: RangeInclusive<u64> = (4 << 10)..=(Pages::BYTES as u64);
+/// Most columns of `bloom_filters`.
+const BLOOM_FILTERS_MOST: usize = 32;
+/// Encoding four times the largest takes no more than a row group of the least budget does.
+const BLOCK_BYTES: RangeInclusive<u64> = (64 << 10)..=(4 << 20);
 const ROW_GROUP_ROWS: RangeInclusive<u64> = 1..=100_000_000;
 
 /// An output, the names of its destinations, and where it stands in the file, if it does.
@@ -149,18 +160,25 @@ enum Type {
     Raw,
     Json,
     Parquet,
+    Avro,
     Envelope,
 }
 
 impl Type {
-    const ALL: &[(&'static str, Type)] =
-        &[("raw", Type::Raw), ("json", Type::Json), ("parquet", Type::Parquet), ("envelope", Type::Envelope)];
+    const ALL: &[(&'static str, Type)] = &[
+        ("raw", Type::Raw),
+        ("json", Type::Json),
+        ("parquet", Type::Parquet),
+        ("avro", Type::Avro),
+        ("envelope", Type::Envelope),
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Type::Raw => "raw",
             Type::Json => "json",
             Type::Parquet => "parquet",
+            Type::Avro => "avro",
             Type::Envelope => "envelope",
         }
     }
@@ -170,8 +188,20 @@ impl Type {
             Type::Raw => &shape::FORMAT_RAW,
             Type::Json => &shape::FORMAT_JSON,
             Type::Parquet => &shape::FORMAT_PARQUET,
+            Type::Avro => &shape::FORMAT_AVRO,
             Type::Envelope => &shape::FORMAT_ENVELOPE,
         }
+    }
+}
+
+fn kind(named: &Field<'_>) -> Option<Type> {
+    const ORC: &str = "raw, json, parquet, avro, envelope: what reads ORC (Hive, Spark, Trino) reads Parquet";
+    match &named.node.value {
+        Value::Text(text) if text == "orc" => named.wrong(
+            "ORC is not written: no library for Rust writes its decimals, lists, maps or nested columns yet",
+            ORC,
+        ),
+        _ => named.choice(Type::ALL),
     }
 }
 
@@ -181,7 +211,7 @@ fn format(output: &Section<'_>, surroundings: &Surroundings<'_>, default: Type) 
         Some(field) if field.is_table() => field.peek("type"),
         other => other.clone(),
     };
-    let kind = named.and_then(|named| named.choice(Type::ALL)).unwrap_or(default);
+    let kind = named.and_then(|named| kind(&named)).unwrap_or(default);
     let table = field.filter(Field::is_table).and_then(|field| field.section(kind.keys()));
     let section = table.unwrap_or_else(|| output.nothing("format", kind.keys()));
     let format = match kind {
@@ -200,6 +230,7 @@ fn format(output: &Section<'_>, surroundings: &Surroundings<'_>, default: Type) 
         },
         Type::Json => OutputFormat::Json { compression: compression(&section, kind) },
         Type::Parquet => parquet(&section, surroundings),
+        Type::Avro => avro(&section, surroundings),
         Type::Envelope => {
             let (row_group_bytes, row_group_rows) = row_group(&section, surroundings);
             OutputFormat::Envelope { compression: compression(&section, kind), row_group_bytes, row_group_rows }
@@ -208,7 +239,28 @@ fn format(output: &Section<'_>, surroundings: &Surroundings<'_>, default: Type) 
     (kind, format)
 }
 
+fn avro(section: &Section<'_>, surroundings: &Surroundings<'_>) -> OutputFormat {
+    let (schema, unknown) = columns(section, surroundings);
+    let codecs = [
+        ("none", AvroCodec::None),
+        ("deflate", AvroCodec::Deflate),
+        ("snappy", AvroCodec::Snappy),
+        ("zstd", AvroCodec::Zstd),
+    ];
+    let codec = section.field("compression").and_then(|field| field.choice(&codecs)).unwrap_or(DEFAULT_AVRO_CODEC);
+    let block_bytes = section.field("block_bytes").and_then(|field| field.size(BLOCK_BYTES));
+    OutputFormat::Avro { codec, schema, unknown, block_bytes: block_bytes.unwrap_or(DEFAULT_BLOCK_BYTES) }
+}
+
 fn parquet(section: &Section<'_>, surroundings: &Surroundings<'_>) -> OutputFormat {
+    let (schema, unknown) = columns(section, surroundings);
+    let (row_group_bytes, row_group_rows) = row_group(section, surroundings);
+    let compression = compression(section, Type::Parquet);
+    OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows, pages: pages(section) }
+}
+
+/// `schema` and `unknown`.
+fn columns(section: &Section<'_>, surroundings: &Surroundings<'_>) -> (SchemaSource, UnknownFields) {
     let unknown = section.field("unknown").and_then(|field| {
         field.choice(&[
             ("rest", UnknownFields::Rest),
@@ -228,9 +280,37 @@ fn parquet(section: &Section<'_>, surroundings: &Surroundings<'_>) -> OutputForm
             "another name, or unknown = \"dead_letter\" or \"drop\"",
         );
     }
-    let (row_group_bytes, row_group_rows) = row_group(section, surroundings);
-    let compression = compression(section, Type::Parquet);
-    OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows }
+    (schema, unknown)
+}
+
+/// `bloom_filters`, `dictionary` and `page_bytes`.
+fn pages(section: &Section<'_>) -> Pages {
+    const FILTERS: &str = "a list of at most 32 columns: names joined by dots, such as request.path";
+    const DICTIONARY: &str = "true, false, or a list of the columns that may have one";
+    let names = |field: &Field<'_>, allowed: &str| -> Option<Vec<String>> {
+        let mut names: Vec<String> = Vec::new();
+        for item in field.list(allowed)? {
+            let name = item.text(allowed)?;
+            if names.iter().any(|known| known == name) {
+                return item.wrong("named twice", allowed);
+            }
+            names.push(name.to_string());
+        }
+        Some(names)
+    };
+    let bloom_filters = section.field("bloom_filters").and_then(|field| match names(&field, FILTERS)? {
+        many if many.len() > BLOOM_FILTERS_MOST => field.wrong(format!("{} columns", many.len()), FILTERS),
+        few => Some(few),
+    });
+    let dictionary = section.field("dictionary").and_then(|field| match &field.node.value {
+        Value::Flag(true) => Some(Dictionaries::All),
+        Value::Flag(false) => Some(Dictionaries::None),
+        Value::List(_) => names(&field, DICTIONARY).map(Dictionaries::Only),
+        _ => field.wrong("neither true, false nor a list", DICTIONARY),
+    });
+    let page_bytes = section.field("page_bytes").and_then(|field| field.size(PAGE_BYTES));
+    let page_bytes = page_bytes.and_then(|bytes| u32::try_from(bytes).ok()).filter(|bytes| *bytes != Pages::BYTES);
+    Pages { bloom_filters: bloom_filters.unwrap_or_default(), dictionary: dictionary.unwrap_or_default(), page_bytes }
 }
 
 /// `row_group_bytes` and `row_group_rows`.
@@ -252,9 +332,11 @@ fn compression(section: &Section<'_>, kind: Type) -> Compression {
     const GZIP: (&str, Compression) = ("gzip", Compression::Gzip(DEFAULT_GZIP_LEVEL));
     const ZSTD: (&str, Compression) = ("zstd", Compression::Zstd(DEFAULT_ZSTD_LEVEL));
     const SNAPPY: (&str, Compression) = ("snappy", Compression::Snappy);
+    const LZ4: (&str, Compression) = ("lz4", Compression::Lz4);
     let (choices, default): (&[_], _) = match kind {
-        Type::Parquet | Type::Envelope => (&[NONE, GZIP, ZSTD, SNAPPY], ZSTD.1),
-        Type::Raw | Type::Json => (&[NONE, GZIP, ZSTD], GZIP.1),
+        Type::Parquet | Type::Envelope => (&[NONE, GZIP, ZSTD, SNAPPY, LZ4], ZSTD.1),
+        // Avro has codecs of its own.
+        Type::Raw | Type::Json | Type::Avro => (&[NONE, GZIP, ZSTD], GZIP.1),
     };
     let given = section.field("compression");
     let chosen = match &given {
@@ -272,7 +354,7 @@ fn compression(section: &Section<'_>, kind: Type) -> Compression {
             let level = level.count(ZSTD_LEVELS).and_then(|level| i32::try_from(level).ok());
             Compression::Zstd(level.unwrap_or(default))
         }
-        Compression::None | Compression::Snappy => {
+        Compression::None | Compression::Snappy | Compression::Lz4 => {
             level.wrong::<()>("this compression has no levels", "a level for gzip (1 to 9) or zstd (1 to 19) only");
             codec
         }
@@ -292,11 +374,11 @@ pub(super) const KEPT: &[(&str, KeptColumn)] = &[
 fn keep(field: &Field<'_>, kind: Type, format: &OutputFormat) -> Option<Keep> {
     const COLUMNS: &str = "a list of key, headers, timestamp, topic, partition, offset";
     const PREFIX: &str = "1 to 64 letters, digits or `_`, the first one no digit";
-    const NO_KEEP: &str = "keep with json or parquet only";
+    const NO_KEEP: &str = "keep with json, parquet or avro only";
     match kind {
         Type::Raw => return field.wrong("raw rows are the payload's bytes and nothing else", NO_KEEP),
         Type::Envelope => return field.wrong("an envelope has every one of Kafka's own columns already", NO_KEEP),
-        Type::Json | Type::Parquet => {}
+        Type::Json | Type::Parquet | Type::Avro => {}
     }
     let (columns_field, prefix) = if field.is_table() {
         let section = field.section(&shape::KEEP)?;
@@ -330,7 +412,9 @@ fn keep(field: &Field<'_>, kind: Type, format: &OutputFormat) -> Option<Keep> {
 
 /// Refuses kept columns that are called like a column of the schema or the rest column.
 fn check_names(field: &Field<'_>, columns: &[KeptColumn], prefix: &str, format: &OutputFormat) {
-    let OutputFormat::Parquet { schema, unknown, .. } = format else { return };
+    let (OutputFormat::Parquet { schema, unknown, .. } | OutputFormat::Avro { schema, unknown, .. }) = format else {
+        return;
+    };
     let given: &[_] = match schema {
         SchemaSource::Columns(given) => given,
         SchemaSource::Infer | SchemaSource::Registry => &[],

@@ -50,6 +50,7 @@ pub const SHAPES: &[&Shape] = &[
     &FORMAT_RAW,
     &FORMAT_JSON,
     &FORMAT_PARQUET,
+    &FORMAT_AVRO,
     &FORMAT_ENVELOPE,
     &SCHEMA_MESSAGE,
     &KEEP,
@@ -126,7 +127,23 @@ pub(super) const FORMAT_JSON: Shape =
 pub(super) const FORMAT_PARQUET: Shape = Shape {
     at: "archive.output.format",
     of: "type = \"parquet\"",
-    keys: &["type", "compression", "level", "schema", "unknown", "row_group_bytes", "row_group_rows"],
+    keys: &[
+        "type",
+        "compression",
+        "level",
+        "schema",
+        "unknown",
+        "row_group_bytes",
+        "row_group_rows",
+        "bloom_filters",
+        "dictionary",
+        "page_bytes",
+    ],
+};
+pub(super) const FORMAT_AVRO: Shape = Shape {
+    at: "archive.output.format",
+    of: "type = \"avro\"",
+    keys: &["type", "compression", "schema", "unknown", "block_bytes"],
 };
 pub(super) const FORMAT_ENVELOPE: Shape = Shape {
     at: "archive.output.format",

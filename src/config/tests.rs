@@ -2,7 +2,7 @@
 
 use super::{Config, effective_toml, parse};
 use crate::layout::{
-    Column, ColumnKind, Compression, Decode, Keep, KeptColumn, Newlines, OutputFormat, SchemaSource, TimeFormat,
+    Column, ColumnKind, Compression, Decode, Keep, KeptColumn, Newlines, OutputFormat, Pages, SchemaSource, TimeFormat,
     TimeUnit, TimestampSource, UnknownFields,
 };
 use proptest::prelude::*;
@@ -165,6 +165,7 @@ fn values_are_resolved() {
             unknown: UnknownFields::Drop,
             row_group_bytes: 8 << 20,
             row_group_rows: 1_000_000,
+            pages: Pages::default(),
         }
     );
     assert_eq!(layout.outputs[1].format, OutputFormat::Json { compression: Compression::None });
@@ -256,6 +257,11 @@ fn the_effective_configuration_means_the_same() {
         "[[archive.output]]\nformat={type='parquet',schema=[{name='a',type='MAP',value={type='ARRAY',mode='REQUIRED',\
          element={type='RECORD',mode='REQUIRED',fields=[{name='b',type='MAP',value={type='TIMESTAMP',unit='ms'}}]}}},\
          {name='c',type='ARRAY',element={type='STRING',mode='REPEATED'}},{name='d',type='array',mode='required',element={type='int64'}}]}",
+        "[[archive.output]]\nkeep=['offset']\nformat={type='avro',compression='snappy',unknown='drop',block_bytes='64KiB'}\n\
+         [[archive.output]]\nformat='envelope'\nlayout.path='e/{topic}'\n[archive.dead_letters]\nformat='parquet'",
+        "[[archive.output]]\nformat={type='parquet',compression='lz4',bloom_filters=['a','r.b'],dictionary=['a'],page_bytes='64KiB',\
+         schema=[{name='a',type='STRING'},{name='r',type='RECORD',fields=[{name='b',type='INT64'}]}]}\n\
+         [[archive.output]]\nname='p'\nlayout.path='p'\nformat={type='parquet',dictionary=false,page_bytes='1MiB'}",
         "exclude=['^x\\d+\"']\ntimestamp={header='$${A}\"'}\nmax_future='2h'\ncontent_encoding=true\n[archive.rotate]\ngrace='off'",
     ] {
         let config = good(&with(archive));

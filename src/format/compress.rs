@@ -66,6 +66,7 @@ impl Codec {
             Compression::Zstd(level @ 1..=19) => Ok(Self::Zstd(level)),
             Compression::Zstd(level) => Err(format!("zstd level {level}: 1 to 19 are allowed")),
             Compression::Snappy => Err("snappy is for Parquet only: text takes gzip, zstd or none".to_string()),
+            Compression::Lz4 => Err("lz4 is for Parquet only: text takes gzip, zstd or none".to_string()),
         }
     }
 

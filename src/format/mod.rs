@@ -11,6 +11,7 @@
 //! - **F-3** `append_row` either adds exactly one row or leaves the buffer as it was. A row that it accepted can be encoded.
 //! - **F-4** Between blocks a part holds no encoder: only the assembler's few numbers.
 
+mod avro;
 pub mod compress;
 pub mod dead_letter;
 pub mod json;
@@ -25,6 +26,7 @@ pub use dead_letter::dead_letters;
 
 use crate::layout::{Column, Keep, OutputFormat, SchemaSource};
 use crate::record::Record;
+use parquet::PageRules;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -39,12 +41,18 @@ pub fn build(output: &OutputFormat, keep: Option<&Keep>, pinned: Option<&[Column
     match output {
         OutputFormat::Raw { compression, newlines } => {
             if keep.is_some_and(|keep| !keep.columns.is_empty()) {
-                return Err("raw has no place for kept columns: they need json or parquet".to_string());
+                return Err("raw has no place for kept columns: they need json, parquet or avro".to_string());
             }
             Ok(Arc::new(raw::RawFormat::new(compress::Codec::new(*compression)?, *newlines)))
         }
         OutputFormat::Json { compression } => {
             Ok(Arc::new(json::JsonFormat::new(compress::Codec::new(*compression)?, keep)))
+        }
+        OutputFormat::Avro { codec, schema, unknown, block_bytes } => {
+            let columns = columns(schema, pinned)?;
+            let bytes = usize::try_from(*block_bytes)
+                .map_err(|_| format!("blocks of {block_bytes} bytes do not fit this machine"))?;
+            Ok(Arc::new(avro::AvroFormat::new(columns, keep, *unknown, *codec, bytes)?))
         }
         OutputFormat::Envelope { compression, row_group_bytes, row_group_rows } => {
             if keep.is_some_and(|keep| !keep.columns.is_empty()) {
@@ -53,16 +61,28 @@ pub fn build(output: &OutputFormat, keep: Option<&Keep>, pinned: Option<&[Column
             let limit = row_group(*row_group_bytes, *row_group_rows)?;
             Ok(Arc::new(parquet::envelope::EnvelopeFormat::new(*compression, limit)?))
         }
-        OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows } => {
-            let columns = match (schema, pinned) {
-                (SchemaSource::Columns(columns), _) => columns.as_slice(),
-                (SchemaSource::Infer | SchemaSource::Registry, Some(pinned)) => pinned,
-                (SchemaSource::Registry, None) => return Err("the schema of the registry is missing".to_string()),
-                (SchemaSource::Infer, None) => return Err("the inferred schema is not pinned yet".to_string()),
-            };
+        OutputFormat::Parquet { compression, schema, unknown, row_group_bytes, row_group_rows, pages } => {
+            let is_given = matches!(schema, SchemaSource::Columns(_));
+            let columns = columns(schema, pinned)?;
             let limit = row_group(*row_group_bytes, *row_group_rows)?;
-            Ok(Arc::new(parquet::ParquetFormat::new(columns, keep, *unknown, *compression, limit)?))
+            Ok(Arc::new(parquet::ParquetFormat::new(
+                columns,
+                keep,
+                *unknown,
+                *compression,
+                limit,
+                &PageRules { pages, is_given },
+            )?))
         }
+    }
+}
+
+fn columns<'a>(schema: &'a SchemaSource, pinned: Option<&'a [Column]>) -> Result<&'a [Column], String> {
+    match (schema, pinned) {
+        (SchemaSource::Columns(columns), _) => Ok(columns),
+        (SchemaSource::Infer | SchemaSource::Registry, Some(columns)) => Ok(columns),
+        (SchemaSource::Registry, None) => Err("the schema of the registry is missing".to_string()),
+        (SchemaSource::Infer, None) => Err("the inferred schema is not pinned yet".to_string()),
     }
 }
 
@@ -77,7 +97,7 @@ pub struct Row<'a> {
     /// The record.
     pub record: &'a Record<'a>,
     /// The payload as JSON text without surrounding white space, where the archive decodes JSON and the record has a
-    /// payload. Not too deep; valid JSON where the archive validates, unless all outputs are Parquet, whose
+    /// payload. Not too deep; valid JSON where the archive validates, unless all outputs have columns: their
     /// rows are made of valid JSON alone.
     pub json: Option<&'a str>,
     /// Event time, milliseconds UTC.
@@ -128,6 +148,8 @@ pub enum EncodedBlock {
     Bytes(compress::CompressedBlock),
     /// One Parquet row group.
     RowGroup(parquet::EncodedRowGroup),
+    /// Bytes of one block of an Avro file.
+    Container(Vec<u8>),
 }
 
 /// How rows become the bytes of an object. Shared by all threads; holds no state of any file.
@@ -198,7 +220,7 @@ pub trait Assembler: Send {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Compression, DeadLetterFormat, Newlines, UnknownFields};
+    use crate::layout::{AvroCodec, Compression, DeadLetterFormat, Newlines, Pages, UnknownFields};
 
     fn parquet() -> OutputFormat {
         OutputFormat::Parquet {
@@ -211,7 +233,13 @@ mod tests {
             unknown: UnknownFields::Drop,
             row_group_bytes: 1 << 20,
             row_group_rows: 1_000,
+            pages: Pages::default(),
         }
+    }
+
+    fn avro(codec: AvroCodec) -> OutputFormat {
+        let OutputFormat::Parquet { schema, unknown, .. } = parquet() else { panic!("Parquet") };
+        OutputFormat::Avro { codec, schema, unknown, block_bytes: 1 << 20 }
     }
 
     fn count(format: &dyn Format, file: &[u8]) -> io::Result<u64> {
@@ -238,6 +266,8 @@ mod tests {
             raw(Compression::Gzip(1), Newlines::Length),
             parquet(),
             envelope,
+            avro(AvroCodec::Deflate),
+            avro(AvroCodec::Zstd),
         ];
         for output in outputs {
             let format = build(&output, None, None).expect("a format");
@@ -277,6 +307,11 @@ mod tests {
             (json(Compression::Zstd(3)), ("application/zstd", None), (text, Some("zstd"))),
             (build(&raw, None, None).expect("a format"), ("application/zstd", None), (bytes, Some("zstd"))),
             (build(&parquet(), None, None).expect("a format"), (parquet_type, None), (parquet_type, None)),
+            (
+                build(&avro(AvroCodec::Snappy), None, None).expect("a format"),
+                ("application/avro", None),
+                ("application/avro", None),
+            ),
             (dead_letters(DeadLetterFormat::Json), ("application/gzip", None), (text, Some("gzip"))),
             (dead_letters(DeadLetterFormat::Parquet), (parquet_type, None), (parquet_type, None)),
         ];

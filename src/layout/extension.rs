@@ -10,7 +10,7 @@ pub enum Ending {
     /// Format and codec: `json.gz`, `txt`, `parquet`.
     #[default]
     Whole,
-    /// Secor's way: the codec alone, for text (`gz`, `zst`, nothing where it is plain); Parquet is `parquet`.
+    /// Secor's way: the codec alone, for text (`gz`, `zst`, nothing where it is plain); Parquet is `parquet`, Avro `avro`.
     Codec,
 }
 
@@ -28,12 +28,13 @@ impl OutputFormat {
             Self::Raw { compression, newlines: Newlines::Length } => ("bin", compression),
             Self::Raw { compression, .. } => ("txt", compression),
             Self::Json { compression } => ("json", compression),
+            Self::Avro { .. } => return "avro".to_string(),
             Self::Parquet { .. } | Self::Envelope { .. } => return "parquet".to_string(),
         };
         let codec = match compression {
             Compression::Gzip(_) => Some("gz"),
             Compression::Zstd(_) => Some("zst"),
-            Compression::None | Compression::Snappy => None,
+            Compression::None | Compression::Snappy | Compression::Lz4 => None,
         };
         match (ending, codec) {
             (Ending::Whole, Some(codec)) => format!("{kind}.{codec}"),
@@ -71,10 +72,10 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Column, ColumnKind, SchemaSource, UnknownFields};
+    use crate::layout::{Column, ColumnKind, Pages, SchemaSource, UnknownFields};
 
-    const COMPRESSIONS: [Compression; 4] =
-        [Compression::None, Compression::Gzip(6), Compression::Zstd(3), Compression::Snappy];
+    const COMPRESSIONS: [Compression; 5] =
+        [Compression::None, Compression::Gzip(6), Compression::Zstd(3), Compression::Snappy, Compression::Lz4];
 
     fn formats(compression: Compression) -> Vec<OutputFormat> {
         let column = Column { name: "a".to_string(), kind: ColumnKind::Bool, nullable: true };
@@ -91,6 +92,7 @@ mod tests {
                 unknown: UnknownFields::Rest,
                 row_group_bytes: 1 << 20,
                 row_group_rows: 1000,
+                pages: Pages::default(),
             },
         ]
     }
@@ -104,7 +106,7 @@ mod tests {
             assert_eq!(format.extension(Ending::Whole), own.extension(), "{format:?}");
             built += 1;
         }
-        assert_eq!(built, 4 * 3 + 2 * 4, "text has no snappy; Parquet has all four");
+        assert_eq!(built, 4 * 3 + 2 * 5, "text has neither snappy nor LZ4; Parquet has all five");
         for format in [DeadLetterFormat::Json, DeadLetterFormat::Parquet] {
             assert_eq!(format.extension(Ending::Whole), crate::format::dead_letters(format).extension());
         }

@@ -287,6 +287,17 @@ pub enum OutputFormat {
         /// Of the whole file.
         compression: Compression,
     },
+    /// Avro object container files.
+    Avro {
+        /// Of the blocks.
+        codec: AvroCodec,
+        /// Columns.
+        schema: SchemaSource,
+        /// What becomes of fields outside the schema.
+        unknown: UnknownFields,
+        /// A block is closed at this many bytes of rows before encoding, counted as in `Parquet`.
+        block_bytes: u64,
+    },
     /// Whole records in Parquet, decodable or not.
     Envelope {
         /// Of the pages.
@@ -309,7 +320,56 @@ pub enum OutputFormat {
         row_group_bytes: u64,
         /// … or at this many rows.
         row_group_rows: u32,
+        /// How columns are stored.
+        #[serde(default, skip_serializing_if = "Pages::are_usual")]
+        pages: Pages,
     },
+}
+
+/// How Parquet stores columns. Those of values are named by their paths in the file: names from the outermost, joined by
+/// dots (`request.path`, `tags.list.element`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pages {
+    /// Columns with a bloom filter for each row group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bloom_filters: Vec<String>,
+    /// Which columns may have a dictionary.
+    #[serde(default, skip_serializing_if = "Dictionaries::are_all")]
+    pub dictionary: Dictionaries,
+    /// Bytes of a data page before compression; [`Pages::BYTES`] where it is `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_bytes: Option<u32>,
+}
+
+impl Pages {
+    /// Bytes of a data page where nothing is said: 1 MiB.
+    pub const BYTES: u32 = 1 << 20;
+
+    /// Whether they are those that layouts leave out.
+    pub fn are_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Which columns of a Parquet file may have a dictionary. Columns whose values are nearly all new have none in any case.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dictionaries {
+    /// All.
+    #[default]
+    All,
+    /// None.
+    None,
+    /// These.
+    Only(Vec<String>),
+}
+
+impl Dictionaries {
+    /// Whether all columns may.
+    pub fn are_all(&self) -> bool {
+        *self == Self::All
+    }
 }
 
 impl OutputFormat {
@@ -322,7 +382,7 @@ impl OutputFormat {
     /// broken one makes none.
     pub fn schema(&self) -> Option<&SchemaSource> {
         match self {
-            Self::Parquet { schema, .. } => Some(schema),
+            Self::Parquet { schema, .. } | Self::Avro { schema, .. } => Some(schema),
             Self::Raw { .. } | Self::Json { .. } | Self::Envelope { .. } => None,
         }
     }
@@ -340,6 +400,22 @@ pub enum Compression {
     Zstd(i32),
     /// Snappy pages (Parquet only).
     Snappy,
+    /// LZ4 pages, `LZ4_RAW` (Parquet only).
+    Lz4,
+}
+
+/// Codec of the blocks of an Avro file: those that most readers have, at their usual level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AvroCodec {
+    /// Plain bytes: `null`.
+    None,
+    /// `deflate`, which every reader has.
+    Deflate,
+    /// `snappy`.
+    Snappy,
+    /// `zstandard`.
+    Zstd,
 }
 
 /// What `raw` does with a payload that holds a newline byte.
@@ -354,7 +430,7 @@ pub enum Newlines {
     Length,
 }
 
-/// What Parquet does with fields outside its schema, at any depth.
+/// What Parquet and Avro do with fields outside its schema, at any depth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownFields {
@@ -366,7 +442,7 @@ pub enum UnknownFields {
     Drop,
 }
 
-/// Where a Parquet schema comes from.
+/// Where the schema of a Parquet or Avro output comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SchemaSource {
@@ -378,7 +454,7 @@ pub enum SchemaSource {
     Registry,
 }
 
-/// A column or nested field of a Parquet output.
+/// A column or nested field of a Parquet or Avro output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Column {

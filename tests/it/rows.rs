@@ -91,6 +91,40 @@ fn headers_with_repeats_and_null_keys_are_kept_in_every_format() {
     assert_eq!(parquet[1]["_kafka_key"], Value::Null);
 }
 
+/// Goal: one read serves every format, and nothing of a record is lost in an envelope or in dead letters as Parquet.
+#[test]
+fn avro_envelopes_and_dead_letters_in_parquet_hold_every_record() {
+    let topic = Topic::create(2);
+    topic.send_all([
+        Shape::of(r#"{"id":1,"user-agent":"a","tags":["x","y"]}"#).header("trace", Some(b"\xff")),
+        Shape::of(r#"{"id":2,"new":{"deep":[1]}}"#).keyed(Some(b"k")),
+        Shape { partition: 1, ..Shape::of("{broken").keyed(Some(b"\xff")).header("none", None) },
+        Shape { partition: 1, ..Shape::of(r#"{"id":"no number"}"#) },
+    ]);
+    let output = "[archive.dead_letters]\nformat = \"parquet\"\n\
+                  [[archive.output]]\nkeep = [\"offset\"]\nlayout.path = \"avro/{topic}\"\n\
+                  format = { type = \"avro\", compression = \"zstd\", schema = [{ name = \"id\", type = \"INT64\" }, \
+                  { name = \"user-agent\", type = \"STRING\" }, { name = \"tags\", type = \"STRING\", mode = \"REPEATED\" }] }\n\
+                  [[archive.output]]\nformat = \"envelope\"\nlayout.path = \"envelope/{topic}\"";
+    let archive = Trial::on_disk(&topic).with(output).drained(&topic);
+    assert_eq!(archive.counts("avro"), counts(2, 2, 0));
+    assert_eq!(archive.counts("envelope"), counts(4, 0, 0));
+    let avro = archive.avro("avro/");
+    let row = |id: u64| avro.iter().find(|row| row["id"] == id).expect("a row");
+    assert_eq!((&row(1)["user_agent"], &row(1)["tags"]), (&json!("a"), &json!(["x", "y"])));
+    assert_eq!((&row(2)["_rest"], &row(2)["_kafka_offset"]), (&json!(r#"{"new":{"deep":[1]}}"#), &json!(1)));
+    let envelope = archive.parquet("envelope/");
+    let broken = envelope.iter().find(|row| row["value"] == "7b62726f6b656e").expect("the broken record, in hex");
+    assert_eq!(
+        (&broken["partition"], &broken["key"], &broken["topic"]),
+        (&json!(1), &json!("ff"), &json!(*topic.name))
+    );
+    assert_eq!(broken["headers"][0]["key"], "none");
+    let stages: Vec<String> = archive.dead_letters().iter().map(|letter| letter["stage"].to_string()).collect();
+    assert_eq!(stages.len(), 2);
+    assert!(stages.contains(&"\"decode\"".to_string()) && stages.contains(&"\"row\"".to_string()), "{stages:?}");
+}
+
 #[test]
 fn fields_outside_a_schema_follow_their_rule_and_are_counted() {
     let topic = Topic::create(1);

@@ -27,6 +27,7 @@ from array import array
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "scripts")]
@@ -35,11 +36,13 @@ from receipts import check_receipts  # noqa: E402
 from stores import open_store  # noqa: E402
 
 EXTENSIONS = {
-    "json": re.compile(r".+\.json(\.gz|\.zst)?"), "raw": re.compile(r".+\.txt(\.gz|\.zst)?"), "parquet": re.compile(r".+\.parquet")}
+    "json": re.compile(r".+\.json(\.gz|\.zst)?"), "raw": re.compile(r".+\.txt(\.gz|\.zst)?"), "parquet": re.compile(r".+\.parquet"),
+    "avro": re.compile(r".+\.avro")}
 HIVE = re.compile(r"(?:^|/)(dt=\d{4}-\d\d-\d\d/hr=\d\d)/[^/]+$")
 FLUENTD = re.compile(r"(?:^|/)(\d{4})/(\d\d)/(\d\d)/(\d\d)/[^/]+$")
 ID = re.compile(rb'\{"id":(\d+),')
-WHOLE_ROW_EVERY = 10  # of Parquet rows, each Nth is compared in all columns, the others in id and time
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+WHOLE_ROW_EVERY = 10  # of Parquet and Avro rows, each Nth is compared in all columns, the others in id and time
 UNKNOWN = "unknown"
 IDENTITY = ("topic", "partition", "offset", "index")  # what no two dead letters may have in common
 
@@ -107,6 +110,8 @@ class Reader:
                 self._dead(found, data)
             elif self.format == "parquet":
                 self._parquet(found, data)
+            elif self.format == "avro":
+                self._avro(found, data)
             else:
                 self._text(found, data)
             found.rows = len(found.ids)
@@ -165,6 +170,25 @@ class Reader:
                 if isinstance(row["id"], int) and 0 <= row["id"] < logs.records:
                     expected = json.loads(logs.line(row["id"]))
                     found.faults["altered"] += any(row.get(name, UNKNOWN) != value for name, value in expected.items())
+
+    def _avro(self, found, data):
+        import fastavro
+
+        hour, logs, last = self.hours.get(window_of(found.key)), self.logs, -1
+        for at, row in enumerate(fastavro.reader(io.BytesIO(data))):
+            number = row["id"]
+            known = isinstance(number, int) and 0 <= number < logs.records
+            event_ms = row["time"]
+            if isinstance(event_ms, datetime):
+                event_ms = (event_ms - EPOCH) // timedelta(milliseconds=1)
+            found.faults["altered"] += not known or event_ms != logs.event_ms(number)
+            last = self._count(found, number if known else -1, hour, last)
+            if known and at % WHOLE_ROW_EVERY == 0:
+                rest = row.pop("_rest", None)
+                row = merged(json.loads(rest), row) if rest else row
+                expected = json.loads(logs.line(number))
+                row["time"] = event_ms
+                found.faults["altered"] += any(row.get(name, UNKNOWN) != value for name, value in expected.items())
 
     def _dead(self, found, data):
         for line in lines(found.key, data):

@@ -28,6 +28,21 @@ from logs import Logs  # noqa: E402
 RECORDS, TOPIC = 4000, "access"
 
 
+def avro_record(name, rows):
+    """The Avro schema of objects, all fields nullable."""
+    values = {}
+    for row in rows:
+        for field, value in row.items():
+            values.setdefault(field, []).append(value)
+    fields = []
+    for field, found in values.items():
+        found = [value for value in found if value is not None]
+        kinds = {bool: "boolean", int: "long", float: "double", str: "string"}
+        kind = avro_record(f"{name}_{field}", found) if isinstance(found[0], dict) else kinds[type(found[0])]
+        fields.append({"name": field, "type": ["null", kind], "default": None})
+    return {"type": "record", "name": name, "fields": fields}
+
+
 class Archive:
     """A right archive, as files."""
 
@@ -60,7 +75,7 @@ class Archive:
         self.batches[partition, first] = (end, sorted(keys))
 
     def extension(self):
-        return {"json": "json.gz", "json.zst": "json.zst", "raw": "txt.gz", "parquet": "parquet"}[self.format]
+        return {"json": "json.gz", "json.zst": "json.zst", "raw": "txt.gz", "parquet": "parquet", "avro": "avro"}[self.format]
 
     def encode(self, numbers):
         lines = [self.logs.line(number) for number in numbers]
@@ -70,6 +85,12 @@ class Archive:
 
             out = io.BytesIO()
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([json.loads(line) for line in lines]), out)
+            return out.getvalue()
+        if self.format == "avro":
+            import fastavro
+
+            rows = [json.loads(line) for line in lines]
+            fastavro.writer(out := io.BytesIO(), avro_record("row", rows), rows, codec="deflate")
             return out.getvalue()
         return self.compress(b"".join(line + b"\n" for line in lines))
 
@@ -158,7 +179,7 @@ class Case(unittest.TestCase):
 
 class RightArchives(Case):
     def test_every_format_with_receipts(self):
-        for format_name in ("json", "json.zst", "raw", "parquet"):
+        for format_name in ("json", "json.zst", "raw", "parquet", "avro"):
             with self.subTest(format_name):
                 archive = Archive(self.folder / format_name, format_name).write()
                 self.folder, parent = self.folder / format_name, self.folder
@@ -228,10 +249,10 @@ class Replays(Case):
 
 
 class WrongArchives(Case):
-    """Each of them once as JSON and once as Parquet, where the format allows."""
+    """Each of them as JSON, as Parquet and as Avro, where the format allows."""
 
     def damaged(self, damage, **expected):
-        for format_name in ("json", "parquet"):
+        for format_name in ("json", "parquet", "avro"):
             with self.subTest(format_name):
                 archive = Archive(self.folder / format_name, format_name)
                 damage(archive)

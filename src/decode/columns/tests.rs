@@ -4,7 +4,7 @@
 use super::super::tests::{avro_payload, avro_schema, rows};
 use super::*;
 use crate::format;
-use crate::layout::{Compression, Decode, OutputFormat, SchemaSource, UnknownFields};
+use crate::layout::{Compression, Decode, OutputFormat, Pages, SchemaSource, UnknownFields};
 use crate::record::OwnedRecord;
 use arrow_schema::{DataType, Field, Fields, Schema, TimeUnit};
 use base64::Engine;
@@ -43,6 +43,7 @@ fn write(columns: &[Column], row: &str) {
         unknown: UnknownFields::DeadLetter,
         row_group_bytes: 1 << 20,
         row_group_rows: 10,
+        pages: Pages::default(),
     };
     let format = format::build(&output, None, None).expect("columns that Parquet has");
     let record = OwnedRecord::default();

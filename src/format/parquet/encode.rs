@@ -6,14 +6,15 @@
 //! # Memory
 //! Columns are encoded one behind the other. Beside the rows it is given, encoding holds them as arrow's arrays (about
 //! their size, at most [`SEGMENT_BYTES`] and one row), of the one column at work at most 1 MiB of dictionary, 1 MiB of
-//! unfinished page and the compressor, and the compressed pages. Of row groups past [`SEGMENT_BYTES`], it holds that of
+//! unfinished page and the compressor, and the compressed pages; and bloom filters, see [`Filters`]. Of row groups past [`SEGMENT_BYTES`], it holds that of
 //! every column at once.
 
 use super::columns::Columns;
+use super::pages::{Filters, PageRules};
 use super::row::RowReader;
 use super::schema::parquet_schema;
 use super::unique;
-use crate::format::{Assembler, EncodedBlock, FormatError};
+use crate::format::{Assembler, BlockLimit, EncodedBlock, FormatError};
 use crate::layout::{Compression, ROWS_REVISION};
 use arrow_array::ArrayRef;
 use arrow_schema::{DataType, Field, SchemaRef};
@@ -40,12 +41,6 @@ const SLICE_CELLS_MAX: usize = 1 << 17;
 /// Bytes of rows that are arrays at the same time.
 const SEGMENT_BYTES: usize = 16 << 20;
 
-/// Bytes of memory that encoding a row group of `rows` bytes takes: the rows, their arrays, and pages of half their size.
-/// Incompressible rows have larger pages, but not all of them while the arrays are there.
-pub(super) fn memory(rows: u64) -> u64 {
-    rows.saturating_add(rows.min(SEGMENT_BYTES as u64)).saturating_add(rows / 2)
-}
-
 /// An encoded row group: the closed column chunks, not yet in any file.
 pub struct EncodedRowGroup {
     chunks: Vec<ArrowColumnChunk>,
@@ -64,26 +59,39 @@ pub(super) struct Encoder {
     properties: WriterPropertiesPtr,
     leaf_paths: Vec<ColumnPath>,
     slice_rows: usize,
+    filters: Filters,
 }
 
 impl Encoder {
     /// Prepares for `arrow`'s columns.
     ///
     /// # Errors
-    /// The compression level is out of range, or Parquet refuses the schema.
-    pub(super) fn new(arrow: SchemaRef, compression: Compression) -> Result<Self, String> {
+    /// The compression level is out of range, Parquet refuses the schema, or `rules` name columns that are not there.
+    pub(super) fn new(
+        arrow: SchemaRef,
+        compression: Compression,
+        rules: &PageRules<'_>,
+        limit: BlockLimit,
+    ) -> Result<Self, String> {
         let parquet = parquet_schema(&arrow).map_err(|e| format!("the Parquet schema: {e}"))?;
+        let leaves = SchemaDescriptor::new(Arc::clone(&parquet));
         let properties = WriterProperties::builder()
             .set_compression(pages(compression)?)
             .set_created_by(created_by())
             .set_dictionary_enabled(true)
-            .set_statistics_enabled(EnabledStatistics::Page)
-            .build();
+            .set_statistics_enabled(EnabledStatistics::Page);
+        let (properties, filters) = rules.apply(properties, &leaves, limit)?;
         let columns = arrow.flattened_fields().len().max(1);
         let slice_rows = (SLICE_CELLS_MAX / columns).clamp(16, SLICE_ROWS_MAX);
-        let leaves = SchemaDescriptor::new(Arc::clone(&parquet));
         let leaf_paths = leaves.columns().iter().map(|column| column.path().clone()).collect();
-        Ok(Self { arrow, parquet, properties: Arc::new(properties), leaf_paths, slice_rows })
+        Ok(Self { arrow, parquet, properties: Arc::new(properties.build()), leaf_paths, slice_rows, filters })
+    }
+
+    /// Bytes of memory that encoding a row group of `rows` bytes takes: the rows, their arrays, pages of half their size, and
+    /// filters. Incompressible rows have larger pages, but not all of them while the arrays are there.
+    pub(super) fn memory(&self, rows: u64) -> u64 {
+        let arrays = rows.min(SEGMENT_BYTES as u64);
+        rows.saturating_add(arrays).saturating_add(rows / 2).saturating_add(self.filters.memory(rows))
     }
 
     /// Encodes `count` rows as one row group.
@@ -210,6 +218,7 @@ fn pages(compression: Compression) -> Result<Pages, String> {
     match compression {
         Compression::None => Ok(Pages::UNCOMPRESSED),
         Compression::Snappy => Ok(Pages::SNAPPY),
+        Compression::Lz4 => Ok(Pages::LZ4_RAW),
         Compression::Gzip(level @ 1..=9) => {
             Ok(Pages::GZIP(GzipLevel::try_new(level).map_err(|e| format!("gzip level {level}: {e}"))?))
         }

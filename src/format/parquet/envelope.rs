@@ -23,7 +23,8 @@
 //!
 //! Lossless: (topic, partition, offset) is a record and nothing of it is left out. Nothing here can refuse one.
 
-use super::encode::{self, Encoder};
+use super::encode::Encoder;
+use super::pages::PageRules;
 use super::row::{END, VALUE, push_bytes, push_field};
 use super::schema::utc;
 use crate::format::dead_letter::Failure;
@@ -76,7 +77,7 @@ impl EnvelopeFormat {
     /// The compression or the limit cannot be; in words for the person who wrote the layout.
     pub(in crate::format) fn new(compression: Compression, limit: BlockLimit) -> Result<Self, String> {
         super::check_limit(limit)?;
-        let encoder = Encoder::new(Arc::new(Schema::new(fields(false))), compression)?;
+        let encoder = Encoder::new(Arc::new(Schema::new(fields(false))), compression, &PageRules::USUAL, limit)?;
         Ok(Self { encoder, limit, of_dead_letters: false })
     }
 
@@ -85,7 +86,8 @@ impl EnvelopeFormat {
     /// # Errors
     /// None: nothing in it is chosen by anybody.
     pub(in crate::format) fn of_dead_letters() -> Result<Self, String> {
-        let encoder = Encoder::new(Arc::new(Schema::new(fields(true))), DEAD_LETTER_COMPRESSION)?;
+        let schema = Arc::new(Schema::new(fields(true)));
+        let encoder = Encoder::new(schema, DEAD_LETTER_COMPRESSION, &PageRules::USUAL, DEAD_LETTER_LIMIT)?;
         Ok(Self { encoder, limit: DEAD_LETTER_LIMIT, of_dead_letters: true })
     }
 }
@@ -190,7 +192,7 @@ impl Format for EnvelopeFormat {
     }
 
     fn encoding_memory(&self, rows: u64) -> u64 {
-        encode::memory(rows)
+        self.encoder.memory(rows)
     }
 
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {

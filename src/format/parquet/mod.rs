@@ -20,25 +20,27 @@ pub(in crate::format) mod envelope;
 pub mod infer;
 mod kept;
 mod number;
+mod pages;
 mod row;
+pub(in crate::format) mod rows;
 mod scalar;
 pub mod schema;
 mod unique;
 
 pub use encode::EncodedRowGroup;
+pub(super) use pages::PageRules;
 
-use super::json::payload;
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
 use crate::layout::{Column, Compression, Keep, UnknownFields};
-use check::RowCheck;
 use encode::Encoder;
 use parquet::file::metadata::ParquetMetaDataReader;
+use rows::ColumnRows;
 use std::fs::File;
 use std::io::{self, Write};
 
 /// Parquet with one schema.
 pub(super) struct ParquetFormat {
-    check: RowCheck,
+    rows: ColumnRows,
     encoder: Encoder,
     limit: BlockLimit,
 }
@@ -54,11 +56,12 @@ impl ParquetFormat {
         unknown: UnknownFields,
         compression: Compression,
         limit: BlockLimit,
+        rules: &PageRules<'_>,
     ) -> Result<Self, String> {
-        schema::check_columns(columns, keep, unknown)?;
+        let rows = ColumnRows::new(columns, keep, unknown)?;
         check_limit(limit)?;
-        let encoder = Encoder::new(schema::arrow_schema(columns, keep, unknown), compression)?;
-        Ok(Self { check: RowCheck::new(columns, keep, unknown), encoder, limit })
+        let encoder = Encoder::new(rows.arrow().clone(), compression, rules, limit)?;
+        Ok(Self { rows, encoder, limit })
     }
 }
 
@@ -92,15 +95,7 @@ impl Format for ParquetFormat {
     }
 
     fn append_row(&self, row: &Row<'_>, rows: &mut Vec<u8>) -> Result<Appended, RowError> {
-        let json = payload(row)?;
-        let start = rows.len();
-        match self.check.append(row, json, rows) {
-            Ok(fields_dropped) => Ok(Appended { fields_dropped }),
-            Err(refused) => {
-                rows.truncate(start);
-                Err(refused)
-            }
-        }
+        self.rows.append(row, rows)
     }
 
     fn encode_block(&self, rows: &[u8], count: u32) -> Result<EncodedBlock, FormatError> {
@@ -108,7 +103,7 @@ impl Format for ParquetFormat {
     }
 
     fn encoding_memory(&self, rows: u64) -> u64 {
-        encode::memory(rows)
+        self.encoder.memory(rows)
     }
 
     fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
@@ -121,6 +116,6 @@ impl Format for ParquetFormat {
 }
 
 #[cfg(test)]
-mod roundtrip;
+pub(in crate::format) mod roundtrip;
 #[cfg(test)]
-mod tests;
+pub(in crate::format) mod tests;

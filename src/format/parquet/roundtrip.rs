@@ -5,6 +5,7 @@
 //! with what a reader must find; broken ones are made by cutting and joining good ones. To debug a failure, run the one
 //! seed that its message names.
 
+use super::check::RowCheck;
 use super::tests::{column, format, read_back};
 use super::*;
 use crate::format::testing::{Sample, file_of};
@@ -21,7 +22,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 /// SplitMix64: the sequence depends on the seed alone.
-struct Rng(u64);
+pub(in crate::format) struct Rng(pub(in crate::format) u64);
 
 impl Rng {
     fn next(&mut self) -> u64 {
@@ -34,7 +35,7 @@ impl Rng {
     fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
-    fn index(&mut self, end: usize) -> usize {
+    pub(in crate::format) fn index(&mut self, end: usize) -> usize {
         self.below(end as u64) as usize
     }
     fn one_in(&mut self, count: u64) -> bool {
@@ -74,7 +75,7 @@ fn random_column(rng: &mut Rng, name: String, depth: usize) -> Column {
     Column { name, kind, nullable: !rng.one_in(4) }
 }
 
-fn random_schema(rng: &mut Rng, depth: usize) -> Vec<Column> {
+pub(in crate::format) fn random_schema(rng: &mut Rng, depth: usize) -> Vec<Column> {
     let count = 1 + rng.index(5);
     let mut columns = Vec::new();
     for at in 0..count {
@@ -97,8 +98,8 @@ fn random_json(rng: &mut Rng, depth: usize) -> Value {
 }
 
 /// A value as it is sent, as it must be found, and the fields inside that have no column.
-struct Sent {
-    text: String,
+pub(in crate::format) struct Sent {
+    pub(in crate::format) text: String,
     found: Value,
     rest: Map<String, Value>,
 }
@@ -177,7 +178,7 @@ fn random_timestamp(rng: &mut Rng, unit: Option<TimeUnit>) -> Sent {
     Sent::scalar(text, json!(micros))
 }
 
-fn random_object(rng: &mut Rng, columns: &[Column]) -> Sent {
+pub(in crate::format) fn random_object(rng: &mut Rng, columns: &[Column]) -> Sent {
     let (mut members, mut found, mut rest) = (Vec::new(), Map::new(), Map::new());
     for column in columns {
         if column.nullable && rng.one_in(6) {
@@ -348,7 +349,7 @@ proptest! {
         let mut rng = Rng(seed);
         let columns = random_schema(&mut rng, 0);
         let unknown = [UnknownFields::Rest, UnknownFields::Drop, UnknownFields::DeadLetter][rng.index(3)];
-        let check = format(&columns, None, unknown).check;
+        let check = RowCheck::new(&columns, None, unknown);
         for _ in 0..20 {
             let text = garbled(&mut rng, &columns);
             let Ok(text) = std::str::from_utf8(&text) else { continue };

@@ -1,7 +1,7 @@
 use super::roundtrip::found_rows;
 use super::*;
 use crate::format::testing::{Sample, file_of};
-use crate::layout::{ColumnKind, KeptColumn, TimeUnit};
+use crate::layout::{ColumnKind, Dictionaries, KeptColumn, Pages, TimeUnit};
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -59,7 +59,7 @@ const WIDE_ROW: &str = concat!(
 );
 
 pub(super) fn format(columns: &[Column], keep: Option<&Keep>, unknown: UnknownFields) -> ParquetFormat {
-    ParquetFormat::new(columns, keep, unknown, Compression::Zstd(3), LIMIT).expect("a valid schema")
+    ParquetFormat::new(columns, keep, unknown, Compression::Zstd(3), LIMIT, &PageRules::USUAL).expect("a valid schema")
 }
 
 fn append(format: &ParquetFormat, payload: &str, rows: &mut Vec<u8>) -> Result<Appended, RowError> {
@@ -81,7 +81,7 @@ fn reason(format: &ParquetFormat, payload: &str) -> String {
     refused.0
 }
 
-pub(super) fn read_back(file: Vec<u8>) -> Vec<RecordBatch> {
+pub(in crate::format) fn read_back(file: Vec<u8>) -> Vec<RecordBatch> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(file)).expect("a Parquet file");
     reader.with_batch_size(100_000).build().expect("readable").collect::<Result<_, _>>().expect("readable rows")
 }
@@ -258,7 +258,10 @@ fn schemas_that_cannot_be_files_are_refused() {
     }
     assert!(schema::check_columns(&[], None, UnknownFields::Drop).is_err());
     assert!(schema::check_columns(&[], None, UnknownFields::Rest).is_ok());
-    let many = |limit| ParquetFormat::new(&[int("a")], None, UnknownFields::Rest, Compression::Zstd(20), limit).err();
+    let many = |limit| {
+        let (unknown, zstd) = (UnknownFields::Rest, Compression::Zstd(20));
+        ParquetFormat::new(&[int("a")], None, unknown, zstd, limit, &PageRules::USUAL).err()
+    };
     assert!(many(LIMIT).expect("refused").contains("zstd level 20"));
 }
 
@@ -273,10 +276,12 @@ fn log_rows(format: &ParquetFormat, count: u32) -> Vec<u8> {
 
 #[test]
 fn bytes_do_not_depend_on_thread_or_history() {
-    for compression in [Compression::None, Compression::Snappy, Compression::Gzip(6), Compression::Zstd(3)] {
+    let all = [Compression::None, Compression::Snappy, Compression::Lz4, Compression::Gzip(6), Compression::Zstd(3)];
+    for compression in all {
         let make = || {
-            let limit = LIMIT;
-            let format = ParquetFormat::new(&wide_schema(), Some(&keep_all()), UnknownFields::Rest, compression, limit)
+            let pages = Pages { bloom_filters: vec!["s".to_string(), "n".to_string()], ..Pages::default() };
+            let (unknown, rules) = (UnknownFields::Rest, PageRules { pages: &pages, is_given: true });
+            let format = ParquetFormat::new(&wide_schema(), Some(&keep_all()), unknown, compression, LIMIT, &rules)
                 .expect("a valid schema");
             let blocks = [(log_rows(&format, 10_000), 10_000), (log_rows(&format, 1), 1)];
             file_of(&format, &blocks, &[])
@@ -304,6 +309,80 @@ fn one_block_is_one_row_group_with_statistics() {
 }
 
 /// Blocks are encoded on one thread and placed by another.
+fn with_pages(pages: &Pages, is_given: bool) -> Result<ParquetFormat, String> {
+    let (columns, rules) = (wide_schema(), PageRules { pages, is_given });
+    ParquetFormat::new(&columns, Some(&keep_all()), UnknownFields::Rest, Compression::Zstd(3), LIMIT, &rules)
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn filters_dictionaries_and_page_sizes_are_where_they_are_asked_for() {
+    let pages = Pages {
+        bloom_filters: names(&["s", "req.path", "items.list.element.id"]),
+        dictionary: Dictionaries::Only(names(&["s"])),
+        page_bytes: Some(4 << 10),
+    };
+    let format = with_pages(&pages, true).expect("a format");
+    let file = file_of(&format, &[(log_rows(&format, 2_000), 2_000), (log_rows(&format, 10), 10)], &[]);
+    let options = parquet::file::serialized_reader::ReadOptionsBuilder::new().with_reader_properties(
+        parquet::file::properties::ReaderProperties::builder().set_read_bloom_filter(true).build(),
+    );
+    let reader = SerializedFileReader::new_with_options(Bytes::from(file.clone()), options.with_page_index().build())
+        .expect("a file");
+    for group in 0..2 {
+        let read = reader.get_row_group(group).expect("a row group");
+        for (at, column) in read.metadata().columns().iter().enumerate() {
+            let path = column.column_path().string();
+            let has_filter = pages.bloom_filters.contains(&path);
+            assert_eq!(column.bloom_filter_offset().is_some(), has_filter, "{path}");
+            let has_dictionary = column.dictionary_page_offset().is_some();
+            assert!(!has_dictionary || path == "s", "{path}");
+            assert!(column.statistics().is_some() || !matches!(path.as_str(), "s" | "n" | "f"), "{path}");
+            if path == "s" {
+                assert!(has_dictionary, "{path}");
+                let filter = read.get_column_bloom_filter(at).expect("a filter");
+                assert!(filter.check(&"host-3") && !filter.check(&"host-77") && !filter.check(&"ghost"));
+            }
+            if path == "n" && group == 0 {
+                let index = reader.metadata().offset_index().expect("an index");
+                let pages = index[group][at].page_locations().len();
+                assert!(pages >= 2, "16 kB of numbers in pages of 4 KiB: {pages}");
+            }
+        }
+    }
+    let large = format.encoding_memory(1 << 20);
+    assert!(large > with_pages(&Pages::default(), true).expect("a format").encoding_memory(1 << 20));
+    assert!(large < 3 << 20, "{large}");
+    assert_eq!(read_back(file).iter().map(RecordBatch::num_rows).sum::<usize>(), 2_010);
+
+    let none = with_pages(&Pages { dictionary: Dictionaries::None, ..Pages::default() }, true).expect("a format");
+    let file = file_of(&none, &[(log_rows(&none, 100), 100)], &[]);
+    let reader = SerializedFileReader::new(Bytes::from(file)).expect("a file");
+    assert!(reader.metadata().row_group(0).columns().iter().all(|column| column.dictionary_page_offset().is_none()));
+}
+
+#[test]
+fn page_rules_name_columns_that_are_there() {
+    let filters = |list: &[&str]| Pages { bloom_filters: names(list), ..Pages::default() };
+    let only = Pages { dictionary: Dictionaries::Only(names(&["none"])), ..Pages::default() };
+    for (pages, reason) in [
+        (filters(&["nine"]), "bloom_filters: no column nine; there are k_key, k_headers"),
+        (filters(&["req"]), "no column req;"),
+        (filters(&["s", "s"]), "named twice"),
+        (filters(&["ok"]), "true or false"),
+        (only, "dictionary: no column none"),
+    ] {
+        let found = with_pages(&pages, true).err().expect(reason);
+        assert!(found.contains(reason), "{found}");
+        if !reason.contains("twice") {
+            with_pages(&pages, false).map(drop).expect("of inferred columns nobody knows");
+        }
+    }
+}
+
 #[test]
 fn blocks_and_assemblers_cross_threads() {
     fn crosses<T: Send>() {}

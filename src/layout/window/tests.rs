@@ -1,7 +1,7 @@
 use super::*;
 use crate::layout::encode::NULL_VALUE;
 use crate::layout::preset::preset;
-use crate::layout::{Compression, Ending, Newlines, OutputFormat, SchemaSource, UnknownFields};
+use crate::layout::{Compression, Ending, Newlines, OutputFormat, Pages, SchemaSource, UnknownFields};
 use chrono::DateTime;
 use proptest::prelude::*;
 
@@ -71,6 +71,7 @@ fn golden_keys_of_secor() {
         unknown: UnknownFields::Rest,
         row_group_bytes: 1 << 20,
         row_group_rows: 1000,
+        pages: Pages::default(),
     };
     let raw = |compression| OutputFormat::Raw { compression, newlines: Newlines::Refuse };
     let table = [

@@ -4,7 +4,7 @@ use super::kafka::{Sent, Topic};
 use super::setting;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{TimestampMicrosecondType, TimestampMillisecondType};
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use base64::Engine;
 use flate2::read::MultiGzDecoder;
@@ -121,22 +121,30 @@ impl Archive {
 
     /// Rows of Parquet objects below `prefix`, as JSON.
     pub(crate) fn parquet(&self, prefix: &str) -> Vec<Value> {
-        let mut rows = Vec::new();
-        for key in self.data_keys().into_iter().filter(|key| key.starts_with(prefix) && key.ends_with(".parquet")) {
+        self.batches(prefix).iter().flat_map(rows_of).collect()
+    }
+
+    /// Rows of Avro objects below `prefix`, as JSON.
+    pub(crate) fn avro(&self, prefix: &str) -> Vec<Value> {
+        let keys = self.data_keys().into_iter().filter(|key| key.starts_with(prefix) && key.ends_with(".avro"));
+        keys.flat_map(|key| avro_batches(&self.objects[key])).flat_map(|batch| rows_of(&batch)).collect()
+    }
+
+    fn batches(&self, prefix: &str) -> Vec<RecordBatch> {
+        let keys = self.data_keys().into_iter().filter(|key| key.starts_with(prefix) && key.ends_with(".parquet"));
+        let read = |key: &str| {
             let bytes = bytes::Bytes::from(self.objects[key].clone());
             let reader =
                 ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(|reader| reader.build()).expect("Parquet");
-            let mut lines = arrow_json::LineDelimitedWriter::new(Vec::new());
-            reader.for_each(|batch| lines.write(&without_zones(&batch.expect("a batch"))).expect("JSON"));
-            lines.finish().expect("JSON");
-            let lines = String::from_utf8(lines.into_inner()).expect("UTF-8");
-            rows.extend(lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")));
-        }
-        rows
+            reader.map(|batch| batch.expect("a batch")).collect::<Vec<_>>()
+        };
+        keys.flat_map(read).collect()
     }
 
+    /// Dead letters in the form of lines, whatever form they have.
     pub(crate) fn dead_letters(&self) -> Vec<Value> {
-        self.rows("_dead/")
+        let of_parquet = self.batches("_dead/");
+        self.rows("_dead/").into_iter().chain(of_parquet.iter().flat_map(letters_of)).collect()
     }
 
     /// Nothing is lost and nothing is doubled: receipts chain from 0 to the last record of each partition; for each output the
@@ -257,12 +265,49 @@ pub(crate) fn assert_object(object: &Value, bytes: &[u8]) {
             let reader = SerializedFileReader::new(bytes::Bytes::from(bytes.to_vec())).expect("Parquet");
             u64::try_from(reader.metadata().file_metadata().num_rows()).expect("a count")
         }
+        () if key.ends_with(".avro") => avro_batches(bytes).iter().map(|batch| batch.num_rows() as u64).sum(),
         () if key.ends_with(".bin.gz") => framed(&unpacked(bytes)).len() as u64,
         () if key.ends_with(".gz") => unpacked(bytes).iter().filter(|&&byte| byte == b'\n').count() as u64,
         () if key.ends_with(".json") => bytes.iter().filter(|&&byte| byte == b'\n').count() as u64,
         () => panic!("no way to count {key}"),
     };
     assert_eq!(object["rows"].as_u64(), Some(rows), "{key}");
+}
+
+fn avro_batches(bytes: &[u8]) -> Vec<RecordBatch> {
+    let reader = arrow_avro::reader::ReaderBuilder::new().build(bytes).expect("an Avro file");
+    reader.map(|batch| batch.expect("a batch")).collect()
+}
+
+fn rows_of(batch: &RecordBatch) -> Vec<Value> {
+    let mut lines = arrow_json::LineDelimitedWriter::new(Vec::new());
+    lines.write(&without_zones(batch)).expect("JSON");
+    lines.finish().expect("JSON");
+    let lines = String::from_utf8(lines.into_inner()).expect("UTF-8");
+    lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect()
+}
+
+/// Dead letters of Parquet as those of lines: bytes as base64, headers as pairs.
+fn letters_of(batch: &RecordBatch) -> Vec<Value> {
+    let base64 = |array: &ArrayRef, at: usize| match array.is_null(at) {
+        true => Value::Null,
+        false => base64::engine::general_purpose::STANDARD.encode(array.as_binary::<i32>().value(at)).into(),
+    };
+    let column = |name: &str| batch.column_by_name(name).expect("a column of dead letters");
+    let plain = rows_of(batch);
+    let letter = |(at, mut row): (usize, Value)| {
+        let headers = column("headers").as_list::<i32>().value(at);
+        let (names, values) = (headers.as_struct().column(0), headers.as_struct().column(1));
+        let pairs = (0..headers.len())
+            .map(|index| serde_json::json!([names.as_string::<i32>().value(index), base64(values, index)]));
+        row["headers"] = pairs.collect();
+        row["key_base64"] = base64(column("key"), at);
+        row["value_base64"] = base64(column("value"), at);
+        let times = column("timestamp").as_primitive::<TimestampMillisecondType>();
+        row["timestamp"] = if times.is_null(at) { Value::Null } else { times.value(at).into() };
+        row
+    };
+    plain.into_iter().enumerate().map(letter).collect()
 }
 
 /// Arrow writes times with a zone only where it has a table of zones.
