@@ -5,7 +5,8 @@
 //! | null, boolean, int, long, float, double | as they are; `"NaN"`, `"Infinity"`, `"-Infinity"` |
 //! | string, enum | string |
 //! | bytes, fixed | base64 |
-//! | array, map, record | array, object, object |
+//! | array, record | array, object |
+//! | map | object, in the order of its keys |
 //! | union | the value, without the name of its branch |
 //! | decimal | number with all its digits |
 //! | date | `"2025-11-21"` |
@@ -184,6 +185,9 @@ impl<'de> DeserializeSeed<'de> for Datum<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<(), D::Error> {
+        if self.out.is_full() {
+            return Err(D::Error::custom("its rows are too large"));
+        }
         *self.left = self.left.checked_sub(1).ok_or_else(|| D::Error::custom("more values than its bytes can be"))?;
         if self.comma {
             self.out.raw(",");
@@ -280,7 +284,9 @@ impl<'de> Visitor<'de> for Datum<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         let mut members = self.out.object().map_err(A::Error::custom)?;
         let mut index = 0;
+        let mut of_map = Vec::new();
         while let Some(name) = entries.next_key::<String>()? {
+            let start = self.out.len();
             let node = match &self.nodes[self.node] {
                 Node::Map(values) => *values,
                 Node::Record(fields) => *fields.get(index).ok_or_else(|| A::Error::custom("a field too many"))?,
@@ -289,7 +295,11 @@ impl<'de> Visitor<'de> for Datum<'_, '_> {
             index += 1;
             self.out.name(&mut members, &name).map_err(A::Error::custom)?;
             entries.next_value_seed(Datum::at(self.nodes, node, self.out, self.left))?;
+            if let Node::Map(_) = self.nodes[self.node] {
+                of_map.push((name, start..self.out.len()));
+            }
         }
+        self.out.sort(of_map);
         self.out.end_object();
         Ok(())
     }

@@ -29,7 +29,7 @@ mod syslog;
 mod text;
 
 pub use protobuf::message_of;
-pub use registry::{Aim, ByRegistry, Needs, Schemas};
+pub use registry::{Aim, ByRegistry, Fits, Needs, Schemas};
 pub use rows::{Members, Rows, Writer};
 
 use crate::layout::Decode;

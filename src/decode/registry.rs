@@ -5,8 +5,8 @@
 //! | the record's schema | what becomes of it |
 //! |---|---|
 //! | the target | read as it is |
-//! | an older one that the target reads | projected: fields by name, the target's defaults for what was not there |
 //! | a newer one that reads the target | the batch ends before it, and it is the next target |
+//! | another one that the target reads | projected: fields by name, the target's defaults for what was not there |
 //! | any other | a dead letter |
 //!
 //! Avro is projected by its schema resolution, aliases included; Protocol Buffers by the numbers of fields; JSON stays as it is.
@@ -15,19 +15,21 @@
 use super::avro::Avro;
 use super::protobuf::Protobuf;
 use super::{DecodeError, Decoder, Rows, one_json};
-use crate::layout::{Layout, RegistryFormat};
+use crate::format;
+use crate::layout::{Column, Layout, OutputLayout, RegistryFormat, SchemaSource};
 use crate::record::Record;
 use crate::registry::{
     HEADER_BYTES, Lookup, Message, Registry, Resolution, Schema, Shape, TARGET_BYTES_MAX, Target, schema_id,
 };
 use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Most readers that are kept: what begins like the wire format by chance can name any message.
 const READERS_MAX: usize = 10_000;
 
 /// What a layout that reads by a registry needs beside itself.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Schemas {
     /// The registry. Needed by [`crate::layout::Decode::Registry`] alone.
     pub registry: Option<Arc<Registry>>,
@@ -35,13 +37,36 @@ pub struct Schemas {
     pub aim: Aim,
     /// The ids that are unknown, whatever the registry says now; `None`: it decides.
     pub settled: Option<BTreeSet<u32>>,
+    /// Says why the outputs cannot have certain columns, if they cannot.
+    pub fits: Fits,
+}
+
+/// See [`Schemas::fits`].
+pub type Fits = Arc<dyn Fn(&[Column]) -> Result<(), String> + Send + Sync>;
+
+impl Default for Schemas {
+    fn default() -> Self {
+        Self { registry: None, aim: Aim::Own, settled: None, fits: Arc::new(|_| Ok(())) }
+    }
 }
 
 impl Schemas {
     /// What `layout` needs before anything is decided for a batch.
     pub fn of(layout: &Layout, registry: Option<&Arc<Registry>>, settled: Option<BTreeSet<u32>>) -> Self {
         let aim = if layout.needs_target() { Aim::Open } else { Aim::Own };
-        Self { registry: registry.cloned(), aim, settled }
+        let outputs: Vec<OutputLayout> = layout
+            .outputs
+            .iter()
+            .filter(|output| output.format.schema() == Some(&SchemaSource::Registry))
+            .cloned()
+            .collect();
+        let fits = move |columns: &[Column]| {
+            outputs.iter().try_for_each(|output| {
+                let built = format::build(&output.format, output.keep.as_ref(), Some(columns));
+                built.map(drop).map_err(|problem| format!("output {}: {problem}", output.name))
+            })
+        };
+        Self { registry: registry.cloned(), aim, settled, fits: Arc::new(fits) }
     }
 }
 
@@ -77,6 +102,7 @@ pub struct ByRegistry {
     ignores_unknown: bool,
     aim: Aim,
     settled: Option<BTreeSet<u32>>,
+    fits: Fits,
     /// By what a payload begins with.
     readers: RwLock<HashMap<Box<[u8]>, Arc<Reader>>>,
 }
@@ -99,6 +125,7 @@ impl ByRegistry {
             ignores_unknown,
             aim: schemas.aim.clone(),
             settled: schemas.settled.clone(),
+            fits: schemas.fits.clone(),
             readers: RwLock::default(),
         })
     }
@@ -158,7 +185,12 @@ impl ByRegistry {
         if let Some(known) = self.readers.read().unwrap_or_else(PoisonError::into_inner).get(begin) {
             return Ok((known.clone(), header));
         }
-        let reader = Arc::new(self.compile(&schema, message));
+        let compiled = catch_unwind(AssertUnwindSafe(|| self.compile(&schema, message)));
+        let reader = Arc::new(compiled.unwrap_or_else(|_| Reader {
+            target: None,
+            is_news: false,
+            decoder: Err(DecodeError(format!("schema {id} cannot be used: a panic, which is a bug; please report it"))),
+        }));
         let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
         if readers.len() >= READERS_MAX {
             readers.clear();
@@ -178,34 +210,38 @@ impl ByRegistry {
         }
         match &self.aim {
             Aim::Own => Reader { target: None, is_news: false, decoder: own },
-            Aim::Open => {
-                let held = schema.columns(&target).and_then(|_| match target.to_string().len() > TARGET_BYTES_MAX {
-                    true => Err("its name is too long".to_string()),
-                    false => Ok(()),
-                });
-                match held {
-                    Ok(()) => Reader { target: Some(target), is_news: true, decoder: own },
-                    Err(problem) => refused(usable(problem)),
+            Aim::Open => match self.holds(schema, &target) {
+                // A batch that was planned before there was a target, and is redone, has no rows.
+                Ok(()) => {
+                    let problem = "its batch was planned before any schema was known".to_string();
+                    Reader { target: Some(target), is_news: true, decoder: Err(DecodeError(problem)) }
                 }
-            }
+                Err(problem) => refused(usable(problem)),
+            },
             Aim::At(aim, _) if *aim == target => Reader { target: Some(target), is_news: false, decoder: own },
             Aim::At(aim, of) => {
-                if schema.is_newer_than(of) {
-                    let reads = schema.reads(&target, of, aim);
-                    if reads.is_ok() && schema.columns(&target).is_ok() {
-                        // Whoever cannot end the batch here (it is redone) projects what it can.
-                        let decoder = self.projected(aim, of, schema, message.as_ref(), &target);
-                        return Reader { target: Some(target), is_news: true, decoder };
-                    }
-                    let problem = reads.err().unwrap_or_else(|| "no columns could hold its rows".to_string());
+                let reads = schema.reads(&target, of, aim);
+                // Rows depend on ids, which never change; versions, which may, only say where a batch ends.
+                if let Err(problem) = reads.as_ref().map_err(String::clone)
+                    && schema.id > of.id
+                {
                     return refused(format!(
                         "schema {target} is newer than schema {aim} and does not read it: {problem}"
                     ));
                 }
+                let is_news = schema.is_newer_than(of) && reads.is_ok() && self.holds(schema, &target).is_ok();
                 let decoder = self.projected(aim, of, schema, message.as_ref(), &target);
-                Reader { target: Some(target), is_news: false, decoder }
+                Reader { target: Some(target), is_news, decoder }
             }
         }
+    }
+
+    /// Whether the outputs can hold rows of `target`, which is of `schema`.
+    fn holds(&self, schema: &Schema, target: &Target) -> Result<(), String> {
+        if target.to_string().len() > TARGET_BYTES_MAX {
+            return Err("its name is too long".to_string());
+        }
+        (self.fits)(&schema.columns(target)?)
     }
 
     /// Reads data by its own schema.
@@ -234,8 +270,8 @@ impl ByRegistry {
             of.reads(aim, schema, target)?;
             let own = self.own(schema, message)?;
             Ok(match (of.shape()?, schema.shape()?) {
-                (Shape::Avro(reader), Shape::Avro(writer)) => {
-                    let resolution = Resolution::new(reader, writer)?;
+                (Shape::Avro(reader), Shape::Avro(_)) => {
+                    let resolution = of.resolution(schema)?;
                     Box::new(Resolved { own, resolution, whole: Avro::new(&reader.to_string())? })
                 }
                 (Shape::Protobuf(file), _) => {

@@ -5,6 +5,7 @@ use crate::parse::json::{DEPTH_MAX, levels};
 use crate::parse::text::{quote, write_base64, write_json_string};
 use serde::de::IgnoredAny;
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// Most bytes of room that are kept for the next record: one that needed more does not decide for all that follow.
 const KEPT_BYTES_MAX: usize = 1 << 20;
@@ -144,6 +145,35 @@ impl<'r> Writer<'r> {
         write_json_string(name, self.out);
         self.out.push(b':');
         Ok(())
+    }
+
+    /// Bytes written so far, those of other rows of the record with them.
+    pub(super) fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether no more may be written: [`Rows::add`] refuses it then, but a few bytes can stand for very many.
+    pub(super) fn is_full(&self) -> bool {
+        self.out.len() > ROWS_BYTES_MAX
+    }
+
+    /// Puts the members of the object that is being written, all of them, in the order of their names: each with its name and
+    /// where it stands, as it was written after the one before.
+    pub(super) fn sort(&mut self, mut members: Vec<(String, Range<usize>)>) {
+        let Some(begin) =
+            members.first().map(|(_, place)| place.start).filter(|_| !members.is_sorted_by_key(|(name, _)| name))
+        else {
+            return;
+        };
+        let text = self.out.split_off(begin);
+        members.sort_by(|(left, _), (right, _)| left.cmp(right));
+        for (index, (_, place)) in members.into_iter().enumerate() {
+            let member = &text[place.start - begin..place.end - begin];
+            if index > 0 {
+                self.out.push(b',');
+            }
+            self.out.extend_from_slice(member.strip_prefix(b",").unwrap_or(member));
+        }
     }
 
     /// Ends the object.

@@ -93,7 +93,8 @@ pub struct Decoded<'a> {
 pub type PinnedSchemas = BTreeMap<String, Vec<Column>>;
 
 fn no_column() -> Column {
-    Column { name: "_".to_string(), kind: ColumnKind::Json, nullable: true }
+    // Required, so that no row has it: neither one that tells nothing (a tombstone) nor any other.
+    Column { name: "_".to_string(), kind: ColumnKind::Json, nullable: false }
 }
 
 /// The name of the dead letters among outputs.

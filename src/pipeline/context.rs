@@ -200,7 +200,7 @@ pub async fn schemas(registry: Option<&Arc<Registry>>, layout: &Layout, decided:
     })?;
     let mut schemas = Schemas::of(layout, Some(registry), decided.unknown.clone());
     if let Some(target) = decided.target.as_ref().filter(|_| layout.needs_target()) {
-        schemas.aim = match registry.schema(target.id, format).await {
+        schemas.aim = match registry.schema_or_ask(target.id, format).await {
             Ok(Some(schema)) => Aim::At(target.clone(), schema),
             Ok(None) => {
                 return Err(Missing::Gone(format!(

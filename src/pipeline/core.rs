@@ -43,7 +43,7 @@ pub(super) enum Completion {
     Finished { held: Held, batch: u64, result: Result<Finish, Halt> },
     Pinned { archive: usize, result: Result<BTreeMap<String, Vec<Column>>, String> },
     ReadBack { answers: Vec<(Held, i64, Option<Committed>)> },
-    SchemaKnown { held: Held, result: Result<Option<Arc<Archive>>, Halt> },
+    SchemaKnown { held: Held, question: u64, result: Result<Option<Arc<Archive>>, Halt> },
     OutOfRange { held: Held, result: Result<LogBounds, Halt> },
     LogEnds { ends: Result<Vec<(TopicPartition, i64)>, String> },
     DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>>, topic_ids: TopicIds },
@@ -86,6 +86,8 @@ pub struct Core {
     /// By archive: its samples teach nothing so far.
     sampling_troubles: BTreeMap<usize, Trouble>,
     next_batch: u64,
+    /// Questions to the schema registry so far.
+    questions: u64,
     /// For `--drain`: where each partition ends.
     pub(super) drain_to: Option<BTreeMap<TopicPartition, i64>>,
     /// For `--drain`: what the whole group has committed.
@@ -128,6 +130,7 @@ impl Core {
             samplers,
             sampling_troubles: BTreeMap::new(),
             next_batch: 0,
+            questions: 0,
             drain_to: None,
             drain_committed: BTreeMap::new(),
             drain_topic_ids: TopicIds::new(),
@@ -195,7 +198,7 @@ impl Core {
                 Completion::Pinned { archive, result } => self.pinned(archive, result),
                 Completion::ReadBack { answers } => self.read_back(answers),
                 Completion::LogEnds { ends } => self.log_ends(ends),
-                Completion::SchemaKnown { held, result } => self.schema_known(&held, result),
+                Completion::SchemaKnown { held, question, result } => self.schema_known(&held, question, result),
                 Completion::OutOfRange { held, result } => self.bounds_known(&held, result),
                 Completion::DrainCommitted { offsets, topic_ids } => self.drain_checked(offsets, topic_ids),
             }

@@ -13,6 +13,7 @@ use crate::layout::Tombstones;
 use crate::layout::window::Window;
 use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, Record, TopicPartition};
+use crate::registry::schema_id;
 use crate::spool::BatchDir;
 use crate::spool::part::{Block, Part};
 use std::collections::{BTreeSet, HashMap};
@@ -286,6 +287,11 @@ impl OpenBatch {
     /// The folder that holds its parts.
     pub fn dir(&self) -> Arc<BatchDir> {
         self.dir.clone()
+    }
+
+    /// Whether `payload` names a schema that was unknown to this batch.
+    pub fn noted(&self, payload: &[u8]) -> bool {
+        !self.unknown_schemas.is_empty() && schema_id(payload).is_some_and(|id| self.unknown_schemas.contains(&id))
     }
 
     /// Goes on with `archive`, which projects rows onto a schema, where nothing was projected yet. False: rows were.

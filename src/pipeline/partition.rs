@@ -32,8 +32,8 @@ pub enum Phase {
     AwaitingSchema {
         /// Where its records are sampled from, if they are.
         sampled_from: Option<i64>,
-        /// A question is under way.
-        asking: bool,
+        /// The question that is under way.
+        asking: Option<u64>,
     },
     /// Its position is outside the log: the log's bounds are asked for. What is open stays open.
     OutOfRange,
@@ -70,6 +70,8 @@ pub struct Partition {
     pub at_target: Option<Arc<Archive>>,
     /// The next one, before whose first record the open batch ends.
     pub next_target: Option<Arc<Archive>>,
+    /// The open batch ends before the next record, whatever its target.
+    pub ends: bool,
     /// The batch that takes records.
     pub open: Option<OpenBatch>,
     /// The batch that is being finished.
@@ -156,6 +158,7 @@ impl Partition {
             redo: None,
             at_target: None,
             next_target: None,
+            ends: false,
             open: None,
             sealed: None,
             settling: None,

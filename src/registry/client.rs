@@ -127,15 +127,19 @@ impl Client {
         })
     }
 
-    /// Asks one URL after the other. `None`: there is nothing of that name.
+    /// Asks one URL after the other. `None`: all of them say that there is nothing of that name.
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Option<T>, RegistryError> {
         let what = path.join("/");
-        let mut reasons = Vec::new();
+        let (mut reasons, mut is_nowhere) = (Vec::new(), false);
         for base in &self.urls {
             let shown = base.as_str().trim_end_matches('/').to_string();
             let mut url = base.clone();
             if let Ok(mut segments) = url.path_segments_mut() {
                 segments.pop_if_empty().extend(path);
+            }
+            // What somebody has taken out of use is still in old records.
+            if path.contains(&"versions") {
+                url.query_pairs_mut().append_pair("deleted", "true");
             }
             let (status, body) = match self.answer(url).await {
                 Ok(answer) => answer,
@@ -156,11 +160,15 @@ impl Client {
                     return Err(RegistryError::Refused { what, url: shown, status: status.as_u16() });
                 }
                 // Who says so in another way than the API does (a proxy, a wrong path) says nothing of the schema.
-                StatusCode::NOT_FOUND if is_not_found(&body) => return Ok(None),
+                // One that lags behind the others does not know it yet.
+                StatusCode::NOT_FOUND if is_not_found(&body) => is_nowhere = true,
                 _ => reasons.push(format!("{shown}: {status}: {}", start())),
             }
         }
-        Err(RegistryError::NoAnswer { what, reason: reasons.join("; ") })
+        match is_nowhere && reasons.is_empty() {
+            true => Ok(None),
+            false => Err(RegistryError::NoAnswer { what, reason: reasons.join("; ") }),
+        }
     }
 
     async fn answer(&self, url: Url) -> Result<(StatusCode, Vec<u8>), String> {

@@ -24,10 +24,17 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use url::Url;
 
 /// Most ids that are remembered as unknown: payloads that begin like the wire format by chance can name any.
 const UNKNOWN_MAX: usize = 100_000;
+
+/// How often, and after which pause, an id is asked for again that may be new.
+const SECOND_LOOKS: u32 = 3;
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// How far above the greatest known id one may be new.
+const NEW_IDS: u32 = 100;
 
 /// Bytes before the data: a zero byte and the id.
 pub const HEADER_BYTES: usize = 5;
@@ -147,12 +154,32 @@ impl Registry {
         }
     }
 
-    /// As [`Registry::schema`], but asks again where the registry had no such schema.
+    /// As [`Registry::schema`], but asks again where there was no such schema before.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn schema_or_ask(&self, id: u32, format: RegistryFormat) -> Result<Option<Arc<Schema>>, RegistryError> {
+        match self.lookup(id) {
+            Lookup::Known(schema) => Ok(Some(schema)),
+            Lookup::Unknown | Lookup::NotAsked => self.ask(id, format).await,
+        }
+    }
+
+    /// Asks what `id` stands for, whatever is known of it.
     ///
     /// # Errors
     /// [`RegistryError`].
     pub async fn ask(&self, id: u32, format: RegistryFormat) -> Result<Option<Arc<Schema>>, RegistryError> {
-        let found = match self.client.by_id(id).await? {
+        let mut answer = self.client.by_id(id).await?;
+        // A new schema may reach some servers of a registry a moment later than its first record reaches Kafka.
+        for _ in 0..SECOND_LOOKS {
+            if answer.is_some() || !self.may_be_new(id) {
+                break;
+            }
+            tokio::time::sleep(SECOND_LOOK).await;
+            answer = self.client.by_id(id).await?;
+        }
+        let found = match answer {
             Some(found) => Some(Arc::new(resolve::schema(&self.client, id, found, format).await?)),
             None => None,
         };
@@ -170,6 +197,13 @@ impl Registry {
             }
         }
         Ok(found)
+    }
+
+    /// Whether `id` is one that a registry could have given away since: they are counted up.
+    fn may_be_new(&self, id: u32) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let last = known.schemas.keys().max().copied().unwrap_or(0);
+        (last..=last.saturating_add(NEW_IDS)).contains(&id)
     }
 
     /// Asks for something that every registry has, to prove address and login.

@@ -436,7 +436,7 @@ async fn schemas_that_are_registered_meanwhile_make_rows() {
     [8, 9, 10].into_iter().for_each(|id| before.forget(id));
     let Lookup::Known(schema) = before.lookup(7) else { panic!("it is known") };
     let aim = Aim::At("7".parse().expect("a target"), schema);
-    let schemas = Schemas { registry: Some(Arc::new(before)), aim, settled: None };
+    let schemas = Schemas { registry: Some(Arc::new(before)), aim, ..Schemas::default() };
     world.archived_by(&config, 0, &payloads, &schemas).await;
     assert_eq!(world.rows("rows/").await, [r#"{"id":1}"#]);
 

@@ -236,7 +236,7 @@ fn fuzz_registry(format: RegistryFormat, schemas: &[KnownSchema<'_>], target: &s
     let registry = Arc::new(Registry::knowing(format, schemas));
     let target: Target = target.parse().expect("a target");
     let Lookup::Known(schema) = registry.lookup(target.id) else { panic!("the target is not among the schemas") };
-    let schemas = Schemas { registry: Some(registry), aim: Aim::At(target, schema), settled: None };
+    let schemas = Schemas { registry: Some(registry), aim: Aim::At(target, schema), ..Schemas::default() };
     let decoder = by_registry(&Decode::Registry { format, ignore_unknown: false }, &schemas).expect("a registry");
     fuzz_decoder(Box::new(decoder.expect("its reader")), samples);
 }

@@ -23,7 +23,7 @@ fn at(registry: &Registry, target: &str) -> Aim {
 }
 
 fn decoder(registry: &Arc<Registry>, format: RegistryFormat, aim: Aim) -> Arc<ByRegistry> {
-    let schemas = Schemas { registry: Some(registry.clone()), aim, settled: None };
+    let schemas = Schemas { registry: Some(registry.clone()), aim, ..Schemas::default() };
     Arc::new(ByRegistry::new(format, false, &schemas).expect("a registry"))
 }
 
@@ -73,6 +73,41 @@ fn older_rows_are_projected_onto_the_target() {
     assert!(problem.starts_with("schema 14 cannot be used: not JSON"), "{problem}");
 }
 
+/// Goal: branches of unions, recursion and maps keep their values, and cost no more than they hold.
+#[test]
+fn unions_and_nested_records_are_projected_by_their_types() {
+    let first = r#"{"type":"record","name":"Node","fields":[{"name":"next","type":["null","Node"]},
+        {"name":"event","type":[{"type":"record","name":"Created","fields":[{"name":"id","type":"int"}]},{"type":"record","name":"Updated","fields":[{"name":"id","type":"int"},{"name":"name","type":"string"}]}]},
+        {"name":"number","type":"long"},{"name":"tags","type":{"type":"map","values":"int"}}]}"#;
+    let second = r#"{"type":"record","name":"Node","fields":[{"name":"tags","type":{"type":"map","values":"long"}},{"name":"number","type":["null","int","long","double"]},
+        {"name":"event","type":[{"type":"record","name":"Created","fields":[{"name":"id","type":"int"}]},{"type":"record","name":"Updated","fields":[{"name":"id","type":"int"},{"name":"name","type":"string"}]}]},
+        {"name":"next","type":["null","Node"]},{"name":"more","type":["null","bytes"],"default":null},{"name":"raw","type":"bytes","default":"\u00ff"}]}"#;
+    let schemas: &[KnownSchema<'_>] = &[(1, first, &[], 1), (2, second, &[], 2)];
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Avro, schemas));
+    let decoder = decoder(&registry, RegistryFormat::Avro, at(&registry, "2"));
+    // An Updated, a long beyond 32 bits, three tags; and the same below it, 30 times.
+    let own: &[u8] = &[2, 14, 4, b'x', b'y', 0x80, 0x80, 0x80, 0x80, 0x40, 6, 2, b'c', 2, 2, b'a', 4, 2, b'b', 6, 0];
+    let mut data = vec![2; 30];
+    data.push(0);
+    (0..31).for_each(|_| data.extend_from_slice(own));
+    let found = rows(&decoder, &wire(1, &data)).expect("a row");
+    let mut node = &found[0];
+    for depth in 0..31 {
+        assert_eq!(node["event"], json!({"id": 7, "name": "xy"}), "{depth}");
+        assert_eq!(node["number"], json!(8_589_934_592_i64));
+        assert_eq!((&node["more"], &node["raw"]), (&Value::Null, &json!("/w==")));
+        node = &node["next"];
+    }
+    let record = OwnedRecord::default();
+    let mut text = Rows::default();
+    decoder.decode(&record.as_record(), &wire(1, &data), &mut text).expect("a row");
+    assert_eq!(
+        text.get(0).expect("a row").matches(r#""tags":{"a":2,"b":3,"c":1}"#).count(),
+        31,
+        "in the order of their keys"
+    );
+}
+
 #[test]
 fn a_newer_schema_is_the_next_target() {
     let registry = avro();
@@ -97,7 +132,7 @@ fn what_is_unknown_is_noted_and_stays_so() {
     assert_eq!(rows(&open, &wire(99, &[])), Err("the schema registry has no schema 99".to_string()));
     let settled = |ids: &[u32]| {
         let settled = Some(ids.iter().copied().collect());
-        let schemas = Schemas { registry: Some(registry.clone()), aim: Aim::Own, settled };
+        let schemas = Schemas { registry: Some(registry.clone()), settled, ..Schemas::default() };
         Arc::new(ByRegistry::new(RegistryFormat::Avro, false, &schemas).expect("a registry"))
     };
     // It is there now, but the batch was cut without it.

@@ -137,7 +137,11 @@ impl Core {
         let partition = &mut self.partitions[slot];
         match result {
             Ok(()) => {
-                partition.paused = false;
+                // A batch that is due takes nothing more before the one before it is done.
+                partition.paused = partition.due.is_some();
+                if partition.paused {
+                    self.requests.push(Request::Pause(held.clone()));
+                }
                 if let Phase::Starting { .. } = partition.phase {
                     partition.phase = Phase::Running;
                 }

@@ -23,7 +23,11 @@ impl Core {
         for archive in 0..self.samplers.len() {
             let hurry = self.drain_to.is_some();
             let exhausted = self.partitions.iter().all(|partition| {
-                partition.archive != archive || !matches!(partition.phase, Phase::Sampling { caught_up: false, .. })
+                partition.archive != archive
+                    || !matches!(
+                        partition.phase,
+                        Phase::Sampling { caught_up: false, .. } | Phase::AwaitingSchema { sampled_from: Some(_), .. }
+                    )
             });
             // A smaller sample waits for as long as a batch would.
             let age_ms = i64::try_from(self.context.archives[archive].rotate.age.as_millis()).unwrap_or(i64::MAX);

@@ -2,6 +2,7 @@
 //!
 //! Nothing waits here: a record that cannot be read yet is let go, and its partition starts again there once it can.
 
+use super::hold::halting_on_panic;
 use super::{Completion, Core, Request};
 use crate::batch::rotation::SealReason;
 use crate::consume::Held;
@@ -12,7 +13,7 @@ use crate::pipeline::partition::Phase;
 use crate::pipeline::start::chain;
 use crate::pipeline::takeover::attempt;
 use crate::record::Record;
-use crate::registry::{Lookup, Target};
+use crate::registry::Target;
 use std::sync::Arc;
 
 /// Ids without a schema after which a batch ends: its claim names them all.
@@ -23,7 +24,15 @@ impl Core {
     pub(super) fn is_readable(&mut self, slot: usize, record: &Record<'_>) -> bool {
         let (Some(payload), Some(archive)) = (record.value, self.reads_with(slot)) else { return true };
         let Some(by_registry) = archive.by_registry() else { return true };
+        let partition = &self.partitions[slot];
         match by_registry.needs(payload) {
+            // It was unknown to this batch and is known now: its claim must not say both.
+            Needs::Nothing | Needs::Target(_)
+                if partition.redo.is_none() && partition.open.as_ref().is_some_and(|open| open.noted(payload)) =>
+            {
+                self.end_before(slot);
+                false
+            }
             Needs::Nothing => true,
             // A batch that is redone ends where it was cut.
             Needs::Target(_) if self.partitions[slot].redo.is_some() => true,
@@ -32,7 +41,8 @@ impl Core {
                 false
             }
             Needs::Ask(id) => {
-                self.ask_for_schema(slot, id, None);
+                let must_exist = by_registry.settled().is_some();
+                self.ask_for_schema(slot, id, must_exist, None);
                 false
             }
             Needs::Note(id) => {
@@ -49,7 +59,7 @@ impl Core {
         let sampler = &self.samplers[partition.archive];
         let Some(id) = record.value.and_then(|payload| sampler.asks_for(payload)) else { return true };
         self.partitions[slot].next = record.offset;
-        self.ask_for_schema(slot, id, Some(first));
+        self.ask_for_schema(slot, id, false, Some(first));
         false
     }
 
@@ -62,56 +72,73 @@ impl Core {
         open.or(redo).or(partition.at_target.as_ref()).or_else(own).cloned()
     }
 
+    /// The batch ends before the next record.
+    fn end_before(&mut self, slot: usize) {
+        self.await_schema(slot, None);
+        let partition = &mut self.partitions[slot];
+        partition.phase = Phase::AwaitingSchema { sampled_from: None, asking: None };
+        partition.ends = true;
+        self.go_on_with_schema(slot);
+    }
+
     /// The batch of the next record keeps that there was no schema of that id.
     fn note_unknown(&mut self, slot: usize, id: u32) {
-        if !self.ensure_open(slot) {
-            return;
-        }
-        let partition = &mut self.partitions[slot];
-        let Some(open) = &mut partition.open else { return };
-        open.unknown_schemas.insert(id);
-        let is_full = open.unknown_schemas.len() >= UNKNOWN_MAX;
+        let partition = &self.partitions[slot];
+        let is_full = partition
+            .open
+            .as_ref()
+            .is_some_and(|open| open.unknown_schemas.len() >= UNKNOWN_MAX && !open.unknown_schemas.contains(&id));
         if is_full && partition.redo.is_none() && partition.due.is_none() {
             self.seal_or_wait(slot, SealReason::Schema);
         }
+        if self.ensure_open(slot)
+            && let Some(open) = &mut self.partitions[slot].open
+        {
+            open.unknown_schemas.insert(id);
+        }
     }
 
-    fn ask_for_schema(&mut self, slot: usize, id: u32, sampled_from: Option<i64>) {
+    /// `must_exist`: what an unfinished batch knew and is unknown now must come back (R-2).
+    fn ask_for_schema(&mut self, slot: usize, id: u32, must_exist: bool, sampled_from: Option<i64>) {
         let (context, report) = (self.context.clone(), self.report.clone());
-        let (held, archive) = self.await_schema(slot, sampled_from);
+        let (held, archive, question) = self.await_schema(slot, sampled_from);
         self.tasks.spawn(async move {
-            let result = ask(&context, &held, archive, id).await.map(|()| None);
-            drop(report.send(Completion::SchemaKnown { held, result }));
+            let asked = halting_on_panic(ask(&context, &held, archive, id, must_exist), "ask for a schema");
+            let result = asked.await.map(|()| None);
+            drop(report.send(Completion::SchemaKnown { held, question, result }));
         });
     }
 
     fn ask_for_target(&mut self, slot: usize, target: Target) {
         let (context, report) = (self.context.clone(), self.report.clone());
-        let (held, archive) = self.await_schema(slot, None);
+        let (held, archive, question) = self.await_schema(slot, None);
         self.tasks.spawn(async move {
             let archive = &context.archives[archive];
-            let compiled = context
-                .while_held(&held, "ask the schema registry", || async {
-                    attempt(&held, archive.at_target(&context, &target).await.map(Some))
-                })
-                .await;
-            drop(report.send(Completion::SchemaKnown { held, result: compiled }));
+            let asked = context.while_held(&held, "ask the schema registry", || async {
+                attempt(&held, archive.at_target(&context, &target).await.map(Some))
+            });
+            let result = halting_on_panic(asked, "project rows onto another schema").await;
+            drop(report.send(Completion::SchemaKnown { held, question, result }));
         });
     }
 
-    fn await_schema(&mut self, slot: usize, sampled_from: Option<i64>) -> (Held, usize) {
+    /// The partition waits; the number tells the answer of its question from those of earlier ones.
+    fn await_schema(&mut self, slot: usize, sampled_from: Option<i64>) -> (Held, usize, u64) {
+        self.questions += 1;
         let partition = &mut self.partitions[slot];
-        partition.phase = Phase::AwaitingSchema { sampled_from, asking: true };
+        partition.phase = Phase::AwaitingSchema { sampled_from, asking: Some(self.questions) };
         partition.paused = true;
         self.requests.push(Request::Pause(partition.held.clone()));
-        (partition.held.clone(), partition.archive)
+        (partition.held.clone(), partition.archive, self.questions)
     }
 
-    pub(super) fn schema_known(&mut self, held: &Held, result: Result<Option<Arc<Archive>>, Halt>) {
+    pub(super) fn schema_known(&mut self, held: &Held, question: u64, result: Result<Option<Arc<Archive>>, Halt>) {
         let Some(slot) = self.slot_of(held) else { return };
         let partition = &mut self.partitions[slot];
         let Phase::AwaitingSchema { asking, .. } = &mut partition.phase else { return };
-        *asking = false;
+        if asking.take_if(|asked| *asked == question).is_none() {
+            return;
+        }
         match result {
             Ok(next_target) => {
                 partition.next_target = next_target;
@@ -124,10 +151,13 @@ impl Core {
     /// Starts the partition again where it waits for a schema, once it is there and no batch with another target is open.
     pub(super) fn go_on_with_schema(&mut self, slot: usize) {
         let partition = &mut self.partitions[slot];
-        let Phase::AwaitingSchema { sampled_from, asking: false } = partition.phase else { return };
-        if let (Some(next), Some(open)) = (&partition.next_target, &mut partition.open)
-            && !open.aim(next)
-        {
+        let Phase::AwaitingSchema { sampled_from, asking: None } = partition.phase else { return };
+        let ends = match (&partition.next_target, &mut partition.open) {
+            (Some(next), Some(open)) => !open.aim(next),
+            (None, Some(_)) => partition.ends,
+            (_, None) => false,
+        };
+        if ends {
             if partition.due.is_none() {
                 self.seal_or_wait(slot, SealReason::Schema);
             }
@@ -137,29 +167,37 @@ impl Core {
         }
         let not_before_ms = self.clock.monotonic_ms();
         let partition = &mut self.partitions[slot];
+        partition.ends = false;
         partition.at_target = partition.next_target.take().or(partition.at_target.take());
+        let pinned = self.context.archives[partition.archive].compiled.get().is_some();
         partition.phase = match sampled_from {
-            Some(first) => Phase::Sampling { first, caught_up: false },
+            Some(first) if !pinned => Phase::Sampling { first, caught_up: false },
+            // Pinned meanwhile by what others had sampled.
+            Some(first) => {
+                partition.next = first;
+                Phase::Starting { not_before_ms }
+            }
             None => Phase::Starting { not_before_ms },
         };
         self.requests.push(Request::StartAt(partition.held.clone()));
+        if sampled_from.is_some() && pinned {
+            self.cover_absent(slot);
+        }
     }
 }
 
 /// Asks the registry for a schema for as long as the partition is held.
-async fn ask(context: &Context, held: &Held, archive: usize, id: u32) -> Result<(), Halt> {
+async fn ask(context: &Context, held: &Held, archive: usize, id: u32, must_exist: bool) -> Result<(), Halt> {
     let (Some(registry), Some(format)) = (&context.registry, context.archives[archive].layout.decode.registry_format())
     else {
         let text =
             format!("{}: its records name schemas of a registry, and there is no section [registry]", held.partition);
         return Err(Halt::Stop(text));
     };
-    // What an unfinished batch knew and is unknown now must come back (R-2).
-    let was_unknown = matches!(registry.lookup(id), Lookup::Unknown);
     context
         .while_held(held, "ask the schema registry", || async {
             match registry.ask(id, format).await {
-                Ok(None) if was_unknown => Try::Again(format!(
+                Ok(None) if must_exist => Try::Again(format!(
                     "schema {id}, which records of an unfinished batch name, is in the registry no more; register it again \
                      under its id"
                 )),

@@ -3,8 +3,8 @@
 //! Source: the Avro specification 1.12, "Names", "Aliases" and "Schema Resolution".
 
 use super::Part;
+use super::resolution::Resolution;
 use crate::layout::Column;
-use apache_avro::schema_compatibility::SchemaCompatibility;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -197,124 +197,34 @@ impl Names {
     }
 }
 
-/// Reads data of one schema as another one, by the specification's schema resolution.
+/// How data of `writer` is read as `reader`: by the reader's names, and by plain types, as what numbers and bytes mean does not
+/// matter to resolution and stays as the reader says.
 ///
-/// The library resolves plain types: what numbers and bytes mean does not matter to it and stays as the reader says.
-pub struct Resolution {
-    writer: apache_avro::Schema,
-    reader: apache_avro::Schema,
+/// # Errors
+/// It cannot be read so, and what is in the way.
+pub(super) fn resolution(reader: &Value, writer: &Value) -> Result<Resolution, String> {
+    let mut names = Names::default();
+    names.learn(reader);
+    let (mut reader, mut writer) = (reader.clone(), writer.clone());
+    names.give(&mut writer);
+    same_meaning(&reader, &writer)?;
+    plain(&mut reader);
+    plain(&mut writer);
+    Resolution::new(&reader, &writer)
 }
 
-impl Resolution {
-    /// Compares the two.
-    ///
-    /// # Errors
-    /// Data of `writer` cannot be read as `reader`, and what is in the way.
-    pub fn new(reader: &Value, writer: &Value) -> Result<Self, String> {
-        let mut names = Names::default();
-        names.learn(reader);
-        let (mut plain_reader, mut plain_writer) = (reader.clone(), writer.clone());
-        names.give(&mut plain_writer);
-        same_meaning(&plain_reader, &plain_writer)?;
-        plain(&mut plain_reader)?;
-        plain(&mut plain_writer)?;
-        let parse = |schema: &Value| apache_avro::Schema::parse(schema).map_err(|error| error.to_string());
-        let (reader, writer) = (parse(&plain_reader)?, parse(&plain_writer)?);
-        // What a symbol without a place becomes is its enum's default: the library asks for a place for each.
-        let mut symbols = HashMap::new();
-        symbols_of(&plain_writer, &mut symbols);
-        with_places(&mut plain_reader, &symbols);
-        SchemaCompatibility::can_read(&writer, &parse(&plain_reader)?).map_err(|error| error.to_string())?;
-        Ok(Self { writer, reader })
-    }
-
-    /// `data`, which is whole and nests within bounds, as data of the reader.
-    ///
-    /// # Errors
-    /// It holds a value that the reader has no place for.
-    pub fn apply(&self, data: &[u8]) -> Result<Vec<u8>, String> {
-        apache_avro::from_avro_datum(&self.writer, &mut &data[..], Some(&self.reader))
-            .and_then(|value| apache_avro::to_avro_datum(&self.reader, value))
-            .map_err(|error| error.to_string())
-    }
-}
-
-/// Takes away what values mean, and refuses defaults that the library would not read as the specification says.
-fn plain(schema: &mut Value) -> Result<(), String> {
+/// Takes away what values mean.
+fn plain(schema: &mut Value) {
     match schema {
-        Value::Array(branches) => branches.iter_mut().try_for_each(plain),
+        Value::Array(branches) => branches.iter_mut().for_each(plain),
         Value::Object(schema) => {
             schema.remove("logicalType");
             for field in schema.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
-                let Some(field) = field.as_object_mut() else { continue };
-                let name = text_of(field, "name").to_string();
-                field.get_mut("type").map_or(Ok(()), plain)?;
-                let is_bytes = field.get("type").is_some_and(holds_bytes);
-                if is_bytes && field.get("default").is_some_and(|default| !default.to_string().is_ascii()) {
-                    return Err(format!("the default of {name} is bytes beyond ASCII, which is not supported"));
-                }
+                field.get_mut("type").into_iter().for_each(plain);
             }
-            for key in ["items", "values", "type"] {
-                schema.get_mut(key).map_or(Ok(()), plain)?;
-            }
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What a schema is made of, one level down.
-fn inner(schema: &Value) -> Vec<&Value> {
-    match schema {
-        Value::Array(branches) => branches.iter().collect(),
-        Value::Object(schema) => {
-            let fields = schema.get("fields").and_then(Value::as_array).into_iter().flatten();
-            let types = fields.filter_map(|field| field.get("type"));
-            types.chain(["items", "values", "type"].iter().filter_map(|key| schema.get(*key))).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// The symbols of each enum by its name.
-fn symbols_of(schema: &Value, found: &mut HashMap<String, Vec<Value>>) {
-    if let (Some(name), Some(symbols)) = (schema.get("name"), schema.get("symbols").and_then(Value::as_array)) {
-        found.insert(name.as_str().unwrap_or_default().to_string(), symbols.clone());
-    }
-    inner(schema).into_iter().for_each(|inner| symbols_of(inner, found));
-}
-
-/// Adds to each enum that has a default the symbols that it takes for that.
-fn with_places(schema: &mut Value, symbols: &HashMap<String, Vec<Value>>) {
-    match schema {
-        Value::Array(branches) => branches.iter_mut().for_each(|branch| with_places(branch, symbols)),
-        Value::Object(schema) => {
-            let others = symbols.get(text_of(schema, "name")).filter(|_| schema.contains_key("default"));
-            if let (Some(others), Some(own)) = (others, schema.get_mut("symbols").and_then(Value::as_array_mut)) {
-                let more: Vec<Value> = others.iter().filter(|other| !own.contains(other)).cloned().collect();
-                own.extend(more);
-            }
-            for field in schema.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
-                field.get_mut("type").into_iter().for_each(|inner| with_places(inner, symbols));
-            }
-            for key in ["items", "values", "type"] {
-                schema.get_mut(key).into_iter().for_each(|inner| with_places(inner, symbols));
-            }
+            ["items", "values", "type"].iter().for_each(|key| schema.get_mut(*key).into_iter().for_each(plain));
         }
         _ => {}
-    }
-}
-
-/// Whether a value can be bytes, itself or in it.
-fn holds_bytes(schema: &Value) -> bool {
-    match schema {
-        Value::String(name) => name == "bytes",
-        Value::Array(branches) => branches.iter().any(holds_bytes),
-        Value::Object(schema) => {
-            text_of(schema, "type") == "fixed"
-                || ["type", "items", "values"].iter().any(|key| schema.get(*key).is_some_and(holds_bytes))
-        }
-        _ => false,
     }
 }
 
@@ -344,7 +254,8 @@ fn meanings(schema: &Value, place: String, found: &mut BTreeMap<String, String>)
             for field in schema.get("fields").and_then(Value::as_array).into_iter().flatten() {
                 let Some(field) = field.as_object() else { continue };
                 let name = text_of(field, "name");
-                let place = if place.is_empty() { name.to_string() } else { format!("{place}.{name}") };
+                // By the record's own name: a type is the same one wherever it is mentioned.
+                let place = format!("{}.{name}", text_of(schema, "name"));
                 field.get("type").into_iter().for_each(|inner| meanings(inner, place.clone(), found));
             }
             for key in ["items", "values"] {

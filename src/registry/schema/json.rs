@@ -4,84 +4,110 @@ use crate::layout::{Column, ColumnKind};
 use serde_json::{Map, Value};
 
 /// How deep columns may nest; what is deeper, and what holds itself, is kept as JSON text.
-const DEPTH_MAX: usize = 32;
+const DEPTH_MAX: usize = 15;
+/// Most columns in all.
+const COLUMNS_MAX: usize = 10_000;
 
 /// The columns of rows that a schema describes.
 pub(super) fn columns(text: &str) -> Result<Vec<Column>, String> {
     let root: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
+    let mut walk = Walk { root: &root, open: Vec::new(), columns: 0 };
     let Value::Object(schema) = &root else { return Err("it describes no object".to_string()) };
-    let (schema, _) = resolved(schema, &root).ok_or("it describes no object")?;
+    let (schema, _) = walk.resolved(schema).ok_or("it describes no object")?;
     match schema.get("properties").and_then(Value::as_object) {
-        Some(properties) => Ok(fields(schema, properties, &root, 0)),
+        Some(properties) => {
+            let columns = walk.fields(schema, properties);
+            if walk.columns > COLUMNS_MAX {
+                return Err(format!("it has more than {COLUMNS_MAX} columns"));
+            }
+            Ok(columns)
+        }
         None => Err("it describes no object with properties".to_string()),
     }
 }
 
-fn fields(schema: &Map<String, Value>, properties: &Map<String, Value>, root: &Value, depth: usize) -> Vec<Column> {
-    let required: Vec<&str> =
-        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    let column = |(name, property): (&String, &Value)| {
-        let (kind, or_null) = kind(property, root, depth + 1);
-        Column { name: name.clone(), kind, nullable: or_null || !required.contains(&name.as_str()) }
-    };
-    properties.iter().map(column).collect()
+struct Walk<'s> {
+    root: &'s Value,
+    /// What is being described, from the outside in: a schema that is in here holds itself.
+    open: Vec<*const Map<String, Value>>,
+    columns: usize,
 }
 
-/// What a schema stands for, and whether it may be null: references and a choice between null and one other are followed.
-fn resolved<'s>(schema: &'s Map<String, Value>, root: &'s Value) -> Option<(&'s Map<String, Value>, bool)> {
-    let (mut schema, mut or_null) = (schema, false);
-    for _ in 0..DEPTH_MAX {
-        if let Some(path) = schema.get("$ref").and_then(Value::as_str) {
-            schema = root.pointer(path.strip_prefix('#')?)?.as_object()?;
-            continue;
+impl<'s> Walk<'s> {
+    fn fields(&mut self, schema: &'s Map<String, Value>, properties: &'s Map<String, Value>) -> Vec<Column> {
+        let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+        let required: Vec<&str> = required.filter_map(Value::as_str).collect();
+        self.open.push(schema);
+        let mut columns = Vec::new();
+        for (name, property) in properties {
+            let (kind, or_null) = self.kind(property);
+            columns.push(Column { name: name.clone(), kind, nullable: or_null || !required.contains(&name.as_str()) });
         }
-        let choice = ["oneOf", "anyOf"].iter().find_map(|key| schema.get(*key)?.as_array());
-        let Some(choice) = choice else { return Some((schema, or_null)) };
-        let (nulls, others): (Vec<_>, Vec<_>) = choice.iter().partition(|one| one["type"] == "null");
-        let [Value::Object(only)] = others.as_slice() else { return None };
-        or_null |= !nulls.is_empty();
-        schema = only;
+        self.open.pop();
+        columns
     }
-    None
-}
 
-fn kind(schema: &Value, root: &Value, depth: usize) -> (ColumnKind, bool) {
-    let found = schema.as_object().filter(|_| depth < DEPTH_MAX).and_then(|schema| resolved(schema, root));
-    let Some((schema, or_null)) = found else { return (ColumnKind::Json, true) };
-    let (name, or_null) = match schema.get("type") {
-        Some(Value::String(name)) => (name.as_str(), or_null),
-        Some(Value::Array(names)) => {
-            let others: Vec<&str> = names.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect();
-            let [only] = others.as_slice() else { return (ColumnKind::Json, true) };
-            (*only, or_null || others.len() < names.len())
+    /// What a schema stands for, and whether it may be null: references and a choice between null and one other are followed.
+    fn resolved(&self, schema: &'s Map<String, Value>) -> Option<(&'s Map<String, Value>, bool)> {
+        let (mut schema, mut or_null) = (schema, false);
+        for _ in 0..DEPTH_MAX {
+            if let Some(path) = schema.get("$ref").and_then(Value::as_str) {
+                schema = self.root.pointer(path.strip_prefix('#')?)?.as_object()?;
+                continue;
+            }
+            let choice = ["oneOf", "anyOf"].iter().find_map(|key| schema.get(*key)?.as_array());
+            let Some(choice) = choice else { return Some((schema, or_null)) };
+            let (nulls, others): (Vec<_>, Vec<_>) = choice.iter().partition(|one| one["type"] == "null");
+            let [Value::Object(only)] = others.as_slice() else { return None };
+            or_null |= !nulls.is_empty();
+            schema = only;
         }
-        _ => return (ColumnKind::Json, true),
-    };
-    let kind = match name {
-        "boolean" => ColumnKind::Bool,
-        "integer" => ColumnKind::Int64,
-        "number" => ColumnKind::Float64,
-        "string" => ColumnKind::String,
-        "array" => match schema.get("items") {
-            Some(items) => {
-                let (kind, nullable) = kind(items, root, depth + 1);
-                ColumnKind::List(Box::new(Column { name: "element".to_string(), kind, nullable }))
+        None
+    }
+
+    fn kind(&mut self, schema: &'s Value) -> (ColumnKind, bool) {
+        self.columns += 1;
+        let found = schema.as_object().and_then(|schema| self.resolved(schema));
+        let Some((schema, or_null)) = found else { return (ColumnKind::Json, true) };
+        let is_open = self.open.iter().any(|open| std::ptr::eq(*open, schema));
+        if is_open || self.open.len() >= DEPTH_MAX || self.columns > COLUMNS_MAX {
+            return (ColumnKind::Json, true);
+        }
+        let (name, or_null) = match schema.get("type") {
+            Some(Value::String(name)) => (name.as_str(), or_null),
+            Some(Value::Array(names)) => {
+                let others: Vec<&str> = names.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect();
+                let [only] = others.as_slice() else { return (ColumnKind::Json, true) };
+                (*only, or_null || others.len() < names.len())
             }
-            None => ColumnKind::Json,
-        },
-        "object" => match (schema.get("properties").and_then(Value::as_object), schema.get("additionalProperties")) {
-            (Some(properties), _) if !properties.is_empty() => {
-                ColumnKind::Struct(fields(schema, properties, root, depth))
-            }
-            (_, Some(values @ Value::Object(_))) => {
-                let (kind, nullable) = kind(values, root, depth + 1);
-                ColumnKind::Map(Box::new(Column { name: "value".to_string(), kind, nullable }))
-            }
-            _ => ColumnKind::Json,
-        },
-        _ => return (ColumnKind::Json, true),
-    };
-    (kind, or_null)
+            _ => return (ColumnKind::Json, true),
+        };
+        let kind = match name {
+            "boolean" => ColumnKind::Bool,
+            "integer" => ColumnKind::Int64,
+            "number" => ColumnKind::Float64,
+            "string" => ColumnKind::String,
+            "array" => match schema.get("items") {
+                Some(items) => ColumnKind::List(Box::new(self.inner(schema, "element", items))),
+                None => ColumnKind::Json,
+            },
+            "object" => match (schema.get("properties").and_then(Value::as_object), schema.get("additionalProperties"))
+            {
+                (Some(properties), _) if !properties.is_empty() => ColumnKind::Struct(self.fields(schema, properties)),
+                (_, Some(values @ Value::Object(_))) => ColumnKind::Map(Box::new(self.inner(schema, "value", values))),
+                _ => ColumnKind::Json,
+            },
+            _ => return (ColumnKind::Json, true),
+        };
+        (kind, or_null)
+    }
+
+    fn inner(&mut self, of: &'s Map<String, Value>, name: &str, schema: &'s Value) -> Column {
+        self.open.push(of);
+        let (kind, nullable) = self.kind(schema);
+        self.open.pop();
+        Column { name: name.to_string(), kind, nullable }
+    }
 }
 
 /// Whether rows with the columns `old` fit into `new`: columns of one name are of the same kind or a wider

@@ -3,9 +3,10 @@
 mod avro;
 mod json;
 mod protobuf;
+mod resolution;
 
-pub use avro::Resolution;
 pub use protobuf::Message;
+pub use resolution::Resolution;
 
 use super::Target;
 use crate::layout::{Column, RegistryFormat};
@@ -48,11 +49,13 @@ impl Shape {
     /// # Errors
     /// It cannot be used, and why.
     pub(super) fn compile(format: RegistryFormat, text: &str, parts: &[Part]) -> Result<Self, String> {
-        match format {
+        let compile = || match format {
             RegistryFormat::Avro => avro::whole(text, parts).map(Self::Avro),
             RegistryFormat::Protobuf => protobuf::file(text, parts).map(Self::Protobuf),
             RegistryFormat::JsonSchema => json::columns(text).map(Self::Json),
-        }
+        };
+        let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(compile));
+        compiled.unwrap_or_else(|_| Err("reading it ended in a panic, which is a bug: please report it".to_string()))
     }
 }
 
@@ -76,6 +79,17 @@ impl Schema {
         told.map_or(self.id > other.id, |(mine, theirs)| mine > theirs)
     }
 
+    /// How data of `writer` is read as data of this schema, both of Avro.
+    ///
+    /// # Errors
+    /// It cannot be, and what is in the way.
+    pub fn resolution(&self, writer: &Self) -> Result<Resolution, String> {
+        match (self.shape()?, writer.shape()?) {
+            (Shape::Avro(reader), Shape::Avro(writer)) => avro::resolution(reader, writer),
+            _ => Err("they are not both of Avro".to_string()),
+        }
+    }
+
     /// The columns of rows that are projected onto `target`, which is of this schema.
     ///
     /// # Errors
@@ -94,7 +108,7 @@ impl Schema {
     /// What is in the way.
     pub fn reads(&self, target: &Target, writer: &Self, written: &Target) -> Result<(), String> {
         match (self.shape()?, writer.shape()?) {
-            (Shape::Avro(reader), Shape::Avro(writer)) => Resolution::new(reader, writer).map(drop),
+            (Shape::Avro(reader), Shape::Avro(writer)) => avro::resolution(reader, writer).map(drop),
             (Shape::Protobuf(reader), Shape::Protobuf(writer)) => {
                 Message::of_target(reader, target)?.reads(&Message::of_target(writer, written)?)
             }

@@ -10,14 +10,47 @@ use std::collections::HashSet;
 
 /// What the file of the schema itself is called.
 const ROOT: &str = "schema.proto";
+/// Most bytes of a schema with all that it imports.
+const SOURCES_BYTES_MAX: usize = 16 << 20;
+/// How deep a file may nest, brackets in texts and comments counted as well.
+const NESTING_MAX: usize = 100;
+/// Files that Confluent's registry knows by itself: nobody registers them. What they mean is said in its documentation.
+const BUILT_IN: [(&str, &str); 2] = [
+    (
+        "confluent/meta.proto",
+        r#"syntax = "proto3";
+package confluent;
+import "google/protobuf/descriptor.proto";
+message Meta { string doc = 1; map<string, string> params = 2; repeated string tags = 3; }
+extend google.protobuf.FileOptions { Meta file_meta = 1088; }
+extend google.protobuf.MessageOptions { Meta message_meta = 1088; }
+extend google.protobuf.FieldOptions { Meta field_meta = 1088; }
+extend google.protobuf.EnumOptions { Meta enum_meta = 1088; }
+extend google.protobuf.EnumValueOptions { Meta enum_value_meta = 1088; }
+"#,
+    ),
+    (
+        "confluent/type/decimal.proto",
+        r#"syntax = "proto3";
+package confluent.type;
+message Decimal { bytes value = 1; uint32 precision = 2; int32 scale = 3; }
+"#,
+    ),
+];
 /// How deep messages are declared in each other.
 const INDEXES_MAX: u64 = 100;
 
 /// The file, with all that it imports.
 pub(super) fn file(text: &str, parts: &[Part]) -> Result<FileDescriptor, String> {
+    let bytes: usize = parts.iter().map(|part| part.text.len()).sum::<usize>() + text.len();
+    if bytes > SOURCES_BYTES_MAX {
+        return Err(format!("its files have {bytes} bytes together, more than {SOURCES_BYTES_MAX}"));
+    }
+    std::iter::once(text).chain(parts.iter().map(|part| part.text.as_str())).try_for_each(check_nesting)?;
     let mut resolver = ChainFileResolver::new();
     let mut sources = vec![(ROOT.to_string(), text.to_string())];
     sources.extend(parts.iter().map(|part| (part.name.clone(), part.text.clone())));
+    sources.extend(BUILT_IN.map(|(name, text)| (name.to_string(), text.to_string())));
     resolver.add(Sources(sources));
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
@@ -26,6 +59,22 @@ pub(super) fn file(text: &str, parts: &[Part]) -> Result<FileDescriptor, String>
     let set = compiler.encode_file_descriptor_set();
     let pool = DescriptorPool::decode(set.as_slice()).map_err(|error| error.to_string())?;
     pool.get_file_by_name(ROOT).ok_or_else(|| "its file is not among what was compiled".to_string())
+}
+
+/// Refuses what nests deeper than its compiler, which has no bound, can take.
+fn check_nesting(text: &str) -> Result<(), String> {
+    let mut open = 0_usize;
+    for byte in text.bytes() {
+        match byte {
+            b'{' | b'[' | b'(' | b'<' => open += 1,
+            b'}' | b']' | b')' | b'>' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > NESTING_MAX {
+            return Err(format!("it nests deeper than {NESTING_MAX}"));
+        }
+    }
+    Ok(())
 }
 
 struct Sources(Vec<(String, String)>);
