@@ -124,10 +124,10 @@ impl Site<'_> {
         selection: &'s Selection,
     ) -> Result<BoxStream<'s, Result<DeadBatch, Failure>>, Failure> {
         let listed = patiently(clock, "list receipts", || self.bucket.listed_from(partition, 0)).await?;
-        let firsts = listed.into_iter().filter(|listed| listed.receipt).map(|listed| listed.first);
+        let mut firsts = listed.into_iter().filter(|listed| listed.receipt).map(|listed| listed.first);
         let firsts: Vec<i64> = match selection.offset {
             // The last one that begins at or before it.
-            Some(offset) => firsts.filter(|&first| first <= offset).next_back().into_iter().collect(),
+            Some(offset) => firsts.rfind(|&first| first <= offset).into_iter().collect(),
             None => firsts.collect(),
         };
         let read = move |first: i64| async move {
