@@ -346,7 +346,7 @@ impl<'c> Replayer<'c> {
             ReplayOutcome::Same => false,
             ReplayOutcome::Other => return Ok(false),
         };
-        self.put(work, batch, &claim.replay, archive, &taken, is_new).await?;
+        self.place(work, batch, &claim.replay, archive, &taken, is_new).await?;
         Ok(true)
     }
 
@@ -415,11 +415,11 @@ impl<'c> Replayer<'c> {
         if let Some(stranger) = keys.iter().find(|key| !claim.keys.contains(key)) {
             return Err(unlike(format!("{} is not among the objects that it names", stranger.key)));
         }
-        self.put(work, batch, replay, &archive, &taken, false).await
+        self.place(work, batch, replay, &archive, &taken, false).await
     }
 
     /// Uploads what was taken, and writes the receipt. `is_new`: nobody can have put any of it before.
-    async fn put(
+    async fn place(
         &self,
         work: &Work<'_, '_>,
         batch: &DeadBatch,

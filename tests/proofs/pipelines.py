@@ -6,7 +6,7 @@
 Each: N records of the people's own in four Kafka partitions, one in a hundred broken; an archiver that is killed once in the middle and started
 again; a drain; then every row and every dead letter against what this script knows of payload number i. One line for each.
 
-    ltsv       access logs with a cookie: types, a transform that splits, trims, drops and routes, two outputs
+    ltsv       access logs with a cookie: types, a transform that splits, trims, drops and routes, as JSON and as Avro in Hive's folders, errors once more
     fluentd    tag, time, record as MessagePack, several in one Kafka record: unfolded, in folders of the tag, one object a minute
     fluentd-json  the same as JSON
     syslog     a real rsyslog that takes UDP, TCP and a unix socket and sends to Kafka: hourly on Azure blob storage

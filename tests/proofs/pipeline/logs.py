@@ -1,13 +1,15 @@
 """What web servers and Fluentd's agents send."""
 
 import base64
+import io
 import json
 import re
+from collections import Counter
 from datetime import timedelta
 
 from trial import Failed
 
-from .base import NULL, Pipeline
+from .base import NULL, Pipeline, canonical, same
 
 
 class Ltsv(Pipeline):
@@ -25,7 +27,7 @@ parts = split(string!(.uri), "?", limit: 2)
 .path = parts[0]
 .query = parse_query_string(parts[1]) ?? {}
 del(.uri)
-.output = if int!(.status) >= 500 { ["all", "errors"] } else { "all" }
+.output = if int!(.status) >= 500 { ["all", "avro", "errors"] } else { ["all", "avro"] }
 '''
 [[archive.output]]
 name = "all"
@@ -34,6 +36,19 @@ layout = { path = "all/dt=%Y-%m-%d/hr=%H", zone = "Asia/Tokyo" }
 name = "errors"
 filter = '.host != "test"'
 layout = { path = "errors/dt=%Y-%m-%d", zone = "Asia/Tokyo" }
+[[archive.output]]
+name = "avro"
+layout = { path = "avro/dt=%Y-%m-%d/hr=%H", zone = "Asia/Tokyo" }
+[archive.output.format]
+type = "avro"
+compression = "deflate"
+unknown = "dead_letter"
+schema = [
+  { name = "id", type = "STRING", mode = "REQUIRED" }, { name = "time", type = "STRING" }, { name = "host", type = "STRING" },
+  { name = "status", type = "INT64" }, { name = "size", type = "INT64" }, { name = "reqtime", type = "FLOAT64" }, { name = "ua", type = "STRING" },
+  { name = "cookie", type = "MAP", value = { type = "STRING", mode = "REQUIRED" } }, { name = "path", type = "STRING" },
+  { name = "query", type = "RECORD", fields = [{ name = "a", type = "STRING" }, { name = "b", type = "STRING" }] },
+]
 """
 
     def payload(self, number):
@@ -60,8 +75,36 @@ layout = { path = "errors/dt=%Y-%m-%d", zone = "Asia/Tokyo" }
             "cookie": {"sid": f"s{number}", "lang": "ja"} if number % 4 else {}, "path": f"/p/{number % 97}",
             "query": {"a": str(number), "b": "x y"} if number % 3 else {}}
         yield "all", tokyo.strftime("all/dt=%Y-%m-%d/hr=%H"), row
+        yield "avro", tokyo.strftime("avro/dt=%Y-%m-%d/hr=%H"), {**row, "query": {name: row["query"].get(name) for name in ("a", "b")}}
         if status >= 500 and host != "test":
             yield "errors", tokyo.strftime("errors/dt=%Y-%m-%d"), row
+
+    def rows_of(self, key, data):
+        if not key.endswith(".avro"):
+            yield from super().rows_of(key, data)
+            return
+        from fastavro import reader
+
+        for row in reader(io.BytesIO(data)):
+            yield canonical(None, row)
+
+    def check(self, run):
+        """Beside what is checked of all: DuckDB finds the same rows in the partitions that the folders are for Hive."""
+        return {**super().check(run), "partitions": self.check_partitions(run)}
+
+    def check_partitions(self, run):
+        import duckdb
+
+        folder = run.folder / "duckdb"
+        for key in run.keys()[0]:
+            if key.startswith("all/"):
+                (folder / key).parent.mkdir(parents=True, exist_ok=True)
+                (folder / key).write_bytes(run.read(key))
+        source = f"read_json('{folder}/all/**/*.json.gz', hive_partitioning=true, hive_types_autocast=false)"
+        with duckdb.connect() as connection:
+            counted = connection.execute(f"select 'all/dt=' || dt || '/hr=' || hr, count(distinct id) from {source} group by 1").fetchall()
+        same(Counter(dict(counted)), Counter(folder for output, folder, _ in self.rows() if output == "all"), "rows by partition, as DuckDB reads them")
+        return len(counted)
 
 
 class Fluentd(Pipeline):
