@@ -24,8 +24,8 @@ sys.path.append(str(ROOT / "tests" / "reader"))
 PARTITIONS = 4
 BROKEN_EVERY = 100
 START = datetime(2025, 11, 21, 3, tzinfo=timezone.utc)
-PROGRESS_DEADLINE = 120
-DRAIN_DEADLINE = 300
+PROGRESS_DEADLINE = 240
+DRAIN_DEADLINE = 600
 NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
