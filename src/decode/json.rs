@@ -17,6 +17,9 @@ impl Json {
     }
 
     fn add(&self, value: &str, rows: &mut Rows) -> Result<(), DecodeError> {
+        if !self.names.is_empty() && !value.starts_with(['[', '{']) {
+            return Err(no_entry());
+        }
         if self.names.is_empty() || !value.starts_with('[') {
             return rows.add(|out| {
                 out.raw(value);
@@ -53,9 +56,17 @@ impl Decoder for Json {
                 ));
             }
             count += 1;
-            match self.unfold && value.starts_with('[') {
-                true => elements(value)?.into_iter().try_for_each(|element| self.add(element.get(), rows))?,
-                false => self.add(value, rows)?,
+            if !self.unfold || !value.starts_with('[') {
+                self.add(value, rows)?;
+                continue;
+            }
+            let elements = elements(value)?;
+            // With names, an array of anything but arrays and objects is no list of rows, but a row.
+            let is_row = elements.first().is_some_and(|first| !first.get().starts_with(['[', '{']));
+            if is_row && !self.names.is_empty() {
+                self.add(value, rows)?;
+            } else {
+                elements.into_iter().try_for_each(|element| self.add(element.get(), rows))?;
             }
         }
         if count == 0 {
@@ -63,6 +74,11 @@ impl Decoder for Json {
         }
         Ok(())
     }
+}
+
+/// A row that `names` say nothing of.
+pub(super) fn no_entry() -> DecodeError {
+    DecodeError("neither an array, whose elements names could name, nor an object".to_string())
 }
 
 /// Refuses an array that `names` do not fit.

@@ -9,7 +9,7 @@
 //! | timestamp (extension -1), Fluentd's EventTime (0) | seconds since 1970 with all their digits: `1763712000.123456789` |
 //! | other extensions | `{"type": n, "base64": "…"}` |
 
-use super::json::must_be_as_many;
+use super::json::{must_be_as_many, no_entry};
 use super::rows::Writer;
 use super::{DecodeError, Decoder, Rows};
 use crate::parse::json::DEPTH_MAX;
@@ -34,6 +34,12 @@ impl Msgpack {
         Self { unfold, names: names.to_vec() }
     }
 
+    /// With names, an array of anything but arrays and maps is no list of rows, but a row.
+    fn is_row(&self, elements: &[ValueRef<'_>]) -> bool {
+        let first = elements.first();
+        !self.names.is_empty() && first.is_some_and(|first| !matches!(first, ValueRef::Array(_) | ValueRef::Map(_)))
+    }
+
     fn add(&self, value: &ValueRef<'_>, rows: &mut Rows) -> Result<(), DecodeError> {
         rows.add(|out| match value {
             ValueRef::Array(elements) if !self.names.is_empty() => {
@@ -46,6 +52,8 @@ impl Msgpack {
                 out.end_object();
                 Ok(())
             }
+            ValueRef::Map(_) => write(value, out),
+            _ if !self.names.is_empty() => Err(no_entry()),
             value => write(value, out),
         })
     }
@@ -70,7 +78,9 @@ impl Decoder for Msgpack {
                 )));
             }
             match value {
-                ValueRef::Array(elements) if self.unfold => elements.iter().try_for_each(|row| self.add(row, rows))?,
+                ValueRef::Array(elements) if self.unfold && !self.is_row(&elements) => {
+                    elements.iter().try_for_each(|row| self.add(row, rows))?;
+                }
                 value => self.add(&value, rows)?,
             }
         }

@@ -99,6 +99,9 @@ fn arrays_get_names() {
     assert!(rows(&named, b"[1,2,3] [1,2,3]").expect_err("two").contains("unfold"));
     let both = json_of(true, &["a", "b"]);
     assert_eq!(rows(&both, b"[[1,2],[3,4]]").expect("rows"), [r#"{"a":1,"b":2}"#, r#"{"a":3,"b":4}"#]);
+    assert_eq!(rows(&both, b"[1,2] [\"x\",{}]").expect("rows"), [r#"{"a":1,"b":2}"#, r#"{"a":"x","b":{}}"#]);
+    assert!(rows(&both, b"[1]").expect_err("no row").contains("1 elements, where names has 2"));
+    assert!(rows(&both, b"1").expect_err("no row").contains("neither an array"));
 }
 
 #[test]
@@ -260,6 +263,8 @@ fn fluentd_records_are_unfolded_and_named() {
     assert_eq!(rows(&decode, &batch).expect("rows"), [expected, expected]);
     assert_eq!(rows(&decode, &[&b"\x91"[..], entry, b"\x90"].concat()).expect("rows"), [expected]);
     assert_eq!(rows(&msgpack_of(false, &["tag", "time", "record"]), entry).expect("a row"), [expected]);
+    assert_eq!(rows(&decode, &[&entry[..], entry].concat()).expect("rows"), [expected, expected]);
+    assert!(rows(&decode, b"\x01").expect_err("no row").contains("neither an array"));
 }
 
 fn avro(schema: &Value) -> Decode {

@@ -100,7 +100,11 @@ pub async fn compile_claimed(
     };
     let layout = layout.map_err(unusable)?;
     let target = replay.target.as_deref().map(str::parse).transpose().map_err(unusable)?;
-    let archive = compile(seams, &layout, target).await?;
+    let compiled = compile(seams, &layout, target).await;
+    let archive = compiled.map_err(|failure| match failure.exit {
+        Exit::Config => unusable(failure.message),
+        _ => failure,
+    })?;
     if archive.schemas != replay.schemas {
         return Err(unusable(format!(
             "the pinned schemas are others ({:?}, now {:?}); restore _siltstone/schemas as they were",
