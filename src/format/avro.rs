@@ -31,15 +31,14 @@ use arrow_avro::schema::{
 use arrow_avro::writer::WriterBuilder;
 use arrow_avro::writer::format::AvroFormat as ContainerFormat;
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use serde::de::IgnoredAny;
-use serde::{Serialize, Serializer};
-use serde_avro_fast::object_container_file_encoding::Reader;
+use serde::de::{IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_avro_fast::ser::SerializerConfig;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::sync::Arc;
 
 /// Most values of a block, nulls counted: of wide rows with hardly a value in them a block holds fewer.
@@ -222,6 +221,47 @@ const HEADER_SCHEMA: &str = r#"{"type": "record", "name": "org.apache.avro.file.
     {"name": "meta", "type": {"type": "map", "values": "bytes"}},
     {"name": "sync", "type": {"type": "fixed", "name": "Sync", "size": 16}}]}"#;
 
+/// A block, as the specification has it.
+const BLOCK_SCHEMA: &str = r#"{"type": "record", "name": "Block", "fields": [{"name": "count", "type": "long"},
+    {"name": "data", "type": "bytes"}, {"name": "sync", "type": {"type": "fixed", "name": "Sync", "size": 16}}]}"#;
+
+const MAGIC: &[u8] = b"Obj\x01";
+
+/// What of a file's header and blocks tells their rows.
+#[derive(Deserialize)]
+struct FoundHeader {
+    magic: FoundBytes,
+    #[serde(rename = "meta")]
+    _meta: IgnoredAny,
+    sync: FoundBytes,
+}
+
+#[derive(Deserialize)]
+struct FoundBlock {
+    count: i64,
+    #[serde(rename = "data")]
+    _data: IgnoredAny,
+    sync: FoundBytes,
+}
+
+struct FoundBytes(Vec<u8>);
+
+impl<'de> Deserialize<'de> for FoundBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Found;
+        impl Visitor<'_> for Found {
+            type Value = FoundBytes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<FoundBytes, E> {
+                Ok(FoundBytes(bytes.to_vec()))
+            }
+        }
+        deserializer.deserialize_bytes(Found)
+    }
+}
+
 /// Begins a file with a marker that is told by its schema and codec, not by chance.
 #[derive(Debug, Default)]
 struct Header {
@@ -265,7 +305,7 @@ impl ContainerFormat for Header {
         let digest = Sha256::digest(format!("{codec}\n{json}"));
         self.marker.copy_from_slice(&digest[..MARKER_BYTES]);
         let datum = HeaderDatum {
-            magic: Bytes(b"Obj\x01"),
+            magic: Bytes(MAGIC),
             meta: BTreeMap::from([
                 ("avro.codec", Bytes(codec.as_bytes())),
                 (SCHEMA_METADATA_KEY, Bytes(json.as_bytes())),
@@ -325,10 +365,22 @@ impl Format for AvroFormat {
     }
 
     fn count_rows(&self, file: File) -> io::Result<u64> {
-        let mut reader = Reader::from_reader(BufReader::new(file)).map_err(io::Error::other)?;
+        let schema = |text: &str| text.parse::<serde_avro_fast::Schema>().map_err(io::Error::other);
+        let (of_header, of_block) = (schema(HEADER_SCHEMA)?, schema(BLOCK_SCHEMA)?);
+        let mut file = BufReader::new(file);
+        let header: FoundHeader =
+            serde_avro_fast::from_datum_reader(&mut file, &of_header).map_err(io::Error::other)?;
+        if header.magic.0 != MAGIC {
+            return Err(io::Error::other("no Avro container file"));
+        }
         let mut rows = 0;
-        while reader.deserialize_next::<IgnoredAny>().map_err(io::Error::other)?.is_some() {
-            rows += 1;
+        while !file.fill_buf()?.is_empty() {
+            let block: FoundBlock =
+                serde_avro_fast::from_datum_reader(&mut file, &of_block).map_err(io::Error::other)?;
+            if block.sync.0 != header.sync.0 {
+                return Err(io::Error::other("a block that does not end in the file's marker"));
+            }
+            rows += u64::try_from(block.count).map_err(io::Error::other)?;
         }
         Ok(rows)
     }
