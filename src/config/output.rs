@@ -37,7 +37,7 @@ const PAGE_BYTES: RangeInclusive<u64> = (4 << 10)..=(Pages::BYTES as u64);
 /// Most columns of `bloom_filters`.
 const BLOOM_FILTERS_MOST: usize = 32;
 /// Encoding four times the largest takes no more than a row group of the least budget does.
-const BLOCK_BYTES: RangeInclusive<u64> = (64 << 10)..=(4 << 20);
+const BLOCK_BYTES: RangeInclusive<u64> = (64 << 10)..=(3 << 20);
 const ROW_GROUP_ROWS: RangeInclusive<u64> = 1..=100_000_000;
 
 /// An output, the names of its destinations, and where it stands in the file, if it does.

@@ -143,7 +143,9 @@ impl Container {
 
 /// The fields of a record under names that Avro allows, with names for the records in them. `record`: its full name.
 fn renamed(fields: &Fields, record: &str) -> Fields {
-    let mut taken = HashSet::new();
+    // Names that Avro allows stay as they are, whatever the others become.
+    let mut taken: HashSet<String> =
+        fields.iter().map(|field| field.name()).filter(|name| allowed(name) == **name).cloned().collect();
     fields.iter().map(|field| Arc::new(renamed_field(field, record, &mut taken))).collect()
 }
 
@@ -185,11 +187,20 @@ fn renamed_type(field: &Field, name: &str, record: &str) -> Field {
     Field::new(name, data_type, field.is_nullable()).with_metadata(metadata)
 }
 
-/// `name` with only what Avro allows in names, and no name that is in `taken`.
-fn free_name(name: &str, taken: &mut HashSet<String>) -> String {
+/// `name` with only what Avro allows in names.
+fn allowed(name: &str) -> String {
     let mut allowed: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     if allowed.is_empty() || allowed.starts_with(|c: char| c.is_ascii_digit()) {
         allowed.insert(0, '_');
+    }
+    allowed
+}
+
+/// `name` if Avro allows it, which is in `taken` then; else something like it that is not in there.
+fn free_name(name: &str, taken: &mut HashSet<String>) -> String {
+    let allowed = allowed(name);
+    if allowed == name {
+        return allowed;
     }
     let mut free = allowed.clone();
     let mut number = 2;

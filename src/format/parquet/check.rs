@@ -86,6 +86,8 @@ struct Field {
     name: String,
     nullable: bool,
     kind: Kind,
+    /// Values of columns that one of it makes, whether they are there or not; elements of lists in it are not counted.
+    cells: usize,
     /// A `String` column that was seen with other values: read as text at once. Decides the way, never the result.
     has_others: AtomicBool,
 }
@@ -132,7 +134,11 @@ impl Field {
                 Kind::Scalar(Scalar::Decimal { precision: *precision, scale: scale.unsigned_abs() })
             }
         };
-        Self { name: column.name.clone(), nullable: column.nullable, kind, has_others: AtomicBool::new(false) }
+        let cells = match &kind {
+            Kind::Struct(fields) => fields.list.iter().map(|field| field.cells).sum::<usize>().max(1),
+            Kind::Scalar(_) | Kind::List(_) | Kind::Map(_) => 1,
+        };
+        Self { name: column.name.clone(), nullable: column.nullable, kind, cells, has_others: AtomicBool::new(false) }
     }
 }
 
@@ -153,7 +159,7 @@ impl RowCheck {
         let start = rows.len();
         let dropped = match json {
             None => {
-                let mut walk = Walk::new(self.unknown, true, rows);
+                let mut walk = Walk::new(self.unknown, true, 0, rows);
                 walk.check_required(&self.fields, None, &Seen::default()).map_err(|Refused| walk.reason())?;
                 0
             }
@@ -176,7 +182,7 @@ impl RowCheck {
 
     /// Adds the fields of the object `text`, by type or all `as_text`, and returns how many were dropped.
     pub(super) fn payload(&self, text: &str, as_text: bool, rows: &mut Vec<u8>) -> Result<u32, RowError> {
-        let mut walk = Walk::new(self.unknown, as_text, rows);
+        let mut walk = Walk::new(self.unknown, as_text, text.len(), rows);
         if walk.object(&self.fields, None, text).is_err() {
             return Err(walk.reason());
         }
@@ -233,12 +239,20 @@ struct Walk<'r> {
     /// Steps of the current place that are open objects in `rest`.
     open: usize,
     dropped: u32,
+    /// Values that elements may still make.
+    cells_left: usize,
     reason: Option<RowError>,
 }
 
+/// Values of columns that the elements of lists and maps in a record may make: so many, and so many for each byte of it. An element that
+/// leaves all of its fields out makes as many as it has fields, of a few bytes of payload.
+const CELLS_MIN: usize = 1 << 18;
+const CELLS_OF_A_BYTE: usize = 16;
+
 impl<'r> Walk<'r> {
-    fn new(unknown: UnknownFields, as_text: bool, rows: &'r mut Vec<u8>) -> Self {
-        Self { rows, unknown, as_text, rest: String::new(), open: 0, dropped: 0, reason: None }
+    fn new(unknown: UnknownFields, as_text: bool, bytes: usize, rows: &'r mut Vec<u8>) -> Self {
+        let cells_left = bytes.saturating_mul(CELLS_OF_A_BYTE).max(CELLS_MIN);
+        Self { rows, unknown, as_text, rest: String::new(), open: 0, dropped: 0, cells_left, reason: None }
     }
 
     /// Why the walk ended; where nobody said so it was the first walk, whose reasons nobody reads.
@@ -297,6 +311,21 @@ impl<'r> Walk<'r> {
             }
             (Kind::Struct(_) | Kind::Map(_), _) => Err(self.refuse(parent, step, &expected("an object", text))),
             (Kind::List(_), _) => Err(self.refuse(parent, step, &expected("an array", text))),
+        }
+    }
+
+    /// Counts one more element.
+    fn element(&mut self, element: &Field, place: &Place<'_>, step: Step<'_>) -> Result<(), Refused> {
+        match self.cells_left.checked_sub(element.cells) {
+            Some(left) => {
+                self.cells_left = left;
+                Ok(())
+            }
+            None => Err(self.refuse(
+                Some(place),
+                step,
+                "the elements before it make too many values for a record of its size",
+            )),
         }
     }
 

@@ -91,7 +91,7 @@ impl Encoder {
     /// filters. Incompressible rows have larger pages, but not all of them while the arrays are there.
     pub(super) fn memory(&self, rows: u64) -> u64 {
         let arrays = rows.min(SEGMENT_BYTES as u64);
-        rows.saturating_add(arrays).saturating_add(rows / 2).saturating_add(self.filters.memory(rows))
+        rows.saturating_add(arrays).saturating_add(rows / 2).saturating_add(self.filters.memory())
     }
 
     /// Encodes `count` rows as one row group.

@@ -34,10 +34,10 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    /// Bytes of memory beside a row group of `rows` bytes. One that is being made has its full size; those of closed columns
+    /// Bytes of memory beside a row group of any size: all filters are made with its first row, and keep what they took when they
     /// are folded to what their values need.
-    pub(super) fn memory(&self, rows: u64) -> u64 {
-        if self.count == 0 { 0 } else { self.bytes + self.count * self.bytes.min(rows) }
+    pub(super) fn memory(&self) -> u64 {
+        self.count * self.bytes
     }
 }
 

@@ -502,3 +502,29 @@ fn what_would_make_a_file_unreadable_is_refused() {
         assert_eq!((outcome.is_ok(), rows.len() > 6), (fits, fits), "{ms}: {outcome:?}");
     }
 }
+
+/// Goal: no payload makes many more values than it has bytes, and those of real records pass. Method: elements that leave everything
+/// out, in lists, maps and lists of lists.
+#[test]
+fn elements_that_leave_all_out_are_bounded() {
+    let wide = ColumnKind::Struct((0..200).map(|number| column(&format!("f{number}"), ColumnKind::Int64)).collect());
+    let list = |kind: ColumnKind| ColumnKind::List(Box::new(column("element", kind)));
+    let columns = [
+        column("list", list(wide.clone())),
+        column("map", ColumnKind::Map(Box::new(column("value", wide)))),
+        column("deep", list(list(ColumnKind::Int64))),
+    ];
+    let format = format(&columns, None, UnknownFields::Rest);
+    let appended = |json: &str| append(&format, json, &mut Vec::new()).map(drop).map_err(|error| error.to_string());
+    let many = |element: &str, count: usize| vec![element; count].join(",");
+    for element in ["{}", "null"] {
+        appended(&format!(r#"{{"list":[{}]}}"#, many(element, 1_000))).expect("few");
+        let problem = appended(&format!(r#"{{"list":[{}]}}"#, many(element, 100_000))).expect_err("too many");
+        assert!(problem.contains("too many values"), "{problem}");
+    }
+    let entries: Vec<String> = (0..50_000).map(|number| format!("\"{number}\":{{}}")).collect();
+    appended(&format!(r#"{{"map":{{{}}}}}"#, entries.join(","))).expect_err("too many");
+    appended(&format!(r#"{{"list":[{}]}}"#, many(r#"{"f7":12345678901234567}"#, 100_000)))
+        .expect("as many as real ones");
+    appended(&format!(r#"{{"deep":[{}]}}"#, many("[1,2]", 300_000))).expect("no more values than bytes");
+}

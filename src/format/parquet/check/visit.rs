@@ -80,9 +80,10 @@ impl<'de> Visitor<'de> for Entries<'_, '_, '_, '_> {
         let Self { walk, values, place } = self;
         let mut names: Vec<Cow<'de, str>> = Vec::new();
         while let Some(Text(name)) = map.next_key()? {
+            let (parent, step) = (Some(place), Step::Name(&name));
+            walk.element(values, place, step).map_err(stop)?;
             walk.rows.push(VALUE);
             push_bytes(name.as_bytes(), walk.rows);
-            let (parent, step) = (Some(place), Step::Name(&name));
             map.next_value_seed(Value { walk: &mut *walk, field: values, parent, step, lead: Lead::Element })?;
             names.push(name);
         }
@@ -116,6 +117,7 @@ impl<'de> Visitor<'de> for Elements<'_, '_, '_, '_> {
             if list.next_element_seed(value)?.is_none() {
                 return Ok(());
             }
+            walk.element(element, place, step).map_err(stop)?;
             index += 1;
         }
     }
