@@ -12,6 +12,7 @@ again; a drain; then every row and every dead letter against what this script kn
     syslog     a real rsyslog that takes UDP, TCP and a unix socket and sends to Kafka: hourly on Azure blob storage
     protobuf   through a registry that is killed and comes back: raw to one prefix, Parquet to another; dead letters replayed once their schema is there
     avro       five versions of a schema through such a registry, alternating: Parquet with the columns of the newest, few objects
+    clicks     JSON by a JSON Schema of such a registry, two versions; whole records beside it; and what `siltstone preview` says of the newest
 """
 
 import argparse
@@ -21,12 +22,13 @@ import time
 
 from pipeline.avro import Avro
 from pipeline.base import Run
+from pipeline.clicks import Clicks
 from pipeline.logs import Fluentd, FluentdJson, Ltsv
 from pipeline.protobuf import Protobuf
 from pipeline.syslog import Syslog
 from trial import Failed, program, services
 
-PIPELINES = {kind.name: kind for kind in (Ltsv, Fluentd, FluentdJson, Syslog, Protobuf, Avro)}
+PIPELINES = {kind.name: kind for kind in (Ltsv, Fluentd, FluentdJson, Syslog, Protobuf, Avro, Clicks)}
 
 
 def prove(kind, args):
