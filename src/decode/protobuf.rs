@@ -7,7 +7,7 @@ use crate::parse::json::{DEPTH_MAX, levels};
 use crate::record::Record;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMessage, SerializeOptions, Value};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
 
@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 pub(super) struct Protobuf {
     message: MessageDescriptor,
     ignores_unknown: bool,
+    has_wrapped: bool,
     options: SerializeOptions,
 }
 
@@ -26,7 +27,7 @@ impl Protobuf {
 
     /// Messages of the type `message`.
     pub(super) fn of(message: MessageDescriptor, ignores_unknown: bool) -> Result<Self, String> {
-        if holds_any(&message, &mut HashSet::new()) {
+        if holds(&message, ANY, &mut HashSet::new()) {
             let message = message.full_name();
             return Err(format!(
                 "{message} holds google.protobuf.Any, which is not decoded: keep such payloads with decode = \"raw\""
@@ -36,7 +37,8 @@ impl Protobuf {
             .stringify_64_bit_integers(false)
             .use_proto_field_name(true)
             .skip_default_fields(false);
-        Ok(Self { message, ignores_unknown, options })
+        let has_wrapped = holds(&message, WRAPPED, &mut HashSet::new());
+        Ok(Self { message, ignores_unknown, has_wrapped, options })
     }
 }
 
@@ -70,6 +72,11 @@ impl Decoder for Protobuf {
             return Err(DecodeError(format!(
                 "field {place} is not of the schema; unknown = \"ignore\" leaves such fields out"
             )));
+        }
+        if self.has_wrapped && message.fields().any(|(_, value)| is_odd(value, false)) {
+            return Err(DecodeError(
+                "a wrapped number is infinite or no number, which its JSON cannot tell".to_string(),
+            ));
         }
         let mut json = serde_json::Serializer::new(Vec::new());
         message
@@ -108,11 +115,31 @@ fn sorted(json: &str, out: &mut Writer<'_>) -> Result<(), DecodeError> {
     }
 }
 
-/// The first message below `message` that holds messages of any type: what is in them is decoded without a bound.
-fn holds_any(message: &MessageDescriptor, seen: &mut HashSet<String>) -> bool {
-    message.full_name() == "google.protobuf.Any"
+/// Messages of any type: what is in them is decoded without a bound.
+const ANY: &[&str] = &["google.protobuf.Any"];
+/// Numbers that the library writes as null where they are no numbers.
+const WRAPPED: &[&str] = &["google.protobuf.FloatValue", "google.protobuf.DoubleValue", "google.protobuf.Value"];
+
+/// Whether `message` is one of `names`, or holds one.
+fn holds(message: &MessageDescriptor, names: &[&str], seen: &mut HashSet<String>) -> bool {
+    names.contains(&message.full_name())
         || (seen.insert(message.full_name().to_string())
-            && message.fields().any(|field| field.kind().as_message().is_some_and(|inner| holds_any(inner, seen))))
+            && message.fields().any(|field| field.kind().as_message().is_some_and(|inner| holds(inner, names, seen))))
+}
+
+/// Whether a value of [`WRAPPED`] in `value` is infinite or no number.
+fn is_odd(value: &Value, is_wrapped: bool) -> bool {
+    match value {
+        Value::F32(number) => is_wrapped && !number.is_finite(),
+        Value::F64(number) => is_wrapped && !number.is_finite(),
+        Value::Message(message) => {
+            let is_wrapped = WRAPPED.contains(&message.descriptor().full_name());
+            message.fields().any(|(_, value)| is_odd(value, is_wrapped))
+        }
+        Value::List(values) => values.iter().any(|value| is_odd(value, false)),
+        Value::Map(entries) => entries.values().any(|value| is_odd(value, false)),
+        _ => false,
+    }
 }
 
 /// The first field that the schema does not have: names of the fields it is in, and its number. Messages nest at most as deep

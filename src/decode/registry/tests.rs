@@ -167,6 +167,21 @@ fn protobuf_is_projected_by_the_numbers_of_its_fields() {
 }
 
 #[test]
+fn numbers_that_json_has_not_are_told_or_refused() {
+    let text = r#"syntax = "proto3"; import "google/protobuf/wrappers.proto"; import "google/protobuf/struct.proto";
+        message M { double plain = 1; google.protobuf.DoubleValue wrapped = 2; repeated google.protobuf.FloatValue many = 3; google.protobuf.Value any = 4; }"#;
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Protobuf, &[(1, text, &[], 1)]));
+    let decoder = decoder(&registry, RegistryFormat::Protobuf, Aim::Own);
+    let hit = |data: &[u8]| rows(&decoder, &wire(1, &[&[0][..], data].concat()));
+    let (nan, one) = (f64::NAN.to_le_bytes(), 1.5_f64.to_le_bytes());
+    assert_eq!(hit(&[&[9][..], &nan].concat()), Ok(vec![json!({"plain": "NaN", "many": []})]));
+    assert_eq!(hit(&[&[18, 9, 9][..], &one].concat()), Ok(vec![json!({"plain": 0.0, "wrapped": 1.5, "many": []})]));
+    hit(&[&[18, 9, 9][..], &nan].concat()).expect_err("a wrapped one");
+    hit(&[&[26, 5, 13][..], &f32::INFINITY.to_le_bytes()].concat()).expect_err("one of many");
+    hit(&[&[34, 9, 17][..], &nan].concat()).expect_err("any value");
+}
+
+#[test]
 fn json_is_what_is_behind_the_id() {
     let text = r#"{"type":"object","properties":{"a":{"type":"integer"}}}"#;
     let registry = Arc::new(Registry::knowing(RegistryFormat::JsonSchema, &[(1, text, &[], 1)]));
