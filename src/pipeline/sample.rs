@@ -9,7 +9,7 @@ use super::unpack::{Scratch, Unpacked, Unpacker, What};
 use crate::decode::{Needs, Schemas};
 use crate::destination::fault::Verdict;
 use crate::format::parquet::infer::Inference;
-use crate::layout::{Column, Layout, OutputLayout, SchemaSource};
+use crate::layout::{Column, Layout, OutputLayout, RegistryFormat, SchemaSource};
 use crate::record::Record;
 use std::collections::BTreeMap;
 
@@ -48,10 +48,11 @@ impl Sampler {
         Self { unpacker, scratch: Scratch::default(), outputs, records: 0, seen: 0, first_monotonic_ms: None }
     }
 
-    /// The id of a schema that must be asked for before `payload` can be read.
-    pub fn asks_for(&self, payload: &[u8]) -> Option<u32> {
-        match self.unpacker.as_ref()?.by_registry()?.needs(payload) {
-            Needs::Ask(id) => Some(id),
+    /// The id of a schema that must be asked for before `payload` can be read, and what it describes.
+    pub fn asks_for(&self, payload: &[u8]) -> Option<(u32, RegistryFormat)> {
+        let by_registry = self.unpacker.as_ref()?.by_registry()?;
+        match by_registry.needs(payload) {
+            Needs::Ask(id) => Some((id, by_registry.format())),
             _ => None,
         }
     }

@@ -6,7 +6,8 @@ use super::hold::halting_on_panic;
 use super::{Completion, Core, Request};
 use crate::batch::rotation::SealReason;
 use crate::consume::Held;
-use crate::decode::Needs;
+use crate::decode::{ByRegistry, Needs};
+use crate::layout::RegistryFormat;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::context::{Context, Halt, Try};
 use crate::pipeline::partition::Phase;
@@ -19,13 +20,24 @@ use std::sync::Arc;
 /// Ids without a schema after which a batch ends: its claim names them all.
 const UNKNOWN_MAX: usize = 1_000;
 
+/// What the registry is asked.
+#[derive(Clone, Copy)]
+struct Question {
+    id: u32,
+    /// Of the layout that the record is read with, which may be an earlier one.
+    format: RegistryFormat,
+    /// What an unfinished batch knew and is unknown now must come back.
+    must_exist: bool,
+}
+
 impl Core {
     /// Whether the record can be read now; if not, its partition starts again there when it can.
     pub(super) fn is_readable(&mut self, slot: usize, record: &Record<'_>) -> bool {
-        let (Some(payload), Some(archive)) = (record.value, self.reads_with(slot)) else { return true };
-        let Some(by_registry) = archive.by_registry() else { return true };
+        let (Some(payload), Some(by_registry)) = (record.value, self.reads_by(slot)) else { return true };
+        let (format, must_exist) = (by_registry.format(), by_registry.settled().is_some());
+        let needs = by_registry.needs(payload);
         let partition = &self.partitions[slot];
-        match by_registry.needs(payload) {
+        match needs {
             // It was unknown to this batch and is known now: its claim must not say both.
             Needs::Nothing | Needs::Target(_)
                 if partition.redo.is_none() && partition.open.as_ref().is_some_and(|open| open.noted(payload)) =>
@@ -41,8 +53,7 @@ impl Core {
                 false
             }
             Needs::Ask(id) => {
-                let must_exist = by_registry.settled().is_some();
-                self.ask_for_schema(slot, id, must_exist, None);
+                self.ask_for_schema(slot, Question { id, format, must_exist }, None);
                 false
             }
             Needs::Note(id) => {
@@ -57,19 +68,19 @@ impl Core {
         let partition = &self.partitions[slot];
         let Phase::Sampling { first, .. } = partition.phase else { return true };
         let sampler = &self.samplers[partition.archive];
-        let Some(id) = record.value.and_then(|payload| sampler.asks_for(payload)) else { return true };
+        let Some((id, format)) = record.value.and_then(|payload| sampler.asks_for(payload)) else { return true };
         self.partitions[slot].next = record.offset;
-        self.ask_for_schema(slot, id, false, Some(first));
+        self.ask_for_schema(slot, Question { id, format, must_exist: false }, Some(first));
         false
     }
 
-    /// What the next record of a partition is read with.
-    fn reads_with(&self, slot: usize) -> Option<Arc<Archive>> {
+    /// What the next record of a partition is read by, where that is a registry.
+    fn reads_by(&self, slot: usize) -> Option<&ByRegistry> {
         let partition = &self.partitions[slot];
         let open = partition.open.as_ref().map(|open| &open.archive);
         let redo = partition.redo.as_ref().map(|redo| &redo.archive);
         let own = || self.context.archives[partition.archive].compiled.get();
-        open.or(redo).or(partition.at_target.as_ref()).or_else(own).cloned()
+        open.or(redo).or(partition.at_target.as_ref()).or_else(own)?.by_registry()
     }
 
     /// The batch ends before the next record.
@@ -98,12 +109,11 @@ impl Core {
         }
     }
 
-    /// `must_exist`: what an unfinished batch knew and is unknown now must come back.
-    fn ask_for_schema(&mut self, slot: usize, id: u32, must_exist: bool, sampled_from: Option<i64>) {
+    fn ask_for_schema(&mut self, slot: usize, asked: Question, sampled_from: Option<i64>) {
         let (context, report) = (self.context.clone(), self.report.clone());
-        let (held, archive, question) = self.await_schema(slot, sampled_from);
+        let (held, _, question) = self.await_schema(slot, sampled_from);
         self.tasks.spawn(async move {
-            let asked = halting_on_panic(ask(&context, &held, archive, id, must_exist), "ask for a schema");
+            let asked = halting_on_panic(ask(&context, &held, asked), "ask for a schema");
             let result = asked.await.map(|()| None);
             drop(report.send(Completion::SchemaKnown { held, question, result }));
         });
@@ -187,9 +197,9 @@ impl Core {
 }
 
 /// Asks the registry for a schema for as long as the partition is held.
-async fn ask(context: &Context, held: &Held, archive: usize, id: u32, must_exist: bool) -> Result<(), Halt> {
-    let (Some(registry), Some(format)) = (&context.registry, context.archives[archive].layout.decode.registry_format())
-    else {
+async fn ask(context: &Context, held: &Held, asked: Question) -> Result<(), Halt> {
+    let Question { id, format, must_exist } = asked;
+    let Some(registry) = &context.registry else {
         let text =
             format!("{}: its records name schemas of a registry, and there is no section [registry]", held.partition);
         return Err(Halt::Stop(text));
