@@ -218,6 +218,12 @@ fn pattern(section: &Section<'_>, allowed: &str) -> Option<String> {
 }
 
 fn names(field: &Field<'_>, allowed: &str) -> Option<Vec<String>> {
+    let names = each_once(field, allowed)?;
+    if names.is_empty() { field.wrong("empty", allowed) } else { Some(names) }
+}
+
+/// A list of names, each once; perhaps empty.
+pub(super) fn each_once(field: &Field<'_>, allowed: &str) -> Option<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     for item in field.list(allowed)? {
         let name = item.text(allowed)?;
@@ -226,7 +232,7 @@ fn names(field: &Field<'_>, allowed: &str) -> Option<Vec<String>> {
         }
         names.push(name.to_string());
     }
-    if names.is_empty() { field.wrong("empty", allowed) } else { Some(names) }
+    Some(names)
 }
 
 fn patterns(field: &Field<'_>) -> Option<BTreeMap<String, String>> {

@@ -119,19 +119,23 @@ fn flag(section: &Section<'_>, key: &'static str, default: bool, options: &mut B
     value
 }
 
-/// Takes the endpoint over, where there is one.
-fn endpoint(section: &Section<'_>, options: &mut BTreeMap<String, Secret>) -> Option<Url> {
-    let field = section.field("endpoint")?;
-    let text = field.text(ENDPOINT)?;
-    let good = Url::parse(text).ok().filter(|url| {
+/// The URL of an HTTP server, if `text` is one that holds nothing but it: no user, query or fragment.
+pub(super) fn http_url(text: &str) -> Option<Url> {
+    Url::parse(text).ok().filter(|url| {
         ["http", "https"].contains(&url.scheme())
             && url.has_host()
             && url.username().is_empty()
             && url.password().is_none()
             && url.query().is_none()
             && url.fragment().is_none()
-    });
-    let Some(url) = good else {
+    })
+}
+
+/// Takes the endpoint over, where there is one.
+fn endpoint(section: &Section<'_>, options: &mut BTreeMap<String, Secret>) -> Option<Url> {
+    let field = section.field("endpoint")?;
+    let text = field.text(ENDPOINT)?;
+    let Some(url) = http_url(text) else {
         return field.wrong("not an endpoint; it is not shown, because it may hold a secret", ENDPOINT);
     };
     // In the URL standard's form: it tells apart servers whose buckets have one name.

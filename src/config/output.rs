@@ -1,6 +1,7 @@
 //! `[[archive.output]]`: format, kept columns, layout and destinations of each output.
 
 use super::archive::{self, Surroundings, destinations, place, urls};
+use super::decode::each_once;
 use super::raw::{Field, Section};
 use super::tree::Value;
 use super::{MemoryShares, place as presets, program, registry, schema, shape};
@@ -287,25 +288,14 @@ fn columns(section: &Section<'_>, surroundings: &Surroundings<'_>) -> (SchemaSou
 fn pages(section: &Section<'_>) -> Pages {
     const FILTERS: &str = "a list of at most 32 columns: names joined by dots, such as request.path";
     const DICTIONARY: &str = "true, false, or a list of the columns that may have one";
-    let names = |field: &Field<'_>, allowed: &str| -> Option<Vec<String>> {
-        let mut names: Vec<String> = Vec::new();
-        for item in field.list(allowed)? {
-            let name = item.text(allowed)?;
-            if names.iter().any(|known| known == name) {
-                return item.wrong("named twice", allowed);
-            }
-            names.push(name.to_string());
-        }
-        Some(names)
-    };
-    let bloom_filters = section.field("bloom_filters").and_then(|field| match names(&field, FILTERS)? {
+    let bloom_filters = section.field("bloom_filters").and_then(|field| match each_once(&field, FILTERS)? {
         many if many.len() > BLOOM_FILTERS_MOST => field.wrong(format!("{} columns", many.len()), FILTERS),
         few => Some(few),
     });
     let dictionary = section.field("dictionary").and_then(|field| match &field.node.value {
         Value::Flag(true) => Some(Dictionaries::All),
         Value::Flag(false) => Some(Dictionaries::None),
-        Value::List(_) => names(&field, DICTIONARY).map(Dictionaries::Only),
+        Value::List(_) => each_once(&field, DICTIONARY).map(Dictionaries::Only),
         _ => field.wrong("neither true, false nor a list", DICTIONARY),
     });
     let page_bytes = section.field("page_bytes").and_then(|field| field.size(PAGE_BYTES));

@@ -1,7 +1,7 @@
 //! `[registry]`: where schemas are asked for.
 
 use super::raw::{Field, Section};
-use super::{RegistryConfig, RegistryLogin, Secret, resolve, shape};
+use super::{RegistryConfig, RegistryLogin, Secret, destination, resolve, shape};
 use crate::layout::{Decode, SchemaSource};
 use std::path::Path;
 use url::Url;
@@ -51,15 +51,7 @@ pub(super) fn resolve(root: &Section<'_>, base_dir: &Path) -> Option<RegistryCon
 
 fn url(field: &Field<'_>) -> Option<Url> {
     let text = field.text(URL)?;
-    let good = Url::parse(text).ok().filter(|url| {
-        ["http", "https"].contains(&url.scheme())
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    });
-    match good {
+    match destination::http_url(text) {
         Some(url) => Some(url),
         None => field.wrong("not the URL of a registry; it is not shown, because it may hold a secret", URL),
     }

@@ -202,14 +202,14 @@ impl ByRegistry {
     fn compile(&self, schema: &Arc<Schema>, message: Option<Message>) -> Reader {
         let name = message.as_ref().map(|message| message.0.full_name().to_string());
         let target = Target { id: schema.id, message: name };
-        let own = self.own(schema, message.as_ref()).map_err(DecodeError);
         let refused = |problem: String| Reader { target: None, is_news: false, decoder: Err(DecodeError(problem)) };
         let usable = |problem: String| format!("schema {target} cannot be used: {problem}");
-        if let Err(DecodeError(problem)) = own {
-            return refused(problem);
-        }
+        let own = match self.own(schema, message.as_ref()) {
+            Ok(own) => own,
+            Err(problem) => return refused(problem),
+        };
         match &self.aim {
-            Aim::Own => Reader { target: None, is_news: false, decoder: own },
+            Aim::Own => Reader { target: None, is_news: false, decoder: Ok(own) },
             Aim::Open => match self.holds(schema, &target) {
                 // A batch that was planned before there was a target, and is redone, has no rows.
                 Ok(()) => {
@@ -218,7 +218,7 @@ impl ByRegistry {
                 }
                 Err(problem) => refused(usable(problem)),
             },
-            Aim::At(aim, _) if *aim == target => Reader { target: Some(target), is_news: false, decoder: own },
+            Aim::At(aim, _) if *aim == target => Reader { target: Some(target), is_news: false, decoder: Ok(own) },
             Aim::At(aim, of) => {
                 let reads = schema.reads(&target, of, aim);
                 // Rows depend on ids, which never change; versions, which may, only say where a batch ends.
@@ -230,7 +230,7 @@ impl ByRegistry {
                     ));
                 }
                 let is_news = schema.is_newer_than(of) && reads.is_ok() && self.holds(schema, &target).is_ok();
-                let decoder = self.projected(aim, of, schema, message.as_ref(), &target);
+                let decoder = projected(aim, of, schema, own, &target);
                 Reader { target: Some(target), is_news, decoder }
             }
         }
@@ -256,37 +256,36 @@ impl ByRegistry {
             (Shape::Json(_), _) => one_json(),
         })
     }
+}
 
-    /// Reads data of `schema` as rows of `aim`.
-    fn projected(
-        &self,
-        aim: &Target,
-        of: &Arc<Schema>,
-        schema: &Arc<Schema>,
-        message: Option<&Message>,
-        target: &Target,
-    ) -> Result<Box<dyn Decoder>, DecodeError> {
-        let project = || -> Result<Box<dyn Decoder>, String> {
-            of.reads(aim, schema, target)?;
-            let own = self.own(schema, message)?;
-            Ok(match (of.shape()?, schema.shape()?) {
-                (Shape::Avro(reader), Shape::Avro(_)) => {
-                    let resolution = of.resolution(schema)?;
-                    Box::new(Resolved { own, resolution, whole: Avro::new(&reader.to_string())? })
-                }
-                (Shape::Protobuf(file), _) => {
-                    let whole = Protobuf::of(Message::of_target(file, aim)?.0, true)?;
-                    Box::new(Both { own, whole: Box::new(whole) })
-                }
-                _ => own,
-            })
-        };
-        project().map_err(|problem| {
-            DecodeError(format!(
-                "schema {target} does not fit schema {aim}, which the rows are projected onto: {problem}"
-            ))
+/// Reads data of `schema`, which `own` reads by itself, as rows of `aim`, which is of `of`.
+fn projected(
+    aim: &Target,
+    of: &Schema,
+    schema: &Schema,
+    own: Box<dyn Decoder>,
+    target: &Target,
+) -> Result<Box<dyn Decoder>, DecodeError> {
+    let project = || -> Result<Box<dyn Decoder>, String> {
+        Ok(match (of.shape()?, schema.shape()?) {
+            (Shape::Avro(reader), Shape::Avro(_)) => {
+                let resolution = of.resolution(schema)?;
+                Box::new(Resolved { own, resolution, whole: Avro::new(&reader.to_string())? })
+            }
+            (Shape::Protobuf(file), _) => {
+                of.reads(aim, schema, target)?;
+                let whole = Protobuf::of(Message::of_target(file, aim)?.0, true)?;
+                Box::new(Both { own, whole: Box::new(whole) })
+            }
+            _ => {
+                of.reads(aim, schema, target)?;
+                own
+            }
         })
-    }
+    };
+    project().map_err(|problem| {
+        DecodeError(format!("schema {target} does not fit schema {aim}, which the rows are projected onto: {problem}"))
+    })
 }
 
 impl Decoder for Arc<ByRegistry> {
