@@ -78,6 +78,10 @@ fn avro_reads_what_its_rules_let_it() {
         r#"{"type":"record","name":"a.R","fields":[{"name":"id","type":["null",{"type":"long","logicalType":"timestamp-millis"}],"default":null}]}"#,
         r#"{"type":"record","name":"a.R","fields":[{"name":"id","type":{"type":"long","logicalType":"timestamp-micros"}}]}"#,
         r#"{"type":"record","name":"a.R","fields":[{"name":"id","type":"int"},{"name":"b","type":"bytes","default":"\u00ff"}]}"#,
+        r#"{"type":"record","name":"a.R","fields":[{"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":9}}]}"#,
+        r#"{"type":"record","name":"a.R","fields":[{"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":12,"scale":0}}]}"#,
+        r#"{"type":"record","name":"a.R","fields":[{"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}}]}"#,
+        r#"{"type":"record","name":"a.R","fields":[{"name":"d","type":["null",{"type":"bytes","logicalType":"decimal","precision":12,"scale":2},{"type":"string","logicalType":"uuid"}]}]}"#,
     ];
     let known: Vec<_> = (1..).zip(schemas).map(|(id, text)| (id, text, &[][..], id)).collect();
     let registry = Registry::knowing(RegistryFormat::Avro, &known);
@@ -89,6 +93,10 @@ fn avro_reads_what_its_rules_let_it() {
     let problem = reads(&registry, "6", "5").expect_err("another meaning");
     assert_eq!(problem, "a.R.id was timestamp-millis and is timestamp-micros");
     reads(&registry, "7", "1").expect("a default of bytes");
+    reads(&registry, "9", "8").expect("no scale is a scale of 0");
+    let problem = reads(&registry, "10", "9").expect_err("another scale");
+    assert_eq!(problem, "a.R.d was decimal of scale 0 and is decimal of scale 2");
+    reads(&registry, "11", "10").expect("one more branch, of another meaning");
 }
 
 const PROTO: &str = r#"

@@ -6,7 +6,7 @@ use super::Part;
 use super::resolution::Resolution;
 use crate::layout::Column;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// How deep a schema may nest.
 const DEPTH_MAX: usize = 200;
@@ -233,23 +233,28 @@ fn same_meaning(reader: &Value, writer: &Value) -> Result<(), String> {
     let (mut new, mut old) = (BTreeMap::new(), BTreeMap::new());
     meanings(reader, String::new(), &mut new);
     meanings(writer, String::new(), &mut old);
+    let listed = |meanings: &BTreeSet<String>| meanings.iter().cloned().collect::<Vec<_>>().join(" or ");
     for (place, new) in &new {
-        if let Some(old) = old.get(place).filter(|old| *old != new) {
-            return Err(format!("{place} was {old} and is {new}"));
+        if let Some(old) = old.get(place).filter(|old| !old.is_subset(new)) {
+            return Err(format!("{place} was {} and is {}", listed(old), listed(new)));
         }
     }
     Ok(())
 }
 
-/// What numbers and bytes mean, by their place.
-fn meanings(schema: &Value, place: String, found: &mut BTreeMap<String, String>) {
+/// What numbers and bytes can mean, by their place; branches of a union share theirs.
+fn meanings(schema: &Value, place: String, found: &mut BTreeMap<String, BTreeSet<String>>) {
     match schema {
         Value::Array(branches) => branches.iter().for_each(|branch| meanings(branch, place.clone(), found)),
         Value::Object(schema) => {
             if let Some(meaning) = schema.get("logicalType").and_then(Value::as_str) {
-                let scale =
-                    schema.get("scale").filter(|_| meaning == "decimal").map(|scale| format!(" of scale {scale}"));
-                found.insert(place.clone(), format!("{meaning}{}", scale.unwrap_or_default()));
+                // A decimal that names no scale has none: <https://avro.apache.org/docs/1.12.0/specification/#decimal>.
+                let scale = schema.get("scale").and_then(Value::as_u64).unwrap_or(0);
+                let meaning = match meaning {
+                    "decimal" => format!("decimal of scale {scale}"),
+                    _ => meaning.to_string(),
+                };
+                found.entry(place.clone()).or_default().insert(meaning);
             }
             for field in schema.get("fields").and_then(Value::as_array).into_iter().flatten() {
                 let Some(field) = field.as_object() else { continue };

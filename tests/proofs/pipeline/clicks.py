@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 from collections import Counter
 
@@ -42,6 +43,11 @@ layout = { path = "everything/dt=%Y-%m-%d" }
 
     def __init__(self, records):
         super().__init__(min(records, RECORDS_MAX))
+
+    def sections(self):
+        """Over TLS, by an authority that only the configuration knows."""
+        url, authority = os.environ["REGISTRY_TLS_URL"], os.environ["REGISTRY_CA_FILE"]
+        return ["[registry]", f"url = {json.dumps(url)}", f"ca_file = {json.dumps(authority)}"]
 
     def prepare(self, run):
         super().prepare(run)
