@@ -1,11 +1,12 @@
 //! When an open batch is sealed. Pure: the clocks' readings are arguments.
 
 use crate::config::Rotate;
+use crate::spool::part::BLOCKS_MAX;
 
 /// Why a batch was sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealReason {
-    /// A part has reached `size` on disk.
+    /// A part has reached `size` on disk, or [`BLOCKS_MAX`] blocks.
     Size,
     /// `records` records were read.
     Records,
@@ -56,13 +57,15 @@ pub struct BatchFacts {
     pub bytes_read: u64,
     /// Bytes on disk of its largest part.
     pub largest_part: u64,
+    /// Blocks cut of the part that has most.
+    pub most_blocks: u64,
     /// Wall time at which the first of its windows that was still open when it got its first record closes.
     pub first_window_end_ms: Option<i64>,
 }
 
 /// Whether the batch is due, by the rules that time alone cannot change. Cheap enough for every record.
 pub fn due_by_volume(facts: &BatchFacts, rotate: &Rotate) -> Option<SealReason> {
-    if facts.largest_part >= rotate.size {
+    if facts.largest_part >= rotate.size || facts.most_blocks >= BLOCKS_MAX {
         return Some(SealReason::Size);
     }
     if facts.records >= rotate.records {
@@ -103,6 +106,7 @@ mod tests {
         records: 1,
         bytes_read: 10,
         largest_part: 0,
+        most_blocks: 0,
         first_window_end_ms: Some(3_600_000),
     };
 
@@ -116,6 +120,8 @@ mod tests {
         assert_eq!(with(|_| {}), None);
         assert_eq!(with(|f| f.largest_part = 999), None);
         assert_eq!(with(|f| f.largest_part = 1000), Some(SealReason::Size));
+        assert_eq!(with(|f| f.most_blocks = BLOCKS_MAX - 1), None);
+        assert_eq!(with(|f| f.most_blocks = BLOCKS_MAX), Some(SealReason::Size));
         assert_eq!(with(|f| f.records = 49), None);
         assert_eq!(with(|f| f.records = 50), Some(SealReason::Records));
         assert_eq!(with(|f| f.bytes_read = 4999), None);

@@ -19,7 +19,8 @@ pub const DEFAULT_GZIP_LEVEL: u32 = 6;
 pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
 /// `row_group_bytes`: 64 KiB to 1 GiB and at most 1/8 of `memory.budget`, default 8 MiB.
 pub const DEFAULT_ROW_GROUP_BYTES: u64 = 8 << 20;
-/// `row_group_rows`: 1 to 100,000,000, default 1,000,000.
+/// `row_group_rows`: 4,096 to 100,000,000, default 1,000,000. So few at least that the rows of no record fill more row groups than
+/// a file can have.
 pub const DEFAULT_ROW_GROUP_ROWS: u32 = 1_000_000;
 /// `block_bytes` of Avro: 64 KiB to 4 MiB, default 1 MiB.
 pub const DEFAULT_BLOCK_BYTES: u64 = 1 << 20;
@@ -39,7 +40,7 @@ const PAGE_BYTES: RangeInclusive<u64> = (4 << 10)..=(Pages::BYTES as u64);
 const BLOOM_FILTERS_MOST: usize = 32;
 /// Encoding four times the largest takes no more than a row group of the least budget does.
 const BLOCK_BYTES: RangeInclusive<u64> = (64 << 10)..=(3 << 20);
-const ROW_GROUP_ROWS: RangeInclusive<u64> = 1..=100_000_000;
+const ROW_GROUP_ROWS: RangeInclusive<u64> = 4_096..=100_000_000;
 
 /// An output, the names of its destinations, and where it stands in the file, if it does.
 pub(super) struct Output<'f> {

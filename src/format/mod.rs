@@ -9,7 +9,8 @@
 //!   [`BlockLimit::bytes`] or [`BlockLimit::rows`]. Never of time, memory, threads or what was spilled.
 //! - **F-2** Equal rows in equal order give equal bytes, within one release of the program.
 //! - **F-3** `append_row` either adds exactly one row or leaves the buffer as it was. A row that it accepted can be encoded.
-//! - **F-4** Between blocks a part holds no encoder: only the assembler's few numbers.
+//! - **F-4** Between blocks a part holds no encoder: only the assembler's few numbers, and what goes into the footer
+//!   ([`Assembler::memory`]).
 
 mod avro;
 pub mod compress;
@@ -209,6 +210,10 @@ pub trait Assembler: Send {
     /// # Errors
     /// [`FormatError::Io`]: the file is unusable.
     fn append(&mut self, block: EncodedBlock) -> Result<(), FormatError>;
+    /// Bytes of memory that what goes into the footer takes, about: it grows with every block.
+    fn memory(&self) -> u64 {
+        0
+    }
     /// Writes the footer. `metadata` goes into the file where the format has a place for it (Parquet's key-value
     /// metadata), otherwise nowhere.
     ///

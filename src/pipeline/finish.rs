@@ -23,7 +23,7 @@ use crate::registry::Target;
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
 use crate::upload::{self, CountRecords, How, Placed, PutRule, UploadError, UploadFile};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{FuturesOrdered, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -349,13 +349,21 @@ pub fn placed_parts<'a>(
 
 /// Uploads every part to every destination, side by side within the process's bounds.
 async fn upload_all(context: &Context, batch: &SealedBatch) -> Result<Vec<ReceiptObject>, Halt> {
-    let mut uploads = Vec::new();
-    for part in &batch.parts {
-        for destination in 0..batch.archive.outputs[part.output].destinations.len() {
-            uploads.push(upload_one(context, batch, part, destination));
+    let mut waiting = batch.parts.iter().flat_map(|part| {
+        let destinations = batch.archive.outputs[part.output].destinations.len();
+        (0..destinations).map(move |destination| (part, destination))
+    });
+    let (mut running, mut objects) = (FuturesOrdered::new(), Vec::new());
+    loop {
+        // An upload that is only prepared takes some kilobytes already.
+        while running.len() < context.upload.concurrency
+            && let Some((part, destination)) = waiting.next()
+        {
+            running.push_back(upload_one(context, batch, part, destination));
         }
+        let Some(object) = running.try_next().await? else { break };
+        objects.push(object);
     }
-    let mut objects: Vec<_> = stream::iter(uploads).buffered(context.upload.concurrency).try_collect().await?;
     objects.extend(earlier::without_part(context, batch, &objects).await?);
     Ok(objects)
 }

@@ -141,7 +141,8 @@ impl<S: Source> Pipeline<S> {
             return Some(ended);
         }
         let spool_room = !self.core.spool.is_full() || self.core.only_one_redo_is_open();
-        let take_records = !self.core.shutting_down && self.core.pool.has_room() && spool_room;
+        let room = spool_room && !self.core.is_crowded(self.bounds.rows);
+        let take_records = !self.core.shutting_down && self.core.pool.has_room() && room;
         let wait = match (busy, take_records) {
             (true, _) => Duration::ZERO,
             (false, true) => wait,

@@ -32,6 +32,8 @@ pub struct OpenPart {
     /// Records that they are of.
     pub records: u64,
     last_offset: Option<i64>,
+    /// Bytes of its footer that the batch's memory has counted.
+    footer: usize,
     /// Least event time, milliseconds UTC.
     pub event_min_ms: i64,
     /// Greatest event time, milliseconds UTC.
@@ -209,6 +211,9 @@ const NO_TIME_MS: i64 = i64::MIN;
 /// Bytes that a part takes beside its rows, about: windows of high cardinality must count.
 const PART_MEMORY: usize = 1024;
 
+/// Most granules whose part is remembered: others are looked up by the window that they render to.
+const GRANULES_MAX: usize = 4096;
+
 /// What a batch is opened with.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
@@ -240,7 +245,7 @@ pub struct OpenBatch {
     first_window_end_ms: Option<i64>,
     /// Ids in payloads that the registry had no schema of.
     pub unknown_schemas: BTreeSet<u32>,
-    /// Bytes of rows in memory.
+    /// Bytes of memory: of rows, of parts, and of what is kept for their footers.
     pub memory: usize,
     dir: Arc<BatchDir>,
     /// Windows that depend on the event time alone, by (output, granule). Only looked up, never iterated.
@@ -322,6 +327,7 @@ impl OpenBatch {
             records: self.balance.consumed,
             bytes_read: self.balance.bytes,
             largest_part: self.parts.iter().map(|part| part.part.bytes_on_disk()).max().unwrap_or(0),
+            most_blocks: self.parts.iter().map(|part| part.part.blocks()).max().unwrap_or(0),
             first_window_end_ms: self.first_window_end_ms,
         }
     }
@@ -515,6 +521,14 @@ impl OpenBatch {
         }
     }
 
+    /// Counts what has been kept for the footer of part `index` since it was last counted.
+    pub fn block_encoded(&mut self, index: usize) {
+        let Some(open) = self.parts.get_mut(index) else { return };
+        let footer = open.part.footer_memory();
+        self.memory = self.memory + footer - open.footer;
+        open.footer = footer;
+    }
+
     fn row_added(
         &mut self,
         index: usize,
@@ -559,6 +573,10 @@ impl OpenBatch {
             None => {
                 let window = compiled.window(record, &decoded.captures, event_ms);
                 let part = self.part_of_window(archive, output, window);
+                // A day has 1,440 of them, and a backlog any number of days.
+                if self.by_granule.len() >= GRANULES_MAX {
+                    self.by_granule.clear();
+                }
                 self.by_granule.insert((output, granule), part);
                 part
             }
@@ -586,6 +604,7 @@ impl OpenBatch {
             rows: 0,
             records: 0,
             last_offset: None,
+            footer: 0,
             event_min_ms: i64::MAX,
             event_max_ms: i64::MIN,
         });

@@ -110,6 +110,8 @@ pub struct Sealing {
     pub end: i64,
     /// The watermark with it.
     pub watermark_ms: Option<i64>,
+    /// Bytes of memory that its parts take, the files' own contents apart.
+    pub memory: usize,
     /// While parts are still being encoded: the batch, and each part's file once it is complete.
     pub encoding: Option<Encoding>,
 }
@@ -188,9 +190,14 @@ impl Partition {
         };
     }
 
-    /// Bytes of rows in memory.
+    /// Bytes of memory that the open batch takes.
     pub fn memory(&self) -> usize {
         self.open.as_ref().map_or(0, |open| open.memory)
+    }
+
+    /// Bytes of memory that the sealed batch takes.
+    pub fn sealed_memory(&self) -> usize {
+        self.sealed.as_ref().map_or(0, |sealing| sealing.memory)
     }
 
     /// Whether `number` is its open or its sealed batch.

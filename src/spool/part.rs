@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// So many blocks of a part end its batch: a Parquet file has 32,767 row groups at most, and a record's rows can fill several.
+pub const BLOCKS_MAX: u64 = 16_384;
+
 /// A part's file as it was sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
@@ -103,6 +106,7 @@ impl Part {
             format,
             dir,
             bytes: AtomicU64::new(0),
+            footer: AtomicU64::new(0),
             assembly: Mutex::new(Assembly {
                 assembler: None,
                 sink: None,
@@ -129,6 +133,16 @@ impl Part {
     /// Bytes of plain rows in memory.
     pub fn memory(&self) -> usize {
         self.rows.capacity()
+    }
+
+    /// Bytes of memory that is kept of its encoded blocks for the footer. Grows while blocks are encoded.
+    pub fn footer_memory(&self) -> usize {
+        self.file.footer.load(Ordering::Relaxed) as usize
+    }
+
+    /// Blocks cut so far.
+    pub fn blocks(&self) -> u64 {
+        self.next_block
     }
 
     /// Bytes of the object so far.
@@ -255,6 +269,7 @@ struct PartFile {
     format: Arc<dyn Format>,
     dir: Arc<BatchDir>,
     bytes: AtomicU64,
+    footer: AtomicU64,
     assembly: Mutex<Assembly>,
 }
 
@@ -319,6 +334,7 @@ impl PartFile {
             let assembler = assembly.assembler.as_mut().expect("made above");
             if let Some(block) = waiting.block {
                 assembler.append(block)?;
+                self.footer.store(assembler.memory(), Ordering::Relaxed);
             }
             let sink = assembly.sink.as_ref().expect("made with the assembler").clone();
             if let Some(metadata) = waiting.finish {

@@ -1,12 +1,15 @@
 """What a budget is worth: many Kafka partitions and hours open at once, and the memory of the process as the kernel counts it.
 
-    scripts/memory.sh [--budget 256MiB] [--partitions 200] [--hours 24] [--records 1500000] [--format gzip,parquet] [--debug] [--keep]
+    scripts/memory.sh [--budget 256MiB] [--partitions 200] [--hours 24] [--records 1500000] [--format gzip,parquet] [--each] [--debug] [--keep]
 
 Every record lies anywhere in the hours, and nothing ends a batch but SIGTERM, which comes when everything is read and one part is open for each
 Kafka partition and hour: then all that was read is in open parts. Afterwards there must be one object for each Kafka partition and hour, every record in it once (read back
 by tests/reader/check.py), and the process may never have held more than the budget and 64 MiB: VmHWM of /proc/PID/status, which counts the
 program's own pages, too. One line for each format, with the greatest
 number of open descriptors and the kinds of memory at the peak.
+
+With --each the path has the record's id in it: every record is an object of its own, and what ends a batch is the room that the
+names of objects take. Then the run is `--drain`, and there must be as many objects as records.
 """
 
 import argparse
@@ -91,13 +94,15 @@ def run(trial, args, config):
     """`siltstone run` until it has read everything, then SIGTERM, watched; (seconds, Look)."""
     log_path, began, ended = trial.folder / "run.log", time.monotonic(), threading.Event()
     with open(log_path, "w") as log:
-        process = subprocess.Popen([program(not args.debug), "run", "-c", config], stdout=log, stderr=log)
+        command = [program(not args.debug), "run", "-c", config, *(["--drain"] if args.each else [])]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     look = Look(process.pid, trial.folder / "spool")
     watcher = threading.Thread(target=look.watch, args=[ended])
     watcher.start()
     try:
-        wait_until_read(process, args.partitions * args.hours, log_path)
-        process.send_signal(signal.SIGTERM)
+        if not args.each:
+            wait_until_read(process, args.partitions * args.hours, log_path)
+            process.send_signal(signal.SIGTERM)
         code = process.wait(DEADLINE)
     finally:
         if process.poll() is None:
@@ -139,10 +144,13 @@ def one(args, topic, format_name):
     """One line; whether it holds."""
     trial = Trial("memory", "file", format_name, topic)
     config = trial.write_config(rotate=ROTATE, memory=f"{args.budget}MiB")
-    config.write_text(f'[http]\nlisten = "{LISTEN}"\n[shutdown]\ntimeout = "1h"\n' + config.read_text())
+    text = f'[http]\nlisten = "{LISTEN}"\n[shutdown]\ntimeout = "1h"\n' + config.read_text()
+    if args.each:
+        text = text.replace('layout = { preset = "hive" }', 'layout = { path = "id={field.id}/dt=%Y-%m-%d/hr=%H" }')
+    config.write_text(text)
     wall, look = run(trial, args, config)
     found = trial.check(args.records, set_arguments(args))
-    peak, allowed, objects = look.peak_kib / 1024, args.budget + BESIDE_BUDGET_MIB, args.partitions * args.hours
+    peak, allowed, objects = look.peak_kib / 1024, args.budget + BESIDE_BUDGET_MIB, args.records if args.each else args.partitions * args.hours
     kinds = " ".join(f"{name}={kib / 1024:.0f}" for name, kib in look.at_peak.items())
     holds = peak <= allowed and found["objects"] == objects
     print(f"{'ok' if holds else 'WRONG'} {format_name:8} budget={args.budget}MiB peak={peak:.0f}MiB allowed={allowed}MiB open_files={look.files_max} "
@@ -164,6 +172,7 @@ def main():
     parser.add_argument("--hours", type=int, default=24)
     parser.add_argument("--records", type=int, default=1_500_000)
     parser.add_argument("--format", type=lambda text: text.split(","), default=["gzip", "parquet"], help=f"of {', '.join(FORMATS)}")
+    parser.add_argument("--each", action="store_true", help="one object for each record")
     parser.add_argument("--debug", action="store_true", help="use target/debug, whose own pages are many more")
     parser.add_argument("--keep", action="store_true", help="delete neither topic nor objects")
     args = parser.parse_args()

@@ -20,8 +20,11 @@ use arrow_array::ArrayRef;
 use arrow_schema::{DataType, Field, SchemaRef};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression as Pages, GzipLevel, ZstdLevel};
+use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{ColumnChunkMetaData, KeyValue};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, SchemaDescriptor, TypePtr};
@@ -156,7 +159,7 @@ impl Encoder {
     /// [`FormatError::Io`]: the magic number could not be written.
     pub(super) fn assemble(&self, out: Box<dyn Write + Send>) -> Result<Box<dyn Assembler>, FormatError> {
         let file = SerializedFileWriter::new(out, Arc::clone(&self.parquet), Arc::clone(&self.properties));
-        Ok(Box::new(ParquetAssembler { file: file.map_err(io_error)? }))
+        Ok(Box::new(ParquetAssembler { file: file.map_err(failed)?, footer: 0 }))
     }
 
     /// Writers for the columns of a row group whose first rows are `first`.
@@ -233,6 +236,19 @@ fn pages(compression: Compression) -> Result<Pages, String> {
 /// One Parquet file in the making.
 struct ParquetAssembler {
     file: SerializedFileWriter<Box<dyn Write + Send>>,
+    /// Bytes of memory of the row groups' metadata and page indexes, which the writer keeps for the footer.
+    footer: u64,
+}
+
+/// Bytes of memory that the writer keeps of a column chunk, about the most: statistics and the bounds of pages are cut at 64 bytes.
+fn kept_of(chunk: &ColumnCloseResult) -> u64 {
+    /// Statistics, encodings and histograms on the heap.
+    const CHUNK: usize = 512;
+    /// A page's place, counts, and two bounds with their offsets.
+    const PAGE: usize = 24 + 3 * 8 + 2 * (24 + 64);
+    let fixed = size_of::<ColumnChunkMetaData>() + size_of::<ColumnIndexMetaData>() + size_of::<OffsetIndexMetaData>();
+    let pages = chunk.offset_index.as_ref().map_or(0, |index| index.page_locations.len());
+    (fixed + CHUNK + pages * PAGE) as u64
 }
 
 impl Assembler for ParquetAssembler {
@@ -240,31 +256,36 @@ impl Assembler for ParquetAssembler {
         let EncodedBlock::RowGroup(group) = block else {
             return Err(FormatError::Encode { rows: 0, what: "a block of text in a Parquet file".to_string() });
         };
-        let mut row_group = self.file.next_row_group().map_err(io_error)?;
+        let mut row_group = self.file.next_row_group().map_err(failed)?;
         for chunk in group.chunks {
-            chunk.append_to_row_group(&mut row_group).map_err(io_error)?;
+            self.footer += kept_of(chunk.close());
+            chunk.append_to_row_group(&mut row_group).map_err(failed)?;
         }
-        row_group.close().map_err(io_error)?;
+        row_group.close().map_err(failed)?;
         Ok(())
+    }
+
+    fn memory(&self) -> u64 {
+        self.footer
     }
 
     fn finish(mut self: Box<Self>, metadata: &[(String, String)]) -> Result<(), FormatError> {
         for (key, value) in metadata {
             self.file.append_key_value_metadata(KeyValue::new(key.clone(), value.clone()));
         }
-        self.file.close().map_err(io_error)?;
+        self.file.close().map_err(failed)?;
         Ok(())
     }
 }
 
-/// While a file is put together nothing is encoded any more: what fails is the disk below, or a bug that `io::Error`
-/// carries as well.
-fn io_error(error: ParquetError) -> FormatError {
+/// While a file is put together nothing is encoded any more: what fails is the disk below, or a bug, which trying again
+/// would only repeat.
+fn failed(error: ParquetError) -> FormatError {
+    let what = error.to_string();
     match error {
-        ParquetError::External(source) => match source.downcast::<io::Error>() {
-            Ok(io) => FormatError::Io(*io),
-            Err(other) => FormatError::Io(io::Error::other(other)),
-        },
-        other => FormatError::Io(io::Error::other(other)),
+        ParquetError::External(source) if source.is::<io::Error>() => {
+            FormatError::Io(*source.downcast().expect("looked at above"))
+        }
+        _ => FormatError::Encode { rows: 0, what },
     }
 }

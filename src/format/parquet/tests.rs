@@ -1,6 +1,6 @@
 use super::roundtrip::found_rows;
 use super::*;
-use crate::format::testing::{Sample, file_of};
+use crate::format::testing::{Sample, Shared, file_of};
 use crate::layout::{ColumnKind, Dictionaries, KeptColumn, Pages, TimeUnit};
 use arrow_array::RecordBatch;
 use bytes::Bytes;
@@ -527,4 +527,49 @@ fn elements_that_leave_all_out_are_bounded() {
     appended(&format!(r#"{{"list":[{}]}}"#, many(r#"{"f7":12345678901234567}"#, 100_000)))
         .expect("as many as real ones");
     appended(&format!(r#"{{"deep":[{}]}}"#, many("[1,2]", 300_000))).expect("no more values than bytes");
+}
+
+/// Goal: what an open file keeps for its footer is counted. Method: against the memory of the footer when it is read back, for
+/// wide and for narrow rows, few and many pages.
+#[test]
+fn what_goes_into_the_footer_is_counted() {
+    let wide = format(&wide_schema(), Some(&keep_all()), UnknownFields::Drop);
+    let small_pages = Pages { page_bytes: Some(4 << 10), ..Pages::default() };
+    let rules = PageRules { pages: &small_pages, is_given: true };
+    let texts = [column("n", ColumnKind::Int64), column("s", ColumnKind::String)];
+    let narrow = ParquetFormat::new(&texts, None, UnknownFields::Drop, Compression::Zstd(3), LIMIT, &rules)
+        .expect("a valid schema");
+    let narrow_row = |row: usize| format!(r#"{{"n":{row},"s":"{row:x>100}"}}"#);
+    let wide_row = |_: usize| WIDE_ROW.to_string();
+    let cases: [(&ParquetFormat, &dyn Fn(usize) -> String, usize); 2] =
+        [(&wide, &wide_row, 30), (&narrow, &narrow_row, 1000)];
+    for (format, row, rows_of_a_group) in cases {
+        let out = Shared::default();
+        let mut assembler = format.assemble(Box::new(out.clone())).expect("a file");
+        for group in 0..50 {
+            let mut rows = Vec::new();
+            for number in 0..rows_of_a_group {
+                append(format, &row(group * rows_of_a_group + number), &mut rows).expect("a row");
+            }
+            let block = format.encode_block(&rows, rows_of_a_group as u32).expect("a block");
+            assembler.append(block).expect("appended");
+        }
+        let counted = assembler.memory();
+        assembler.finish(&[]).expect("finished");
+        let file = Bytes::from(out.0.lock().expect("no panic before").clone());
+        let indexes = parquet::file::metadata::PageIndexPolicy::Required;
+        let metadata = parquet::file::metadata::ParquetMetaDataReader::new()
+            .with_page_index_policy(indexes)
+            .parse_and_finish(&file)
+            .expect("its own file");
+        let pages: usize = metadata
+            .offset_index()
+            .expect("page indexes")
+            .iter()
+            .flatten()
+            .map(|index| index.page_locations().len())
+            .sum();
+        let there = metadata.memory_size() as u64;
+        assert!(counted >= there && counted < there * 3, "{counted} counted, {there} there, {pages} pages");
+    }
 }

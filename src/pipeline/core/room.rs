@@ -8,8 +8,27 @@ use crate::pipeline::partition::{Partition, Phase};
 const REDO_LATER_MS: i64 = 30_000;
 
 impl Core {
-    /// Moves rows to disk until memory is back under three quarters of `limit`.
+    /// What of `limit` bytes open batches have: sealed ones, whose parts are named in memory until they are committed, take
+    /// theirs from it, but never more than three quarters.
+    fn left_for_open(&self, limit: usize) -> usize {
+        let sealed: usize = self.partitions.iter().map(Partition::sealed_memory).sum();
+        limit.saturating_sub(sealed).max(limit / 4)
+    }
+
+    /// Whether no record should be taken before a sealed batch is through: what open batches hold in memory beside the rows that
+    /// can be spilled does not fit beside it.
+    pub(in crate::pipeline) fn is_crowded(&self, limit: usize) -> bool {
+        let (mut open, mut sealed) = (0, 0);
+        for partition in &self.partitions {
+            open += partition.memory();
+            sealed += partition.sealed_memory();
+        }
+        sealed > 0 && (open > self.left_for_open(limit) || sealed > limit / 4 * 3)
+    }
+
+    /// Moves rows to disk until the memory of open batches is back under three quarters of what they have of `limit`.
     pub(in crate::pipeline) fn spill(&mut self, limit: usize) {
+        let limit = self.left_for_open(limit);
         let mut memory: usize = self.partitions.iter().map(Partition::memory).sum();
         if memory <= limit {
             return;
@@ -32,7 +51,8 @@ impl Core {
             open.memory = open.memory.saturating_sub(bytes);
             memory = memory.saturating_sub(bytes);
         }
-        if memory > limit {
+        // Sealed batches make room when they are through, and no record is taken until then.
+        if memory > limit && self.partitions.iter().all(|partition| partition.sealed_memory() == 0) {
             // Nothing is left to spill: it is the parts themselves that take the room.
             let largest = (0..self.partitions.len())
                 .filter(|&slot| self.partitions[slot].redo.is_none() && self.partitions[slot].due.is_none())

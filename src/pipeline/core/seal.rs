@@ -13,6 +13,9 @@ use crate::planted::{Bug, has};
 use crate::record::OffsetRange;
 use crate::spool::part::{Block, Finished};
 
+/// Bytes that a part of a sealed batch takes, about: its names and sums, and those of its object in the claim and the receipt.
+const SEALED_PART_MEMORY: usize = 1536;
+
 impl Core {
     pub(super) fn check_volume(&mut self, slot: usize) {
         let partition = &self.partitions[slot];
@@ -110,12 +113,14 @@ impl Core {
         let metadata = file_metadata(&partition.held.partition, range, &open.archive);
         let mut parts = Vec::new();
         let mut last_blocks = Vec::new();
+        let mut footers = 0;
         for (index, part) in open.parts.into_iter().enumerate() {
             // A window whose only record was refused has no rows: no object.
             if part.rows == 0 {
                 continue;
             }
             let keys = &open.archive.outputs[part.output].keys;
+            footers += part.part.footer_memory();
             parts.push(EncodingPart {
                 index,
                 output: part.output,
@@ -150,9 +155,10 @@ impl Core {
             archive: open.archive,
         };
         let missing = parts.len();
+        let memory = footers + missing * SEALED_PART_MEMORY;
         let watermark_ms = partition.watermark_ms;
         let encoding = Some(Encoding { batch, parts, missing });
-        partition.sealed = Some(Sealing { number, first: range.first, end, watermark_ms, encoding });
+        partition.sealed = Some(Sealing { number, first: range.first, end, watermark_ms, memory, encoding });
         if drained {
             partition.phase = Phase::Drained;
             if !partition.paused {
@@ -189,7 +195,12 @@ impl Core {
         let Some(slot) = self.slot_of(held) else { return };
         let partition = &mut self.partitions[slot];
         let file = match result {
-            Ok(None) => return,
+            Ok(None) => {
+                if let Some(open) = partition.open.as_mut().filter(|open| open.number == batch) {
+                    open.block_encoded(part);
+                }
+                return;
+            }
             Ok(Some(file)) => file,
             // A batch that was thrown away since: nobody's business any more.
             Err(_) if !partition.has_batch(batch) => return,
@@ -226,6 +237,8 @@ impl Core {
     pub(super) fn start_finishing(&mut self, slot: usize) {
         let Some(sealing) = self.partitions[slot].sealed.as_mut() else { return };
         let Some(Encoding { mut batch, parts, .. }) = sealing.encoding.take() else { return };
+        // Footers are written.
+        sealing.memory = parts.len() * SEALED_PART_MEMORY;
         let number = sealing.number;
         for part in parts {
             let Some(file) = part.file else {
