@@ -8,7 +8,7 @@ by tests/reader/check.py), and the process may never have held more than the bud
 program's own pages, too. One line for each format, with the greatest
 number of open descriptors and the kinds of memory at the peak.
 
-With --each the path has the record's id in it: every record is an object of its own, and what ends a batch is the room that the
+With --each the name has the record's id in it: every record is an object of its own, and what ends a batch is the room that the
 names of objects take. Then the run is `--drain`, and there must be as many objects as records.
 """
 
@@ -146,7 +146,7 @@ def one(args, topic, format_name):
     config = trial.write_config(rotate=ROTATE, memory=f"{args.budget}MiB")
     text = f'[http]\nlisten = "{LISTEN}"\n[shutdown]\ntimeout = "1h"\n' + config.read_text()
     if args.each:
-        text = text.replace('layout = { preset = "hive" }', 'layout = { path = "id={field.id}/dt=%Y-%m-%d/hr=%H" }')
+        text = text.replace('layout = { preset = "hive" }', 'layout = { preset = "hive", name = "{topic}+{partition:05}+{first:020}-{end:020}+{field.id}" }')
     config.write_text(text)
     wall, look = run(trial, args, config)
     found = trial.check(args.records, set_arguments(args))

@@ -541,8 +541,8 @@ fn what_goes_into_the_footer_is_counted() {
         .expect("a valid schema");
     let narrow_row = |row: usize| format!(r#"{{"n":{row},"s":"{row:x>100}"}}"#);
     let wide_row = |_: usize| WIDE_ROW.to_string();
-    let cases: [(&ParquetFormat, &dyn Fn(usize) -> String, usize); 2] =
-        [(&wide, &wide_row, 30), (&narrow, &narrow_row, 1000)];
+    type Row<'a> = &'a dyn Fn(usize) -> String;
+    let cases = [(&wide, &wide_row as Row<'_>, 30), (&narrow, &narrow_row, 1000)];
     for (format, row, rows_of_a_group) in cases {
         let out = Shared::default();
         let mut assembler = format.assemble(Box::new(out.clone())).expect("a file");
