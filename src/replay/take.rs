@@ -1,6 +1,7 @@
 //! Rows of dead letters on their way into objects: one open batch, whose blocks are encoded at once.
 //!
-//! Memory: plain rows up to the share of `[memory] budget` that rows have; what exceeds it is spilled. Disk: the spool.
+//! Memory: plain rows up to the share of `[memory] budget` that rows have, parts included; what exceeds it is spilled. More parts than half of
+//! that has room for, in a replay that another process began, come on top. Disk: the spool.
 
 use crate::bucket::replays::LetterId;
 use crate::exit::{Exit, Failure};
@@ -28,6 +29,10 @@ pub(super) struct Taking {
     pub(super) rows: BTreeMap<String, Vec<LetterId>>,
     /// Dead letters that became rows in some output.
     pub(super) letters: u64,
+    /// Blocks of the part that has most.
+    pub(super) most_blocks: u64,
+    /// Memory that the last spill could not free.
+    floor: usize,
 }
 
 /// What was taken, as files.
@@ -55,7 +60,13 @@ impl Taking {
         let opened = Opened { number: 0, wall_ms: 0, monotonic_ms: 0 };
         let batch = OpenBatch::new(archive, 0, None, dir, opened);
         let asker = asker.clone();
-        Ok(Self { batch, rows_max, asker, finished: BTreeMap::new(), rows: BTreeMap::new(), letters: 0 })
+        let (finished, rows) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { batch, rows_max, asker, finished, rows, letters: 0, most_blocks: 0, floor: 0 })
+    }
+
+    /// Parts so far: objects to come.
+    pub(super) fn parts(&self) -> usize {
+        self.batch.parts.len()
     }
 
     /// Decodes one letter again and takes its rows; says what became of it in each of the outputs that are wanted.
@@ -80,9 +91,10 @@ impl Taking {
         }
         self.letters += u64::from(is_row);
         for (part, block) in blocks {
+            self.most_blocks = self.most_blocks.max(self.batch.parts[part].part.blocks());
             self.encode(part, block)?;
         }
-        if self.batch.memory > self.rows_max {
+        if must_spill(self.batch.memory, self.floor, self.rows_max) {
             self.spill()?;
         }
         Ok(outcomes)
@@ -92,7 +104,7 @@ impl Taking {
         let finished = block.encode().map_err(|error| match &error {
             FormatError::Io(_) => local("write to the spool", &error),
             FormatError::Encode { .. } => {
-                Failure::new(Exit::Failed, format!("{error}; this is a bug, nothing is lost"))
+                Failure::new(Exit::Stopped, format!("{error}; this is a bug, nothing is lost"))
             }
         })?;
         if let Some(finished) = finished {
@@ -107,6 +119,7 @@ impl Taking {
             open.part.spill().map_err(|error| local("spill rows", &error))?;
             self.batch.memory = self.batch.memory.saturating_sub(bytes);
         }
+        self.floor = self.batch.memory;
         Ok(())
     }
 
@@ -146,6 +159,12 @@ impl Taking {
         }
         Ok(Taken { parts, rows: self.rows, _dir: dir })
     }
+}
+
+/// Whether rows in memory are to go to disk, where `floor` of it stays whatever goes. A spill walks over all parts, so it must be worth it: one
+/// that was begun by a process with more memory may have more parts than `rows_max` has room for.
+fn must_spill(memory: usize, floor: usize, rows_max: usize) -> bool {
+    memory > rows_max && memory.saturating_sub(floor) > rows_max / 4
 }
 
 fn local(what: &str, error: &dyn std::error::Error) -> Failure {

@@ -2,9 +2,10 @@
 
 use super::find::Destinations;
 use super::select::Selection;
-use super::{LETTERS_MAX, Limits, Replayer, Step};
+use super::{LETTERS_MAX, Limits, PARTS_MAX, Replayer, Step};
 use crate::bucket::identity::StoredStart;
 use crate::bucket::receipt::{Balance, RECEIPT_VERSION, Receipt};
+use crate::bucket::replays::ReplayReceipt;
 use crate::bucket::{Bucket, CONTROL_FOLDER};
 use crate::clock::SystemClock;
 use crate::config::{Config, parse};
@@ -18,6 +19,7 @@ use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
 use crate::registry::{Lookup, Registry, Target};
 use crate::spool::Spool;
+use crate::spool::part::BLOCKS_MAX;
 use crate::upload::{PutRule, UploadSettings, put_file};
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -228,12 +230,28 @@ impl World {
         rows
     }
 
+    /// The receipts of all finished replays.
+    async fn replay_receipts(&self) -> Vec<ReplayReceipt> {
+        let (bucket, partition) = (Bucket::new(self.seen(None, 0).1[URL].clone()), TopicPartition::new("t", 0));
+        let mut receipts = Vec::new();
+        for (first, n) in bucket.finished_replays(&partition).await.expect("listed") {
+            receipts.extend(bucket.replay_receipt(&partition, first, n).await.expect("read"));
+        }
+        receipts
+    }
+
     async fn keys(&self, prefix: &str) -> Vec<String> {
         self.objects().await.into_keys().filter(|key| key.starts_with(prefix)).collect()
     }
 }
 
-const ALL: Limits = Limits { letters: u64::MAX, dry_run: false, letters_of_claim: LETTERS_MAX };
+const ALL: Limits = Limits {
+    letters: u64::MAX,
+    dry_run: false,
+    letters_of_claim: LETTERS_MAX,
+    parts_of_claim: PARTS_MAX,
+    blocks_of_part: BLOCKS_MAX,
+};
 
 /// What a replay came to.
 struct Outcome {
@@ -450,8 +468,7 @@ async fn schemas_that_are_registered_meanwhile_make_rows() {
     assert_eq!((outcome.balance.finished, outcome.of("rows"), outcome.of("columns")), (3, (0, 3, 2), (0, 3, 2)));
     let rows = [r#"{"id":1}"#, r#"{"id":2,"name":"x"}"#, r#"{"id":3,"name":"-"}"#, r#"{"id":4,"name":"y"}"#];
     assert_eq!(world.rows("rows/").await, rows);
-    let bucket = Bucket::new(world.seen(None, 0).1[URL].clone());
-    let receipts = bucket.replay_receipts(&TopicPartition::new("t", 0)).await.expect("listed");
+    let receipts = world.replay_receipts().await;
     assert_eq!(receipts.iter().map(|receipt| receipt.replay.target.as_deref()).collect::<Vec<_>>(), [Some("8")]);
     assert_eq!(world.keys("columns/").await.len(), 2);
 }
@@ -657,7 +674,6 @@ async fn somebody_elses_object_is_not_taken_for_ours() {
     world.store.delete(&Path::from(key.as_str())).await.expect("moved away");
     replay(&world, &world.config(&with(BY_TS))).await.done();
     assert_eq!(world.rows("rows/").await, all_rows());
-    let bucket = Bucket::new(world.seen(None, 0).1[URL].clone());
-    let receipts = bucket.replay_receipts(&TopicPartition::new("t", 0)).await.expect("listed");
+    let receipts = world.replay_receipts().await;
     assert_eq!(receipts.iter().map(|receipt| receipt.replay.letters()).sum::<u64>(), 4);
 }

@@ -1,8 +1,10 @@
 //! `siltstone dead-letters list`: the objects of dead letters, from receipts.
 
 use super::{selection, shown, write_json, wrote};
+use crate::bucket::Bucket;
+use crate::bucket::replays::LetterId;
 use crate::cli::ListArgs;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::parse::timestamp::render_instant;
@@ -62,14 +64,10 @@ pub(super) async fn list(args: &ListArgs, config: &Config, out: &mut dyn Write) 
     }
     for site in sites(config, &destinations, &clock, &selection).await? {
         for partition in &site.partitions {
-            let receipts = patiently(&clock, "list replays", || site.bucket.replay_receipts(partition)).await?;
-            let mut written: HashMap<String, HashSet<_>> = HashMap::new();
-            for receipt in receipts {
-                let of_object = written.entry(receipt.replay.object.key).or_default();
-                of_object.extend(receipt.replay.rows.into_values().flatten());
-            }
+            let replays = patiently(&clock, "list replays", || site.bucket.finished_replays(partition)).await?;
             let mut batches = site.batches(partition, &clock, &selection).await?;
             while let Some(batch) = batches.try_next().await? {
+                let written = written(&site.bucket, &clock, &batch, &replays).await?;
                 for object in &batch.objects {
                     let mut line = describe(&site.archive.name, &batch, object);
                     line.replayed = written.get(&object.key).map_or(0, |letters| letters.len() as u64);
@@ -93,6 +91,28 @@ pub(super) async fn list(args: &ListArgs, config: &Config, out: &mut dyn Write) 
         writeln!(out, "{letters} dead letters in {objects} objects, {replayed} of them replayed").map_err(wrote)?;
     }
     Ok(Exit::Done)
+}
+
+/// The letters of one batch that finished replays have written, by the object that they lie in. Reads the receipts of that batch alone,
+/// one at a time.
+async fn written(
+    bucket: &Bucket,
+    clock: &dyn Clock,
+    batch: &DeadBatch,
+    replays: &[(i64, u32)],
+) -> Result<HashMap<String, HashSet<LetterId>>, Failure> {
+    let (partition, first) = (&batch.partition, batch.range.first);
+    let begin = replays.partition_point(|&(of, _)| of < first);
+    let mut written: HashMap<String, HashSet<LetterId>> = HashMap::new();
+    for &(_, n) in replays[begin..].iter().take_while(|&&(of, _)| of == first) {
+        let what = format!("the receipt of replay {n} of {partition} {}", batch.range);
+        let Some(receipt) = patiently(clock, &what, || bucket.replay_receipt(partition, first, n)).await? else {
+            continue;
+        };
+        let of_object = written.entry(receipt.replay.object.key).or_default();
+        of_object.extend(receipt.replay.rows.into_values().flatten());
+    }
+    Ok(written)
 }
 
 fn describe(archive: &str, batch: &DeadBatch, object: &DeadObject) -> Line {
