@@ -8,7 +8,7 @@ use super::find::DeadBatch;
 use crate::bucket::Bucket;
 use crate::bucket::replays::{LetterId, Replay, ReplayClaim};
 use crate::clock::Clock;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::pipeline::start::patiently;
 use std::collections::{BTreeMap, HashSet};
 
@@ -70,4 +70,10 @@ impl Claims {
         self.read = replay.n;
         self.named.add(replay);
     }
+}
+
+/// Why a replay that was begun cannot be finished.
+pub(super) fn unfinished(Replay { n, first, topic, partition, .. }: &Replay, why: String) -> Failure {
+    let text = format!("replay {n} of the batch at {first} of {topic}/{partition} was begun and not finished{why}");
+    Failure::new(Exit::Stopped, text)
 }

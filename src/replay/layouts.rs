@@ -10,6 +10,7 @@ use crate::pipeline::archive::{Archive, PinnedSchemas};
 use crate::pipeline::context::load_pinned;
 use crate::pipeline::start::{chain, patiently};
 use crate::registry::Target;
+use crate::replay::claims::unfinished;
 use crate::replay::find::Destinations;
 use crate::replay::schemas::Asker;
 use std::collections::BTreeMap;
@@ -112,14 +113,7 @@ pub async fn compile_claimed(
     replay: &Replay,
     layout: Result<Arc<Layout>, String>,
 ) -> Result<Arc<Archive>, Failure> {
-    let unusable = |what: String| {
-        let Replay { n, first, .. } = replay;
-        let partition = replay.topic_partition();
-        let text = format!(
-            "replay {n} of the batch at {first} of {partition} was begun and not finished, and its layout cannot be used: {what}"
-        );
-        Failure::new(Exit::Stopped, text)
-    };
+    let unusable = |what: String| unfinished(replay, format!(", and its layout cannot be used: {what}"));
     let layout = layout.map_err(unusable)?;
     let target = replay.target.as_deref().map(str::parse).transpose().map_err(unusable)?;
     let compiled = compile(seams, &layout, target).await;

@@ -21,7 +21,8 @@
 //!   letters name, or that of their batch. The claim keeps it.
 //!
 //! One claim names at most [`LETTERS_MAX`] dead letters, so that claims stay small, and takes no further one once its rows are of
-//! [`PARTS_MAX`] objects or one of them has [`BLOCKS_MAX`] blocks: what is left takes further replays, one after the other.
+//! [`PARTS_MAX`] objects, one of them has [`BLOCKS_MAX`] blocks, or the budget has no room for more: what is left takes further replays, one
+//! after the other.
 //!
 //! Requests: each claim of a batch is read once, and its receipt looked for once; then one for each object of dead letters and replay.
 //!

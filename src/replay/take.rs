@@ -1,7 +1,8 @@
 //! Rows of dead letters on their way into objects: one open batch, whose blocks are encoded at once.
 //!
-//! Memory: plain rows up to the share of `[memory] budget` that rows have, parts included; what exceeds it is spilled. More parts than half of
-//! that has room for, in a replay that another process began, come on top. Disk: the spool.
+//! Memory: plain rows up to the share of `[memory] budget` that rows have, with parts and what is kept for their footers; rows that exceed
+//! it are spilled. Only a replay that was begun with a larger budget may have more parts than that, and then a quarter for rows comes on
+//! top. Disk: the spool.
 
 use crate::bucket::replays::LetterId;
 use crate::exit::{Exit, Failure};
@@ -64,6 +65,11 @@ impl Taking {
         Ok(Self { batch, rows_max, asker, finished, rows, letters: 0, most_blocks: 0, floor: 0 })
     }
 
+    /// Whether what cannot be spilled (parts, and what is kept for their footers) takes more than half of the memory that there is.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.floor > self.rows_max / 2
+    }
+
     /// Parts so far: objects to come.
     pub(super) fn parts(&self) -> usize {
         self.batch.parts.len()
@@ -93,6 +99,7 @@ impl Taking {
         for (part, block) in blocks {
             self.most_blocks = self.most_blocks.max(self.batch.parts[part].part.blocks());
             self.encode(part, block)?;
+            self.batch.block_encoded(part);
         }
         if must_spill(self.batch.memory, self.floor, self.rows_max) {
             self.spill()?;
@@ -169,4 +176,17 @@ fn must_spill(memory: usize, floor: usize, rows_max: usize) -> bool {
 
 fn local(what: &str, error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Failed, format!("{what}: {}", crate::pipeline::start::chain(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::must_spill;
+
+    /// Goal: where parts alone take more than there is, rows are not moved to disk one by one.
+    #[test]
+    fn a_spill_frees_what_it_costs() {
+        assert!(!must_spill(100, 0, 100) && must_spill(101, 0, 100));
+        assert!(must_spill(101, 50, 100), "half of it is left for rows");
+        assert!(!must_spill(325, 300, 100) && must_spill(326, 300, 100));
+    }
 }

@@ -1,13 +1,14 @@
 //! From an object of dead letters to a receipt: choose, claim, upload, receipt. Crash-safe at each point, see [`super`].
 
 use super::balance::Balance;
-use super::claims::{Claims, Named};
+use super::claims::{Claims, Named, unfinished};
 use super::find::{DeadBatch, DeadObject, Destinations, Site, place_of, sites};
 use super::layouts::{Layouts, Numbers, Seams, compile, compile_claimed};
 use super::read::Letters;
 use super::schemas::Asker;
 use super::select::Selection;
 use super::take::{Taken, Taking};
+use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::ReceiptObject;
 use crate::bucket::replays::{REPLAY_VERSION, Replay, ReplayClaim, ReplayOutcome, ReplayReceipt, ReplayedObject};
 use crate::clock::Clock;
@@ -25,6 +26,7 @@ use crate::spool::{Spool, process_number};
 use crate::upload::{How, Placed, PutRule, UploadFile, UploadSettings, put_file};
 use futures::TryStreamExt;
 use serde::Serialize;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Most dead letters of one claim: with their numbers it is of some megabytes at most.
@@ -322,6 +324,7 @@ impl<'c> Replayer<'c> {
             choose_letter(&mut taking, choice, &letter, &mut chosen.balance).await?;
             let is_full = self.spool.is_full()
                 || taking.parts() >= self.parts_max
+                || taking.is_crowded()
                 || taking.most_blocks >= self.limits.blocks_of_part;
             if taking.letters >= most || (is_full && taking.letters > 0) {
                 chosen.is_all = false;
@@ -403,9 +406,12 @@ impl<'c> Replayer<'c> {
             if !dry_run {
                 match self.finish(work, batch, &claim).await {
                     Ok(()) => self.balance.finished += letters,
-                    // The configuration lacks what the claim needs.
                     Err(failure) if matches!(failure.exit, Exit::Stopped | Exit::Config) => {
-                        let failure = Failure::new(Exit::Stopped, failure.message);
+                        // The configuration lacks what the claim needs.
+                        let failure = match failure.exit {
+                            Exit::Config => unfinished(replay, format!(": {}", failure.message)),
+                            _ => failure,
+                        };
                         self.tell_stopped(&replay.object.key, failure, tell)?;
                         continue;
                     }
@@ -424,13 +430,7 @@ impl<'c> Replayer<'c> {
         let layout = work.layouts.get(bucket, &*clock, &replay.fingerprint).await?;
         let archive = compile_claimed(self.seams(work.site), replay, layout).await?;
         let unlike = |what: String| {
-            let Replay { n, first, .. } = replay;
-            let text = format!(
-                "replay {n} of the batch at {first} of {} was begun and not finished, and {what}: run the release that began it \
-                 until it is finished",
-                batch.partition
-            );
-            Failure::new(Exit::Stopped, text)
+            unfinished(replay, format!(", and {what}: run the release that began it until it is finished"))
         };
         let mut wanted = Named::default();
         wanted.add(replay);
@@ -459,7 +459,8 @@ impl<'c> Replayer<'c> {
         }
         let taken = taking.seal(&batch.partition, batch.range, replay.n)?;
         let keys: Vec<_> = placed_parts(&archive, &taken.parts).map(|(_, object)| object).collect();
-        if let Some(stranger) = keys.iter().find(|key| !claim.keys.contains(key)) {
+        let named: HashSet<&ClaimedObject> = claim.keys.iter().collect();
+        if let Some(stranger) = keys.iter().find(|key| !named.contains(key)) {
             return Err(unlike(format!("{} is not among the objects that it names", stranger.key)));
         }
         self.place(work, batch, replay, &archive, &taken, false).await
