@@ -2,7 +2,9 @@
 
 use super::find::Destinations;
 use super::layouts::Layouts;
+use super::schemas::Asker;
 use super::select::Selection;
+use super::take::Taking;
 use super::{LETTERS_MAX, Limits, PARTS_MAX, Replayer, Step};
 use crate::bucket::identity::StoredStart;
 use crate::bucket::receipt::{Balance, RECEIPT_VERSION, Receipt};
@@ -13,9 +15,11 @@ use crate::config::{Config, parse};
 use crate::decode::{Aim, Schemas};
 use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
-use crate::layout::RegistryFormat;
+use crate::format::dead_letter::letter::Letter;
+use crate::layout::{OutputFormat, RegistryFormat};
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{SealedPart, file_metadata, object_metadata, receipt_object, upload_file};
+use crate::pipeline::open_batch::again::{Again, Wanted};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
 use crate::registry::{Lookup, Registry, Target};
@@ -526,18 +530,24 @@ async fn a_claim_ends_before_it_has_too_many_objects() {
 /// Goal: no object gets more row groups than Parquet has room for.
 #[tokio::test]
 async fn a_claim_ends_before_an_object_has_too_many_blocks() {
-    let parquet = |lines: &str| {
-        let columns = "[{ name = \"id\", type = \"INT64\" }]";
-        let format = format!("{{ type = \"parquet\", schema = {columns}, unknown = \"drop\", row_group_rows = 2 }}");
-        with(lines)
-            .replace("_dead/{topic}/min=%M", "_dead/{topic}")
-            .replace("{ type = \"json\", compression = \"none\" }", &format)
-    };
     let world = World::new();
+    let parquet = |lines: &str| {
+        let format = "{ type = \"parquet\", schema = [{ name = \"id\", type = \"INT64\" }], unknown = \"drop\" }";
+        let text = with(lines)
+            .replace("_dead/{topic}/min=%M", "_dead/{topic}")
+            .replace("{ type = \"json\", compression = \"none\" }", format);
+        let mut config = world.config(&text);
+        for output in &mut config.archives[0].layout.outputs {
+            let OutputFormat::Parquet { row_group_rows, .. } = &mut output.format else { panic!("Parquet") };
+            // Fewer than a configuration may ask for.
+            *row_group_rows = 2;
+        }
+        config
+    };
     let texts: Vec<String> = (0..15).map(|id| row(id, "ts")).collect();
-    world.archived(&world.config(&parquet(BY_TIME)), 0, &self::texts(&texts)).await;
+    world.archived(&parquet(BY_TIME), 0, &self::texts(&texts)).await;
     let limits = Limits { blocks_of_part: 3, ..ALL };
-    let fixed = world.config(&parquet(BY_TS));
+    let fixed = parquet(BY_TS);
     let outcome = replay_in(&fixed, world.seen(None, 0).1, limits, &Selection::default()).await.done();
     assert_eq!(outcome.of("rows"), (15, 0, 0));
     let receipts = world.replay_receipts().await;
@@ -550,6 +560,33 @@ async fn a_claim_ends_before_an_object_has_too_many_blocks() {
         groups.push(reader.metadata().num_row_groups());
     }
     assert_eq!(groups, [3, 3, 2]);
+}
+
+/// Goal: a claim also ends where the budget has no room for more objects, and until then most of the memory is left for rows.
+#[tokio::test]
+async fn objects_that_are_open_take_half_of_the_memory_at_most() {
+    let world = World::new();
+    let config = world.config(&with(BY_TS).replace("more/min=%M", "more/id={field.id}"));
+    let (_, destinations) = world.seen(None, 0);
+    let layout = &config.archives[0].layout;
+    let archive = Archive::compile(layout, &destinations, &BTreeMap::new(), &Schemas::default()).expect("compiles");
+    let mut spool = Spool::open(world.spool.path(), 1 << 30, 1).expect("a spool");
+    let asker = Asker { registry: None, clock: Arc::new(SystemClock::new()) };
+    let (rows_max, output) = (64 << 10, archive.data_outputs() - 1);
+    let mut taking = Taking::new(Arc::new(archive), &mut spool, rows_max, &asker).expect("a folder");
+    for id in 0.. {
+        let record = OwnedRecord { topic: "t".into(), value: Some(row(id, "ts").into()), ..OwnedRecord::default() };
+        let (stage, outputs, reason) = ("timestamp".into(), vec!["more".into()], "r".into());
+        let letter = Letter { record, index: id, row: None, stage, outputs, reason };
+        let outcomes = taking.take(&letter, &[Wanted { output, row: None }]).await.expect("taken");
+        assert_eq!(outcomes, [Again::Rows(1)]);
+        if taking.is_crowded() {
+            break;
+        }
+    }
+    // A KiB each beside their rows, and some are made between two looks.
+    assert!((32..=64).contains(&taking.parts()), "{} parts", taking.parts());
+    assert!(taking.seal(&TopicPartition::new("t", 0), OffsetRange::new(0, 1), 1).expect("sealed").parts.len() >= 32);
 }
 
 /// Goal: what was replayed costs two requests a claim, and one an object of dead letters, however many of both a batch has.

@@ -169,3 +169,68 @@ fn write_text(out: &mut dyn Write, line: &Line) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::replays::{REPLAY_VERSION, Replay, ReplayReceipt, ReplayedObject};
+    use crate::destination::{Destination, StoreKind};
+    use crate::record::{OffsetRange, TopicPartition};
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+
+    fn receipt(first: i64, n: u32, key: &str, rows: &[(&str, &[LetterId])]) -> ReplayReceipt {
+        let replay = Replay {
+            version: REPLAY_VERSION,
+            topic: "t".into(),
+            partition: 0,
+            first,
+            end: first + 10,
+            generation: 1,
+            archive: "a".into(),
+            n,
+            object: ReplayedObject { destination: "memory:///".into(), key: key.into() },
+            fingerprint: "f".into(),
+            schemas: BTreeMap::new(),
+            target: None,
+            rows: rows.iter().map(|&(output, letters)| (output.to_string(), letters.to_vec())).collect(),
+        };
+        let (cluster_id, writer) = ("c".to_string(), "0".to_string());
+        ReplayReceipt { replay, cluster_id, writer, objects: Vec::new(), written_ms: None }
+    }
+
+    /// Goal: a dead letter counts once, whatever its outputs and replays, and receipts of other batches are not read.
+    #[tokio::test]
+    async fn of_each_batch_its_own_replays_are_read() {
+        let store = Arc::new(InMemory::new());
+        let bucket = Bucket::new(Arc::new(Destination::from_store("m", "memory:///", store, StoreKind::Memory)));
+        for receipt in [
+            receipt(10, 1, "x", &[("json", &[(10, 0), (11, 0)]), ("parquet", &[(10, 0)])]),
+            receipt(10, 2, "x", &[("parquet", &[(11, 0), (12, 0)])]),
+            receipt(10, 3, "y", &[("json", &[(13, 0)])]),
+            receipt(20, 1, "z", &[("json", &[(20, 0)])]),
+        ] {
+            bucket.put_replay_receipt(&receipt).await.expect("written");
+        }
+        let partition = TopicPartition::new("t", 0);
+        let mut replays = bucket.finished_replays(&partition).await.expect("listed");
+        assert_eq!(replays, [(10, 1), (10, 2), (10, 3), (20, 1)]);
+        // One that somebody has deleted since it was listed.
+        replays.push((30, 1));
+        for (first, expected) in [(0, vec![]), (10, vec![("x", 3), ("y", 1)]), (20, vec![("z", 1)]), (30, vec![])] {
+            let (range, cluster_id, fingerprint) = (OffsetRange::new(first, first + 10), "c".into(), "f".into());
+            let batch = DeadBatch {
+                partition: partition.clone(),
+                range,
+                fingerprint,
+                target: None,
+                cluster_id,
+                objects: Vec::new(),
+            };
+            let written = written(&bucket, &SystemClock::new(), &batch, &replays).await.expect("read");
+            let mut counts: Vec<_> = written.iter().map(|(key, letters)| (key.as_str(), letters.len())).collect();
+            counts.sort_unstable();
+            assert_eq!(counts, expected, "{first}");
+        }
+    }
+}
