@@ -2,7 +2,7 @@
 //! one row group is, which has 4 MiB of rows or is one record.
 //!
 //! What is read must be a dead letter of the batch whose receipt names the object, and lie where the writer puts it, so that none
-//! is there twice ([`Order`]): anything else is damage, and stops the object before anything is made of it.
+//! is there twice: anything else is damage, and stops the object before anything is made of it.
 
 use super::find::{DeadBatch, DeadObject, Destinations, place_of};
 use crate::destination::Destination;
