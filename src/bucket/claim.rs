@@ -49,7 +49,7 @@ pub struct Claim {
 }
 
 /// An object that a claim announces.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClaimedObject {
     /// Output.
     pub output: String,

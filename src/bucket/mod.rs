@@ -206,6 +206,16 @@ impl Bucket {
         Ok(self.stored(key).await?.map(|stored| stored.bytes))
     }
 
+    /// Whether something is there under `key`.
+    async fn exists(&self, key: &str) -> Result<bool, BucketError> {
+        let path = self.destination.path(key)?;
+        match self.destination.store().head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.store_error("look for", key, &error)),
+        }
+    }
+
     async fn stored(&self, key: &str) -> Result<Option<Stored>, BucketError> {
         let path = self.destination.path(key)?;
         let read = async {

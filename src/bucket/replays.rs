@@ -104,15 +104,6 @@ pub struct ReplayReceipt {
     pub written_ms: Option<i64>,
 }
 
-/// What the bucket holds about one replay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplayEntry {
-    /// Its claim.
-    pub claim: ReplayClaim,
-    /// Its receipt; `None`: it is not finished.
-    pub receipt: Option<ReplayReceipt>,
-}
-
 /// What became of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplayOutcome {
@@ -153,22 +144,35 @@ pub fn replay_receipt_key(partition: &TopicPartition, generation: u32, first: i6
 }
 
 impl Bucket {
-    /// All replays of the batch that begins at `first`, by their numbers from 1. Asks for each by its name: no listing, so that
-    /// a claim made a moment ago is seen.
+    /// The claim of replay `n` of the batch that begins at `first`; `None`: that number is free. Asks for it by its name: no listing,
+    /// so that a claim made a moment ago is seen.
     ///
     /// # Errors
     /// [`BucketError`].
-    pub async fn replays_of(&self, partition: &TopicPartition, first: i64) -> Result<Vec<ReplayEntry>, BucketError> {
-        let mut entries = Vec::new();
-        for n in 1.. {
-            let key = replay_claim_key(partition, self.generation, first, n);
-            let Some(bytes) = self.get(&key).await? else { break };
-            let claim: ReplayClaim = self.parse(&key, &bytes, REPLAY_VERSION)?;
-            self.check_replay(&key, partition, (first, n), &claim.replay)?;
-            let receipt = self.get_replay_receipt(partition, first, n).await?;
-            entries.push(ReplayEntry { claim, receipt });
-        }
-        Ok(entries)
+    pub async fn replay_claim(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+        n: u32,
+    ) -> Result<Option<ReplayClaim>, BucketError> {
+        let key = replay_claim_key(partition, self.generation, first, n);
+        let Some(bytes) = self.get(&key).await? else { return Ok(None) };
+        let claim: ReplayClaim = self.parse(&key, &bytes, REPLAY_VERSION)?;
+        self.check_replay(&key, partition, (first, n), &claim.replay)?;
+        Ok(Some(claim))
+    }
+
+    /// Whether replay `n` of the batch that begins at `first` has its receipt, which is not read for that.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn is_replay_finished(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+        n: u32,
+    ) -> Result<bool, BucketError> {
+        self.exists(&replay_receipt_key(partition, self.generation, first, n)).await
     }
 
     /// Claims replay `n` of its batch. Of any number of different claims of one number, exactly one is ever
@@ -217,27 +221,30 @@ impl Bucket {
         Err(BucketError::CannotReplay { destination: self.destination.id().to_string() })
     }
 
-    /// The receipts of all finished replays of a Kafka partition, by first offset and number.
+    /// First offset of the batch and number of each finished replay of a Kafka partition, in that order.
     /// Lists the partition's folder of replays, which is empty where nobody has replayed anything.
     ///
     /// # Errors
     /// [`BucketError`].
-    pub async fn replay_receipts(&self, partition: &TopicPartition) -> Result<Vec<ReplayReceipt>, BucketError> {
+    pub async fn finished_replays(&self, partition: &TopicPartition) -> Result<Vec<(i64, u32)>, BucketError> {
         let key = folder(partition, self.generation);
         let prefix = self.destination.path(&key)?;
-        let listed: Result<Vec<_>, _> = self.destination.store().list(Some(&prefix)).try_collect().await;
-        let listed = listed.map_err(|error| self.store_error("list", &key, &error))?;
+        let listed = self.destination.store().list(Some(&prefix));
+        let names = listed.try_filter_map(|object| {
+            let name = object.location.filename().and_then(parse_name);
+            async move { Ok(name) }
+        });
         let mut names: Vec<(i64, u32)> =
-            listed.iter().filter_map(|object| object.location.filename().and_then(parse_name)).collect();
+            names.try_collect().await.map_err(|error| self.store_error("list", &key, &error))?;
         names.sort_unstable();
-        let mut receipts = Vec::new();
-        for (first, n) in names {
-            receipts.extend(self.get_replay_receipt(partition, first, n).await?);
-        }
-        Ok(receipts)
+        Ok(names)
     }
 
-    async fn get_replay_receipt(
+    /// The receipt of replay `n` of the batch that begins at `first`; `None`: it is not finished.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn replay_receipt(
         &self,
         partition: &TopicPartition,
         first: i64,
@@ -321,13 +328,20 @@ mod tests {
         assert_eq!(bucket.claim_replay(&first).await.expect("claimed"), ReplayOutcome::Created);
         assert_eq!(bucket.claim_replay(&first).await.expect("claimed"), ReplayOutcome::Same);
         assert_eq!(bucket.claim_replay(&second).await.expect("an answer"), ReplayOutcome::Other);
-        let unfinished = bucket.replays_of(&partition, 10).await.expect("read");
-        assert_eq!(unfinished, [ReplayEntry { claim: first.clone(), receipt: None }]);
+        assert_eq!(bucket.replay_claim(&partition, 10, 1).await.expect("read"), Some(first.clone()));
+        assert!(!bucket.is_replay_finished(&partition, 10, 1).await.expect("looked for"));
+        assert_eq!(bucket.finished_replays(&partition).await.expect("listed"), []);
         bucket.put_replay_receipt(&receipt(&first)).await.expect("written");
         bucket.put_replay_receipt(&receipt(&first)).await.expect("and again");
         assert!(bucket.put_replay_receipt(&receipt(&second)).await.is_err(), "of other rows");
-        assert_eq!(bucket.replay_receipts(&partition).await.expect("listed"), [receipt(&first)]);
-        assert_eq!(bucket.replays_of(&partition, 11).await.expect("read"), []);
+        assert!(bucket.is_replay_finished(&partition, 10, 1).await.expect("looked for"));
+        assert_eq!(bucket.finished_replays(&partition).await.expect("listed"), [(10, 1)]);
+        assert_eq!(bucket.replay_receipt(&partition, 10, 1).await.expect("read"), Some(receipt(&first)));
+        assert_eq!(bucket.replay_receipt(&partition, 10, 2).await.expect("read"), None);
+        for (first, n) in [(10, 2), (11, 1)] {
+            assert_eq!(bucket.replay_claim(&partition, first, n).await.expect("read"), None);
+            assert!(!bucket.is_replay_finished(&partition, first, n).await.expect("looked for"));
+        }
     }
 
     #[tokio::test]

@@ -5,25 +5,33 @@ use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::destination::fault::Verdict;
 use crate::exit::{Exit, Failure};
-use crate::layout::Layout;
+use crate::layout::{Layout, OutputLayout};
 use crate::pipeline::archive::{Archive, PinnedSchemas};
 use crate::pipeline::context::load_pinned;
 use crate::pipeline::start::{chain, patiently};
 use crate::registry::Target;
+use crate::replay::claims::unfinished;
 use crate::replay::find::Destinations;
 use crate::replay::schemas::Asker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Stored layouts of one archive, each read once.
+/// For each output of a layout, in its order: whether rows keep the numbers that another one gave them, or why not.
+pub type Numbers = Arc<[Result<(), String>]>;
+
+/// Stored layouts of one archive, each read and compared once.
 pub struct Layouts {
+    own: Arc<Layout>,
     read: BTreeMap<String, Result<Arc<Layout>, String>>,
+    numbers: BTreeMap<String, Numbers>,
 }
 
 impl Layouts {
     /// Knows `own` already.
     pub fn new(own: &Layout) -> Self {
-        Self { read: BTreeMap::from([(own.fingerprint(), Ok(Arc::new(own.clone())))]) }
+        let own = Arc::new(own.clone());
+        let read = BTreeMap::from([(own.fingerprint(), Ok(own.clone()))]);
+        Self { own, read, numbers: BTreeMap::new() }
     }
 
     /// The layout with that fingerprint, or why this release cannot use it.
@@ -50,6 +58,21 @@ impl Layouts {
         let read = read.await?;
         self.read.insert(fingerprint.to_string(), read.clone());
         Ok(read)
+    }
+
+    /// Whether rows that the layout with that fingerprint numbered have the same numbers under the own one
+    /// ([`rows_keep_their_numbers`]).
+    ///
+    /// # Errors
+    /// The store refuses or does not answer.
+    pub async fn numbers(&mut self, bucket: &Bucket, clock: &dyn Clock, fingerprint: &str) -> Result<Numbers, Failure> {
+        if let Some(known) = self.numbers.get(fingerprint) {
+            return Ok(known.clone());
+        }
+        let old = self.get(bucket, clock, fingerprint).await?;
+        let numbers = rows_keep_their_numbers(&old, &self.own);
+        self.numbers.insert(fingerprint.to_string(), numbers.clone());
+        Ok(numbers)
     }
 }
 
@@ -90,14 +113,7 @@ pub async fn compile_claimed(
     replay: &Replay,
     layout: Result<Arc<Layout>, String>,
 ) -> Result<Arc<Archive>, Failure> {
-    let unusable = |what: String| {
-        let Replay { n, first, .. } = replay;
-        let partition = replay.topic_partition();
-        let text = format!(
-            "replay {n} of the batch at {first} of {partition} was begun and not finished, and its layout cannot be used: {what}"
-        );
-        Failure::new(Exit::Stopped, text)
-    };
+    let unusable = |what: String| unfinished(replay, format!(", and its layout cannot be used: {what}"));
     let layout = layout.map_err(unusable)?;
     let target = replay.target.as_deref().map(str::parse).transpose().map_err(unusable)?;
     let compiled = compile(seams, &layout, target).await;
@@ -114,41 +130,46 @@ pub async fn compile_claimed(
     Ok(archive)
 }
 
-/// Whether the numbers that `old` gave to the rows of a record mean the same rows under `new`, for an output of that name. The other rows
-/// of the record were archived, so one that is taken for another would be there twice, and one is lost.
+/// Whether the numbers that `old` gave to the rows of a record mean the same rows under `new`, for each of its outputs; or why not. The
+/// other rows of the record were archived, so one that is taken for another would be there twice, and one is lost.
 ///
 /// They do where both decode alike and either run the same transform or none that may make several rows of one: then the nth row comes from
 /// the nth value in the payload under both.
 ///
-/// # Errors
-/// Why not.
-pub fn rows_keep_their_numbers(old: &Result<Arc<Layout>, String>, new: &Archive, output: &str) -> Result<(), String> {
-    let old = old.as_ref().map_err(|why| format!("the layout that numbered its rows cannot be read: {why}"))?;
-    let of = |layout: &Layout| {
-        let found = layout.outputs.iter().find(|of| of.name == output);
-        found.map(|output| output.format.takes_every_record())
+/// Compiles both transforms where they differ: not for every dead letter.
+pub fn rows_keep_their_numbers(old: &Result<Arc<Layout>, String>, new: &Layout) -> Numbers {
+    let old = match old {
+        Ok(old) => old,
+        Err(why) => {
+            let reason = format!("the layout that numbered its rows cannot be read: {why}");
+            return new.outputs.iter().map(|_| Err(reason.clone())).collect();
+        }
     };
-    let (before, now) = (of(old), of(&new.layout));
-    if before != now {
-        return Err(
-            "it is one of several rows, and this output took whole records before, or takes them now".to_string()
-        );
-    }
-    // There the record counts as a whole.
-    if now == Some(true) {
-        return Ok(());
-    }
-    if old.decode != new.layout.decode {
-        return Err(
-            "it is one of several rows, and `decode` is another one now: its number may mean another row".to_string()
-        );
+    let of_rows = of_rows(old, new);
+    let of_output =
+        |output: &OutputLayout| {
+            let before = old.outputs.iter().find(|of| of.name == output.name).map(|of| of.format.takes_every_record());
+            match (before, output.format.takes_every_record()) {
+                // There the record counts as a whole.
+                (Some(true), true) => Ok(()),
+                (Some(false), false) => of_rows.map_err(str::to_string),
+                _ => Err("it is one of several rows, and this output took whole records before, or takes them now"
+                    .to_string()),
+            }
+        };
+    new.outputs.iter().map(of_output).collect()
+}
+
+/// The same for outputs that take rows before and now.
+fn of_rows(old: &Layout, new: &Layout) -> Result<(), &'static str> {
+    if old.decode != new.decode {
+        return Err("it is one of several rows, and `decode` is another one now: its number may mean another row");
     }
     let spreads = |layout: &Layout| layout.transform.as_deref().is_some_and(may_spread);
-    if old.transform != new.layout.transform && (spreads(old) || spreads(&new.layout)) {
+    if old.transform != new.transform && (spreads(old) || spreads(new)) {
         return Err(
             "it is one of several rows, and a transform that makes several rows of one has changed: its number may \
-                    mean another row"
-                .to_string(),
+             mean another row",
         );
     }
     Ok(())

@@ -20,12 +20,19 @@
 //! - **R-5** Where outputs take their columns from a schema registry, the rows of one replay are projected onto one schema: the newest that its
 //!   letters name, or that of their batch. The claim keeps it.
 //!
-//! One claim names at most [`LETTERS_MAX`] dead letters, so that claims stay small: an object with more takes several replays, one after the other.
+//! One claim names at most [`LETTERS_MAX`] dead letters, so that claims stay small, and takes no further one once its rows are of
+//! [`PARTS_MAX`] objects, one of them has [`BLOCKS_MAX`] blocks, or the budget has no room for more: what is left takes further replays, one
+//! after the other.
+//!
+//! Requests: each claim of a batch is read once, and its receipt looked for once; then one for each object of dead letters and replay.
 //!
 //! Memory beside the budget's share for rows: the numbers of all dead letters of one batch that were replayed before (some 50 bytes
-//! each), and what [`crate::format::dead_letter::letter`] says.
+//! each), one claim, and what [`crate::format::dead_letter::letter`] says.
+//!
+//! [`BLOCKS_MAX`]: crate::spool::part::BLOCKS_MAX
 
 pub mod balance;
+mod claims;
 pub mod find;
 pub mod layouts;
 pub mod read;
@@ -34,7 +41,7 @@ pub mod select;
 mod take;
 mod work;
 
-pub use work::{LETTERS_MAX, Limits, Replayer, Step};
+pub use work::{LETTERS_MAX, Limits, PARTS_MAX, Replayer, Step};
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! The letters of one object, streamed from its destination: never whole in memory, see [`crate::format::dead_letter::letter`]; of Parquet
 //! one row group is, which has 4 MiB of rows or is one record.
 //!
-//! What is read must be a dead letter of the batch whose receipt names the object: anything else is damage, and stops the object
-//! before anything is made of it.
+//! What is read must be a dead letter of the batch whose receipt names the object, and lie where the writer puts it, so that none
+//! is there twice: anything else is damage, and stops the object before anything is made of it.
 
 use super::find::{DeadBatch, DeadObject, Destinations, place_of};
 use crate::destination::Destination;
@@ -34,6 +34,49 @@ pub struct Letters {
     /// The object in words.
     name: String,
     source: Source,
+    order: Order,
+}
+
+/// How the dead letters of an object lie: by offset, those of a record by index, with which the row that each is of never falls; and no
+/// two of one record and row name the same output, as each output refuses a row once. Two that did would make a row twice.
+#[derive(Default)]
+struct Order {
+    /// Offset, index and row of the last one.
+    last: Option<(i64, u32, Option<u32>)>,
+    /// Outputs that those of the same record and row name.
+    outputs: Vec<String>,
+}
+
+impl Order {
+    /// # Errors
+    /// `letter` cannot come next.
+    fn next(&mut self, letter: &Letter) -> Result<(), String> {
+        let (offset, index, row) = (letter.record.offset, letter.index, letter.row);
+        if let Some((last_offset, last_index, last_row)) = self.last {
+            let is_next = match offset == last_offset {
+                true => index > last_index && row >= last_row && row.is_some() == last_row.is_some(),
+                false => offset > last_offset,
+            };
+            if !is_next {
+                let place = |offset, index, row: Option<u32>| {
+                    format!("offset {offset} index {index}{}", row.map_or(String::new(), |row| format!(" row {row}")))
+                };
+                let (this, last) = (place(offset, index, row), place(last_offset, last_index, last_row));
+                return Err(format!("the dead letter of {this} lies behind that of {last}"));
+            }
+        }
+        if self.last.is_none_or(|(last_offset, _, last_row)| (last_offset, last_row) != (offset, row)) {
+            self.outputs.clear();
+        }
+        self.last = Some((offset, index, row));
+        for output in &letter.outputs {
+            if self.outputs.contains(output) {
+                return Err(format!("the dead letters of offset {offset} name the output {output} twice for one row"));
+            }
+            self.outputs.push(output.clone());
+        }
+        Ok(())
+    }
 }
 
 enum Source {
@@ -122,7 +165,7 @@ impl Letters {
             false => lines(destination, path).await,
         };
         let source = opened.map_err(|trouble| failure(&name, trouble))?;
-        Ok(Self { partition: batch.partition.clone(), range: batch.range, name, source })
+        Ok(Self { partition: batch.partition.clone(), range: batch.range, name, source, order: Order::default() })
     }
 
     /// The next letter; `None` behind the last one.
@@ -138,13 +181,14 @@ impl Letters {
         letter.map(|letter| self.checked(letter)).transpose()
     }
 
-    fn checked(&self, letter: Letter) -> Result<Letter, Failure> {
+    fn checked(&mut self, letter: Letter) -> Result<Letter, Failure> {
         let record = &letter.record;
         let is_of_batch = record.topic == *self.partition.topic
             && record.partition == self.partition.partition
             && self.range.contains(record.offset);
         if is_of_batch {
-            return Ok(letter);
+            let ordered = self.order.next(&letter);
+            return ordered.map(|()| letter).map_err(|what| failure(&self.name, Trouble::Damaged(what)));
         }
         let place = format!("{}/{} offset {}", record.topic, record.partition, record.offset);
         let what = format!("it holds a dead letter of {place}, and is of {} {}", self.partition, self.range);

@@ -1,6 +1,8 @@
 //! Rows of dead letters on their way into objects: one open batch, whose blocks are encoded at once.
 //!
-//! Memory: plain rows up to the share of `[memory] budget` that rows have; what exceeds it is spilled. Disk: the spool.
+//! Memory: plain rows up to the share of `[memory] budget` that rows have, with parts and what is kept for their footers; rows that exceed
+//! it are spilled. Only a replay that was begun with a larger budget may have more parts than that, and then a quarter for rows comes on
+//! top. Disk: the spool.
 
 use crate::bucket::replays::LetterId;
 use crate::exit::{Exit, Failure};
@@ -28,6 +30,10 @@ pub(super) struct Taking {
     pub(super) rows: BTreeMap<String, Vec<LetterId>>,
     /// Dead letters that became rows in some output.
     pub(super) letters: u64,
+    /// Blocks of the part that has most.
+    pub(super) most_blocks: u64,
+    /// Memory that the last spill could not free.
+    floor: usize,
 }
 
 /// What was taken, as files.
@@ -55,7 +61,18 @@ impl Taking {
         let opened = Opened { number: 0, wall_ms: 0, monotonic_ms: 0 };
         let batch = OpenBatch::new(archive, 0, None, dir, opened);
         let asker = asker.clone();
-        Ok(Self { batch, rows_max, asker, finished: BTreeMap::new(), rows: BTreeMap::new(), letters: 0 })
+        let (finished, rows) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { batch, rows_max, asker, finished, rows, letters: 0, most_blocks: 0, floor: 0 })
+    }
+
+    /// Whether what cannot be spilled (parts, and what is kept for their footers) takes more than half of the memory that there is.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.floor > self.rows_max / 2
+    }
+
+    /// Parts so far: objects to come.
+    pub(super) fn parts(&self) -> usize {
+        self.batch.parts.len()
     }
 
     /// Decodes one letter again and takes its rows; says what became of it in each of the outputs that are wanted.
@@ -80,9 +97,11 @@ impl Taking {
         }
         self.letters += u64::from(is_row);
         for (part, block) in blocks {
+            self.most_blocks = self.most_blocks.max(self.batch.parts[part].part.blocks());
             self.encode(part, block)?;
+            self.batch.block_encoded(part);
         }
-        if self.batch.memory > self.rows_max {
+        if must_spill(self.batch.memory, self.floor, self.rows_max) {
             self.spill()?;
         }
         Ok(outcomes)
@@ -92,7 +111,7 @@ impl Taking {
         let finished = block.encode().map_err(|error| match &error {
             FormatError::Io(_) => local("write to the spool", &error),
             FormatError::Encode { .. } => {
-                Failure::new(Exit::Failed, format!("{error}; this is a bug, nothing is lost"))
+                Failure::new(Exit::Stopped, format!("{error}; this is a bug, nothing is lost"))
             }
         })?;
         if let Some(finished) = finished {
@@ -107,6 +126,7 @@ impl Taking {
             open.part.spill().map_err(|error| local("spill rows", &error))?;
             self.batch.memory = self.batch.memory.saturating_sub(bytes);
         }
+        self.floor = self.batch.memory;
         Ok(())
     }
 
@@ -148,6 +168,25 @@ impl Taking {
     }
 }
 
+/// Whether rows in memory are to go to disk, where `floor` of it stays whatever goes. A spill walks over all parts, so it must be worth it: one
+/// that was begun by a process with more memory may have more parts than `rows_max` has room for.
+fn must_spill(memory: usize, floor: usize, rows_max: usize) -> bool {
+    memory > rows_max && memory.saturating_sub(floor) > rows_max / 4
+}
+
 fn local(what: &str, error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Failed, format!("{what}: {}", crate::pipeline::start::chain(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::must_spill;
+
+    /// Goal: where parts alone take more than there is, rows are not moved to disk one by one.
+    #[test]
+    fn a_spill_frees_what_it_costs() {
+        assert!(!must_spill(100, 0, 100) && must_spill(101, 0, 100));
+        assert!(must_spill(101, 50, 100), "half of it is left for rows");
+        assert!(!must_spill(325, 300, 100) && must_spill(326, 300, 100));
+    }
 }

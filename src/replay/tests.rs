@@ -1,25 +1,34 @@
 //! Replays on a store in memory: what is written, what stays, and that crashes and rivals neither lose nor double a row.
 
 use super::find::Destinations;
+use super::layouts::Layouts;
+use super::schemas::Asker;
 use super::select::Selection;
-use super::{LETTERS_MAX, Limits, Replayer, Step};
+use super::take::Taking;
+use super::{LETTERS_MAX, Limits, PARTS_MAX, Replayer, Step};
 use crate::bucket::identity::StoredStart;
 use crate::bucket::receipt::{Balance, RECEIPT_VERSION, Receipt};
+use crate::bucket::replays::ReplayReceipt;
 use crate::bucket::{Bucket, CONTROL_FOLDER};
 use crate::clock::SystemClock;
 use crate::config::{Config, parse};
 use crate::decode::{Aim, Schemas};
 use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
-use crate::layout::RegistryFormat;
+use crate::format::dead_letter::letter::Letter;
+use crate::layout::{OutputFormat, RegistryFormat};
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{SealedPart, file_metadata, object_metadata, receipt_object, upload_file};
+use crate::pipeline::open_batch::again::{Again, Wanted};
 use crate::pipeline::open_batch::{OpenBatch, Opened};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
 use crate::registry::{Lookup, Registry, Target};
 use crate::spool::Spool;
+use crate::spool::part::BLOCKS_MAX;
 use crate::upload::{PutRule, UploadSettings, put_file};
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -28,8 +37,10 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,6 +56,8 @@ struct Seen {
     dies: Option<(AtomicU64, bool)>,
     /// State of the generator that says how often other processes go first; 0: never.
     dice: AtomicU64,
+    /// Reads of claims and receipts of replays.
+    replays_read: AtomicU64,
 }
 
 impl fmt::Display for Seen {
@@ -92,6 +105,8 @@ impl ObjectStore for Seen {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.others_first().await;
         self.alive()?;
+        let is_of_replay = location.as_ref().contains("/replays/");
+        self.replays_read.fetch_add(u64::from(is_of_replay), Ordering::SeqCst);
         self.inner.get_opts(location, options).await
     }
 
@@ -135,7 +150,8 @@ impl World {
     /// The destinations of one process.
     fn seen(&self, dies: Option<(u64, bool)>, dice: u64) -> (Arc<Seen>, Destinations) {
         let dies = dies.map(|(writes, after)| (AtomicU64::new(writes), after));
-        let seen = Arc::new(Seen { inner: self.store.clone(), dies, dice: AtomicU64::new(dice) });
+        let (dice, replays_read) = (AtomicU64::new(dice), AtomicU64::new(0));
+        let seen = Arc::new(Seen { inner: self.store.clone(), dies, dice, replays_read });
         let destination = Destination::from_store("main", URL, seen.clone(), StoreKind::Memory);
         (seen, BTreeMap::from([(URL.to_string(), Arc::new(destination))]))
     }
@@ -228,12 +244,28 @@ impl World {
         rows
     }
 
+    /// The receipts of all finished replays.
+    async fn replay_receipts(&self) -> Vec<ReplayReceipt> {
+        let (bucket, partition) = (Bucket::new(self.seen(None, 0).1[URL].clone()), TopicPartition::new("t", 0));
+        let mut receipts = Vec::new();
+        for (first, n) in bucket.finished_replays(&partition).await.expect("listed") {
+            receipts.extend(bucket.replay_receipt(&partition, first, n).await.expect("read"));
+        }
+        receipts
+    }
+
     async fn keys(&self, prefix: &str) -> Vec<String> {
         self.objects().await.into_keys().filter(|key| key.starts_with(prefix)).collect()
     }
 }
 
-const ALL: Limits = Limits { letters: u64::MAX, dry_run: false, letters_of_claim: LETTERS_MAX };
+const ALL: Limits = Limits {
+    letters: u64::MAX,
+    dry_run: false,
+    letters_of_claim: LETTERS_MAX,
+    parts_of_claim: PARTS_MAX,
+    blocks_of_part: BLOCKS_MAX,
+};
 
 /// What a replay came to.
 struct Outcome {
@@ -450,8 +482,7 @@ async fn schemas_that_are_registered_meanwhile_make_rows() {
     assert_eq!((outcome.balance.finished, outcome.of("rows"), outcome.of("columns")), (3, (0, 3, 2), (0, 3, 2)));
     let rows = [r#"{"id":1}"#, r#"{"id":2,"name":"x"}"#, r#"{"id":3,"name":"-"}"#, r#"{"id":4,"name":"y"}"#];
     assert_eq!(world.rows("rows/").await, rows);
-    let bucket = Bucket::new(world.seen(None, 0).1[URL].clone());
-    let receipts = bucket.replay_receipts(&TopicPartition::new("t", 0)).await.expect("listed");
+    let receipts = world.replay_receipts().await;
     assert_eq!(receipts.iter().map(|receipt| receipt.replay.target.as_deref()).collect::<Vec<_>>(), [Some("8")]);
     assert_eq!(world.keys("columns/").await.len(), 2);
 }
@@ -468,6 +499,132 @@ async fn a_large_object_takes_several_replays() {
     assert_eq!((outcome.balance.letters, outcome.of("rows"), outcome.steps.len()), (5, (4, 0, 1), 2));
     assert_eq!(world.rows("rows/").await, all_rows());
     assert_eq!(world.keys("rows/").await.len(), 3);
+}
+
+/// Goal: rows of many objects take several claims, so that neither a claim nor what finishing it takes grows with the dead letters.
+#[tokio::test]
+async fn a_claim_ends_before_it_has_too_many_objects() {
+    let by_field = |lines: &str| {
+        let one_folder = with(lines).replace("_dead/{topic}/min=%M", "_dead/{topic}");
+        one_folder.replace("rows/hr=%H", "rows/id={field.id}").replace("more/min=%M", "more/id={field.id}")
+    };
+    let texts: Vec<String> = (0..10).map(|id| row(id, "ts")).collect();
+    let payloads: Vec<&str> = texts.iter().map(String::as_str).collect();
+    // Objects of each claim: two a letter, so an odd bound is passed by one; and however low it is, one letter goes through.
+    for (parts_of_claim, expected) in [(5, vec![6, 6, 6, 2]), (4, vec![4; 5]), (1, vec![2; 10]), (PARTS_MAX, vec![20])]
+    {
+        let world = World::new();
+        world.archived(&world.config(&by_field(BY_TIME)), 0, &payloads).await;
+        assert_eq!((world.keys("_dead/").await.len(), world.keys("rows/").await.len()), (1, 0));
+        let fixed = world.config(&by_field(BY_TS));
+        let limits = Limits { parts_of_claim, ..ALL };
+        let outcome = replay_in(&fixed, world.seen(None, 0).1, limits, &Selection::default()).await.done();
+        assert_eq!((outcome.of("rows"), outcome.of("more")), ((10, 0, 0), (10, 0, 0)));
+        let receipts = world.replay_receipts().await;
+        let objects: Vec<usize> = receipts.iter().map(|receipt| receipt.objects.len()).collect();
+        assert_eq!(objects, expected, "{parts_of_claim}");
+        assert_eq!((world.rows("rows/").await, world.rows("more/").await), (texts.clone(), texts.clone()));
+    }
+}
+
+/// Goal: no object gets more row groups than Parquet has room for.
+#[tokio::test]
+async fn a_claim_ends_before_an_object_has_too_many_blocks() {
+    let world = World::new();
+    let parquet = |lines: &str| {
+        let format = "{ type = \"parquet\", schema = [{ name = \"id\", type = \"INT64\" }], unknown = \"drop\" }";
+        let text = with(lines)
+            .replace("_dead/{topic}/min=%M", "_dead/{topic}")
+            .replace("{ type = \"json\", compression = \"none\" }", format);
+        let mut config = world.config(&text);
+        for output in &mut config.archives[0].layout.outputs {
+            let OutputFormat::Parquet { row_group_rows, .. } = &mut output.format else { panic!("Parquet") };
+            // Fewer than a configuration may ask for.
+            *row_group_rows = 2;
+        }
+        config
+    };
+    let texts: Vec<String> = (0..15).map(|id| row(id, "ts")).collect();
+    world.archived(&parquet(BY_TIME), 0, &self::texts(&texts)).await;
+    let limits = Limits { blocks_of_part: 3, ..ALL };
+    let fixed = parquet(BY_TS);
+    let outcome = replay_in(&fixed, world.seen(None, 0).1, limits, &Selection::default()).await.done();
+    assert_eq!(outcome.of("rows"), (15, 0, 0));
+    let receipts = world.replay_receipts().await;
+    let rows: Vec<usize> = receipts.iter().map(|receipt| receipt.replay.rows["rows"].len()).collect();
+    assert_eq!(rows, [6, 6, 3]);
+    let mut groups = Vec::new();
+    for (key, bytes) in world.objects().await.into_iter().filter(|(key, _)| key.starts_with("rows/")) {
+        let reader =
+            SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap_or_else(|error| panic!("{key}: {error}"));
+        groups.push(reader.metadata().num_row_groups());
+    }
+    assert_eq!(groups, [3, 3, 2]);
+}
+
+/// Goal: a claim also ends where the budget has no room for more objects, and until then most of the memory is left for rows.
+#[tokio::test]
+async fn objects_that_are_open_take_half_of_the_memory_at_most() {
+    let world = World::new();
+    let config = world.config(&with(BY_TS).replace("more/min=%M", "more/id={field.id}"));
+    let (_, destinations) = world.seen(None, 0);
+    let layout = &config.archives[0].layout;
+    let archive = Archive::compile(layout, &destinations, &BTreeMap::new(), &Schemas::default()).expect("compiles");
+    let mut spool = Spool::open(world.spool.path(), 1 << 30, 1).expect("a spool");
+    let asker = Asker { registry: None, clock: Arc::new(SystemClock::new()) };
+    let (rows_max, output) = (64 << 10, archive.data_outputs() - 1);
+    let mut taking = Taking::new(Arc::new(archive), &mut spool, rows_max, &asker).expect("a folder");
+    for id in 0.. {
+        let record = OwnedRecord { topic: "t".into(), value: Some(row(id, "ts").into()), ..OwnedRecord::default() };
+        let (stage, outputs, reason) = ("timestamp".into(), vec!["more".into()], "r".into());
+        let letter = Letter { record, index: id, row: None, stage, outputs, reason };
+        let outcomes = taking.take(&letter, &[Wanted { output, row: None }]).await.expect("taken");
+        assert_eq!(outcomes, [Again::Rows(1)]);
+        if taking.is_crowded() {
+            break;
+        }
+    }
+    // A KiB each beside their rows, and some are made between two looks.
+    assert!((32..=64).contains(&taking.parts()), "{} parts", taking.parts());
+    assert!(taking.seal(&TopicPartition::new("t", 0), OffsetRange::new(0, 1), 1).expect("sealed").parts.len() >= 32);
+}
+
+/// Goal: what was replayed costs two requests a claim, and one an object of dead letters, however many of both a batch has.
+#[tokio::test]
+async fn claims_are_read_once() {
+    let world = World::new();
+    world.archived(&world.config(&with(BY_TIME)), 0, &texts(&payloads())).await;
+    let fixed = world.config(&with(BY_TS));
+    // Five objects of dead letters, of which four make rows: nobody else claims, so each of them finds its number free at once.
+    for expected in [5, 4 * 2 + 5] {
+        let (seen, destinations) = world.seen(None, 0);
+        replay_in(&fixed, destinations, ALL, &Selection::default()).await.done();
+        assert_eq!(seen.replays_read.load(Ordering::SeqCst), expected);
+    }
+    assert_eq!(world.replay_receipts().await.len(), 4);
+    assert_eq!(world.rows("rows/").await, all_rows());
+}
+
+/// Goal: layouts are compared once, not for every dead letter.
+#[tokio::test]
+async fn layouts_are_compared_once() {
+    let world = World::new();
+    let unfold = |function: &str| {
+        world.config(&with(&format!(
+            "decode = {{ type = \"json\", unfold = true }}\ntransform = '.id = {function}!(.id)'\n"
+        )))
+    };
+    let (old, new) = (unfold("int"), unfold("to_int"));
+    let (old, new) = (&old.archives[0].layout, &new.archives[0].layout);
+    let bucket = Bucket::new(world.seen(None, 0).1[URL].clone());
+    bucket.put_layout(old).await.expect("stored");
+    let (mut layouts, clock) = (Layouts::new(new), SystemClock::new());
+    let first = layouts.numbers(&bucket, &clock, &old.fingerprint()).await.expect("read");
+    let second = layouts.numbers(&bucket, &clock, &old.fingerprint()).await.expect("known");
+    assert!(Arc::ptr_eq(&first, &second));
+    assert_eq!(*first, [Ok(()), Ok(())]);
+    let unread = layouts.numbers(&bucket, &clock, &"0".repeat(64)).await.expect("an answer");
+    assert!(unread.iter().all(|of| of.as_ref().is_err_and(|why| why.contains("cannot be read"))), "{unread:?}");
 }
 
 #[tokio::test]
@@ -621,6 +778,92 @@ async fn damage_is_told_and_the_rest_goes_on() {
     assert_eq!(world.rows("rows/").await, all_rows());
 }
 
+fn gzip(lines: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(lines.as_bytes()).expect("in memory");
+    encoder.finish().expect("in memory")
+}
+
+/// Goal: an object that holds a dead letter twice, or names an output twice, makes no row twice, and no claim that nobody can finish.
+#[tokio::test]
+async fn what_would_make_a_row_twice_is_damage() {
+    let line = |index: u32, more: &str| {
+        let value = BASE64.encode(row(0, "ts"));
+        format!(
+            "{{\"topic\":\"t\",\"partition\":0,\"offset\":0,\"index\":{index},\"timestamp\":{KAFKA_MS},\"key_base64\":null,\
+             \"headers\":[],\"value_base64\":\"{value}\",\"stage\":\"timestamp\",\"reason\":\"r\",{more}}}\n"
+        )
+    };
+    let of = |outputs: &str| format!("\"outputs\":[{outputs}]");
+    let of_row = |row: u32, outputs: &str| format!("\"row\":{row},\"outputs\":[{outputs}]");
+    let (both, rows, more) = (of(r#""rows","more""#), of(r#""rows""#), of(r#""more""#));
+    let cases = [
+        (line(0, &of(r#""rows","rows""#)), "name the output rows twice"),
+        (line(0, &both) + &line(0, &both), "of offset 0 index 0 lies behind that of offset 0 index 0"),
+        (line(1, &rows) + &line(0, &more), "of offset 0 index 0 lies behind that of offset 0 index 1"),
+        (line(0, &rows) + &line(1, &both), "name the output rows twice"),
+        (line(0, &rows) + &line(1, &of_row(1, r#""rows""#)), "of offset 0 index 1 row 1 lies behind"),
+        (line(0, &of_row(1, r#""rows""#)) + &line(1, &of_row(0, r#""rows""#)), "index 1 row 0 lies behind"),
+    ];
+    for (lines, expected) in cases {
+        let world = World::new();
+        world.archived(&world.config(&with(BY_TIME)), 0, &[&row(0, "ts")]).await;
+        let key = world.keys("_dead/").await.remove(0);
+        world.store.put(&Path::from(key), gzip(&lines).into()).await.expect("put");
+        let outcome = replay(&world, &world.config(&with(BY_TS))).await;
+        let stopped = outcome.stopped.unwrap_or_else(|| panic!("{lines}")).message;
+        assert!(stopped.contains("is damaged") && stopped.contains(expected), "{stopped}\n{lines}");
+        assert_eq!((world.rows("rows/").await, world.replay_receipts().await), (Vec::new(), Vec::new()), "{lines}");
+    }
+    // As outputs refuse a record for reasons of their own.
+    let world = World::new();
+    world.archived(&world.config(&with(BY_TIME)), 0, &[&row(0, "ts")]).await;
+    let key = world.keys("_dead/").await.remove(0);
+    world.store.put(&Path::from(key), gzip(&(line(0, &rows) + &line(1, &more))).into()).await.expect("put");
+    replay(&world, &world.config(&with(BY_TS))).await.done();
+    assert_eq!((world.rows("rows/").await, world.rows("more/").await), (vec![row(0, "ts")], vec![row(0, "ts")]));
+}
+
+/// Goal: a replay that was begun and cannot be finished keeps nobody from the other dead letters of its batch, nor lets its own be written twice.
+#[tokio::test]
+async fn a_replay_that_cannot_be_finished_holds_up_nothing_else() {
+    const OTHER: &str = "s3://other/archive";
+    let world = World::new();
+    let at_other = |lines: &str| {
+        format!("{}destination = \"other\"\n[destinations.other]\nurl = \"{OTHER}\"\n", with(lines))
+            .replace(
+                "[[archive.output]]\nname = \"rows\"",
+                "[[archive.output]]\ndestination = \"main\"\nname = \"rows\"",
+            )
+            .replace("[archive.dead_letters]\n", "[archive.dead_letters]\ndestination = \"main\"\n")
+    };
+    let with_other = |dies| {
+        let (seen, mut destinations) = world.seen(dies, 0);
+        let other = Destination::from_store("other", OTHER, seen, StoreKind::Memory);
+        destinations.insert(OTHER.to_string(), Arc::new(other));
+        destinations
+    };
+    world.archived(&world.config(&with(BY_TIME)), 0, &texts(&payloads())).await;
+    let all = Selection::default();
+    // It dies right behind its first claim, which names objects at a destination that the next one has not.
+    let died = replay_in(&world.config(&at_other(BY_TS)), with_other(Some((2, true))), ALL, &all).await;
+    assert!(died.ended.is_err());
+    assert_eq!(world.rows("rows/").await.len(), 2);
+    for expected in [(3, 1, 1), (0, 4, 1)] {
+        let outcome = replay(&world, &world.config(&with(BY_TS))).await;
+        assert!(outcome.ended.is_ok(), "{:?}", outcome.ended);
+        assert_eq!((outcome.of("rows"), outcome.of("more")), (expected, expected));
+        let told = outcome.steps.iter().filter(|step| matches!(step, Step::Stopped { .. })).count();
+        let failure = outcome.stopped.expect("a person must look");
+        assert_eq!((told, failure.exit), (1, Exit::Stopped));
+        assert!(failure.message.contains("replay 1 of the batch at 0 of t/0 was begun and not finished"), "{failure}");
+        assert_eq!(world.rows("rows/").await.len(), 5);
+    }
+    let outcome = replay_in(&world.config(&at_other(BY_TS)), with_other(None), ALL, &all).await.done();
+    assert_eq!((outcome.balance.finished, outcome.of("rows")), (1, (0, 4, 1)));
+    assert_eq!((world.rows("rows/").await, world.rows("more/").await), (all_rows(), all_rows()));
+}
+
 #[tokio::test]
 async fn another_group_and_stores_without_conditions_are_refused() {
     let world = World::new();
@@ -657,7 +900,6 @@ async fn somebody_elses_object_is_not_taken_for_ours() {
     world.store.delete(&Path::from(key.as_str())).await.expect("moved away");
     replay(&world, &world.config(&with(BY_TS))).await.done();
     assert_eq!(world.rows("rows/").await, all_rows());
-    let bucket = Bucket::new(world.seen(None, 0).1[URL].clone());
-    let receipts = bucket.replay_receipts(&TopicPartition::new("t", 0)).await.expect("listed");
+    let receipts = world.replay_receipts().await;
     assert_eq!(receipts.iter().map(|receipt| receipt.replay.letters()).sum::<u64>(), 4);
 }

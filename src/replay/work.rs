@@ -1,39 +1,43 @@
 //! From an object of dead letters to a receipt: choose, claim, upload, receipt. Crash-safe at each point, see [`super`].
 
 use super::balance::Balance;
+use super::claims::{Claims, Named, unfinished};
 use super::find::{DeadBatch, DeadObject, Destinations, Site, place_of, sites};
-use super::layouts::{Layouts, Seams, compile, compile_claimed, rows_keep_their_numbers};
+use super::layouts::{Layouts, Numbers, Seams, compile, compile_claimed};
 use super::read::Letters;
 use super::schemas::Asker;
 use super::select::Selection;
 use super::take::{Taken, Taking};
+use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::ReceiptObject;
-use crate::bucket::replays::{
-    LetterId, REPLAY_VERSION, Replay, ReplayClaim, ReplayEntry, ReplayOutcome, ReplayReceipt, ReplayedObject,
-};
+use crate::bucket::replays::{REPLAY_VERSION, Replay, ReplayClaim, ReplayOutcome, ReplayReceipt, ReplayedObject};
 use crate::clock::Clock;
 use crate::config::{Config, MemoryShares};
 use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::DeadLetterStage;
 use crate::format::dead_letter::letter::Letter;
-use crate::layout::Layout;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{object_metadata, placed_parts, receipt_object, upload_file};
 use crate::pipeline::open_batch::again::{Again, Wanted};
 use crate::pipeline::start::{chain, open_registry, patiently};
 use crate::registry::Target;
+use crate::spool::part::BLOCKS_MAX;
 use crate::spool::{Spool, process_number};
 use crate::upload::{How, Placed, PutRule, UploadFile, UploadSettings, put_file};
 use futures::TryStreamExt;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Most dead letters of one claim: with their numbers it is of some megabytes at most.
 pub const LETTERS_MAX: u64 = 100_000;
 
-/// Dead letters by output.
-type Named = BTreeMap<String, HashSet<LetterId>>;
+/// Objects (one an output and window) behind which no further dead letter is taken into a claim: with their names it is of some
+/// megabytes. A claim has more only by its last dead letter.
+pub const PARTS_MAX: u64 = 10_000;
+
+/// Bytes of memory that an open part takes beside its rows, at most about.
+const PART_BYTES: usize = 2048;
 
 /// What a replay may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,22 @@ pub struct Limits {
     pub dry_run: bool,
     /// Most dead letters of one claim: [`LETTERS_MAX`].
     pub letters_of_claim: u64,
+    /// Objects behind which a claim takes no further dead letter: [`PARTS_MAX`], or fewer where `[memory] budget` is small.
+    pub parts_of_claim: u64,
+    /// Blocks (row groups) of one object behind which a claim takes no further dead letter: [`BLOCKS_MAX`].
+    pub blocks_of_part: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            letters: u64::MAX,
+            dry_run: false,
+            letters_of_claim: LETTERS_MAX,
+            parts_of_claim: PARTS_MAX,
+            blocks_of_part: BLOCKS_MAX,
+        }
+    }
 }
 
 /// Something that a replay did.
@@ -74,7 +94,7 @@ pub enum Step {
         /// Only said.
         dry_run: bool,
     },
-    /// An object of dead letters was left out, and a person must decide.
+    /// An object of dead letters was left out, or a replay that was begun could not be finished, and a person must decide.
     Stopped {
         /// Which.
         object: String,
@@ -91,13 +111,14 @@ pub struct Replayer<'c> {
     pub(super) asker: Asker,
     spool: Spool,
     rows_max: usize,
+    parts_max: usize,
     settings: UploadSettings,
     limits: Limits,
     /// Dead letters that may still be written.
     left: u64,
     /// What became of the letters so far.
     pub balance: Balance,
-    /// Why an object was left out, the first one.
+    /// Why an object was left out or a replay was not finished, the first time.
     pub stopped: Option<Failure>,
 }
 
@@ -128,13 +149,17 @@ impl<'c> Replayer<'c> {
         let shares = MemoryShares::of(config.memory.budget);
         let upload = shares.upload_to_each(destinations.len());
         let asker = Asker { registry: open_registry(config)?, clock: clock.clone() };
+        let rows_max = usize::try_from(shares.rows).unwrap_or(usize::MAX);
+        // Half of the rows' share, so that the other half is left for rows.
+        let parts_max = usize::try_from(limits.parts_of_claim).unwrap_or(usize::MAX).min(rows_max / 2 / PART_BYTES);
         Ok(Self {
             config,
             destinations,
             clock,
             asker,
             spool,
-            rows_max: usize::try_from(shares.rows).unwrap_or(usize::MAX),
+            rows_max,
+            parts_max,
             settings: UploadSettings::within(config.upload.part_size.min(upload), upload),
             limits,
             left: limits.letters,
@@ -144,7 +169,7 @@ impl<'c> Replayer<'c> {
     }
 
     /// Replays every dead letter that `selection` means and that makes a row now; `tell` hears of each step. Objects that are damaged
-    /// or gone are left out and told. To do it again is always safe, and goes on where this one stopped.
+    /// or gone are left out and told, and so are replays that cannot be finished. To do it again is always safe, and goes on where this one stopped.
     ///
     /// # Errors
     /// A store that refuses or does not answer, a configuration that does not fit. Nothing is lost, and nothing doubled.
@@ -166,15 +191,14 @@ impl<'c> Replayer<'c> {
             for partition in &site.partitions {
                 let mut batches = site.batches(partition, &*clock, selection).await?;
                 while let Some(batch) = batches.try_next().await? {
+                    let mut claims = Claims::default();
                     for object in &batch.objects {
                         if self.left == 0 {
                             return Ok(());
                         }
-                        match self.replay_object(&mut work, &batch, object, selection, tell).await {
+                        match self.replay_object(&mut work, &batch, &mut claims, object, selection, tell).await {
                             Err(failure) if failure.exit == Exit::Stopped => {
-                                let (object, reason) = (object.key.clone(), failure.message.clone());
-                                tell(Step::Stopped { object, reason })?;
-                                self.stopped.get_or_insert(failure);
+                                self.tell_stopped(&object.key, failure, tell)?;
                             }
                             outcome => outcome?,
                         }
@@ -185,10 +209,22 @@ impl<'c> Replayer<'c> {
         Ok(())
     }
 
+    fn tell_stopped(
+        &mut self,
+        object: &str,
+        failure: Failure,
+        tell: &mut dyn FnMut(Step) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let (object, reason) = (object.to_string(), failure.message.clone());
+        self.stopped.get_or_insert(failure);
+        tell(Step::Stopped { object, reason })
+    }
+
     async fn replay_object(
         &mut self,
         work: &mut Work<'_, '_>,
         batch: &DeadBatch,
+        claims: &mut Claims,
         object: &DeadObject,
         selection: &Selection,
         tell: &mut dyn FnMut(Step) -> Result<(), Failure>,
@@ -199,21 +235,17 @@ impl<'c> Replayer<'c> {
         // Letters before this one are done with.
         let mut position = 0;
         loop {
-            let what = format!("replays of {} {}", batch.partition, batch.range);
-            let bucket = &work.site.bucket;
-            let entries = patiently(&*clock, &what, || bucket.replays_of(&batch.partition, batch.range.first)).await?;
-            self.finish_begun(work, batch, &entries, tell).await?;
-            let n = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
-            let done = named(entries.iter().map(|entry| &entry.claim.replay));
-            let old = work.layouts.get(&work.site.bucket, &*clock, &batch.fingerprint).await?;
+            self.catch_up(work, batch, claims, tell).await?;
+            let numbers = work.layouts.numbers(&work.site.bucket, &*clock, &batch.fingerprint).await?;
             let archive = self.aimed(work, batch, &replayed, selection).await?;
-            let choice = Choice { selection, archive: &archive, done: &done, old: &old, position };
+            let choice = Choice { selection, archive: &archive, done: &claims.named, numbers: &numbers, position };
             let (taking, chosen) = self.choose(batch, &replayed, &choice).await?;
             let letters = taking.letters;
             if letters > 0 {
+                let n = claims.number();
                 let taken = taking.seal(&batch.partition, batch.range, n)?;
                 let keys = taken.parts.iter().map(|part| part.key.clone()).collect();
-                if !self.limits.dry_run && !self.write(work, batch, &replayed, &archive, n, taken).await? {
+                if !self.limits.dry_run && !self.write(work, batch, claims, &replayed, &archive, taken).await? {
                     // Somebody else has this number: what is done is another thing now.
                     continue;
                 }
@@ -290,7 +322,11 @@ impl<'c> Replayer<'c> {
                 continue;
             }
             choose_letter(&mut taking, choice, &letter, &mut chosen.balance).await?;
-            if taking.letters >= most || (self.spool.is_full() && taking.letters > 0) {
+            let is_full = self.spool.is_full()
+                || taking.parts() >= self.parts_max
+                || taking.is_crowded()
+                || taking.most_blocks >= self.limits.blocks_of_part;
+            if taking.letters >= most || (is_full && taking.letters > 0) {
                 chosen.is_all = false;
                 break;
             }
@@ -313,9 +349,9 @@ impl<'c> Replayer<'c> {
         &self,
         work: &mut Work<'_, '_>,
         batch: &DeadBatch,
+        claims: &mut Claims,
         object: &ReplayedObject,
         archive: &Arc<Archive>,
-        n: u32,
         taken: Taken,
     ) -> Result<bool, Failure> {
         let bucket = &work.site.bucket;
@@ -331,7 +367,7 @@ impl<'c> Replayer<'c> {
             end: batch.range.end,
             generation: archive.layout.generation,
             archive: archive.layout.archive.clone(),
-            n,
+            n: claims.number(),
             object: object.clone(),
             fingerprint: archive.fingerprint.clone(),
             schemas: archive.schemas.clone(),
@@ -346,24 +382,41 @@ impl<'c> Replayer<'c> {
             ReplayOutcome::Same => false,
             ReplayOutcome::Other => return Ok(false),
         };
+        claims.add(&claim.replay);
         self.place(work, batch, &claim.replay, archive, &taken, is_new).await?;
         Ok(true)
     }
 
-    /// Finishes replays of the batch that have a claim and no receipt.
-    async fn finish_begun(
+    /// Reads the claims of the batch that were not read yet, and finishes those without a receipt. What cannot be finished is told
+    /// and left: its dead letters count as named, and its number as used up, so that no other decision hangs on it.
+    async fn catch_up(
         &mut self,
         work: &mut Work<'_, '_>,
         batch: &DeadBatch,
-        entries: &[ReplayEntry],
+        claims: &mut Claims,
         tell: &mut dyn FnMut(Step) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        for claim in entries.iter().filter(|entry| entry.receipt.is_none()).map(|entry| &entry.claim) {
+        let clock = self.clock.clone();
+        while let Some((claim, is_finished)) = claims.next(&work.site.bucket, &*clock, batch).await? {
+            if is_finished {
+                continue;
+            }
             let (replay, dry_run) = (&claim.replay, self.limits.dry_run);
             let letters = replay.letters();
             if !dry_run {
-                self.finish(work, batch, claim).await?;
-                self.balance.finished += letters;
+                match self.finish(work, batch, &claim).await {
+                    Ok(()) => self.balance.finished += letters,
+                    Err(failure) if matches!(failure.exit, Exit::Stopped | Exit::Config) => {
+                        // The configuration lacks what the claim needs.
+                        let failure = match failure.exit {
+                            Exit::Config => unfinished(replay, format!(": {}", failure.message)),
+                            _ => failure,
+                        };
+                        self.tell_stopped(&replay.object.key, failure, tell)?;
+                        continue;
+                    }
+                    Err(failure) => return Err(failure),
+                }
             }
             tell(Step::Finished { object: replay.object.key.clone(), n: replay.n, letters, dry_run })?;
         }
@@ -377,22 +430,16 @@ impl<'c> Replayer<'c> {
         let layout = work.layouts.get(bucket, &*clock, &replay.fingerprint).await?;
         let archive = compile_claimed(self.seams(work.site), replay, layout).await?;
         let unlike = |what: String| {
-            let Replay { n, first, .. } = replay;
-            let text = format!(
-                "replay {n} of the batch at {first} of {} was begun and not finished, and {what}: run the release that began it \
-                 until it is finished",
-                batch.partition
-            );
-            Failure::new(Exit::Stopped, text)
+            unfinished(replay, format!(", and {what}: run the release that began it until it is finished"))
         };
-        let wanted = named([replay]);
+        let mut wanted = Named::default();
+        wanted.add(replay);
         let mut taking = Taking::new(archive.clone(), &mut self.spool, self.rows_max, &self.asker)?;
         let mut letters = self.open(batch, &replay.object).await?;
         while let Some(letter) = letters.next().await? {
             let id = (letter.record.offset, letter.index);
             let row = letter.row;
-            let of_claim =
-                |(output, name): (usize, &String)| wanted.get(name)?.contains(&id).then_some(Wanted { output, row });
+            let of_claim = |(output, name): (usize, &String)| wanted.has(name, &id).then_some(Wanted { output, row });
             let names = archive.outputs.iter().map(|output| &output.name).take(archive.data_outputs());
             let wanted: Vec<Wanted> = names.enumerate().filter_map(of_claim).collect();
             if wanted.is_empty() {
@@ -412,7 +459,8 @@ impl<'c> Replayer<'c> {
         }
         let taken = taking.seal(&batch.partition, batch.range, replay.n)?;
         let keys: Vec<_> = placed_parts(&archive, &taken.parts).map(|(_, object)| object).collect();
-        if let Some(stranger) = keys.iter().find(|key| !claim.keys.contains(key)) {
+        let named: HashSet<&ClaimedObject> = claim.keys.iter().collect();
+        if let Some(stranger) = keys.iter().find(|key| !named.contains(key)) {
             return Err(unlike(format!("{} is not among the objects that it names", stranger.key)));
         }
         self.place(work, batch, replay, &archive, &taken, false).await
@@ -476,8 +524,8 @@ struct Choice<'a> {
     archive: &'a Arc<Archive>,
     /// Named by claims before.
     done: &'a Named,
-    /// The layout that the letters were refused by.
-    old: &'a Result<Arc<Layout>, String>,
+    /// Whether row numbers mean what they meant when the letters were refused.
+    numbers: &'a Numbers,
     /// So many letters were read before.
     position: u64,
 }
@@ -503,7 +551,7 @@ async fn choose_letter(
     let mut wanted = Vec::new();
     for name in &letter.outputs {
         let of = balance.wanted(name);
-        if choice.done.get(name).is_some_and(|done| done.contains(&id)) {
+        if choice.done.has(name, &id) {
             of.already += 1;
             continue;
         }
@@ -512,8 +560,8 @@ async fn choose_letter(
             of.gone += 1;
             continue;
         };
-        match letter.row.map(|_| rows_keep_their_numbers(choice.old, archive, name)) {
-            Some(Err(reason)) => balance.failing(name, (DeadLetterStage::Row, reason)),
+        match letter.row.map(|_| &choice.numbers[output]) {
+            Some(Err(reason)) => balance.failing(name, (DeadLetterStage::Row, reason.clone())),
             Some(Ok(())) | None => wanted.push(Wanted { output, row: letter.row }),
         }
     }
@@ -533,15 +581,4 @@ async fn choose_letter(
         }
     }
     Ok(())
-}
-
-/// What claims name.
-fn named<'r>(replays: impl IntoIterator<Item = &'r Replay>) -> Named {
-    let mut named = Named::new();
-    for replay in replays {
-        for (output, letters) in &replay.rows {
-            named.entry(output.clone()).or_default().extend(letters);
-        }
-    }
-    named
 }

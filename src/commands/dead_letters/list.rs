@@ -1,8 +1,10 @@
 //! `siltstone dead-letters list`: the objects of dead letters, from receipts.
 
 use super::{selection, shown, write_json, wrote};
+use crate::bucket::Bucket;
+use crate::bucket::replays::LetterId;
 use crate::cli::ListArgs;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::parse::timestamp::render_instant;
@@ -62,14 +64,10 @@ pub(super) async fn list(args: &ListArgs, config: &Config, out: &mut dyn Write) 
     }
     for site in sites(config, &destinations, &clock, &selection).await? {
         for partition in &site.partitions {
-            let receipts = patiently(&clock, "list replays", || site.bucket.replay_receipts(partition)).await?;
-            let mut written: HashMap<String, HashSet<_>> = HashMap::new();
-            for receipt in receipts {
-                let of_object = written.entry(receipt.replay.object.key).or_default();
-                of_object.extend(receipt.replay.rows.into_values().flatten());
-            }
+            let replays = patiently(&clock, "list replays", || site.bucket.finished_replays(partition)).await?;
             let mut batches = site.batches(partition, &clock, &selection).await?;
             while let Some(batch) = batches.try_next().await? {
+                let written = written(&site.bucket, &clock, &batch, &replays).await?;
                 for object in &batch.objects {
                     let mut line = describe(&site.archive.name, &batch, object);
                     line.replayed = written.get(&object.key).map_or(0, |letters| letters.len() as u64);
@@ -93,6 +91,28 @@ pub(super) async fn list(args: &ListArgs, config: &Config, out: &mut dyn Write) 
         writeln!(out, "{letters} dead letters in {objects} objects, {replayed} of them replayed").map_err(wrote)?;
     }
     Ok(Exit::Done)
+}
+
+/// The letters of one batch that finished replays have written, by the object that they lie in. Reads the receipts of that batch alone,
+/// one at a time.
+async fn written(
+    bucket: &Bucket,
+    clock: &dyn Clock,
+    batch: &DeadBatch,
+    replays: &[(i64, u32)],
+) -> Result<HashMap<String, HashSet<LetterId>>, Failure> {
+    let (partition, first) = (&batch.partition, batch.range.first);
+    let begin = replays.partition_point(|&(of, _)| of < first);
+    let mut written: HashMap<String, HashSet<LetterId>> = HashMap::new();
+    for &(_, n) in replays[begin..].iter().take_while(|&&(of, _)| of == first) {
+        let what = format!("the receipt of replay {n} of {partition} {}", batch.range);
+        let Some(receipt) = patiently(clock, &what, || bucket.replay_receipt(partition, first, n)).await? else {
+            continue;
+        };
+        let of_object = written.entry(receipt.replay.object.key).or_default();
+        of_object.extend(receipt.replay.rows.into_values().flatten());
+    }
+    Ok(written)
 }
 
 fn describe(archive: &str, batch: &DeadBatch, object: &DeadObject) -> Line {
@@ -148,4 +168,69 @@ fn write_text(out: &mut dyn Write, line: &Line) -> std::io::Result<()> {
         writeln!(out, "    {letters:>10}  {stage}: {}", shown(reason))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::replays::{REPLAY_VERSION, Replay, ReplayReceipt, ReplayedObject};
+    use crate::destination::{Destination, StoreKind};
+    use crate::record::{OffsetRange, TopicPartition};
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+
+    fn receipt(first: i64, n: u32, key: &str, rows: &[(&str, &[LetterId])]) -> ReplayReceipt {
+        let replay = Replay {
+            version: REPLAY_VERSION,
+            topic: "t".into(),
+            partition: 0,
+            first,
+            end: first + 10,
+            generation: 1,
+            archive: "a".into(),
+            n,
+            object: ReplayedObject { destination: "memory:///".into(), key: key.into() },
+            fingerprint: "f".into(),
+            schemas: BTreeMap::new(),
+            target: None,
+            rows: rows.iter().map(|&(output, letters)| (output.to_string(), letters.to_vec())).collect(),
+        };
+        let (cluster_id, writer) = ("c".to_string(), "0".to_string());
+        ReplayReceipt { replay, cluster_id, writer, objects: Vec::new(), written_ms: None }
+    }
+
+    /// Goal: a dead letter counts once, whatever its outputs and replays, and receipts of other batches are not read.
+    #[tokio::test]
+    async fn of_each_batch_its_own_replays_are_read() {
+        let store = Arc::new(InMemory::new());
+        let bucket = Bucket::new(Arc::new(Destination::from_store("m", "memory:///", store, StoreKind::Memory)));
+        for receipt in [
+            receipt(10, 1, "x", &[("json", &[(10, 0), (11, 0)]), ("parquet", &[(10, 0)])]),
+            receipt(10, 2, "x", &[("parquet", &[(11, 0), (12, 0)])]),
+            receipt(10, 3, "y", &[("json", &[(13, 0)])]),
+            receipt(20, 1, "z", &[("json", &[(20, 0)])]),
+        ] {
+            bucket.put_replay_receipt(&receipt).await.expect("written");
+        }
+        let partition = TopicPartition::new("t", 0);
+        let mut replays = bucket.finished_replays(&partition).await.expect("listed");
+        assert_eq!(replays, [(10, 1), (10, 2), (10, 3), (20, 1)]);
+        // One that somebody has deleted since it was listed.
+        replays.push((30, 1));
+        for (first, expected) in [(0, vec![]), (10, vec![("x", 3), ("y", 1)]), (20, vec![("z", 1)]), (30, vec![])] {
+            let (range, cluster_id, fingerprint) = (OffsetRange::new(first, first + 10), "c".into(), "f".into());
+            let batch = DeadBatch {
+                partition: partition.clone(),
+                range,
+                fingerprint,
+                target: None,
+                cluster_id,
+                objects: Vec::new(),
+            };
+            let written = written(&bucket, &SystemClock::new(), &batch, &replays).await.expect("read");
+            let mut counts: Vec<_> = written.iter().map(|(key, letters)| (key.as_str(), letters.len())).collect();
+            counts.sort_unstable();
+            assert_eq!(counts, expected, "{first}");
+        }
+    }
 }

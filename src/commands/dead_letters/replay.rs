@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::start::open_destinations;
 use crate::replay::balance::Balance;
-use crate::replay::{LETTERS_MAX, Limits, Replayer, Step};
+use crate::replay::{Limits, Replayer, Step};
 use serde::Serialize;
 use std::io::Write;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ struct Last<'a> {
 /// Replays, and writes what was done and a balance to `out`.
 ///
 /// # Errors
-/// What ended it; doing it again goes on. [`Exit::Stopped`] where an object of dead letters was left out.
+/// What ended it; doing it again goes on. [`Exit::Stopped`] where an object of dead letters was left out, or a replay that was begun
+/// could not be finished.
 pub(super) async fn replay(args: &ReplayArgs, config: &Config, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let limits =
-        Limits { letters: args.limit.unwrap_or(u64::MAX), dry_run: args.dry_run, letters_of_claim: LETTERS_MAX };
+    let limits = Limits { letters: args.limit.unwrap_or(u64::MAX), dry_run: args.dry_run, ..Limits::default() };
     let mut replayer = Replayer::new(config, open_destinations(config)?, Arc::new(SystemClock::new()), limits)?;
     let mut tell = |step: Step| match args.json {
         true => write_json(out, &step),
@@ -45,7 +45,8 @@ pub(super) async fn replay(args: &ReplayArgs, config: &Config, out: &mut dyn Wri
     ended?;
     match replayer.stopped {
         Some(failure) => {
-            Err(Failure::new(failure.exit, format!("objects were left out, see above; {}", failure.message)))
+            let what = "objects were left out, or replays that were begun are not finished, see above";
+            Err(Failure::new(failure.exit, format!("{what}; {}", failure.message)))
         }
         None => Ok(Exit::Done),
     }
