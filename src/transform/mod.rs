@@ -3,31 +3,37 @@
 //! ```text
 //! Rows of the decoder ──Transform──▶ rows as they are archived, each with the outputs that take it
 //! ```
-//! The row is `.`; what `.` is at the end of the program is the row, or its elements are where the program made an array of it. Kafka's own is
+//! The row is `.`; what `.` is at the end of the program is the row, or its elements are where the program assigned an array to it. Kafka's own is
 //! read from `%`: `%topic`, `%partition`, `%offset`, `%timestamp` (milliseconds), `%key`, `%headers.name` (the last header of
 //! that name). `abort` drops the row, counted under the rule `transform`; any other error makes it a dead letter. A program that
-//! assigns `.output` names with it the one output or several that take the row; the field itself is not part of the row.
+//! assigns `.output`, or puts a field `output` into what it assigns to `.`, names with it the one output or several that take
+//! the row; the field itself is not part of the row.
 //!
 //! # Guarantees
 //! - **T-1** What a program makes of a row depends on the row and its record alone: functions whose result does not
 //!   (clocks, random numbers, files, environment, network) do not exist here.
 //! - **T-2** Every row that goes in comes out as rows, is dropped by a rule the user wrote, or is refused with a reason.
-//! - **T-3** No value is changed silently: numbers that VRL cannot hold exactly (from 2^63 on) and results that JSON cannot
-//!   (bytes that are no text) refuse the row. Fractions are doubles, and fields come out in the order of their names.
+//! - **T-3** No value is changed or lost silently: numbers that VRL cannot hold exactly (from 2^63 on), names that come twice,
+//!   results that JSON cannot hold (bytes that are no text) and assignments to parts of what has none refuse the row. Fractions
+//!   are doubles, and fields come out in the order of their names.
+//! - **T-4** What decompresses in a program is bounded. What multiplies or nests values in it is not: the guide says which.
 
+mod arguments;
+mod decompress;
+mod target;
 mod value;
-mod zone;
 
 use crate::decode::{DecodeError, Rows};
 use crate::parse::text::quote;
 use crate::record::Record;
 use std::collections::BTreeSet;
+use target::Row;
 use vrl::compiler::runtime::{Runtime, Terminate};
 use vrl::compiler::state::RuntimeState;
-use vrl::compiler::{CompileConfig, Function, Program, TargetValue, TimeZone};
+use vrl::compiler::{CompileConfig, Function, Program, TimeZone};
 use vrl::diagnostic::Formatter;
-use vrl::path::{OwnedTargetPath, PathPrefix};
-use vrl::value::{Secrets, Value};
+use vrl::path::{OwnedSegment, PathPrefix};
+use vrl::value::{Kind, Value};
 
 /// Functions of VRL that are left out, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
@@ -56,6 +62,11 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "shannon_entropy",
         "it adds up in the order of a hash table: a record that is read again could become another row",
     ),
+    (
+        "parse_cef",
+        "it reads custom fields in the order of a hash table: a record that is read again could become another row",
+    ),
+    ("decode_lz4", "a payload of a few bytes may make it take all memory"),
     ("parse_ruby_hash", NESTING),
     ("parse_xml", NESTING),
     ("unflatten", NESTING),
@@ -89,7 +100,7 @@ pub enum Shaped {
 pub struct Transform {
     program: Program,
     reads_record: bool,
-    /// The program may make an array of rows of `.`: only then is an array more than one row.
+    /// The program assigns `.` as a whole somewhere: where it does, an array is more than one row.
     spreads: bool,
     /// Names of the outputs that rows go to, where the program says which; with their indexes.
     routes: Option<Vec<(String, usize)>>,
@@ -102,10 +113,21 @@ impl Transform {
     /// What the compiler found, with lines and hints, for the person who wrote the program.
     pub fn compile(source: &str, outputs: &[(String, usize)]) -> Result<Self, String> {
         let program = compile(source)?;
-        let is_route = |path: &OwnedTargetPath| path.prefix == PathPrefix::Event && path.path.to_string() == OUTPUT;
-        let routes = program.info().target_assignments.iter().any(is_route);
-        let is_root = |path: &OwnedTargetPath| path.prefix == PathPrefix::Event && path.path.is_root();
-        let spreads = program.info().target_assignments.iter().any(is_root);
+        let mut spreads = false;
+        // A literal in an object that `.` becomes names outputs just as an assignment does.
+        let mut routes = names_outputs(program.final_type_info().state.external.target_kind());
+        for path in program.info().target_assignments.iter().filter(|path| path.prefix == PathPrefix::Event) {
+            match path.path.segments.as_slice() {
+                [] => spreads = true,
+                [first] if *first == OwnedSegment::field(OUTPUT) => routes = true,
+                [first, ..] if *first == OwnedSegment::field(OUTPUT) => {
+                    return Err(format!(
+                        "it assigns {path}: .{OUTPUT} is the name of an output or an array of names, and assigned as a whole"
+                    ));
+                }
+                _ => {}
+            }
+        }
         Ok(Self { reads_record: reads_record(&program), spreads, routes: routes.then(|| outputs.to_vec()), program })
     }
 
@@ -116,8 +138,8 @@ impl Transform {
 
     /// Runs the program on `row`, one of `record`'s, and adds what it makes to `out`.
     pub fn run(&self, record: &Record<'_>, row: &str, out: &mut Rows) -> Shaped {
-        let mut target = match target(record, row, self.reads_record) {
-            Ok(target) => target,
+        let mut target = match value::read(row) {
+            Ok(row) => target(record, row, self.reads_record),
             Err(DecodeError(reason)) => return Shaped::Refused(reason),
         };
         match resolve(&self.program, &mut target) {
@@ -126,9 +148,10 @@ impl Transform {
             Ok(_) => {}
         }
         let before = out.len();
-        let rows = match target.value {
-            Value::Array(rows) if self.spreads => rows,
-            row => vec![row],
+        let rows = match target.finish() {
+            Ok((Value::Array(rows), true)) => rows,
+            Ok((row, _)) => vec![row],
+            Err(DecodeError(reason)) => return Shaped::Refused(reason),
         };
         let mut outputs = Vec::with_capacity(rows.len());
         for row in rows {
@@ -194,7 +217,7 @@ impl Filter {
     /// # Errors
     /// Why that cannot be said: the row is a dead letter.
     pub fn passes(&self, record: &Record<'_>, row: &str) -> Result<bool, DecodeError> {
-        let mut target = target(record, row, self.reads_record)?;
+        let mut target = target(record, value::read_for_filter(row)?, self.reads_record);
         match resolve(&self.program, &mut target) {
             Ok(Value::Boolean(passes)) => Ok(passes),
             Ok(_) => Err(DecodeError("the filter is neither true nor false".to_string())),
@@ -206,7 +229,7 @@ impl Filter {
 
 fn compile(source: &str) -> Result<Program, String> {
     let known = vrl::stdlib::all().into_iter().filter(|known| left_out(known.identifier()).is_none());
-    let functions: Vec<Box<dyn Function>> = known.map(zone::named_only).collect();
+    let functions: Vec<Box<dyn Function>> = known.map(arguments::checked).map(decompress::bounded).collect();
     let found = vrl::compiler::compile_with_external(source, &functions, &Default::default(), CompileConfig::default());
     found.map(|compiled| compiled.program).map_err(|problems| {
         let mut text = Formatter::new(source, problems).to_string();
@@ -239,13 +262,22 @@ fn reads_record(program: &Program) -> bool {
     program.info().target_queries.iter().any(|path| path.prefix == PathPrefix::Metadata)
 }
 
-fn target(record: &Record<'_>, row: &str, with_record: bool) -> Result<TargetValue, DecodeError> {
-    let metadata = if with_record { value::of_record(record) } else { Value::Object(Default::default()) };
-    Ok(TargetValue { value: value::read(row)?, metadata, secrets: Secrets::default() })
+/// Whether rows of this kind, or those in an array of this kind, have a field of the name that the program itself gave them.
+fn names_outputs(kind: &Kind) -> bool {
+    let of_row = |kind: &Kind| {
+        kind.as_object().and_then(|fields| fields.known().get(&OUTPUT.into())).is_some_and(|kind| !kind.is_undefined())
+    };
+    let of_element =
+        || kind.as_array().is_some_and(|array| array.known().values().any(of_row) || of_row(&array.unknown_kind()));
+    of_row(kind) || of_element()
+}
+
+fn target(record: &Record<'_>, row: Value, with_record: bool) -> Row {
+    Row::new(row, if with_record { value::of_record(record) } else { Value::Object(Default::default()) })
 }
 
 /// Runs in UTC: a time without a zone means the same everywhere.
-fn resolve(program: &Program, target: &mut TargetValue) -> Result<Value, Terminate> {
+fn resolve(program: &Program, target: &mut Row) -> Result<Value, Terminate> {
     Runtime::new(RuntimeState::default()).resolve(target, program, &TimeZone::Named(chrono_tz::UTC))
 }
 

@@ -75,7 +75,7 @@ fn rows_are_rewritten() {
             r#"{"g":null,"h":"b","k":"k1","o":17}"#,
         ),
         (".t = %topic; .p = %partition; .ms = %timestamp", "{}", r#"{"ms":1763712000000,"p":3,"t":"access"}"#),
-        ("true", r#"{"a":"ä\u0000\"","a":2}"#, r#"{"a":"ä\u0000\""}"#),
+        ("true", r#"{"a":"ä\u0000\"","b":2}"#, r#"{"a":"ä\u0000\"","b":2}"#),
         ("true", "5", "5"),
         (".h = sha2(string!(.h), variant: \"SHA-256\")", r#"{"h":""}"#, &format!("{{\"h\":\"{EMPTY_SHA256}\"}}")),
     ] {
@@ -101,12 +101,132 @@ fn rows_are_dropped_multiplied_and_routed() {
     assert_eq!(run(".output = []", "{}").0, Shaped::Rows(vec![Some(BTreeSet::new())]));
     assert!(refused(".output = \"nowhere\"", "{}").contains("rows go to json, errors"));
     assert!(refused(".output = 5", "{}").contains("neither the name"));
+    // So does one that the program puts into rows, whichever way.
+    let errors = (Shaped::Rows(vec![Some([2].into())]), vec![r#"{"a":1}"#.to_string()]);
+    for source in [
+        ". = [{\"a\":1,\"output\":\"errors\"}]",
+        ". = {\"a\":1,\"output\":\"errors\"}",
+        ". |= {\"output\":\"errors\"}",
+        ". = merge(object!(.), {\"output\":\"errors\"})",
+        "row = .; row.output = \"errors\"; . = row",
+        "if .a == 1 { .output = \"errors\" }",
+        ". = map_values([.]) -> |row| { merge(object!(row), {\"output\":\"errors\"}) }",
+        "if .a == 1 { . |= {\"output\":[\"errors\"]} }",
+    ] {
+        assert_eq!(run(source, r#"{"a":1}"#), errors, "{source}");
+    }
+    let (shaped, rows) = run(". = [{\"output\":\"json\"},{\"output\":\"errors\"},{}]", "{}");
+    assert_eq!((shaped, rows.len()), (Shaped::Rows(vec![Some([0].into()), Some([2].into()), None]), 3));
+    for source in [".output[0] = \"errors\"", ".output.name = \"errors\""] {
+        let problem = Transform::compile(source, &outputs()).err().expect(source);
+        assert!(problem.contains("assigned as a whole"), "{problem}");
+    }
     // A field of that name is the record's own where the program does not route.
+    let kept = r#"{"a":1,"output":"nowhere"}"#;
+    for source in [
+        "if .output == \"x\" { .b = 1 }",
+        "if exists(.output) && is_string(.output) { .a = 1 }",
+        ". = parse_json!(encode_json(.))",
+        ".x = string!(.output); del(.x)",
+    ] {
+        assert_eq!(one(source, kept), kept, "{source}");
+    }
+    assert_eq!(one("del(.output)", kept), r#"{"a":1}"#);
     assert_eq!(one(".a = 1", r#"{"output":"nowhere"}"#), r#"{"a":1,"output":"nowhere"}"#);
+}
+
+/// Of a row that is no object the value would be gone without a word.
+#[test]
+fn rows_that_would_be_replaced_are_refused() {
+    for row in ["5", "\"hello\"", "[1,2]", "null"] {
+        let reason = refused(".host = %topic", row);
+        assert!(reason.contains("assigns .host, but . is `"), "{reason}");
+        assert_eq!(one("if is_object(.) { .host = %topic }", row), row);
+    }
+    assert!(refused(". = parse_json!(.text); .host = 1", r#"{"text":"5"}"#).contains("would be lost"));
+    assert!(refused(".a.b = 1", r#"{"a":"text"}"#).contains("but .a is `"));
+    assert!(refused(".a[0].c = 1", r#"{"a":[7]}"#).contains("but .a[0] is `7`"));
+    assert_eq!(one(".a.b = 1", r#"{"a":null}"#), r#"{"a":{"b":1}}"#);
+    assert_eq!(one(".a[-1] = 1", r#"{"a":[5,6]}"#), r#"{"a":[5,1]}"#);
+    assert_eq!(one("del(.a); .a.b = 1", r#"{"a":"text"}"#), r#"{"a":{"b":1}}"#);
+    assert_eq!(one(". = {\"was\": .}; .host = %topic", "5"), r#"{"host":"access","was":5}"#);
+}
+
+/// A row that is an array is many rows only where the program said so.
+#[test]
+fn arrays_that_are_left_alone_stay_one_row() {
+    let source = "if is_object(.) { . = merge(object!(.), {\"x\":1}) }";
+    assert_eq!(one(source, "[1,2]"), "[1,2]");
+    assert_eq!(one(source, "{}"), r#"{"x":1}"#);
+    assert_eq!(run(". = array!(.)", "[1,2]"), (Shaped::Rows(vec![None, None]), vec!["1".to_string(), "2".to_string()]));
+}
+
+#[test]
+fn names_that_repeat_are_refused() {
+    for source in [".b = 1", "true"] {
+        for row in [r#"{"a":1,"a":2}"#, r#"{"c":[{"a":1,"\u0061":1}]}"#] {
+            assert!(refused(source, row).contains("the name `a` comes twice"), "{source} {row}");
+        }
+    }
+    // A filter changes nothing: the first counts.
+    let owned = record();
+    let passes = Filter::compile(".a == 1").expect("a condition").passes(&owned.as_record(), r#"{"a":1,"a":2}"#);
+    assert_eq!(passes, Ok(true));
+}
+
+#[test]
+fn what_decompresses_is_bounded() {
+    use base64::Engine as _;
+    use std::io::Write as _;
+    let zeros = vec![0_u8; 70 << 20];
+    let compressed = |name: &str, bytes: &[u8]| match name {
+        "gzip" => {
+            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            out.write_all(bytes).and_then(|()| out.finish()).expect("in memory")
+        }
+        "zlib" => {
+            let mut out = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+            out.write_all(bytes).and_then(|()| out.finish()).expect("in memory")
+        }
+        "zstd" => zstd::encode_all(bytes, 1).expect("in memory"),
+        _ => snap::raw::Encoder::new().compress_vec(bytes).expect("in memory"),
+    };
+    for name in ["gzip", "zlib", "zstd", "snappy"] {
+        let source = format!(".a = decode_{name}!(decode_base64!(.a))");
+        let row = |bytes: &[u8]| {
+            format!("{{\"a\":\"{}\"}}", base64::engine::general_purpose::STANDARD.encode(compressed(name, bytes)))
+        };
+        assert_eq!(one(&source, &row(b"text")), r#"{"a":"text"}"#, "{name}");
+        assert_eq!(one(&source, &row(b"")), r#"{"a":""}"#, "{name}");
+        assert!(refused(&source, &row(&zeros)).contains("more than 67108864 bytes"), "{name}");
+        assert!(refused(&source, r#"{"a":"eHh4eHh4eHh4eA=="}"#).contains(&format!("decode_{name}")), "{name}");
+    }
+}
+
+/// Neither what a payload says nor a large number: zeros are written one by one.
+#[test]
+fn arguments_that_a_payload_must_not_choose() {
+    assert_eq!(one(".a = format_number!(.a, scale: 2)", r#"{"a":1.5}"#), r#"{"a":"1.50"}"#);
+    for scale in ["int!(.s)", "1000000000", "-1"] {
+        let source = format!(".a = format_number!(.a, scale: {scale})");
+        assert!(Transform::compile(&source, &outputs()).is_err(), "{scale}");
+    }
+    let problem = Transform::compile(".a = parse_json!(.a, max_depth: 3)", &outputs()).err().expect("refused");
+    assert!(problem.contains("differ from run to run"), "{problem}");
+    let problem = Transform::compile(".a = parse_cef!(.a, translate_custom_fields: true)", &outputs()).err();
+    assert!(problem.expect("refused").contains("parse_cef is left out: it reads custom fields in the order"));
 }
 
 #[test]
 fn what_cannot_be_exact_is_refused() {
+    for text in ["9223372036854775808", "-9223372036854775809", "1e300"] {
+        let row = format!(r#"{{"t":"[{text}]"}}"#);
+        assert!(refused(".t = parse_json!(.t)", &row).contains("2^63"), "{text}");
+    }
+    let large = r#"{"t":"[9223372036854775807,-9223372036854775808]"}"#;
+    assert_eq!(one(".t = parse_json!(.t)", large), r#"{"t":[9223372036854775807,-9223372036854775808]}"#);
+    // CBOR of 2^64 - 1.
+    assert!(refused(".t = parse_cbor!(decode_base64!(.t))", r#"{"t":"G///////////"}"#).contains("2^63"));
     assert!(refused("true", r#"{"id":9223372036854775808}"#).contains("9223372036854775808 exactly"));
     assert!(refused("true", r#"{"id":123456789012345678901234567890}"#).contains("exactly"));
     assert_eq!(one("true", r#"{"id":-9223372036854775808}"#), r#"{"id":-9223372036854775808}"#);
@@ -172,6 +292,24 @@ fn filters_say_yes_or_no() {
 }
 
 proptest! {
+    /// Doubles are what they were, whichever way they were written.
+    #[test]
+    fn doubles_stay_what_they_are(bits: u64) {
+        let value = f64::from_bits(bits);
+        // Beyond them a row is refused.
+        prop_assume!(value.is_finite() && value.abs() < 9_223_372_036_854_775_808.0);
+        let owned = record();
+        let written = [format!("{value}"), format!("{value:e}"), serde_json::to_string(&value).expect("finite")];
+        for (source, text) in written.iter().flat_map(|text| [("true", text), (".x = 1", text)]) {
+            let mut out = Rows::default();
+            let shaped = transform(source).run(&owned.as_record(), &format!("{{\"a\":{text}}}"), &mut out);
+            prop_assert_eq!(shaped, Shaped::Rows(vec![None]));
+            let row: serde_json::Value = serde_json::from_str(out.get(0).expect("a row")).expect("JSON");
+            let found = row["a"].as_f64().expect("a number");
+            prop_assert!(found == value, "{} {} {}", source, text, found);
+        }
+    }
+
     /// Any row goes through the empty program as it is, but for the order of names and what is refused.
     #[test]
     fn nothing_is_changed_silently(text in "[ \\[\\]{}\",:0-9a-c.eE\\-]{0,60}", deep in 1..200_usize) {
@@ -181,13 +319,12 @@ proptest! {
             let Ok(before) = serde_json::from_str::<serde_json::Value>(&row) else { continue };
             let mut out = Rows::default();
             match nothing.run(&owned.as_record(), &row, &mut out) {
-                Shaped::Refused(reason) => prop_assert!(deep > DEPTH_MAX || reason.contains("exactly"), "{} {}", row, reason),
+                Shaped::Refused(reason) => prop_assert!(deep > DEPTH_MAX || reason.contains("exactly") || reason.contains("twice"), "{} {}", row, reason),
                 Shaped::Dropped => prop_assert!(false, "{}", row),
                 Shaped::Rows(_) => {
                     let rows: Vec<serde_json::Value> = out.iter().map(|row| serde_json::from_str(row).expect("JSON")).collect();
                     let expected = vec![before];
-                    let repeats = row.contains("\"a\"") || row.contains("\"\"") || row.contains("\"b\"");
-                    prop_assert!(rows == expected || repeats, "{} {:?}", row, rows);
+                    prop_assert!(rows == expected, "{} {:?}", row, rows);
                 }
             }
         }

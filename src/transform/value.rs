@@ -5,6 +5,7 @@ use crate::parse::text::quote;
 use crate::record::Record;
 use chrono::SecondsFormat;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::collections::btree_map::Entry;
 use std::fmt;
 use vrl::value::{KeyString, ObjectMap, Value};
 
@@ -12,10 +13,23 @@ use vrl::value::{KeyString, ObjectMap, Value};
 const TOO_LARGE: f64 = 9_223_372_036_854_775_808.0;
 
 /// The value of a row.
+///
+/// # Errors
+/// It holds a number that VRL cannot hold exactly, or two members of one name, of which one would be lost.
 pub(super) fn read(row: &str) -> Result<Value, DecodeError> {
-    serde_json::from_str::<Read>(row)
+    serde_json::from_str::<Read<true>>(row)
         .map(|read| read.0)
         .map_err(|error| DecodeError(format!("before the transform: {error}")))
+}
+
+/// The value of a row that is only looked at: of names that repeat the first counts, as for event times and templates.
+///
+/// # Errors
+/// It holds a number that VRL cannot hold exactly.
+pub(super) fn read_for_filter(row: &str) -> Result<Value, DecodeError> {
+    serde_json::from_str::<Read<false>>(row)
+        .map(|read| read.0)
+        .map_err(|error| DecodeError(format!("before the filter: {error}")))
 }
 
 /// What `%` holds.
@@ -48,6 +62,12 @@ fn write_value(value: &Value, out: &mut Writer<'_>) -> Result<(), DecodeError> {
         Value::Null => out.raw("null"),
         Value::Boolean(value) => out.raw(if *value { "true" } else { "false" }),
         Value::Integer(value) => out.raw(&value.to_string()),
+        // What a function parsed may have been a whole number: VRL makes a double of it, which is another number.
+        Value::Float(value) if value.abs() >= TOO_LARGE => {
+            return Err(DecodeError(format!(
+                "the transform gives the number {value}: from 2^63 on it may not be the one that was written"
+            )));
+        }
         Value::Float(value) => out.float(value.into_inner()),
         Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => out.string(text),
@@ -74,56 +94,62 @@ fn write_value(value: &Value, out: &mut Writer<'_>) -> Result<(), DecodeError> {
     Ok(())
 }
 
-struct Read(Value);
+/// JSON; `ONCE`: no name repeats in an object.
+struct Read<const ONCE: bool>(Value);
 
-impl<'de> Deserialize<'de> for Read {
+impl<'de, const ONCE: bool> Deserialize<'de> for Read<ONCE> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ReadVisitor)
     }
 }
 
-struct ReadVisitor;
+struct ReadVisitor<const ONCE: bool>;
 
-impl<'de> Visitor<'de> for ReadVisitor {
-    type Value = Read;
+impl<'de, const ONCE: bool> Visitor<'de> for ReadVisitor<ONCE> {
+    type Value = Read<ONCE>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
-    fn visit_unit<E>(self) -> Result<Read, E> {
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
         Ok(Read(Value::Null))
     }
-    fn visit_bool<E>(self, value: bool) -> Result<Read, E> {
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
         Ok(Read(Value::Boolean(value)))
     }
-    fn visit_i64<E>(self, value: i64) -> Result<Read, E> {
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
         Ok(Read(Value::Integer(value)))
     }
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Read, E> {
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
         i64::try_from(value).map(|value| Read(Value::Integer(value))).map_err(|_| too_large(value))
     }
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Read, E> {
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
         if value.abs() >= TOO_LARGE {
             return Err(too_large(value));
         }
         Ok(Read(Value::from_f64_or_zero(value)))
     }
-    fn visit_str<E>(self, text: &str) -> Result<Read, E> {
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
         Ok(Read(Value::from(text)))
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Read, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(Read(value)) = elements.next_element()? {
+        while let Some(Read::<ONCE>(value)) = elements.next_element()? {
             values.push(value);
         }
         Ok(Read(Value::Array(values)))
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Read, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let mut fields = ObjectMap::new();
         while let Some(name) = members.next_key::<String>()? {
-            let Read(value) = members.next_value()?;
-            // Of names that repeat the first counts, as everywhere else.
-            fields.entry(KeyString::from(name)).or_insert(value);
+            let Read::<ONCE>(value) = members.next_value()?;
+            match fields.entry(KeyString::from(name)) {
+                Entry::Vacant(field) => _ = field.insert(value),
+                Entry::Occupied(field) if ONCE => {
+                    return Err(A::Error::custom(format!("the name {} comes twice", quote(field.key()))));
+                }
+                Entry::Occupied(_) => {}
+            }
         }
         Ok(Read(Value::Object(fields)))
     }
