@@ -3,9 +3,10 @@
 use super::text::{Values, line};
 use super::{DecodeError, Decoder, Rows};
 use crate::layout::TextFields;
+use crate::parse::text::quote;
 use crate::record::Record;
 use regex::Regex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A regular expression with named groups. Matching takes time in proportion to the line, whatever the line.
 pub(super) struct Regular {
@@ -40,24 +41,34 @@ impl Decoder for Regular {
 /// more steps than the engine allows is refused, always.
 pub(super) struct Grok {
     pattern: grok::Pattern,
-    /// In the order of their names.
-    names: Vec<String>,
+    /// In the order of their names; each with what the library calls the groups that it stands at.
+    names: BTreeMap<String, Vec<String>>,
     values: Values,
 }
 
 impl Grok {
-    pub(super) fn new(pattern: &str, patterns: &BTreeMap<String, String>, fields: &TextFields) -> Result<Self, String> {
+    pub(super) fn new(source: &str, patterns: &BTreeMap<String, String>, fields: &TextFields) -> Result<Self, String> {
         let mut known = grok::Grok::with_default_patterns();
         for (name, pattern) in patterns {
             known.add_pattern(name.clone(), pattern.clone());
         }
-        let pattern = known.compile(pattern, true).map_err(|error| last_line(&error.to_string()))?;
-        let mut names: Vec<String> = pattern.capture_names().map(str::to_string).collect();
-        names.sort();
-        names.dedup();
-        if let Some((name, kind)) = names.iter().find_map(|name| Some((name, pattern.get_extract(name)?))) {
+        let pattern = known.compile(source, true).map_err(|error| last_line(&error.to_string()))?;
+        if let Some((name, kind)) = pattern.capture_names().find_map(|name| Some((name, pattern.get_extract(name)?))) {
             return Err(format!(
                 "the type of {name} stands in types = {{ {name} = … }}, not in the pattern (`:{kind}`)"
+            ));
+        }
+        let names = by_field(&pattern);
+        let texts: Vec<&str> = std::iter::once(source).chain(patterns.values().map(String::as_str)).collect();
+        let has = |part: String| texts.iter().any(|text| text.contains(&part));
+        // The library forgets all groups of a name but one where some are written `(?<name>…)`.
+        let is_both = |name: &&String| {
+            (has(format!("(?<{name}>")) || has(format!("(?P<{name}>")))
+                && [":{name}}", ":{name}="].iter().any(|end| has(end.replace("{name}", name)))
+        };
+        if let Some(name) = names.keys().find(is_both) {
+            return Err(format!(
+                "the field {name} is both a group (?<{name}>…) and %{{…:{name}}}: one way for all of them"
             ));
         }
         if names.is_empty() {
@@ -69,13 +80,40 @@ impl Grok {
 
 impl Decoder for Grok {
     fn fields(&self) -> Option<Vec<String>> {
-        Some(self.names.clone())
+        Some(self.names.keys().cloned().collect())
     }
 
     fn decode(&self, _: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
         let found = self.pattern.match_against(line(payload)?).ok_or_else(no_match)?;
-        add(self.names.iter().map(|name| (name.as_str(), found.get(name))), &self.values, rows)
+        let mut fields = Vec::with_capacity(self.names.len());
+        for (name, groups) in &self.names {
+            let mut matched = groups.iter().filter_map(|group| found.get(group));
+            let value = matched.next();
+            if matched.next().is_some() {
+                return Err(DecodeError(format!(
+                    "the field {} is in the pattern more than once, and more than one of them matched",
+                    quote(name)
+                )));
+            }
+            fields.push((name.as_str(), value));
+        }
+        add(fields.into_iter(), &self.values, rows)
     }
+}
+
+/// The groups of `pattern` by the fields that they stand for. The library calls the ones behind the first `field[1]`,
+/// `field[2]` and so on.
+fn by_field(pattern: &grok::Pattern) -> BTreeMap<String, Vec<String>> {
+    let groups: BTreeSet<&str> = pattern.capture_names().collect();
+    let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for &group in &groups {
+        let repeated = group.strip_suffix(']').and_then(|name| name.rsplit_once('[')).filter(|(name, count)| {
+            groups.contains(name) && !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit())
+        });
+        let field = repeated.map_or(group, |(name, _)| name);
+        fields.entry(field.to_string()).or_default().push(group.to_string());
+    }
+    fields
 }
 
 /// Adds one row of the groups. One that took no part in the match is null.

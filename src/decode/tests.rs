@@ -132,6 +132,11 @@ fn csv_is_read_by_columns() {
         rows(&csv(true, Some('"')), "ä,1\n\n,\n\"b\nc\",3".as_bytes()).expect("rows"),
         [r#"{"a":"ä","b":1}"#, r#"{"a":null,"b":null}"#, r#"{"a":"b\nc","b":3}"#]
     );
+    // A byte order mark before a payload is no part of it.
+    assert_eq!(
+        rows(&csv(true, None), "\u{feff}a,1\n\u{feff}b,2".as_bytes()).expect("rows"),
+        [r#"{"a":"a","b":1}"#, "{\"a\":\"\u{feff}b\",\"b\":2}"]
+    );
     for (payload, reason) in
         [("", "empty"), ("a", "1 values"), ("a,1,2", "3 values"), ("a,x", "whole number"), ("a,1\nb,2", "unfold")]
     {
@@ -158,7 +163,22 @@ fn patterns_make_fields() {
         let found = compile(&decode).err().expect("no pattern of use");
         assert!(found.contains(problem), "{found}");
     }
-    for pattern in ["%{NOPE:x}", "abc", "%{NUMBER:n"] {
+    let grok_of =
+        |pattern: &str| Decode::Grok { pattern: pattern.to_string(), patterns: BTreeMap::new(), fields: none.clone() };
+    // One field in two alternatives is the one that matched.
+    let either = grok_of("^(?:x=%{WORD:a}|y=%{WORD:a}|z=%{WORD:b})$");
+    for (payload, row) in [
+        ("x=foo", r#"{"a":"foo","b":null}"#),
+        ("y=foo", r#"{"a":"foo","b":null}"#),
+        ("z=foo", r#"{"a":null,"b":"foo"}"#),
+    ] {
+        assert_eq!(rows(&either, payload.as_bytes()).expect("a row"), [row]);
+    }
+    let fields = compile(&either).expect("good").expect("a decoder").fields();
+    assert_eq!(fields, Some(vec!["a".to_string(), "b".to_string()]));
+    let both = rows(&grok_of("%{WORD:a} %{WORD:a}"), b"foo bar").expect_err("two values");
+    assert!(both.contains("more than one of them matched"), "{both}");
+    for pattern in ["%{NOPE:x}", "abc", "%{NUMBER:n", "(?<a>x)|%{WORD:a}"] {
         let decode = Decode::Grok { pattern: pattern.to_string(), patterns: BTreeMap::new(), fields: none.clone() };
         assert!(compile(&decode).is_err(), "{pattern}");
     }
@@ -183,6 +203,77 @@ fn syslog_of_both_kinds_is_read() {
         ["", "hello", "<34>", "<34>1 yesterday web1 su - - - x", "{\"a\":1}", "<13>Feb 30 07:59:30 web1 x: y"]
     {
         rows(&syslog("UTC"), payload.as_bytes()).expect_err(payload);
+    }
+}
+
+/// The message is what the line says behind its header, and what is no header is not passed over.
+#[test]
+fn syslog_lines_lose_nothing() {
+    let one = |line: &str| values(&syslog("UTC"), line.as_bytes()).map(|rows| rows[0].clone());
+    let new = "<34>1 2003-10-11T22:14:15.003Z host app 007 ID47";
+    for (behind, message) in [
+        (" - hello", "hello"),
+        (" -", ""),
+        (" - ", ""),
+        (" - - hello", "- hello"),
+        (" -   hello  ", "  hello  "),
+        (" [a b=\"c\"] [d] hello", "[d] hello"),
+        (" [a b=\"]\\\"\"][c] hello", "hello"),
+        (" [a b=\"c\"]", ""),
+        (" - \u{feff}hello", "hello"),
+    ] {
+        let row = one(&format!("{new}{behind}")).expect(behind);
+        assert_eq!((&row["message"], &row["procid"]), (&json!(message), &json!("007")), "{behind}");
+    }
+    for behind in
+        [" [a b=\"c\"][bad x=y] hello", " [bad x=y] hello", " -hello", " [a b=\"c\"]hello", " [a b=\"c\" hello"]
+    {
+        let reason = one(&format!("{new}{behind}")).expect_err(behind);
+        assert!(reason.contains("structured data") || reason.contains("no syslog line"), "{behind}: {reason}");
+    }
+    let row = one(&format!(r#"{new} [a b="c\nd" path="C:\new" all="\"\]\\ \x"] hello"#)).expect("a row");
+    assert_eq!(row["structured_data"]["a"], json!({"b": r"c\nd", "path": r"C:\new", "all": r#""]\ \x"#}));
+
+    let old = "<34>Oct 11 22:14:15";
+    for (behind, host, app, message) in [
+        (" host app: - hello", Some("host"), Some("app"), "- hello"),
+        (" host app:   hello ", Some("host"), Some("app"), "  hello "),
+        (" host app:hello", Some("host"), Some("app"), "hello"),
+        (" host app hello", Some("host"), Some("app"), "hello"),
+        (" host app :) hello", Some("host"), Some("app"), ":) hello"),
+        (" host app: [a b=\"c\"] hello", Some("host"), Some("app"), "[a b=\"c\"] hello"),
+        (" host  {\"a\": 1}", Some("host"), None, "{\"a\": 1}"),
+        (" host - hello", Some("host"), None, "hello"),
+        (": host app: hello", Some("host"), Some("app"), "hello"),
+        (" : a message", None, None, "a message"),
+        (" host: hello", Some("host"), None, "hello"),
+        (" host:", Some("host"), None, ""),
+        (" host", Some("host"), None, ""),
+        ("", None, None, ""),
+        (".123 host app: hello", Some("host"), Some("app"), "hello"),
+    ] {
+        let row = one(&format!("{old}{behind}")).expect(behind);
+        let found = (row["hostname"].as_str(), row["appname"].as_str(), row["message"].as_str());
+        assert_eq!(found, (host, app, Some(message)), "{behind}");
+    }
+    let row = one("<34>Oct 11 22:14:15 host su(pam)[007]: hello").expect("a row");
+    assert_eq!((&row["appname"], &row["procid"]), (&json!("su(pam)"), &json!("007")));
+    for (time, told) in [
+        ("Oct 11 22:14:15.123", "2025-10-11T22:14:15.123Z"),
+        ("Oct 11 2003 22:14:15.123456789", "2003-10-11T22:14:15.123456789Z"),
+        ("Oct 11 22:14:15.5:", "2025-10-11T22:14:15.500Z"),
+        ("2003-10-11T22:14:15.003Z", "2003-10-11T22:14:15.003Z"),
+    ] {
+        let row = one(&format!("<34>{time} host app: hello")).expect(time);
+        assert_eq!((&row["timestamp"], &row["message"]), (&json!(told), &json!("hello")), "{time}");
+    }
+    for line in [
+        "<34>Oct 11 22:14:15.1234567890 host app: hello",
+        "<34>Oct 11 22:14:15,123 host app: hello",
+        "<34>Oct 11 22:14:15Z host app: hello",
+        "<192>Oct 11 22:14:15 host app: hello",
+    ] {
+        one(line).expect_err(line);
     }
 }
 
@@ -467,6 +558,19 @@ proptest! {
     fn any_text_is_rows_or_a_reason(payload in "[\\[\\]{}\",:<>0-9a-e\\\\ \t\n\r\\-+.\u{e4}\u{1F600}\u{feff}]{0,120}") {
         for (name, decode) in all() {
             judge(name, &decode, payload.as_bytes());
+        }
+    }
+
+    /// No letter of a line is in none of the fields.
+    #[test]
+    fn syslog_keeps_all_letters(behind in "[ :\\-a-c\\[\\]\t.]{0,40}") {
+        for head in ["<13>Nov 21 07:59:30", "<13>2025-11-21T07:59:30Z", "<13>1 2025-11-21T07:59:30Z web1 su 77 ID -"] {
+            let line = format!("{head}{behind}");
+            let Ok(rows) = values(&syslog("UTC"), line.as_bytes()) else { continue };
+            let told: String = ["hostname", "appname", "procid", "message"].iter().filter_map(|name| rows[0][name].as_str()).collect();
+            let letters = |text: &str| text.chars().filter(|letter| matches!(letter, 'a'..='c')).collect::<String>();
+            prop_assert_eq!(letters(&told), letters(&line), "{:?} {}", &line, &rows[0]);
+            prop_assert!(line.ends_with(rows[0]["message"].as_str().unwrap_or("no message")), "{:?} {}", &line, &rows[0]);
         }
     }
 
