@@ -6,7 +6,7 @@
 //! | string, enum, uuid, time-…, local-timestamp-… | `String` |
 //! | bytes, fixed | `Bytes` |
 //! | decimal | `Decimal`; `String` past 38 digits |
-//! | date; timestamp-… | `Date`, `Timestamp` |
+//! | date; timestamp-… | `Date`; `Timestamp` in the unit of the logical type, which counts where rows have numbers |
 //! | duration | `Struct` of `months`, `days`, `milliseconds` |
 //! | array, map, record | `List`, `Map`, `Struct` |
 //! | union with null | its other type, nullable |
@@ -15,7 +15,7 @@
 
 use super::super::avro::{Meaning, meaning};
 use super::{Count, DEPTH_MAX, column, list, map, object};
-use crate::layout::{Column, ColumnKind};
+use crate::layout::{Column, ColumnKind, TimeUnit};
 use serde_avro_fast::schema::{Decimal, LogicalType, RegularType, SchemaKey, SchemaMut, SchemaNode};
 
 /// Digits that a `Decimal` column may have.
@@ -133,7 +133,14 @@ fn scalar(node: &SchemaNode, depth: usize) -> ColumnKind {
     match meaning(node) {
         Meaning::Date => ColumnKind::Date,
         Meaning::TimeMillis | Meaning::TimeMicros | Meaning::Timestamp(_, false) | Meaning::Uuid => ColumnKind::String,
-        Meaning::Timestamp(_, true) => ColumnKind::Timestamp { unit: None },
+        // What Avro's own decoder writes is text, and a unit says nothing of it; numbers of other decoders are in it.
+        Meaning::Timestamp(power, true) => ColumnKind::Timestamp {
+            unit: Some(match power {
+                3 => TimeUnit::Ms,
+                6 => TimeUnit::Us,
+                _ => TimeUnit::Ns,
+            }),
+        },
         Meaning::Decimal(_) => decimal(node.logical_type.as_ref()),
         Meaning::Duration if depth < DEPTH_MAX => ColumnKind::Struct(
             ["months", "days", "milliseconds"].map(|name| column(name, ColumnKind::Int64, false)).to_vec(),
