@@ -104,6 +104,8 @@ fn registry_lines(registry: &RegistryConfig) -> Vec<(&'static str, String)> {
         None => {}
     }
     lines.extend(registry.ca_file.as_ref().map(|path| ("ca_file", string(&path.to_string_lossy()))));
+    let ids: Vec<String> = registry.unknown_ids.iter().map(u32::to_string).collect();
+    lines.push(("unknown_ids", format!("[{}]", ids.join(", "))));
     lines
 }
 

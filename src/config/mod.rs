@@ -49,7 +49,7 @@ pub use shape::{SHAPES, Shape};
 
 use crate::layout::Layout;
 use regex::Regex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -221,6 +221,8 @@ pub struct RegistryConfig {
     pub login: Option<RegistryLogin>,
     /// A file with certificates in PEM that are trusted beside the machine's.
     pub ca_file: Option<PathBuf>,
+    /// Ids that count as unknown, whatever the registry says of them. Default none.
+    pub unknown_ids: BTreeSet<u32>,
 }
 
 /// How to log in to a schema registry.

@@ -3,6 +3,7 @@
 use super::raw::{Field, Section};
 use super::{RegistryConfig, RegistryLogin, Secret, destination, resolve, shape};
 use crate::layout::{Decode, SchemaSource};
+use std::collections::BTreeSet;
 use std::path::Path;
 use url::Url;
 
@@ -46,7 +47,15 @@ pub(super) fn resolve(root: &Section<'_>, base_dir: &Path) -> Option<RegistryCon
     };
     let ca_file = section.field("ca_file");
     let ca_file = ca_file.and_then(|field| resolve::path(&field.show(), base_dir, "the path of certificates in PEM"));
-    Some(RegistryConfig { urls, login, ca_file })
+    let unknown_ids = section.field("unknown_ids").map(|field| ids(&field.show())).unwrap_or_default();
+    Some(RegistryConfig { urls, login, ca_file, unknown_ids })
+}
+
+fn ids(field: &Field<'_>) -> BTreeSet<u32> {
+    let items = field.list("a list of ids of schemas: [7, 12]").unwrap_or_default();
+    // Ids are positive numbers of 32 bits with a sign.
+    let ids = items.iter().filter_map(|item| item.count(1..=u64::from(i32::MAX.unsigned_abs())));
+    ids.filter_map(|id| u32::try_from(id).ok()).collect()
 }
 
 fn url(field: &Field<'_>) -> Option<Url> {

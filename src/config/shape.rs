@@ -73,7 +73,7 @@ pub(super) const HTTP: Shape = Shape { at: "http", of: "", keys: &["listen"] };
 pub(super) const UPLOAD: Shape = Shape { at: "upload", of: "", keys: &["concurrency", "part_size"] };
 pub(super) const SHUTDOWN: Shape = Shape { at: "shutdown", of: "", keys: &["timeout"] };
 pub(super) const REGISTRY: Shape =
-    Shape { at: "registry", of: "", keys: &["url", "username", "password", "token", "ca_file"] };
+    Shape { at: "registry", of: "", keys: &["url", "username", "password", "token", "ca_file", "unknown_ids"] };
 pub(super) const FILE: Shape = destination(StoreKind::File, "file://");
 pub(super) const S3: Shape = destination(StoreKind::S3, "s3://");
 pub(super) const GS: Shape = destination(StoreKind::Gcs, "gs://");

@@ -262,6 +262,7 @@ fn the_effective_configuration_means_the_same() {
         "[[archive.output]]\nformat={type='parquet',compression='lz4',bloom_filters=['a','r.b'],dictionary=['a'],page_bytes='64KiB',\
          schema=[{name='a',type='STRING'},{name='r',type='RECORD',fields=[{name='b',type='INT64'}]}]}\n\
          [[archive.output]]\nname='p'\nlayout.path='p'\nformat={type='parquet',dictionary=false,page_bytes='1MiB'}",
+        "decode={type='avro',registry=true}\n[registry]\nurl='http://r:1'\nunknown_ids=[12,7]",
         "exclude=['^x\\d+\"']\ntimestamp={header='$${A}\"'}\nmax_future='2h'\ncontent_encoding=true\n[archive.rotate]\ngrace='off'",
     ] {
         let config = good(&with(archive));

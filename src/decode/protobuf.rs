@@ -1,7 +1,7 @@
 //! Protocol Buffers by one message type: the canonical JSON of proto3, with 64-bit integers as numbers, names of fields as in
 //! the `.proto` file and in the order of their names, and fields that are not set left out where the message tells presence and with their defaults elsewhere.
 
-use super::rows::Writer;
+use super::rows::{ROWS_BYTES_MAX, Writer, too_large};
 use super::{DecodeError, Decoder, Rows};
 use crate::parse::json::{DEPTH_MAX, levels};
 use crate::record::Record;
@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMessage, SerializeOptions, Value};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 
 /// Messages of one type.
 pub(super) struct Protobuf {
@@ -78,15 +79,35 @@ impl Decoder for Protobuf {
                 "a wrapped number is infinite or no number, which its JSON cannot tell".to_string(),
             ));
         }
-        let mut json = serde_json::Serializer::new(Vec::new());
-        message
-            .serialize_with_options(&mut json, &self.options)
-            .map_err(|error| DecodeError(format!("{} as JSON: {error}", self.message.full_name())))?;
-        let text = String::from_utf8(json.into_inner()).map_err(|error| DecodeError(error.to_string()))?;
+        let mut json = serde_json::Serializer::new(Bounded(Vec::new()));
+        message.serialize_with_options(&mut json, &self.options).map_err(|error| match error.is_io() {
+            true => too_large(),
+            false => DecodeError(format!("{} as JSON: {error}", self.message.full_name())),
+        })?;
+        drop(message);
+        let text = String::from_utf8(json.into_inner().0).map_err(|error| DecodeError(error.to_string()))?;
         if levels(&text) > DEPTH_MAX {
             return Err(DecodeError(format!("values nest deeper than {DEPTH_MAX}")));
         }
         rows.add(|out| sorted(&text, out))
+    }
+}
+
+/// Takes as many bytes as the rows of a record may have: a few bytes can stand for very many, as fields that are not set have
+/// their defaults.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > ROWS_BYTES_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

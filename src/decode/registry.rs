@@ -5,7 +5,9 @@
 //! | the record's schema | what becomes of it |
 //! |---|---|
 //! | the target | read as it is |
+//! | one whose columns an output cannot hold | a dead letter |
 //! | a newer one that reads the target | the batch ends before it, and it is the next target |
+//! | a newer one that does not | a dead letter |
 //! | another one that the target reads | projected: fields by name, the target's defaults for what was not there |
 //! | any other | a dead letter |
 //!
@@ -87,7 +89,7 @@ pub enum Aim {
 pub enum Needs {
     /// Nothing.
     Nothing,
-    /// There is no schema of that id, which is to be kept with the batch.
+    /// There is no schema of that id, or none that counts, which is to be kept with the batch.
     Note(u32),
     /// The registry must be asked for that id.
     Ask(u32),
@@ -113,7 +115,16 @@ struct Reader {
     target: Option<Target>,
     /// They are of a schema that is newer than the batch's target, and reads it.
     is_news: bool,
+    /// They are of a schema that has the higher version and the lower id, and does not read the batch's target. Rows must not
+    /// depend on versions, which may change: a batch notes such ids as it does unknown ones.
+    is_stray: bool,
     decoder: Result<Box<dyn Decoder>, DecodeError>,
+}
+
+impl Reader {
+    fn refusing(problem: String) -> Self {
+        Self { target: None, is_news: false, is_stray: false, decoder: Err(DecodeError(problem)) }
+    }
 }
 
 impl ByRegistry {
@@ -143,10 +154,10 @@ impl ByRegistry {
     /// What must happen before `payload` is read.
     pub fn needs(&self, payload: &[u8]) -> Needs {
         let Some(id) = schema_id(payload) else { return Needs::Nothing };
-        if self.settled.as_ref().is_some_and(|unknown| unknown.contains(&id)) {
+        if self.is_settled(id) {
             return Needs::Note(id);
         }
-        match self.registry.lookup(id) {
+        match self.registry.answer(id, self.format) {
             Lookup::NotAsked => return Needs::Ask(id),
             // What was known when the batch was cut is unknown now: it decides nothing.
             Lookup::Unknown if self.settled.is_some() => return Needs::Ask(id),
@@ -155,9 +166,25 @@ impl ByRegistry {
             Lookup::Known(_) => {}
         }
         match self.reader(payload) {
+            Ok((reader, _)) if reader.is_stray => Needs::Note(id),
             Ok((reader, _)) if reader.is_news => reader.target.clone().map_or(Needs::Nothing, Needs::Target),
             _ => Needs::Nothing,
         }
+    }
+
+    /// Why payloads that name `id` give no rows where the batch has noted it: the same text whatever made it do so, as its claim
+    /// does not tell.
+    pub fn unknown(&self, id: u32) -> DecodeError {
+        let or_else = match self.aim {
+            Aim::Own => "",
+            Aim::Open | Aim::At(..) => ", or one that is newer than the schema of its batch and does not read it",
+        };
+        DecodeError(format!("the schema registry has no schema {id}{or_else}"))
+    }
+
+    /// Whether `id` counts as unknown, whatever the registry says.
+    fn is_settled(&self, id: u32) -> bool {
+        self.settled.as_ref().map_or_else(|| self.registry.is_given_up(id), |unknown| unknown.contains(&id))
     }
 
     /// The reader of `payload`, and the bytes before its data.
@@ -165,15 +192,11 @@ impl ByRegistry {
         let id = schema_id(payload).ok_or_else(|| {
             DecodeError("the payload does not begin with a zero byte and the id of a schema".to_string())
         })?;
-        let unknown = || DecodeError(format!("the schema registry has no schema {id}"));
-        if self.settled.as_ref().is_some_and(|unknown| unknown.contains(&id)) {
-            return Err(unknown());
+        if self.is_settled(id) {
+            return Err(self.unknown(id));
         }
-        let schema = match self.registry.lookup(id) {
-            Lookup::Known(schema) => schema,
-            Lookup::Unknown => return Err(unknown()),
-            Lookup::NotAsked => return Err(DecodeError(format!("schema {id} was not asked for, which is a bug"))),
-        };
+        // What has just become too old to be told again was unknown when the record was let in.
+        let Lookup::Known(schema) = self.registry.answer(id, self.format) else { return Err(self.unknown(id)) };
         let (message, header) = match schema.shape() {
             Ok(Shape::Protobuf(file)) => {
                 let (message, indexes) = Message::of_payload(file, &payload[HEADER_BYTES..]).map_err(DecodeError)?;
@@ -186,10 +209,8 @@ impl ByRegistry {
             return Ok((known.clone(), header));
         }
         let compiled = catch_unwind(AssertUnwindSafe(|| self.compile(&schema, message)));
-        let reader = Arc::new(compiled.unwrap_or_else(|_| Reader {
-            target: None,
-            is_news: false,
-            decoder: Err(DecodeError(format!("schema {id} cannot be used: a panic, which is a bug; please report it"))),
+        let reader = Arc::new(compiled.unwrap_or_else(|_| {
+            Reader::refusing(format!("schema {id} cannot be used: a panic, which is a bug; please report it"))
         }));
         let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
         if readers.len() >= READERS_MAX {
@@ -202,36 +223,44 @@ impl ByRegistry {
     fn compile(&self, schema: &Arc<Schema>, message: Option<Message>) -> Reader {
         let name = message.as_ref().map(|message| message.0.full_name().to_string());
         let target = Target { id: schema.id, message: name };
-        let refused = |problem: String| Reader { target: None, is_news: false, decoder: Err(DecodeError(problem)) };
         let usable = |problem: String| format!("schema {target} cannot be used: {problem}");
         let own = match self.own(schema, message.as_ref()) {
             Ok(own) => own,
-            Err(problem) => return refused(problem),
+            Err(problem) => return Reader::refusing(problem),
         };
+        // What the outputs cannot hold is refused whatever the target is, or a batch that got its target late would be redone
+        // otherwise; and what is in such a schema alone would be lost without a word.
+        if !matches!(self.aim, Aim::Own)
+            && let Err(problem) = self.holds(schema, &target)
+        {
+            return Reader::refusing(usable(problem));
+        }
         match &self.aim {
-            Aim::Own => Reader { target: None, is_news: false, decoder: Ok(own) },
-            Aim::Open => match self.holds(schema, &target) {
-                // A batch that was planned before there was a target, and is redone, has no rows.
-                Ok(()) => {
-                    let problem = "its batch was planned before any schema was known".to_string();
-                    Reader { target: Some(target), is_news: true, decoder: Err(DecodeError(problem)) }
-                }
-                Err(problem) => refused(usable(problem)),
-            },
-            Aim::At(aim, _) if *aim == target => Reader { target: Some(target), is_news: false, decoder: Ok(own) },
+            Aim::Own => Reader { target: None, is_news: false, is_stray: false, decoder: Ok(own) },
+            // A batch that was planned before there was a target, and is redone, has no rows.
+            Aim::Open => {
+                let problem = "its batch was planned before any schema was known".to_string();
+                Reader { target: Some(target), is_news: true, ..Reader::refusing(problem) }
+            }
+            Aim::At(aim, _) if *aim == target => {
+                Reader { target: Some(target), is_news: false, is_stray: false, decoder: Ok(own) }
+            }
             Aim::At(aim, of) => {
-                let reads = schema.reads(&target, of, aim);
-                // Rows depend on ids, which never change; versions, which may, only say where a batch ends.
-                if let Err(problem) = reads.as_ref().map_err(String::clone)
-                    && schema.id > of.id
-                {
-                    return refused(format!(
-                        "schema {target} is newer than schema {aim} and does not read it: {problem}"
-                    ));
+                let (reads, is_newer) = (schema.reads(&target, of, aim), schema.is_newer_than(of));
+                // Rows depend on ids, which never change, and on what the batch notes; versions say where a batch ends.
+                if let Err(problem) = &reads {
+                    let problem = format!("schema {target} is newer than schema {aim} and does not read it: {problem}");
+                    if schema.id > of.id {
+                        return Reader::refusing(problem);
+                    }
+                    if is_newer && self.settled.is_none() {
+                        tracing::warn!("{problem}; its records are dead letters");
+                        return Reader { is_stray: true, ..Reader::refusing(self.unknown(schema.id).0) };
+                    }
                 }
-                let is_news = schema.is_newer_than(of) && reads.is_ok() && self.holds(schema, &target).is_ok();
+                let is_news = is_newer && reads.is_ok();
                 let decoder = projected(aim, of, schema, own, &target);
-                Reader { target: Some(target), is_news, decoder }
+                Reader { target: Some(target), is_news, is_stray: false, decoder }
             }
         }
     }

@@ -11,7 +11,12 @@ use std::ops::Range;
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// Most bytes of all rows of a record: a small payload can unfold to very much.
-const ROWS_BYTES_MAX: usize = 64 << 20;
+pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
+
+/// The rows of a record are more than that.
+pub(super) fn too_large() -> DecodeError {
+    DecodeError(format!("its rows are more than {ROWS_BYTES_MAX} bytes"))
+}
 
 /// JSON texts in order. Kept from record to record.
 #[derive(Debug, Default)]
@@ -69,7 +74,7 @@ impl Rows {
     pub fn add(&mut self, write: impl FnOnce(&mut Writer<'_>) -> Result<(), DecodeError>) -> Result<(), DecodeError> {
         let written = write(&mut Writer { out: &mut self.text, depth: 0 });
         let written = written.and_then(|()| match self.text.len() > ROWS_BYTES_MAX {
-            true => Err(DecodeError(format!("its rows are more than {ROWS_BYTES_MAX} bytes"))),
+            true => Err(too_large()),
             false => Ok(()),
         });
         match written {

@@ -96,7 +96,7 @@ pub enum Decode {
 }
 
 /// What the schemas of a registry describe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegistryFormat {
     /// Avro's binary encoding.

@@ -372,7 +372,14 @@ impl OpenBatch {
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut taken = Taken::new(std::mem::take(&mut self.fates), archive.data_outputs());
-        let unpacked = archive.unpack(record, &mut scratch);
+        // What the claim says of a schema goes for each record of the batch, also where the registry has got it a moment ago.
+        let noted = record.value.filter(|payload| self.noted(payload)).and_then(schema_id);
+        let unpacked = match noted.zip(archive.by_registry()) {
+            Some((id, by_registry)) => {
+                Unpacked::Refused((DeadLetterStage::Decode, by_registry.unknown(id).to_string()))
+            }
+            None => archive.unpack(record, &mut scratch),
+        };
         for_each_row(&archive, record, unpacked, &scratch, |found| match found {
             Ok(row) => self.add_row(&archive, record, &row, &mut taken, blocks),
             Err(_) => taken.dropped(TRANSFORM),

@@ -6,7 +6,9 @@ use super::open_batch::OpenBatch;
 use super::takeover::Redo;
 use crate::batch::rotation::SealReason;
 use crate::consume::Held;
+use crate::registry::Target;
 use crate::spool::part::Finished;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What a held partition is doing.
@@ -70,6 +72,9 @@ pub struct Partition {
     pub at_target: Option<Arc<Archive>>,
     /// The next one, before whose first record the open batch ends.
     pub next_target: Option<Arc<Archive>>,
+    /// Targets that rows are projected onto no more. None of them is the next one again: "newer" goes by versions and by ids, so
+    /// it can turn in a circle.
+    pub left: HashSet<Target>,
     /// The open batch ends before the next record, whatever its target.
     pub ends: bool,
     /// The batch that takes records.
@@ -160,6 +165,7 @@ impl Partition {
             redo: None,
             at_target: None,
             next_target: None,
+            left: HashSet::new(),
             ends: false,
             open: None,
             sealed: None,
@@ -188,6 +194,13 @@ impl Partition {
             committed: self.committed,
             ..Self::new(self.held.clone(), self.archive)
         };
+    }
+
+    /// Rows are projected onto the next target from now on, if there is one.
+    pub fn go_to_next_target(&mut self) {
+        let Some(next) = self.next_target.take() else { return };
+        let before = self.at_target.replace(next);
+        self.left.extend(before.and_then(|before| before.target.clone()));
     }
 
     /// Bytes of memory that the open batch takes.

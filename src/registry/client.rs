@@ -109,14 +109,9 @@ impl Client {
         Ok(self.get(&["schemas", "ids", &id.to_string(), "versions"]).await?.unwrap_or_default())
     }
 
-    /// A schema by subject and version.
-    pub(super) async fn by_version(&self, reference: &Reference) -> Result<Found, RegistryError> {
-        let version = reference.version.to_string();
-        let path = ["subjects", &reference.subject, "versions", &version];
-        self.get(&path).await?.ok_or_else(|| RegistryError::NoAnswer {
-            what: path.join("/"),
-            reason: "there is none, but another schema refers to it".to_string(),
-        })
+    /// A schema by subject and version; `None` where there is none.
+    pub(super) async fn by_version(&self, reference: &Reference) -> Result<Option<Found>, RegistryError> {
+        self.get(&["subjects", &reference.subject, "versions", &reference.version.to_string()]).await
     }
 
     pub(super) async fn subjects(&self) -> Result<(), RegistryError> {

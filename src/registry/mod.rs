@@ -1,12 +1,13 @@
 //! The schema registry: what the ids in payloads stand for.
 //!
 //! Confluent's API and its wire format: a payload begins with a zero byte and the schema's id in 4 bytes, big endian. An id
-//! stands for the same schema for ever, so what was once answered is never asked again.
+//! stands for the same schema for ever, so a schema that was once answered is never asked for again. What it means depends on
+//! the format that an archive reads: one that is of another format than one archive's payloads may be of the next one's.
 //!
 //! # Guarantees
 //! - **R-1** A registry that does not answer decides nothing: whoever asks waits, and asks again.
-//! - **R-2** "There is no such schema" is an answer. It may be another one later, so a batch keeps the ids that it took for
-//!   unknown in its claim: whoever redoes it takes the same ones for unknown.
+//! - **R-2** "There is no such schema" is an answer, for a minute. It may be another one later, so a batch keeps the ids that it
+//!   took for unknown in its claim: whoever redoes it takes the same ones for unknown.
 //! - **R-3** Which of two schemas is the newer one is told by their versions under a common subject, by their ids where they
 //!   have none.
 
@@ -17,10 +18,11 @@ mod schema;
 pub use client::RegistryError;
 pub use schema::{Message, Resolution, Schema, Shape};
 
+use crate::clock::{Clock, SystemClock};
 use crate::config::RegistryConfig;
 use crate::layout::RegistryFormat;
 use client::Client;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,12 +31,16 @@ use url::Url;
 
 /// Most ids that are remembered as unknown: payloads that begin like the wire format by chance can name any.
 const UNKNOWN_MAX: usize = 100_000;
+/// For how long an id counts as unknown without being asked for again.
+const UNKNOWN_MS: i64 = 60_000;
 
 /// How often, and after which pause, an id is asked for again that may be new.
 const SECOND_LOOKS: u32 = 3;
 const SECOND_LOOK: Duration = Duration::from_secs(1);
-/// How far above the greatest known id one may be new.
+/// How little above the greatest known id one is likely to be new.
 const NEW_IDS: u32 = 100;
+/// Unknown ids of the last minute from which on one further above is taken for chance, and not looked for twice.
+const CHANCE_IDS: usize = 10;
 
 /// Bytes before the data: a zero byte and the id.
 pub const HEADER_BYTES: usize = 5;
@@ -99,13 +105,25 @@ pub type KnownSchema<'a> = (u32, &'a str, &'a [(&'a str, &'a str)], u32);
 /// A registry with what it has answered. Shared by all threads.
 pub struct Registry {
     client: Client,
+    clock: Arc<dyn Clock>,
+    /// Between two looks for an id that may be new.
+    second_look: Duration,
+    unknown_ids: BTreeSet<u32>,
     known: RwLock<Answers>,
 }
 
 #[derive(Default)]
 struct Answers {
-    schemas: HashMap<u32, Arc<Schema>>,
-    unknown: HashSet<u32>,
+    /// By id and what it is read as. At most as many as the registry has, for each format.
+    schemas: HashMap<(u32, RegistryFormat), Arc<Schema>>,
+    /// When the registry said that it has none, monotonic milliseconds.
+    unknown: HashMap<u32, i64>,
+}
+
+impl Answers {
+    fn is_unknown(&self, id: u32, now_ms: i64) -> bool {
+        self.unknown.get(&id).is_some_and(|&told_ms| now_ms - told_ms < UNKNOWN_MS)
+    }
 }
 
 impl Registry {
@@ -114,32 +132,44 @@ impl Registry {
     /// # Errors
     /// The settings cannot work, in words for the person who wrote them.
     pub fn new(config: &RegistryConfig) -> Result<Self, String> {
-        Ok(Self { client: Client::new(config)?, known: RwLock::default() })
+        Ok(Self {
+            client: Client::new(config)?,
+            clock: Arc::new(SystemClock::new()),
+            second_look: SECOND_LOOK,
+            unknown_ids: config.unknown_ids.clone(),
+            known: RwLock::default(),
+        })
     }
 
     /// A registry that nobody answers for, with these schemas known: for tests of what is read by them.
     pub fn knowing(format: RegistryFormat, schemas: &[KnownSchema<'_>]) -> Self {
         let url = Url::parse("http://127.0.0.1:1").expect("a URL");
-        let config = RegistryConfig { urls: vec![url], login: None, ca_file: None };
+        let config = RegistryConfig { urls: vec![url], login: None, ca_file: None, unknown_ids: BTreeSet::new() };
         let registry = Self::new(&config).expect("settings that work");
         for &(id, text, parts, version) in schemas {
             let part = |&(name, text): &(&str, &str)| schema::Part { name: name.to_string(), text: text.to_string() };
             let parts: Vec<_> = parts.iter().map(part).collect();
             let versions = [("t-value".to_string(), version)].into_iter().collect();
             let schema = Arc::new(Schema::new(id, versions, Shape::compile(format, text, &parts)));
-            registry.known.write().unwrap_or_else(PoisonError::into_inner).schemas.insert(id, schema);
+            registry.known.write().unwrap_or_else(PoisonError::into_inner).schemas.insert((id, format), schema);
         }
         registry
     }
 
-    /// What is known of `id`. Never waits for anybody.
-    pub fn lookup(&self, id: u32) -> Lookup {
+    /// What is known of `id`, read as `format` says. Never waits for anybody.
+    pub fn answer(&self, id: u32, format: RegistryFormat) -> Lookup {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        match known.schemas.get(&id) {
+        match known.schemas.get(&(id, format)) {
             Some(schema) => Lookup::Known(schema.clone()),
-            None if known.unknown.contains(&id) => Lookup::Unknown,
+            None if known.is_unknown(id, self.clock.monotonic_ms()) => Lookup::Unknown,
             None => Lookup::NotAsked,
         }
+    }
+
+    /// Whether the configuration says that `id` stands for nothing, whatever the registry says: a batch that is cut from now on
+    /// takes it for unknown.
+    pub fn is_given_up(&self, id: u32) -> bool {
+        self.unknown_ids.contains(&id)
     }
 
     /// What `id` stands for, read as `format` says; `None` where the registry has no such schema. Asks unless it is known.
@@ -147,21 +177,25 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`]: no answer, or one that says nothing of the schema. Ask again.
     pub async fn schema(&self, id: u32, format: RegistryFormat) -> Result<Option<Arc<Schema>>, RegistryError> {
-        match self.lookup(id) {
+        match self.answer(id, format) {
             Lookup::Known(schema) => Ok(Some(schema)),
             Lookup::Unknown => Ok(None),
             Lookup::NotAsked => self.ask(id, format).await,
         }
     }
 
-    /// As [`Registry::schema`], but asks again where there was no such schema before.
+    /// As [`Registry::schema`], but asks again where there was no such schema before, and takes no answer for "there is none" where
+    /// the configuration gives the id up.
     ///
     /// # Errors
     /// [`RegistryError`].
     pub async fn schema_or_ask(&self, id: u32, format: RegistryFormat) -> Result<Option<Arc<Schema>>, RegistryError> {
-        match self.lookup(id) {
+        match self.answer(id, format) {
             Lookup::Known(schema) => Ok(Some(schema)),
-            Lookup::Unknown | Lookup::NotAsked => self.ask(id, format).await,
+            Lookup::Unknown | Lookup::NotAsked => match self.ask(id, format).await {
+                Err(_) if self.is_given_up(id) => Ok(None),
+                answered => answered,
+            },
         }
     }
 
@@ -170,40 +204,49 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub async fn ask(&self, id: u32, format: RegistryFormat) -> Result<Option<Arc<Schema>>, RegistryError> {
-        let mut answer = self.client.by_id(id).await?;
+        let mut found = self.find(id, format).await?;
         // A new schema may reach some servers of a registry a moment later than its first record reaches Kafka.
-        for _ in 0..SECOND_LOOKS {
-            if answer.is_some() || !self.may_be_new(id) {
+        let looks = if found.is_none() && self.may_be_new(id) { SECOND_LOOKS } else { 0 };
+        for _ in 0..looks {
+            tokio::time::sleep(self.second_look).await;
+            found = self.find(id, format).await?;
+            if found.is_some() {
                 break;
             }
-            tokio::time::sleep(SECOND_LOOK).await;
-            answer = self.client.by_id(id).await?;
         }
-        let found = match answer {
-            Some(found) => Some(Arc::new(resolve::schema(&self.client, id, found, format).await?)),
-            None => None,
-        };
+        let now_ms = self.clock.monotonic_ms();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         match &found {
             Some(schema) => {
                 known.unknown.remove(&id);
-                known.schemas.insert(id, schema.clone());
+                known.schemas.insert((id, format), schema.clone());
             }
             None => {
                 if known.unknown.len() >= UNKNOWN_MAX {
+                    known.unknown.retain(|_, &mut told_ms| now_ms - told_ms < UNKNOWN_MS);
+                }
+                if known.unknown.len() >= UNKNOWN_MAX {
                     known.unknown.clear();
                 }
-                known.unknown.insert(id);
+                known.unknown.insert(id, now_ms);
             }
         }
         Ok(found)
     }
 
-    /// Whether `id` is one that a registry could have given away since: they are counted up.
+    async fn find(&self, id: u32, format: RegistryFormat) -> Result<Option<Arc<Schema>>, RegistryError> {
+        let Some(found) = self.client.by_id(id).await? else { return Ok(None) };
+        Ok(resolve::schema(&self.client, id, found, format).await?.map(Arc::new))
+    }
+
+    /// Whether `id` is one that a registry could have given away since: they are counted up. Each is looked for twice only once.
     fn may_be_new(&self, id: u32) -> bool {
+        let now_ms = self.clock.monotonic_ms();
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let last = known.schemas.keys().max().copied().unwrap_or(0);
-        (last..=last.saturating_add(NEW_IDS)).contains(&id)
+        let last = known.schemas.keys().map(|&(id, _)| id).max().unwrap_or(0);
+        let by_chance =
+            || known.unknown.values().filter(|&&told_ms| now_ms - told_ms < UNKNOWN_MS).count() >= CHANCE_IDS;
+        id > last && !known.unknown.contains_key(&id) && (id - last <= NEW_IDS || !by_chance())
     }
 
     /// Asks for something that every registry has, to prove address and login.
@@ -217,11 +260,25 @@ impl Registry {
 
 #[cfg(test)]
 impl Registry {
+    /// What is known of `id`, in whichever format.
+    pub(crate) fn lookup(&self, id: u32) -> Lookup {
+        let answers = [RegistryFormat::Avro, RegistryFormat::Protobuf, RegistryFormat::JsonSchema];
+        let mut answers = answers.map(|format| self.answer(id, format)).into_iter();
+        let last = answers.next_back().expect("three");
+        answers.find(|answer| matches!(answer, Lookup::Known(_))).unwrap_or(last)
+    }
+
     /// Takes `id` for one without a schema.
     pub(crate) fn forget(&self, id: u32) {
+        let now_ms = self.clock.monotonic_ms();
         let mut known = self.known.write().expect("no panic before");
-        known.schemas.remove(&id);
-        known.unknown.insert(id);
+        known.schemas.retain(|&(known, _), _| known != id);
+        known.unknown.insert(id, now_ms);
+    }
+
+    /// By that clock, and without pauses.
+    pub(crate) fn by_clock(self, clock: Arc<crate::clock::ManualClock>) -> Self {
+        Self { clock, second_look: Duration::ZERO, ..self }
     }
 }
 

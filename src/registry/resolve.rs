@@ -8,13 +8,13 @@ use std::collections::HashSet;
 /// Most schemas that one is made of.
 const PARTS_MAX: usize = 1_000;
 
-/// Asks for what `found` refers to, and for its versions.
+/// Asks for what `found` refers to, and for its versions. `None`: the registry has not all of it.
 pub(super) async fn schema(
     client: &Client,
     id: u32,
     found: Found,
     format: RegistryFormat,
-) -> Result<Schema, RegistryError> {
+) -> Result<Option<Schema>, RegistryError> {
     let versions = client.versions(id).await?;
     let versions = versions.into_iter().map(|registered| (registered.subject, registered.version)).collect();
     let wanted = match format {
@@ -24,16 +24,16 @@ pub(super) async fn schema(
     };
     let kind = found.kind.as_deref().unwrap_or("AVRO");
     let shape = if kind == wanted {
-        let parts = parts(client, found.references.unwrap_or_default()).await?;
+        let Some(parts) = parts(client, id, found.references.unwrap_or_default()).await? else { return Ok(None) };
         Shape::compile(format, &found.schema, &parts)
     } else {
         Err(format!("it is of type {kind}, and the archive decodes {wanted}"))
     };
-    Ok(Schema::new(id, versions, shape))
+    Ok(Some(Schema::new(id, versions, shape)))
 }
 
-/// Everything that is referred to, what others need before them.
-async fn parts(client: &Client, references: Vec<Reference>) -> Result<Vec<Part>, RegistryError> {
+/// Everything that is referred to by `id`, what others need before them; `None` where some of it is gone.
+async fn parts(client: &Client, id: u32, references: Vec<Reference>) -> Result<Option<Vec<Part>>, RegistryError> {
     let mut parts = Vec::new();
     let mut seen = HashSet::new();
     // A reference, and whether what it needs itself is there already.
@@ -43,11 +43,15 @@ async fn parts(client: &Client, references: Vec<Reference>) -> Result<Vec<Part>,
             Some(text) => parts.push(Part { name: reference.name, text }),
             None if seen.len() >= PARTS_MAX || !seen.insert(reference.name.clone()) => {}
             None => {
-                let found = client.by_version(&reference).await?;
+                let Some(found) = client.by_version(&reference).await? else {
+                    let Reference { name, subject, version } = reference;
+                    tracing::warn!(id, name, subject, version, "a schema refers to one that the registry has not");
+                    return Ok(None);
+                };
                 open.push((reference, Some(found.schema)));
                 open.extend(found.references.unwrap_or_default().into_iter().rev().map(|one| (one, None)));
             }
         }
     }
-    Ok(parts)
+    Ok(Some(parts))
 }

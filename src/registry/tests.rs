@@ -202,3 +202,56 @@ fn json_schema_tells_columns() {
     let tree = known(&registry, 6).columns(&target("6")).expect("columns");
     assert_eq!(tree[0].kind, ColumnKind::Json);
 }
+
+#[test]
+fn protobuf_fields_that_could_be_set_together_do_not_fit_a_oneof() {
+    let message = |fields: &str| format!("syntax = \"proto3\"; message M {{ {fields} }}");
+    let texts = [
+        message("int32 a = 1; int32 b = 2;"),
+        message("oneof x { int32 a = 1; int32 b = 2; }"),
+        message("optional int32 a = 1; optional int32 b = 2;"),
+        message("oneof x { int32 a = 1; int32 c = 3; }"),
+        message("oneof x { int32 a = 1; int32 b = 2; int32 c = 3; }"),
+    ];
+    let known: Vec<_> = (1..).zip(&texts).map(|(id, text)| (id, text.as_str(), &[][..], id)).collect();
+    let registry = Registry::knowing(RegistryFormat::Protobuf, &known);
+    let problem = reads(&registry, "2:M", "1:M").expect_err("both could be set");
+    assert_eq!(problem, "fields 1 and 2 of M exclude each other in one schema and not in the other");
+    reads(&registry, "2:M", "3:M").expect_err("both could be set");
+    reads(&registry, "1:M", "2:M").expect("one is never set");
+    reads(&registry, "3:M", "1:M").expect("each has a presence of its own");
+    reads(&registry, "4:M", "1:M").expect("one of them alone is in it");
+    reads(&registry, "5:M", "2:M").expect("they excluded each other before");
+}
+
+#[test]
+fn protobuf_knows_the_common_types_of_google() {
+    let types = [
+        ("calendar_period", "CalendarPeriod"),
+        ("color", "Color"),
+        ("date", "Date"),
+        ("datetime", "DateTime"),
+        ("dayofweek", "DayOfWeek"),
+        ("decimal", "Decimal"),
+        ("expr", "Expr"),
+        ("fraction", "Fraction"),
+        ("interval", "Interval"),
+        ("latlng", "LatLng"),
+        ("localized_text", "LocalizedText"),
+        ("money", "Money"),
+        ("month", "Month"),
+        ("phone_number", "PhoneNumber"),
+        ("postal_address", "PostalAddress"),
+        ("quaternion", "Quaternion"),
+        ("timeofday", "TimeOfDay"),
+    ];
+    let imports: String = types.iter().map(|(file, _)| format!("import \"google/type/{file}.proto\";")).collect();
+    let fields = (1..).zip(types).map(|(number, (_, name))| format!("google.type.{name} f{number} = {number};"));
+    let all = format!("syntax = \"proto3\"; {imports} message M {{ {} }}", fields.collect::<String>());
+    let own = "syntax = \"proto3\"; import \"schema.proto\"; message M { N n = 1; }";
+    let part = ("schema.proto", "syntax = \"proto3\"; message N { string s = 1; }");
+    let registry = Registry::knowing(RegistryFormat::Protobuf, &[(1, &all, &[], 1), (2, own, &[part], 2)]);
+    let columns = known(&registry, 1).columns(&target("1:M")).expect("all of them are there");
+    assert_eq!(columns.len(), types.len());
+    known(&registry, 2).shape().expect("an import may be called anything");
+}

@@ -235,7 +235,9 @@ fn schemas() {
 fn fuzz_registry(format: RegistryFormat, schemas: &[KnownSchema<'_>], target: &str, samples: &[&[u8]]) {
     let registry = Arc::new(Registry::knowing(format, schemas));
     let target: Target = target.parse().expect("a target");
-    let Lookup::Known(schema) = registry.lookup(target.id) else { panic!("the target is not among the schemas") };
+    let Lookup::Known(schema) = registry.answer(target.id, format) else {
+        panic!("the target is not among the schemas")
+    };
     let schemas = Schemas { registry: Some(registry), aim: Aim::At(target, schema), ..Schemas::default() };
     let decoder = by_registry(&Decode::Registry { format, ignore_unknown: false }, &schemas).expect("a registry");
     fuzz_decoder(Box::new(decoder.expect("its reader")), samples);

@@ -122,6 +122,108 @@ fn a_newer_schema_is_the_next_target() {
     assert_eq!(by_none.needs(b"{}"), Needs::Nothing);
 }
 
+/// Goal: what outputs cannot hold is a dead letter, whether the batch has a target yet or not, and with the same reason: so a
+/// redo, which knows the target from the start, decides as the first try did. Nothing that is in such a schema alone is lost.
+#[test]
+fn what_the_outputs_cannot_hold_is_refused_whatever_the_target() {
+    let field = |name: &str| format!(r#"{{"name":"{name}","type":"int","default":0}}"#);
+    let record = |names: &[&str]| {
+        let fields: Vec<String> = names.iter().map(|name| field(name)).collect();
+        format!(r#"{{"type":"record","name":"R","fields":[{}]}}"#, fields.join(","))
+    };
+    let (both, one) = (record(&["a", "A"]), record(&["a"]));
+    let schemas: &[KnownSchema<'_>] =
+        &[(1, &both, &[], 1), (2, &one, &[], 2), (3, &both, &[], 3), (4, r#""string""#, &[], 4)];
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Avro, schemas));
+    let fits: Fits = Arc::new(|columns| match columns.iter().any(|column| column.name == "A") {
+        true => Err("another one has the same name but for upper and lower case".to_string()),
+        false => Ok(()),
+    });
+    let reader = |aim| {
+        let schemas = Schemas { registry: Some(registry.clone()), aim, fits: fits.clone(), ..Schemas::default() };
+        Arc::new(ByRegistry::new(RegistryFormat::Avro, false, &schemas).expect("a registry"))
+    };
+    let (open, aimed) = (reader(Aim::Open), reader(at(&registry, "2")));
+    for (id, data) in [(1, &[2, 14][..]), (3, &[2, 14]), (4, &[2, b'x'])] {
+        let payload = wire(id, data);
+        assert_eq!((open.needs(&payload), aimed.needs(&payload)), (Needs::Nothing, Needs::Nothing), "{id}");
+        let problem = rows(&aimed, &payload).expect_err("the outputs cannot hold it");
+        assert!(problem.starts_with(&format!("schema {id} cannot be used: ")), "{problem}");
+        assert_eq!(rows(&open, &payload), Err(problem));
+    }
+    assert_eq!(rows(&aimed, &wire(2, &[2])), Ok(vec![json!({"a": 1})]));
+}
+
+/// Goal: a newer version that does not read the target is refused also where its id is the lower one, as what is new in it would be
+/// lost; and a redo decides as its claim says, whatever the versions are by then.
+#[test]
+fn a_newer_version_of_a_lower_id_is_not_projected_down() {
+    let record = |more: &str| format!(r#"{{"type":"record","name":"R","fields":[{{"name":"a","type":"int"}}{more}]}}"#);
+    let (plain, more) = (record(""), record(r#",{"name":"b","type":"int"}"#));
+    let schemas: &[KnownSchema<'_>] = &[(3, &more, &[], 2), (5, &plain, &[], 1), (4, &more, &[], 0)];
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Avro, schemas));
+    let reader = |settled: Option<&[u32]>| {
+        let settled = settled.map(|ids| ids.iter().copied().collect());
+        let aim = at(&registry, "5");
+        let schemas = Schemas { registry: Some(registry.clone()), aim, settled, ..Schemas::default() };
+        Arc::new(ByRegistry::new(RegistryFormat::Avro, false, &schemas).expect("a registry"))
+    };
+    let (newer, older) = (wire(3, &[2, 14]), wire(4, &[2, 14]));
+    let first = reader(None);
+    assert_eq!(first.needs(&newer), Needs::Note(3));
+    let problem = rows(&first, &newer).expect_err("7 would be lost");
+    assert_eq!((first.needs(&older), rows(&first, &older)), (Needs::Nothing, Ok(vec![json!({"a": 1})])));
+    let redo = reader(Some(&[3]));
+    assert_eq!((redo.needs(&newer), rows(&redo, &newer)), (Needs::Note(3), Err(problem)));
+    // Its version was another one when that batch was cut.
+    let redo = reader(Some(&[]));
+    assert_eq!((redo.needs(&newer), rows(&redo, &newer)), (Needs::Nothing, Ok(vec![json!({"a": 1})])));
+}
+
+/// A registry that nobody answers for, with `id` given up.
+fn given_up(id: u32) -> Arc<Registry> {
+    let urls = vec!["http://127.0.0.1:1".parse().expect("a URL")];
+    let unknown_ids = BTreeSet::from([id]);
+    let config = crate::config::RegistryConfig { urls, login: None, ca_file: None, unknown_ids };
+    Arc::new(Registry::new(&config).expect("settings that work"))
+}
+
+/// Goal: what the configuration gives up is a dead letter, but not of a batch that was cut with it.
+#[test]
+fn ids_that_are_given_up_are_unknown() {
+    let registry = given_up(7);
+    let reader = |settled| {
+        let schemas = Schemas { registry: Some(registry.clone()), settled, ..Schemas::default() };
+        Arc::new(ByRegistry::new(RegistryFormat::Avro, false, &schemas).expect("a registry"))
+    };
+    assert_eq!(reader(None).needs(&wire(7, &[])), Needs::Note(7));
+    assert_eq!(rows(&reader(None), &wire(7, &[])), Err("the schema registry has no schema 7".to_string()));
+    assert_eq!(reader(None).needs(&wire(8, &[])), Needs::Ask(8));
+    assert_eq!(reader(Some(BTreeSet::new())).needs(&wire(7, &[])), Needs::Ask(7));
+}
+
+/// Goal: a target that was given up and cannot be asked for does not hold up whoever takes the partition over.
+#[tokio::test]
+async fn a_target_that_is_given_up_is_not_waited_for() {
+    let registry = given_up(7);
+    let avro = RegistryFormat::Avro;
+    assert!(registry.schema_or_ask(7, avro).await.expect("nobody answers").is_none());
+    registry.schema_or_ask(8, avro).await.expect_err("nobody answers");
+    registry.ask(7, avro).await.expect_err("nobody answers");
+}
+
+/// Goal: a payload of a megabyte that stands for gigabytes of rows costs no more than the rows that a record may have.
+#[test]
+fn defaults_of_many_empty_messages_are_bounded() {
+    let fields: String = (1..=100).map(|number| format!("int64 field_{number} = {number};")).collect();
+    let text = format!("syntax = \"proto3\"; message M {{ repeated I items = 1; }} message I {{ {fields} }}");
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Protobuf, &[(1, &text, &[], 1)]));
+    let decoder = decoder(&registry, RegistryFormat::Protobuf, Aim::Own);
+    let payload = |items: usize| wire(1, &[&[0][..], &[10, 0].repeat(items)].concat());
+    assert_eq!(rows(&decoder, &payload(500_000)), Err("its rows are more than 67108864 bytes".to_string()));
+    assert_eq!(rows(&decoder, &payload(3)).expect("a row")[0]["items"].as_array().map(Vec::len), Some(3));
+}
+
 #[test]
 fn what_is_unknown_is_noted_and_stays_so() {
     let registry = avro();
@@ -129,7 +231,8 @@ fn what_is_unknown_is_noted_and_stays_so() {
     assert_eq!(open.needs(&wire(99, &[])), Needs::Ask(99));
     registry.forget(99);
     assert_eq!(open.needs(&wire(99, &[])), Needs::Note(99));
-    assert_eq!(rows(&open, &wire(99, &[])), Err("the schema registry has no schema 99".to_string()));
+    let problem = rows(&open, &wire(99, &[])).expect_err("unknown");
+    assert!(problem.starts_with("the schema registry has no schema 99, or one that is newer"), "{problem}");
     let settled = |ids: &[u32]| {
         let settled = Some(ids.iter().copied().collect());
         let schemas = Schemas { registry: Some(registry.clone()), settled, ..Schemas::default() };

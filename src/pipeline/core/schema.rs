@@ -24,6 +24,8 @@ const UNKNOWN_MAX: usize = 1_000;
 #[derive(Clone, Copy)]
 struct Question {
     id: u32,
+    /// Of the record that names it.
+    offset: i64,
     /// Of the layout that the record is read with, which may be an earlier one.
     format: RegistryFormat,
     /// What an unfinished batch knew and is unknown now must come back (R-2).
@@ -47,13 +49,14 @@ impl Core {
             }
             Needs::Nothing => true,
             // A batch that is redone ends where it was cut.
-            Needs::Target(_) if self.partitions[slot].redo.is_some() => true,
+            Needs::Target(_) if partition.redo.is_some() => true,
+            Needs::Target(target) if partition.left.contains(&target) => true,
             Needs::Target(target) => {
                 self.ask_for_target(slot, target);
                 false
             }
             Needs::Ask(id) => {
-                self.ask_for_schema(slot, Question { id, format, must_exist }, None);
+                self.ask_for_schema(slot, Question { id, offset: record.offset, format, must_exist }, None);
                 false
             }
             Needs::Note(id) => {
@@ -70,7 +73,8 @@ impl Core {
         let sampler = &self.samplers[partition.archive];
         let Some((id, format)) = record.value.and_then(|payload| sampler.asks_for(payload)) else { return true };
         self.partitions[slot].next = record.offset;
-        self.ask_for_schema(slot, Question { id, format, must_exist: false }, Some(first));
+        let question = Question { id, offset: record.offset, format, must_exist: false };
+        self.ask_for_schema(slot, question, Some(first));
         false
     }
 
@@ -178,7 +182,7 @@ impl Core {
         let not_before_ms = self.clock.monotonic_ms();
         let partition = &mut self.partitions[slot];
         partition.ends = false;
-        partition.at_target = partition.next_target.take().or(partition.at_target.take());
+        partition.go_to_next_target();
         let pinned = self.context.archives[partition.archive].compiled.get().is_some();
         partition.phase = match sampled_from {
             Some(first) if !pinned => Phase::Sampling { first, caught_up: false },
@@ -198,7 +202,8 @@ impl Core {
 
 /// Asks the registry for a schema for as long as the partition is held.
 async fn ask(context: &Context, held: &Held, asked: Question) -> Result<(), Halt> {
-    let Question { id, format, must_exist } = asked;
+    let Question { id, offset, format, must_exist } = asked;
+    let partition = &held.partition;
     let Some(registry) = &context.registry else {
         let text =
             format!("{}: its records name schemas of a registry, and there is no section [registry]", held.partition);
@@ -208,11 +213,20 @@ async fn ask(context: &Context, held: &Held, asked: Question) -> Result<(), Halt
         .while_held(held, "ask the schema registry", || async {
             match registry.ask(id, format).await {
                 Ok(None) if must_exist => Try::Again(format!(
-                    "schema {id}, which records of an unfinished batch name, is in the registry no more; register it again \
-                     under its id"
+                    "schema {id}, which the record at offset {offset} of {partition} names, is in the registry no more, but an \
+                     unfinished batch holds the record; register it again under its id"
                 )),
                 Ok(_) => Try::Done(()),
-                Err(error) => Try::Again(chain(&error)),
+                // Nothing else makes a dead letter of what the registry never answers for.
+                Err(error) if !must_exist => Try::Again(format!(
+                    "{}; {partition} waits at offset {offset} for schema {id}. If other schemas are answered, and this one never \
+                     will be, unknown_ids = [{id}] in [registry] makes dead letters of its records",
+                    chain(&error)
+                )),
+                Err(error) => Try::Again(format!(
+                    "{}; {partition} waits at offset {offset} for schema {id}, of an unfinished batch",
+                    chain(&error)
+                )),
             }
         })
         .await

@@ -1,8 +1,10 @@
 use super::*;
-use crate::decode::Schemas;
+use crate::decode::{Aim, Schemas};
 use crate::destination::{Destination, StoreKind};
-use crate::layout::Layout;
+use crate::layout::{Layout, RegistryFormat};
+use crate::pipeline::partition::Partition;
 use crate::record::OwnedRecord;
+use crate::registry::{Lookup, Registry};
 use crate::spool::Spool;
 use object_store::memory::InMemory;
 use serde_json::{Value, json};
@@ -60,13 +62,15 @@ fn unfolding(outputs: &[Value], program: Option<&str>) -> Arc<Archive> {
 }
 
 fn compiled_of(layout: Value) -> Arc<Archive> {
+    compiled_by(layout, &Schemas::default())
+}
+
+/// The same with what it needs of a schema registry.
+fn compiled_by(layout: Value, schemas: &Schemas) -> Arc<Archive> {
     let layout: Layout = serde_json::from_value(layout).expect("a layout");
     let memory = Destination::from_store("main", "memory:///", Arc::new(InMemory::new()), StoreKind::Memory);
     let destinations = BTreeMap::from([("memory:///".to_string(), Arc::new(memory))]);
-    Arc::new(
-        Archive::compile(&layout, &destinations, &BTreeMap::new(), &Schemas::default())
-            .expect("a layout that compiles"),
-    )
+    Arc::new(Archive::compile(&layout, &destinations, &BTreeMap::new(), schemas).expect("a layout that compiles"))
 }
 
 /// An archive with a Parquet output, and with `more` a JSON one behind it.
@@ -354,4 +358,72 @@ fn broken_json_is_no_matter_of_the_transform() {
         assert_eq!(stages, ["decode", "decode", "decode"], "{validate}");
         assert_eq!(lines_of(&mut batch, 0), [r#"{"a":1,"b":2}"#]);
     }
+}
+
+/// An archive that reads Avro by `registry`, with rows projected onto schema `target`.
+fn by_registry(registry: &Arc<Registry>, target: Option<u32>) -> Arc<Archive> {
+    let aim = target.map_or(Aim::Own, |id| match registry.lookup(id) {
+        Lookup::Known(schema) => Aim::At(id.to_string().parse().expect("a target"), schema),
+        other => panic!("schema {id}: {other:?}"),
+    });
+    let layout = json!({"version": 1, "code": {"rows": 1, "tzdata": "test"},
+        "archive": "a", "generation": 1, "decode": {"type": "registry", "format": "avro"},
+        "timestamp": {"source": "kafka", "format": "auto", "zone": "UTC", "fallback": "kafka"}, "tombstones": "keep",
+        "outputs": [lines("lines")], "dead_letters": {"place": place("dead")}});
+    compiled_by(layout, &Schemas { registry: Some(registry.clone()), aim, ..Schemas::default() })
+}
+
+const RECORD: &str = r#"{"type":"record","name":"R","fields":[{"name":"a","type":"int"}]}"#;
+
+/// Goal: a record whose schema the claim says was unknown has no row, even if the registry has got the schema a moment ago: a redo
+/// would make none.
+#[test]
+fn a_batch_says_one_thing_of_each_schema() {
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Avro, &[(7, RECORD, &[], 1)]));
+    let archive = by_registry(&registry, None);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(folder.path(), 1 << 20, 1).expect("a spool");
+    let opened = Opened { number: 1, wall_ms: KAFKA_MS, monotonic_ms: 0 };
+    let mut batch = OpenBatch::new(archive, 0, None, spool.batch_dir().expect("a folder in it"), opened);
+    let payload = [0, 0, 0, 0, 7, 2];
+    let record = |offset| OwnedRecord {
+        offset,
+        timestamp: Some(KAFKA_MS),
+        value: Some(payload.to_vec()),
+        ..OwnedRecord::default()
+    };
+    batch.append(&record(0).as_record(), &mut Vec::new());
+    batch.unknown_schemas.insert(7);
+    batch.append(&record(1).as_record(), &mut Vec::new());
+    assert_eq!(lines_of(&mut batch, 0).len(), 1);
+    let letters = dead_letters(&mut batch);
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["reason"], "the schema registry has no schema 7");
+}
+
+/// Goal: schemas that are newer than each other in a circle end a batch each once, not one per record.
+#[test]
+fn a_partition_never_goes_back_to_a_target() {
+    let schemas = [(1, RECORD, &[][..], 1), (2, RECORD, &[][..], 2)];
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Avro, &schemas));
+    let held = crate::consume::Held {
+        partition: crate::record::TopicPartition { topic: "t".into(), partition: 0 },
+        assignment: 1,
+    };
+    let mut partition = Partition::new(held, 0);
+    let left = |partition: &Partition| {
+        let mut left: Vec<String> = partition.left.iter().map(ToString::to_string).collect();
+        left.sort();
+        left
+    };
+    partition.go_to_next_target();
+    assert!(partition.at_target.is_none());
+    for (target, expected) in [(1, &[][..]), (2, &["1"])] {
+        partition.next_target = Some(by_registry(&registry, Some(target)));
+        partition.go_to_next_target();
+        partition.go_to_next_target();
+        assert_eq!(left(&partition), expected);
+    }
+    partition.reset();
+    assert!(left(&partition).is_empty(), "taken over again, it begins with what is carried along");
 }

@@ -1,12 +1,15 @@
 //! What is asked, of whom, and what each kind of answer counts for. A real registry is in tests/proofs/pipelines.py.
 
 use super::*;
+use crate::clock::ManualClock;
 use crate::config::Secret;
 use crate::layout::RegistryFormat;
-use crate::registry::Registry;
+use crate::registry::{Lookup, Registry};
 use axum::Router;
 use axum::http::{HeaderMap, Uri};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A server that answers every path as `answer` says, and keeps what it was asked.
@@ -31,7 +34,13 @@ async fn server(
 
 fn config(urls: &[String], login: Option<RegistryLogin>) -> RegistryConfig {
     let urls = urls.iter().map(|url| Url::parse(url).expect("a URL")).collect();
-    RegistryConfig { urls, login, ca_file: None }
+    RegistryConfig { urls, login, ca_file: None, unknown_ids: BTreeSet::new() }
+}
+
+/// A registry at that address and clock that does not pause before it looks again.
+fn registry(address: SocketAddr, clock: &Arc<ManualClock>) -> Registry {
+    let registry = Registry::new(&config(&[format!("http://{address}")], None)).expect("settings that work");
+    registry.by_clock(clock.clone())
 }
 
 fn client(urls: &[String], login: Option<RegistryLogin>) -> Client {
@@ -114,10 +123,11 @@ async fn what_a_schema_refers_to_is_asked_for_once() {
         _ => (404, r#"{"error_code":40403}"#),
     })
     .await;
-    let registry = Registry::new(&config(&[format!("http://{address}")], None)).expect("settings that work");
+    let registry = registry(address, &Arc::default());
     for _ in 0..2 {
         let schema = registry.schema(1, RegistryFormat::Avro).await.expect("an answer").expect("a schema");
         schema.shape().expect("it is whole");
+        // It may be new to the registry, so it is looked for again.
         assert!(registry.schema(9999, RegistryFormat::Avro).await.expect("an answer").is_none());
     }
     let mut asked = asked.lock().expect("no panic before").clone();
@@ -126,9 +136,94 @@ async fn what_a_schema_refers_to_is_asked_for_once() {
         "/schemas/ids/1",
         "/schemas/ids/1/versions",
         "/schemas/ids/9999",
+        "/schemas/ids/9999",
+        "/schemas/ids/9999",
+        "/schemas/ids/9999",
         "/subjects/b/versions/1",
         "/subjects/c%2Fd/versions/2",
     ];
     assert_eq!(asked, expected);
     registry.probe().await.expect_err("no subjects");
+}
+
+const NONE: (u16, &str) = (404, r#"{"error_code":40403,"message":"Schema not found"}"#);
+const INT: (u16, &str) = (200, r#"{"schema":"\"int\""}"#);
+
+/// Goal: a stray record of one archive does no harm to another archive, which reads the same schema as what it is.
+#[tokio::test]
+async fn a_schema_is_what_the_asker_reads() {
+    let (address, _) = server(|path, _| if path == "/schemas/ids/1" { INT } else { NONE }).await;
+    let registry = registry(address, &Arc::default());
+    for (format, is_usable) in
+        [(RegistryFormat::Protobuf, false), (RegistryFormat::Avro, true), (RegistryFormat::Protobuf, false)]
+    {
+        let schema = registry.schema(1, format).await.expect("an answer").expect("a schema");
+        assert_eq!(schema.shape().is_ok(), is_usable, "{format:?}: {schema:?}");
+    }
+    let Lookup::NotAsked = registry.answer(1, RegistryFormat::JsonSchema) else { panic!("nobody has asked for it") };
+}
+
+/// Goal: a server that does not know a new schema yet makes dead letters for a minute at most.
+#[tokio::test]
+async fn an_unknown_id_is_asked_for_again_after_a_minute() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let (address, _) = server(move |path, _| match path {
+        // The first time it is looked for four times.
+        "/schemas/ids/5000" if count.fetch_add(1, Ordering::SeqCst) >= 4 => INT,
+        _ => NONE,
+    })
+    .await;
+    let clock = Arc::new(ManualClock::default());
+    let registry = registry(address, &clock);
+    let avro = RegistryFormat::Avro;
+    assert!(registry.schema(5000, avro).await.expect("an answer").is_none());
+    clock.advance(59_999);
+    assert!(matches!(registry.answer(5000, avro), Lookup::Unknown));
+    clock.advance(1);
+    assert!(matches!(registry.answer(5000, avro), Lookup::NotAsked));
+    assert!(registry.schema(5000, avro).await.expect("an answer").is_some());
+    assert!(matches!(registry.answer(5000, avro), Lookup::Known(_)));
+}
+
+/// Goal: an id is looked for twice wherever it is above the known ones, unless so many are unknown that they are chance.
+#[tokio::test]
+async fn an_id_above_all_others_is_looked_for_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let (address, paths) = server(move |path, _| match path {
+        "/schemas/ids/1" => INT,
+        "/schemas/ids/70000" if count.fetch_add(1, Ordering::SeqCst) > 0 => INT,
+        _ => NONE,
+    })
+    .await;
+    let registry = registry(address, &Arc::default());
+    for id in [1, 70_000] {
+        assert!(registry.schema(id, RegistryFormat::Avro).await.expect("an answer").is_some(), "{id}");
+    }
+    paths.lock().expect("no panic before").clear();
+    for id in (100_000..100_030).chain([70_100]) {
+        assert!(registry.schema(id, RegistryFormat::Avro).await.expect("an answer").is_none());
+    }
+    let paths = paths.lock().expect("no panic before");
+    let looks = |id: u32| paths.iter().filter(|path| path.ends_with(&format!("/{id}"))).count();
+    assert_eq!([looks(100_000), looks(100_009), looks(100_010), looks(100_029), looks(70_100)], [4, 4, 1, 1, 4]);
+}
+
+/// Goal: a schema of which a part is gone holds up nobody; one whose part cannot be asked for is waited for.
+#[tokio::test]
+async fn a_schema_that_misses_a_part_is_unknown() {
+    const WHOLE: &str = r#"{"schema":"\"B\"","references":[{"name":"B","subject":"b","version":1}]}"#;
+    for (answer, is_unknown) in [
+        ((404, r#"{"error_code":40401,"message":"Subject not found"}"#), true),
+        ((503, ""), false),
+        ((404, "no"), false),
+    ] {
+        let (address, _) = server(move |path, _| if path == "/schemas/ids/1" { (200, WHOLE) } else { answer }).await;
+        let registry = registry(address, &Arc::default());
+        match registry.schema(1, RegistryFormat::Avro).await {
+            Ok(found) => assert!(is_unknown && found.is_none(), "{answer:?}"),
+            Err(error) => assert!(!is_unknown, "{answer:?}: {error}"),
+        }
+    }
 }

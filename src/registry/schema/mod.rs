@@ -1,6 +1,7 @@
 //! A schema of the registry, complete with what it refers to.
 
 mod avro;
+mod built_in;
 mod json;
 mod protobuf;
 mod resolution;

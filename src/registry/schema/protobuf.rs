@@ -1,42 +1,17 @@
 //! Protocol Buffers as the registry has them: `.proto` files, messages by their place in the file.
 
 use super::super::Target;
-use super::Part;
+use super::{Part, built_in};
 use crate::layout::Column;
 use prost_reflect::prost::encoding::decode_varint;
 use prost_reflect::{DescriptorPool, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 use std::collections::HashSet;
 
-/// What the file of the schema itself is called.
-const ROOT: &str = "schema.proto";
 /// Most bytes of a schema with all that it imports.
 const SOURCES_BYTES_MAX: usize = 16 << 20;
 /// How deep a file may nest, brackets in texts and comments counted as well.
 const NESTING_MAX: usize = 100;
-/// Files that Confluent's registry knows by itself: nobody registers them. What they mean is said in its documentation.
-const BUILT_IN: [(&str, &str); 2] = [
-    (
-        "confluent/meta.proto",
-        r#"syntax = "proto3";
-package confluent;
-import "google/protobuf/descriptor.proto";
-message Meta { string doc = 1; map<string, string> params = 2; repeated string tags = 3; }
-extend google.protobuf.FileOptions { Meta file_meta = 1088; }
-extend google.protobuf.MessageOptions { Meta message_meta = 1088; }
-extend google.protobuf.FieldOptions { Meta field_meta = 1088; }
-extend google.protobuf.EnumOptions { Meta enum_meta = 1088; }
-extend google.protobuf.EnumValueOptions { Meta enum_value_meta = 1088; }
-"#,
-    ),
-    (
-        "confluent/type/decimal.proto",
-        r#"syntax = "proto3";
-package confluent.type;
-message Decimal { bytes value = 1; uint32 precision = 2; int32 scale = 3; }
-"#,
-    ),
-];
 /// How deep messages are declared in each other.
 const INDEXES_MAX: u64 = 100;
 
@@ -47,18 +22,23 @@ pub(super) fn file(text: &str, parts: &[Part]) -> Result<FileDescriptor, String>
         return Err(format!("its files have {bytes} bytes together, more than {SOURCES_BYTES_MAX}"));
     }
     std::iter::once(text).chain(parts.iter().map(|part| part.text.as_str())).try_for_each(check_nesting)?;
+    // What the file of the schema itself is called: as nothing that it imports is.
+    let mut root = "schema.proto".to_string();
+    while text.contains(&root) || parts.iter().any(|part| part.name == root || part.text.contains(&root)) {
+        root.insert(0, '_');
+    }
     let mut resolver = ChainFileResolver::new();
-    let mut sources = vec![(ROOT.to_string(), text.to_string())];
+    let mut sources = vec![(root.clone(), text.to_string())];
     sources.extend(parts.iter().map(|part| (part.name.clone(), part.text.clone())));
-    sources.extend(BUILT_IN.map(|(name, text)| (name.to_string(), text.to_string())));
+    sources.extend(built_in::FILES.map(|(name, text)| (name.to_string(), text.to_string())));
     resolver.add(Sources(sources));
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
     compiler.include_imports(true);
-    compiler.open_file(ROOT).map_err(|error| error.to_string())?;
+    compiler.open_file(&root).map_err(|error| error.to_string())?;
     let set = compiler.encode_file_descriptor_set();
     let pool = DescriptorPool::decode(set.as_slice()).map_err(|error| error.to_string())?;
-    pool.get_file_by_name(ROOT).ok_or_else(|| "its file is not among what was compiled".to_string())
+    pool.get_file_by_name(&root).ok_or_else(|| "its file is not among what was compiled".to_string())
 }
 
 /// Refuses what nests deeper than its compiler, which has no bound, can take.
@@ -154,6 +134,7 @@ fn reads(
     if !seen.insert((reader.full_name().to_string(), writer.full_name().to_string())) {
         return Ok(());
     }
+    check_oneofs(reader, writer)?;
     for field in reader.fields() {
         let Some(written) = writer.get_field(field.number()) else { continue };
         let place = || format!("field {} of {}", field.number(), reader.full_name());
@@ -170,6 +151,26 @@ fn reads(
                 same_or_reads(&value(&new), &value(&old), place, seen)?;
             }
             _ => same_or_reads(&field, &written, place, seen)?,
+        }
+    }
+    Ok(())
+}
+
+/// Refuses fields that could be set together and exclude each other now: all but the last one would be lost.
+fn check_oneofs(reader: &MessageDescriptor, writer: &MessageDescriptor) -> Result<(), String> {
+    for oneof in reader.oneofs() {
+        let written: Vec<FieldDescriptor> =
+            oneof.fields().filter_map(|field| writer.get_field(field.number())).collect();
+        let before = |field: &FieldDescriptor| field.containing_oneof().map(|before| before.name().to_string());
+        if let [first, others @ ..] = written.as_slice()
+            && let Some(other) = others.iter().find(|other| before(first).is_none() || before(other) != before(first))
+        {
+            return Err(format!(
+                "fields {} and {} of {} exclude each other in one schema and not in the other",
+                first.number(),
+                other.number(),
+                reader.full_name()
+            ));
         }
     }
     Ok(())
