@@ -1,5 +1,7 @@
 use super::*;
-use crate::layout::{Column, ColumnKind};
+use crate::decode::{Aim, Decoder, Rows, Schemas, by_registry};
+use crate::layout::{Column, ColumnKind, Decode};
+use crate::record::OwnedRecord;
 
 fn known(registry: &Registry, id: u32) -> Arc<Schema> {
     match registry.lookup(id) {
@@ -91,12 +93,204 @@ fn avro_reads_what_its_rules_let_it() {
     reads(&registry, "4", "1").expect_err("no number is a text");
     reads(&registry, "5", "1").expect("a number that has a meaning now");
     let problem = reads(&registry, "6", "5").expect_err("another meaning");
-    assert_eq!(problem, "a.R.id was timestamp-millis and is timestamp-micros");
+    assert_eq!(problem, "R.id: it was timestamp-millis and is timestamp-micros");
     reads(&registry, "7", "1").expect("a default of bytes");
     reads(&registry, "9", "8").expect("no scale is a scale of 0");
     let problem = reads(&registry, "10", "9").expect_err("another scale");
-    assert_eq!(problem, "a.R.d was decimal of scale 0 and is decimal of scale 2");
+    assert_eq!(problem, "R.d: it was decimal of scale 0 and is decimal of scale 2");
     reads(&registry, "11", "10").expect("one more branch, of another meaning");
+}
+
+/// The row of `data`, written by the first of two Avro schemas, as one of the second.
+fn projected(writer: &str, reader: &str, data: &[u8]) -> Result<String, String> {
+    row_of(&[(1, writer, &[], 1), (2, reader, &[], 2)], "2", data)
+}
+
+/// The row of `data` of schema 1.
+fn row_of(schemas: &[KnownSchema<'_>], aim: &str, data: &[u8]) -> Result<String, String> {
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Avro, schemas));
+    let aim = Aim::At(target(aim), known(&registry, target(aim).id));
+    let schemas = Schemas { registry: Some(registry), aim, ..Schemas::default() };
+    let decode = Decode::Registry { format: RegistryFormat::Avro, ignore_unknown: false };
+    let decoder = by_registry(&decode, &schemas).expect("a registry").expect("a decoder");
+    let payload = [&[0, 0, 0, 0, 1], data].concat();
+    let record = OwnedRecord { value: Some(payload.clone()), ..OwnedRecord::default() };
+    let mut rows = Rows::default();
+    decoder.decode(&record.as_record(), &payload, &mut rows).map_err(|error| error.to_string())?;
+    Ok(rows.get(0).expect("a row").to_string())
+}
+
+fn record_of(fields: &str) -> String {
+    format!(r#"{{"type":"record","name":"R","fields":[{fields}]}}"#)
+}
+
+#[test]
+fn avro_numbers_mean_the_same_wherever_their_type_is_mentioned() {
+    let at = |namespace: &str, meaning: &str| {
+        format!(
+            r#"{{"type":"record","name":"R","namespace":"{namespace}","fields":[{{"name":"ts","type":{{"type":"long","logicalType":"{meaning}"}}}}]}}"#
+        )
+    };
+    let data = number_as_data(1_700_000_000_000);
+    let same = projected(&at("a", "timestamp-millis"), &at("b", "timestamp-millis"), &data);
+    assert_eq!(same.as_deref(), Ok(r#"{"ts":"2023-11-14T22:13:20Z"}"#));
+    let problem =
+        projected(&at("a", "timestamp-millis"), &at("b", "timestamp-micros"), &data).expect_err("microseconds");
+    assert!(problem.ends_with("R.ts: it was timestamp-millis and is timestamp-micros"), "{problem}");
+
+    let fixed = |scale: u32| {
+        format!(r#"{{"type":"fixed","name":"D","size":4,"logicalType":"decimal","precision":9,"scale":{scale}}}"#)
+    };
+    let first = record_of(&format!(r#"{{"name":"amount","type":{}}}"#, fixed(2)));
+    let second = |scale| {
+        record_of(&format!(
+            r#"{{"name":"fee","type":{},"default":"\u0000\u0000\u0000\u0000"}},{{"name":"amount","type":"D"}}"#,
+            fixed(scale)
+        ))
+    };
+    let amount = 12_345_i32.to_be_bytes();
+    assert_eq!(projected(&first, &second(2), &amount).as_deref(), Ok(r#"{"fee":0.00,"amount":123.45}"#));
+    projected(&first, &second(4), &amount).expect_err("of another scale where it is first mentioned");
+
+    let bytes = |scale: u32| format!(r#"{{"type":"bytes","logicalType":"decimal","precision":9,"scale":{scale}}}"#);
+    let first = record_of(&format!(r#"{{"name":"d","type":{}}}"#, bytes(2)));
+    let second = |scale| record_of(&format!(r#"{{"name":"d","type":[{},{}]}}"#, bytes(scale), fixed(2)));
+    let data = [&[4][..], &12_345_i16.to_be_bytes()].concat();
+    assert_eq!(projected(&first, &second(2), &data).as_deref(), Ok(r#"{"d":123.45}"#));
+    projected(&first, &second(4), &data).expect_err("the other branch has the writer's scale");
+}
+
+/// Goal: a default that holds itself, or tries too much, is a reason for a dead letter and not the end of the process.
+#[test]
+fn avro_defaults_have_an_end() {
+    let first = r#"{"type":"record","name":"O","fields":[]}"#;
+    let endless = r#"{"type":"record","name":"O","fields":[{"name":"f","type":{"type":"record","name":"R","fields":[{"name":"next","type":["R",{"type":"map","values":"int"}],"default":{}}]},"default":{}}]}"#;
+    let schemas: &[KnownSchema<'_>] = &[(1, first, &[], 1), (2, endless, &[], 2)];
+    let problem = row_of(schemas, "2", &[]).expect_err("no end");
+    assert!(problem.ends_with("O.f: its default is too large, or has no end"), "{problem}");
+    // As it was found: a newer record, while rows are of the older schema.
+    let registry = Registry::knowing(RegistryFormat::Avro, schemas);
+    reads(&registry, "2", "1").expect_err("it does not read the target");
+    reads(&registry, "1", "2").expect("no field is read");
+    let older: &[KnownSchema<'_>] = &[(3, first, &[], 2), (1, endless, &[], 1)];
+    row_of(older, "3", &[2, 0]).expect("no field is read");
+    let mut doubling = "\"int\"".to_string();
+    for level in 0..31 {
+        let inner = if level == 0 { doubling.clone() } else { format!("\"L{}\"", level - 1) };
+        let fields = format!(
+            r#"{{"name":"a","type":{doubling},"default":{0}}},{{"name":"b","type":{inner},"default":{0}}}"#,
+            if level == 0 { "7" } else { "{}" }
+        );
+        doubling = format!(r#"{{"type":"record","name":"L{level}","fields":[{fields}]}}"#);
+        if level == 10 {
+            let reader =
+                format!(r#"{{"type":"record","name":"O","fields":[{{"name":"f","type":{doubling},"default":{{}}}}]}}"#);
+            assert_eq!(projected(first, &reader, &[]).expect("a row").matches(":7").count(), 2_048);
+        }
+        if level == 30 {
+            let reader =
+                format!(r#"{{"type":"record","name":"O","fields":[{{"name":"f","type":{doubling},"default":{{}}}}]}}"#);
+            let problem = projected(first, &reader, &[]).expect_err("2 to the power of 31");
+            assert!(problem.contains("holds more than"), "{problem}");
+        }
+    }
+    let itself = record_of(r#"{"name":"f","type":"int"},{"name":"r","type":"R"}"#);
+    let problem = projected(&record_of(""), &itself, &[]).expect_err("no value could be whole");
+    assert!(problem.contains("R holds itself"), "{problem}");
+    let wrong = record_of(r#"{"name":"f","type":"int","default":"x"}"#);
+    let problem = projected(&record_of(""), &wrong, &[]).expect_err("no number");
+    assert!(problem.ends_with(r#"R.f: the default "x" is not of its type"#), "{problem}");
+}
+
+/// Goal: what a payload becomes is bounded, whatever its target's defaults are.
+#[test]
+fn avro_that_is_projected_costs_no_more_than_its_rows() {
+    let list = |fields: &str| {
+        record_of(&format!(
+            r#"{{"name":"items","type":{{"type":"array","items":{{"type":"record","name":"I","fields":[{{"name":"a","type":"int"}}{fields}]}}}}}}"#
+        ))
+    };
+    let many: String =
+        (0..20).map(|number| format!(r#",{{"name":"n{number}","type":["null","string"],"default":null}}"#)).collect();
+    let items = |count: usize| {
+        let writer = number_as_data(count);
+        [&writer[..], &vec![2; count], &[0]].concat()
+    };
+    let row = projected(&list(""), &list(&many), &items(1_000)).expect("a row");
+    assert_eq!((row.matches("\"a\":1").count(), row.matches("null").count()), (1_000, 20_000));
+    let schemas: &[KnownSchema<'_>] = &[(1, &list(""), &[], 1), (2, &list(&many), &[], 2)];
+    let registry = Registry::knowing(RegistryFormat::Avro, schemas);
+    let resolution = known(&registry, 2).resolution(&known(&registry, 1)).expect("it reads it");
+    let data = resolution.apply(&items(1_000_000)).expect("data");
+    assert_eq!(data.len(), 1_000_000 * 21 + 4);
+    let long = format!(r#",{{"name":"text","type":"string","default":"{}"}}"#, "x".repeat(1_000));
+    let problem = projected(&list(""), &list(&long), &items(1_000_000)).map(|row| row.len()).expect_err("a gigabyte");
+    assert!(problem.contains("it becomes more than"), "{problem}");
+    let endless = format!(r#",{{"name":"text","type":"string","default":"{}"}}"#, "x".repeat(5 << 20));
+    assert!(projected(&list(""), &list(&endless), &items(1)).is_err(), "one default of many megabytes");
+}
+
+fn number_as_data(number: usize) -> Vec<u8> {
+    apache_avro::to_avro_datum(&apache_avro::Schema::Long, i64::try_from(number).expect("a number")).expect("data")
+}
+
+#[test]
+fn avro_that_others_read_is_read() {
+    // A logical type beside the type is none, and hinders nothing.
+    let beside = record_of(
+        r#"{"name":"at","type":"long","logicalType":"timestamp-millis","default":0},{"name":"b","type":"int","default":1}"#,
+    );
+    let first = record_of(r#"{"name":"at","type":"long","logicalType":"timestamp-micros"}"#);
+    assert_eq!(projected(&first, &beside, &[4]).as_deref(), Ok(r#"{"at":2,"b":1}"#));
+    // Defaults that were never right, of the writer and of a field that is there.
+    let legacy =
+        record_of(r#"{"name":"a","type":"int","default":null},{"name":"s","type":["null","string"],"default":"null"}"#);
+    let longer = record_of(r#"{"name":"a","type":"long","default":"none"},{"name":"more","type":"int","default":3}"#);
+    assert_eq!(projected(&legacy, &longer, &[4, 2, 2, b'x']).as_deref(), Ok(r#"{"a":2,"more":3}"#));
+    // An alias whose field has got its new name, beside the old one.
+    let both = record_of(r#"{"name":"a","type":"int"},{"name":"b","type":"int","default":0}"#);
+    let renamed = record_of(r#"{"name":"b","aliases":["a"],"type":"int"}"#);
+    assert_eq!(projected(&both, &renamed, &[2, 4]).as_deref(), Ok(r#"{"b":2}"#));
+    assert_eq!(projected(&record_of(r#"{"name":"a","type":"int"}"#), &renamed, &[2]).as_deref(), Ok(r#"{"b":1}"#));
+    // One field is read as one, however many call themselves so.
+    let twice = record_of(
+        r#"{"name":"b","aliases":["a"],"type":"int","default":8},{"name":"c","aliases":["a"],"type":"int","default":9}"#,
+    );
+    assert_eq!(projected(&record_of(r#"{"name":"a","type":"int"}"#), &twice, &[2]).as_deref(), Ok(r#"{"b":1,"c":9}"#));
+    // Another order, and parts that nobody asks for.
+    let writer = record_of(
+        r#"{"name":"gone","type":{"type":"array","items":["null",{"type":"map","values":"R"}]}},{"name":"f","type":"float"},{"name":"i","type":"long"},{"name":"b","type":"bytes"}"#,
+    );
+    let reader = record_of(
+        r#"{"name":"b","type":"string"},{"name":"new","type":"boolean","default":true},{"name":"i","type":"double"},{"name":"f","type":["null","double"]}"#,
+    );
+    let part = [0, 0, 0, 0x3f, 6, 2, b'x'];
+    let inner = [&[0][..], &part].concat();
+    // A block of two with its size, then one of one.
+    let data = [&[3, 26, 0, 2, 2, 2, b'k'][..], &inner, &[0, 2, 0, 0], &part].concat();
+    assert_eq!(projected(&writer, &reader, &data).as_deref(), Ok(r#"{"b":"x","new":true,"i":3.0,"f":0.5}"#));
+    let broken = [&data[..data.len() - 1], &[0xff]].concat();
+    projected(&writer, &reader, &broken).expect_err("no text");
+}
+
+#[test]
+fn avro_types_are_found_where_others_find_them() {
+    let part = r#"{"type":"record","name":"Foo","namespace":"c","fields":[{"name":"bar","type":{"type":"enum","name":"Bar","symbols":["X","Y"]}},{"name":"in","type":["null","d.In"],"default":null}]}"#;
+    let inside = r#"{"type":"error","name":"In","namespace":"d","fields":[{"name":"foo","type":["null","c.Foo"]}]}"#;
+    let root = r#"{"type":"record","name":"n.R","fields":[{"name":"b","type":"c.Bar"},{"name":"f","type":"c.Foo"},{"name":"e","type":{"type":"enum","name":"E","symbols":["P"]}},
+        {"name":"again","type":{"type":"E"}},{"name":"late","type":["null","Late"]},{"name":"l","type":{"type":"record","name":"Late","fields":[]}},
+        {"name":"bare","type":{"type":"record","name":"Bare","namespace":"","fields":[{"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":4}}]}},{"name":"more","type":["null",{"type":"Bare"}]},
+        {"name":"x","type":{"type":"array","name":"E","items":{"type":"string","name":"E","logicalType":"decimal","scale":2}}}]}"#;
+    let parts = [("c.Foo", part), ("d.In", inside)];
+    let schemas: &[KnownSchema<'_>] = &[(1, root, &parts, 1)];
+    // b: Y; f: X, null; e, again: P; no late, a late one; 5 as a decimal, and no more; no text.
+    let row = row_of(schemas, "1", &[2, 0, 0, 0, 0, 0, 2, 5, 0, 0]).expect("a row");
+    assert_eq!(
+        row,
+        r#"{"b":"Y","f":{"bar":"X","in":null},"e":"P","again":"P","late":null,"l":{},"bare":{"d":5},"more":null,"x":[]}"#
+    );
+    let row = row_of(&[(1, root, &parts, 1), (2, root, &parts, 2)], "2", &[2, 0, 0, 0, 0, 0, 2, 5, 2, 2, 4, 0]);
+    assert!(row.as_ref().is_ok_and(|row| row.contains(r#""more":{"d":4}"#)), "{row:?}");
 }
 
 const PROTO: &str = r#"

@@ -1,35 +1,67 @@
-//! Avro schemas as the registry has them: made whole, compared, and given each other's names.
+//! Avro schemas as the registry has them: made whole, and compared.
 //!
-//! Source: the Avro specification 1.12, "Names", "Aliases" and "Schema Resolution".
+//! Source: the Avro specification 1.12, "Names", "Logical Types" and "Schema Resolution".
 
 use super::Part;
-use super::resolution::Resolution;
+use super::resolution::{self, Resolution};
 use crate::layout::Column;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 /// How deep a schema may nest.
 const DEPTH_MAX: usize = 200;
+
+/// Most records that a record may hold without an array, a map or a union between them: the library walks each way to each of them.
+const RECORDS_MAX: usize = 100_000;
 
 const PRIMITIVES: &[&str] = &["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
 
 /// The schema with everything it refers to in it and all names in full: the first mention of a type holds it.
 pub(super) fn whole(text: &str, parts: &[Part]) -> Result<Value, String> {
     let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| format!("not JSON: {error}"));
-    let mut known = HashMap::new();
-    for part in parts {
-        let schema = parse(&part.text)?;
-        if let Value::Object(named) = &schema {
-            known.insert(full_name(named, "").unwrap_or_else(|| part.name.clone()), schema);
-        }
-    }
     // A schema that is a bare name is not in quotes everywhere.
     let schema = parse(text).or_else(|error| if PRIMITIVES.contains(&text) { Ok(text.into()) } else { Err(error) })?;
-    Whole { known: &known, defined: HashSet::new() }.walk(schema, "", 0)
+    let parts = parts.iter().map(|part| parse(&part.text)).collect::<Result<Vec<_>, _>>()?;
+    let mut known = Known::new();
+    learn(&schema, "", true, &mut known);
+    // A part itself goes before what another part holds under its name.
+    parts.iter().for_each(|part| learn(part, "", false, &mut known));
+    parts.iter().for_each(|part| learn(part, "", true, &mut known));
+    let whole = Whole { known: &known, defined: HashSet::new() }.walk(schema.clone(), "", 0)?;
+    check_records(&whole)?;
+    Ok(whole)
+}
+
+/// Definitions of types by their full names, with the namespace around them.
+type Known<'a> = HashMap<String, (&'a Map<String, Value>, String)>;
+
+/// Notes the named types of `schema`; those inside it where they are to be.
+fn learn<'a>(schema: &'a Value, namespace: &str, inside: bool, known: &mut Known<'a>) {
+    match schema {
+        Value::Array(branches) => branches.iter().for_each(|branch| learn(branch, namespace, inside, known)),
+        Value::Object(schema) => {
+            let mut own = namespace.to_string();
+            if is_named(schema)
+                && let Some(full) = full_name(schema, namespace)
+            {
+                own = namespace_of(&full).to_string();
+                known.entry(full).or_insert_with(|| (schema, namespace.to_string()));
+            }
+            if !inside {
+                return;
+            }
+            for field in schema.get("fields").and_then(Value::as_array).into_iter().flatten() {
+                field.get("type").into_iter().for_each(|inner| learn(inner, &own, inside, known));
+            }
+            let inner = ["items", "values", "type"].iter().filter_map(|key| schema.get(*key));
+            inner.for_each(|inner| learn(inner, &own, inside, known));
+        }
+        _ => {}
+    }
 }
 
 struct Whole<'a> {
-    known: &'a HashMap<String, Value>,
+    known: &'a Known<'a>,
     defined: HashSet<String>,
 }
 
@@ -42,56 +74,63 @@ impl Whole<'_> {
             Value::String(name) if PRIMITIVES.contains(&name.as_str()) => Ok(Value::String(name)),
             Value::String(name) => {
                 let full = qualified(&name, namespace);
-                if self.defined.contains(&full) {
-                    return Ok(Value::String(full));
-                }
-                let found = self.known.get(&full).or_else(|| self.known.get(&name));
-                match found.cloned() {
-                    Some(schema) => self.walk(schema, "", depth + 1),
-                    None => Err(format!("nothing says what {full} is")),
+                let found = [&full, &name].into_iter().find(|name| self.is_there(name));
+                let found = found.ok_or_else(|| format!("nothing says what {full} is"))?;
+                match self.known.get(found) {
+                    Some((schema, namespace)) if !self.defined.contains(found) => {
+                        self.walk(Value::Object((*schema).clone()), namespace, depth + 1)
+                    }
+                    _ => Ok(mention(found)),
                 }
             }
             Value::Array(branches) => {
                 branches.into_iter().map(|branch| self.walk(branch, namespace, depth + 1)).collect()
             }
+            Value::Object(schema) if is_named(&schema) => self.named(schema, namespace, depth),
             Value::Object(mut schema) => {
-                let kind = schema.get("type").and_then(Value::as_str).map(str::to_string);
-                match kind.as_deref() {
-                    Some("record" | "error" | "enum" | "fixed") => self.named(schema, namespace, depth),
-                    Some("array" | "map") => {
-                        let key = if kind.as_deref() == Some("array") { "items" } else { "values" };
-                        let inner = schema.remove(key).ok_or_else(|| format!("{key} are missing"))?;
-                        schema.insert(key.to_string(), self.walk(inner, namespace, depth + 1)?);
-                        Ok(Value::Object(schema))
-                    }
-                    _ => {
-                        let inner = schema.remove("type").ok_or("a type is missing")?;
-                        let inner = self.walk(inner, namespace, depth + 1)?;
-                        // `{"type": {"type": …}}` is the inner one; `{"type": "long", "logicalType": …}` is itself.
-                        if !inner.is_string() {
-                            return Ok(inner);
-                        }
-                        schema.insert("type".to_string(), inner);
-                        Ok(Value::Object(schema))
-                    }
+                // Only named types have names, whatever is written there.
+                schema.remove("name");
+                schema.remove("namespace");
+                let key = match schema.get("type").and_then(Value::as_str) {
+                    Some("array") => "items",
+                    Some("map") => "values",
+                    _ => "type",
+                };
+                let inner = schema.remove(key).ok_or_else(|| format!("its {key} is missing"))?;
+                let inner = self.walk(inner, namespace, depth + 1)?;
+                let is_primitive = inner.as_str().is_some_and(|name| PRIMITIVES.contains(&name));
+                // `{"type": {"type": …}}` is the inner one; `{"type": "long", "logicalType": …}` is itself.
+                if key == "type" && !is_primitive {
+                    return Ok(inner);
                 }
+                schema.insert(key.to_string(), inner);
+                tidy(&mut schema);
+                Ok(Value::Object(schema))
             }
             _ => Err("it holds what is no schema".to_string()),
         }
     }
 
+    fn is_there(&self, name: &str) -> bool {
+        self.defined.contains(name) || self.known.contains_key(name)
+    }
+
     fn named(&mut self, mut schema: Map<String, Value>, namespace: &str, depth: usize) -> Result<Value, String> {
         let full = full_name(&schema, namespace).ok_or("a named type has no name")?;
-        let own = full.rsplit_once('.').map_or("", |(namespace, _)| namespace).to_string();
+        let own = namespace_of(&full).to_string();
         if !self.defined.insert(full.clone()) {
             // A part that two others hold.
-            return Ok(Value::String(full));
+            return Ok(mention(&full));
         }
-        schema.insert("name".to_string(), full.clone().into());
         schema.remove("namespace");
-        if own.is_empty() && !namespace.is_empty() {
+        if own.is_empty() {
             schema.insert("namespace".to_string(), "".into());
         }
+        schema.insert("name".to_string(), full.into());
+        if schema.get("type").and_then(Value::as_str) == Some("error") {
+            schema.insert("type".to_string(), "record".into());
+        }
+        tidy(&mut schema);
         if let Some(Value::Array(aliases)) = schema.get_mut("aliases") {
             for alias in aliases {
                 if let Some(name) = alias.as_str() {
@@ -104,14 +143,33 @@ impl Whole<'_> {
                 let inner = field.remove("type").ok_or("a field has no type")?;
                 let inner = self.walk(inner, &own, depth + 1)?;
                 field.insert("type".to_string(), inner);
+                // It belongs to the type, and means nothing here.
+                field.remove("logicalType");
             }
         }
         Ok(Value::Object(schema))
     }
 }
 
+/// A name as it stands for a type that is defined elsewhere: one without a namespace must not get that around it.
+fn mention(full: &str) -> Value {
+    if full.contains('.') { full.into() } else { format!(".{full}").into() }
+}
+
+fn is_named(schema: &Map<String, Value>) -> bool {
+    matches!(schema.get("type").and_then(Value::as_str), Some("record" | "error" | "enum" | "fixed"))
+}
+
 fn qualified(name: &str, namespace: &str) -> String {
-    if name.contains('.') || namespace.is_empty() { name.to_string() } else { format!("{namespace}.{name}") }
+    match name.strip_prefix('.') {
+        Some(name) => name.to_string(),
+        None if name.contains('.') || namespace.is_empty() => name.to_string(),
+        None => format!("{namespace}.{name}"),
+    }
+}
+
+fn namespace_of(full: &str) -> &str {
+    full.rsplit_once('.').map_or("", |(namespace, _)| namespace)
 }
 
 fn full_name(schema: &Map<String, Value>, namespace: &str) -> Option<String> {
@@ -120,155 +178,78 @@ fn full_name(schema: &Map<String, Value>, namespace: &str) -> Option<String> {
     Some(qualified(name, namespace))
 }
 
-/// What a reader calls things, by their aliases.
-#[derive(Default)]
-struct Names {
-    types: HashMap<String, String>,
-    /// By record and alias.
-    fields: HashMap<(String, String), String>,
-    /// Names of fields by record.
-    own: HashMap<String, HashSet<String>>,
-}
-
-fn text_of<'v>(schema: &'v Map<String, Value>, key: &str) -> &'v str {
-    schema.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn aliases(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
-    schema.get("aliases").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-}
-
-impl Names {
-    fn learn(&mut self, schema: &Value) {
-        match schema {
-            Value::Array(branches) => branches.iter().for_each(|branch| self.learn(branch)),
-            Value::Object(schema) => {
-                let name = text_of(schema, "name").to_string();
-                for alias in aliases(schema) {
-                    self.types.insert(alias.to_string(), name.clone());
-                }
-                for field in schema.get("fields").and_then(Value::as_array).into_iter().flatten() {
-                    let Some(field) = field.as_object() else { continue };
-                    let called = text_of(field, "name").to_string();
-                    self.own.entry(name.clone()).or_default().insert(called.clone());
-                    for alias in aliases(field) {
-                        self.fields.insert((name.clone(), alias.to_string()), called.clone());
-                    }
-                    field.get("type").into_iter().for_each(|inner| self.learn(inner));
-                }
-                ["items", "values", "type"]
-                    .iter()
-                    .filter_map(|key| schema.get(*key))
-                    .for_each(|inner| self.learn(inner));
-            }
-            _ => {}
+/// Gives a decimal its scale, and takes away a logical type that is none: it "must be ignored", but the library refuses it.
+fn tidy(schema: &mut Map<String, Value>) {
+    let scale = schema.remove("scale").map_or(Some(0), |scale| u32::try_from(scale.as_u64()?).ok());
+    let precision = schema.remove("precision").and_then(|precision| precision.as_u64()).filter(|digits| *digits > 0);
+    let has_digits = matches!(schema.get("type").and_then(Value::as_str), Some("bytes" | "fixed"));
+    match (schema.get("logicalType").and_then(Value::as_str), scale, precision) {
+        (Some("decimal"), Some(scale), Some(precision)) if has_digits => {
+            schema.insert("scale".to_string(), scale.into());
+            schema.insert("precision".to_string(), precision.into());
         }
-    }
-
-    fn give(&self, schema: &mut Value) {
-        match schema {
-            Value::String(name) => {
-                if let Some(new) = self.types.get(name) {
-                    name.clone_from(new);
-                }
-            }
-            Value::Array(branches) => branches.iter_mut().for_each(|branch| self.give(branch)),
-            Value::Object(schema) => {
-                let is_named = schema.contains_key("name");
-                if let Some(new) = self.types.get(text_of(schema, "name")).filter(|_| is_named) {
-                    schema.insert("name".to_string(), new.clone().into());
-                }
-                let name = text_of(schema, "name").to_string();
-                for field in schema.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
-                    let Some(field) = field.as_object_mut() else { continue };
-                    let called = text_of(field, "name").to_string();
-                    let is_known = self.own.get(&name).is_some_and(|own| own.contains(&called));
-                    if let Some(new) = self.fields.get(&(name.clone(), called)).filter(|_| !is_known) {
-                        field.insert("name".to_string(), new.clone().into());
-                    }
-                    field.get_mut("type").into_iter().for_each(|inner| self.give(inner));
-                }
-                for key in ["items", "values"] {
-                    schema.get_mut(key).into_iter().for_each(|inner| self.give(inner));
-                }
-            }
-            _ => {}
-        }
+        (Some("decimal") | None, ..) => drop(schema.remove("logicalType")),
+        _ => {}
     }
 }
 
-/// How data of `writer` is read as `reader`: by the reader's names, and by plain types, as what numbers and bytes mean does not
-/// matter to resolution and stays as the reader says.
+/// Refuses records that hold themselves, or so many others that the library would not come to an end.
+fn check_records(schema: &Value) -> Result<(), String> {
+    let mut held = HashMap::new();
+    note_held(schema, &mut held);
+    let mut counts = HashMap::new();
+    held.keys().try_for_each(|name| count_held(name, &held, &mut counts, 0).map(drop))
+}
+
+/// Notes by the name of each record those that are the types of its fields.
+fn note_held<'a>(schema: &'a Value, held: &mut HashMap<&'a str, Vec<&'a str>>) {
+    match schema {
+        Value::Array(branches) => branches.iter().for_each(|branch| note_held(branch, held)),
+        Value::Object(schema) => {
+            let fields = schema.get("fields").and_then(Value::as_array).into_iter().flatten();
+            let types: Vec<&Value> = fields.filter_map(|field| field.get("type")).collect();
+            if let Some(name) = schema.get("name").and_then(Value::as_str).filter(|_| !types.is_empty()) {
+                let name_of = |inner: &'a Value| inner.as_str().or_else(|| inner.get("name")?.as_str());
+                let names = types.iter().filter_map(|inner| Some(name_of(inner)?.trim_start_matches('.')));
+                held.insert(name, names.collect());
+            }
+            types.into_iter().for_each(|inner| note_held(inner, held));
+            ["items", "values"].iter().filter_map(|key| schema.get(*key)).for_each(|inner| note_held(inner, held));
+        }
+        _ => {}
+    }
+}
+
+fn count_held<'a>(
+    name: &'a str,
+    held: &HashMap<&'a str, Vec<&'a str>>,
+    counts: &mut HashMap<&'a str, usize>,
+    depth: usize,
+) -> Result<usize, String> {
+    if let Some(count) = counts.get(name) {
+        return Ok(*count);
+    }
+    let Some(inside) = held.get(name) else { return Ok(0) };
+    if depth > DEPTH_MAX {
+        return Err(format!("{name} holds itself, or others deeper than {DEPTH_MAX}"));
+    }
+    let mut count = 1_usize;
+    for inner in inside {
+        count = count.saturating_add(count_held(inner, held, counts, depth + 1)?);
+    }
+    if count > RECORDS_MAX {
+        return Err(format!("{name} holds more than {RECORDS_MAX} others"));
+    }
+    counts.insert(name, count);
+    Ok(count)
+}
+
+/// How data of `writer` is read as `reader`.
 ///
 /// # Errors
 /// It cannot be read so, and what is in the way.
 pub(super) fn resolution(reader: &Value, writer: &Value) -> Result<Resolution, String> {
-    let mut names = Names::default();
-    names.learn(reader);
-    let (mut reader, mut writer) = (reader.clone(), writer.clone());
-    names.give(&mut writer);
-    same_meaning(&reader, &writer)?;
-    plain(&mut reader);
-    plain(&mut writer);
-    Resolution::new(&reader, &writer)
-}
-
-/// Takes away what values mean.
-fn plain(schema: &mut Value) {
-    match schema {
-        Value::Array(branches) => branches.iter_mut().for_each(plain),
-        Value::Object(schema) => {
-            schema.remove("logicalType");
-            for field in schema.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
-                field.get_mut("type").into_iter().for_each(plain);
-            }
-            ["items", "values", "type"].iter().for_each(|key| schema.get_mut(*key).into_iter().for_each(plain));
-        }
-        _ => {}
-    }
-}
-
-/// Refuses numbers and bytes that mean one thing to the writer and another one to the reader: milliseconds are no microseconds.
-fn same_meaning(reader: &Value, writer: &Value) -> Result<(), String> {
-    let (mut new, mut old) = (BTreeMap::new(), BTreeMap::new());
-    meanings(reader, String::new(), &mut new);
-    meanings(writer, String::new(), &mut old);
-    let listed = |meanings: &BTreeSet<String>| meanings.iter().cloned().collect::<Vec<_>>().join(" or ");
-    for (place, new) in &new {
-        if let Some(old) = old.get(place).filter(|old| !old.is_subset(new)) {
-            return Err(format!("{place} was {} and is {}", listed(old), listed(new)));
-        }
-    }
-    Ok(())
-}
-
-/// What numbers and bytes can mean, by their place; branches of a union share theirs.
-fn meanings(schema: &Value, place: String, found: &mut BTreeMap<String, BTreeSet<String>>) {
-    match schema {
-        Value::Array(branches) => branches.iter().for_each(|branch| meanings(branch, place.clone(), found)),
-        Value::Object(schema) => {
-            if let Some(meaning) = schema.get("logicalType").and_then(Value::as_str) {
-                // A decimal that names no scale has none: <https://avro.apache.org/docs/1.12.0/specification/#decimal>.
-                let scale = schema.get("scale").and_then(Value::as_u64).unwrap_or(0);
-                let meaning = match meaning {
-                    "decimal" => format!("decimal of scale {scale}"),
-                    _ => meaning.to_string(),
-                };
-                found.entry(place.clone()).or_default().insert(meaning);
-            }
-            for field in schema.get("fields").and_then(Value::as_array).into_iter().flatten() {
-                let Some(field) = field.as_object() else { continue };
-                let name = text_of(field, "name");
-                // By the record's own name: a type is the same one wherever it is mentioned.
-                let place = format!("{}.{name}", text_of(schema, "name"));
-                field.get("type").into_iter().for_each(|inner| meanings(inner, place.clone(), found));
-            }
-            for key in ["items", "values"] {
-                schema.get(key).into_iter().for_each(|inner| meanings(inner, format!("{place}[]"), found));
-            }
-        }
-        _ => {}
-    }
+    resolution::resolve(reader, writer)
 }
 
 pub(super) fn columns(schema: &Value) -> Result<Vec<Column>, String> {

@@ -1,213 +1,417 @@
 //! Avro's schema resolution: data of one schema read as another one.
 //!
-//! Source: the Avro specification 1.12, "Schema Resolution". The library's own resolution guesses the branches of unions, so only
-//! its reading and writing of data is used; both schemas are walked here side by side.
+//! Source: the Avro specification 1.12, "Schema Resolution". The library's own resolution guesses the branches of unions and builds
+//! values that are hundreds of times as large as what they are read from, so only its numbers are used: both schemas are walked here side by
+//! side, once, and data is copied from the one order to the other.
 
-use apache_avro::Schema;
-use apache_avro::schema::{EnumSchema, RecordSchema, UnionSchema};
 use apache_avro::types::Value;
-use serde_json::Value as Json;
-use std::collections::{HashMap, HashSet};
+use serde_avro_fast::schema::{Enum, LogicalType, Name, Record, RegularType, SchemaKey, SchemaMut, SchemaNode, Union};
+use serde_json::{Map, Value as Json};
+use std::collections::HashMap;
 
-/// Named types by their full names.
-type Names = HashMap<String, Schema>;
+/// Most pairs of types that are compared.
+const STEPS_MAX: usize = 100_000;
+
+/// How deep values may nest: further than any that is whole by its own schema.
+const DEPTH_MAX: usize = 512;
+
+/// Most bytes that the data of one record may become.
+const DATA_BYTES_MAX: usize = 128 << 20;
+
+/// How deep a default may nest.
+const DEFAULT_DEPTH_MAX: usize = 64;
+
+/// Most values that the defaults of a schema may have, those that are tried and do not fit with them.
+const DEFAULT_VALUES_MAX: usize = 100_000;
+
+/// Most bytes of all defaults that a schema is read with.
+const DEFAULT_BYTES_MAX: usize = 4 << 20;
+
+const NO_END: &str = "its default is too large, or has no end";
 
 /// Reads data of one schema as another one.
 pub struct Resolution {
-    writer: Schema,
-    reader: Schema,
-    written: Names,
-    read: Names,
+    /// The first is that of the whole.
+    steps: Vec<Step>,
 }
 
-impl Resolution {
-    /// Compares two schemas that are whole, have no logical types and call things alike.
-    ///
-    /// # Errors
-    /// Data of `writer` cannot be read as `reader`, and what is in the way.
-    pub(super) fn new(reader: &Json, writer: &Json) -> Result<Self, String> {
-        let parse = |schema: &Json| Schema::parse(schema).map_err(|error| error.to_string());
-        let (writer, reader) = (parse(writer)?, parse(reader)?);
-        let (mut written, mut read) = (Names::new(), Names::new());
-        collect(&writer, &mut written);
-        collect(&reader, &mut read);
-        let resolution = Self { writer, reader, written, read };
-        resolution.fits(&resolution.writer, &resolution.reader, &mut HashSet::new())?;
-        Ok(resolution)
-    }
+/// How a value is read.
+enum Step {
+    /// As it is.
+    Copy(Kind),
+    /// As text, which it may not be.
+    Text,
+    /// A whole number as a float or, if so, a double.
+    Float(bool),
+    /// A float as a double.
+    Widen,
+    /// What each symbol is written as.
+    Enum(Vec<Vec<u8>>),
+    Array(usize),
+    Map(usize),
+    Record(Fields),
+    /// By the branch.
+    Union(Vec<usize>),
+    /// Behind what the reader's branch is written as.
+    Branch(Vec<u8>, usize),
+}
 
-    /// `data`, which is whole and nests within bounds, as data of the reader. Maps lose their order.
-    ///
-    /// # Errors
-    /// It holds a value that the reader has no place for.
-    pub fn apply(&self, data: &[u8]) -> Result<Vec<u8>, String> {
-        let value =
-            apache_avro::from_avro_datum(&self.writer, &mut &data[..], None).map_err(|error| error.to_string())?;
-        let value = self.value(value, &self.writer, &self.reader)?;
-        apache_avro::to_avro_datum(&self.reader, value).map_err(|error| error.to_string())
-    }
+/// How much a value takes.
+#[derive(Clone, Copy)]
+enum Kind {
+    Bytes(usize),
+    /// A whole number.
+    Number,
+    /// A length, and as many bytes.
+    Counted,
+}
 
-    /// Whether all data of `writer` can be read as `reader`, but for symbols and branches that come without a default.
-    fn fits(&self, writer: &Schema, reader: &Schema, seen: &mut HashSet<(String, String)>) -> Result<(), String> {
-        match (named(writer, &self.written)?, named(reader, &self.read)?) {
-            (Schema::Union(writers), reader) => {
-                writers.variants().iter().try_for_each(|writer| self.fits(writer, reader, seen))
-            }
-            (writer, Schema::Union(readers)) => {
-                let branch = self.branch(writer, readers)?;
-                self.fits(writer, &readers.variants()[branch], seen)
-            }
-            (Schema::Array(writer), Schema::Array(reader)) => self.fits(&writer.items, &reader.items, seen),
-            (Schema::Map(writer), Schema::Map(reader)) => self.fits(&writer.types, &reader.types, seen),
-            (Schema::Record(writer), Schema::Record(reader)) => {
-                alike(&full_name(&writer.name), &full_name(&reader.name))?;
-                if !seen.insert((full_name(&writer.name), full_name(&reader.name))) {
-                    return Ok(());
-                }
-                for field in &reader.fields {
-                    let place = |problem| format!("{}.{}: {problem}", reader.name.name, field.name);
-                    match (field_of(writer, &field.name), &field.default) {
-                        (Some(written), _) => self.fits(written, &field.schema, seen).map_err(place)?,
-                        (None, Some(default)) => drop(self.default(default, &field.schema).map_err(place)?),
-                        (None, None) => return Err(place("it is not there, and has no default".to_string())),
-                    }
-                }
-                Ok(())
-            }
-            (Schema::Enum(writer), Schema::Enum(reader)) => {
-                alike(&full_name(&writer.name), &full_name(&reader.name))?;
-                writer.symbols.iter().try_for_each(|symbol| symbol_in(symbol, reader).map(drop))
-            }
-            (Schema::Fixed(writer), Schema::Fixed(reader)) => {
-                alike(&full_name(&writer.name), &full_name(&reader.name))?;
-                match writer.size == reader.size {
-                    true => Ok(()),
-                    false => Err(format!("{} bytes are not {}", writer.size, reader.size)),
-                }
-            }
-            (writer, reader) if promotes(writer, reader) => Ok(()),
-            (writer, reader) => Err(format!("{} is not read as {}", kind(writer), kind(reader))),
+struct Fields {
+    /// How the writer's are read, in their order, and as which of the reader's.
+    written: Vec<(usize, Option<usize>)>,
+    /// Those of the reader that are not written: their defaults, as data.
+    defaults: Vec<Option<Vec<u8>>>,
+    /// What is written comes in the order of the reader, all defaults behind it.
+    is_in_order: bool,
+}
+
+/// Compares two schemas that are whole.
+///
+/// # Errors
+/// Data of `writer` cannot be read as `reader`, and what is in the way.
+pub(super) fn resolve(reader: &Json, writer: &Json) -> Result<Resolution, String> {
+    let parse = |schema: &Json| {
+        let parsed: Result<SchemaMut, _> = schema.to_string().parse();
+        parsed.map_err(|error| format!("not an Avro schema: {error}"))
+    };
+    let (read, written) = (parse(reader)?, parse(writer)?);
+    let mut definitions = HashMap::new();
+    define(reader, &mut definitions);
+    let mut compare = Compare {
+        writer: &written,
+        reader: &read,
+        definitions,
+        steps: 0,
+        known: HashMap::new(),
+        todo: Vec::new(),
+        values: DEFAULT_VALUES_MAX,
+        bytes: DEFAULT_BYTES_MAX,
+    };
+    compare.pair(SchemaKey::root(), Some(SchemaKey::root()), "");
+    let mut steps: Vec<Option<Step>> = Vec::new();
+    // One after the other, not inside each other: types can refer to others in long chains.
+    while let Some(pair) = compare.todo.pop() {
+        let step = compare.step(&pair).map_err(|problem| match pair.place.as_str() {
+            "" => problem,
+            place => format!("{place}: {problem}"),
+        })?;
+        if compare.steps > STEPS_MAX {
+            return Err(format!("there are more than {STEPS_MAX} pairs of types"));
         }
+        steps.resize_with(compare.steps, || None);
+        steps[pair.step] = Some(step);
+    }
+    let steps = steps.into_iter().collect::<Option<Vec<_>>>().ok_or("a pair of types was left out, which is a bug")?;
+    Ok(Resolution { steps })
+}
+
+/// Notes the named types of a whole schema by their full names.
+fn define<'s>(schema: &'s Json, definitions: &mut HashMap<&'s str, &'s Map<String, Json>>) {
+    match schema {
+        Json::Array(branches) => branches.iter().for_each(|branch| define(branch, definitions)),
+        Json::Object(schema) => {
+            if let Some(name) = schema.get("name").and_then(Json::as_str) {
+                definitions.insert(name, schema);
+            }
+            let fields = schema.get("fields").and_then(Json::as_array).into_iter().flatten();
+            fields.filter_map(|field| field.get("type")).for_each(|inner| define(inner, definitions));
+            ["items", "values"].iter().filter_map(|key| schema.get(*key)).for_each(|inner| define(inner, definitions));
+        }
+        _ => {}
+    }
+}
+
+/// A type of the writer and one of the reader, none: it is only passed over.
+struct Pair {
+    step: usize,
+    writer: SchemaKey,
+    reader: Option<SchemaKey>,
+    /// Of which field they are.
+    place: String,
+}
+
+struct Compare<'s> {
+    writer: &'s SchemaMut,
+    reader: &'s SchemaMut,
+    /// The reader's named types as they are written: what the library leaves out.
+    definitions: HashMap<&'s str, &'s Map<String, Json>>,
+    /// How many pairs there are.
+    steps: usize,
+    known: HashMap<(SchemaKey, Option<SchemaKey>), usize>,
+    todo: Vec<Pair>,
+    /// How many values of defaults there may still be.
+    values: usize,
+    /// And how many bytes.
+    bytes: usize,
+}
+
+impl<'s> Compare<'s> {
+    /// The step of a pair.
+    fn pair(&mut self, writer: SchemaKey, reader: Option<SchemaKey>, place: &str) -> usize {
+        let next = self.steps;
+        let step = *self.known.entry((writer, reader)).or_insert(next);
+        if step == next {
+            self.steps += 1;
+            self.todo.push(Pair { step, writer, reader, place: place.to_string() });
+        }
+        step
+    }
+
+    /// Says how all data of a pair is read.
+    fn step(&mut self, pair: &Pair) -> Result<Step, String> {
+        let place = pair.place.as_str();
+        let writer = node(self.writer, pair.writer)?;
+        if let RegularType::Union(union) = &writer.type_ {
+            return Ok(Step::Union(
+                union.variants.iter().map(|branch| self.pair(*branch, pair.reader, place)).collect(),
+            ));
+        }
+        let Some(reader_key) = pair.reader else { return Ok(self.passed_over(writer, place)) };
+        let reader = node(self.reader, reader_key)?;
+        if let RegularType::Union(union) = &reader.type_ {
+            let branch = self.branch(writer, union)?;
+            let step = self.pair(pair.writer, Some(union.variants[branch]), place);
+            return Ok(Step::Branch(index(branch)?, step));
+        }
+        Ok(match (&writer.type_, &reader.type_) {
+            (RegularType::Array(writer), RegularType::Array(reader)) => {
+                Step::Array(self.pair(writer.items, Some(reader.items), place))
+            }
+            (RegularType::Map(writer), RegularType::Map(reader)) => {
+                Step::Map(self.pair(writer.values, Some(reader.values), place))
+            }
+            (RegularType::Record(writer), RegularType::Record(reader)) => {
+                self.alike(&writer.name, &reader.name)?;
+                self.record(writer, reader)?
+            }
+            (RegularType::Enum(writer), RegularType::Enum(reader)) => {
+                self.alike(&writer.name, &reader.name)?;
+                let symbols = writer.symbols.iter().map(|symbol| index(self.symbol(symbol, reader)?));
+                Step::Enum(symbols.collect::<Result<_, _>>()?)
+            }
+            (RegularType::Fixed(fixed), RegularType::Fixed(other)) => {
+                self.alike(&fixed.name, &other.name)?;
+                if fixed.size != other.size {
+                    return Err(format!("{} bytes are not {}", fixed.size, other.size));
+                }
+                same_meaning(writer, reader)?;
+                Step::Copy(Kind::Bytes(fixed.size))
+            }
+            (old, new) => {
+                let step = promoted(old, new).ok_or_else(|| format!("{} is not read as {}", kind(old), kind(new)))?;
+                same_meaning(writer, reader)?;
+                step
+            }
+        })
+    }
+
+    /// How a value that nobody asks for is read.
+    fn passed_over(&mut self, writer: &SchemaNode, place: &str) -> Step {
+        match &writer.type_ {
+            RegularType::Array(array) => Step::Array(self.pair(array.items, None, place)),
+            RegularType::Map(map) => Step::Map(self.pair(map.values, None, place)),
+            RegularType::Record(record) => {
+                let fields = record.fields.iter().map(|field| (self.pair(field.type_, None, place), None));
+                Step::Record(Fields { written: fields.collect(), defaults: Vec::new(), is_in_order: true })
+            }
+            RegularType::Fixed(fixed) => Step::Copy(Kind::Bytes(fixed.size)),
+            RegularType::Enum(_) => Step::Copy(Kind::Number),
+            plain => promoted(plain, plain).unwrap_or(Step::Copy(Kind::Bytes(0))),
+        }
+    }
+
+    fn record(&mut self, writer: &Record, reader: &Record) -> Result<Step, String> {
+        let definition = self.definitions.get(reader.name.fully_qualified_name()).copied();
+        let told = |field: usize| definition.and_then(|told| told.get("fields")?.get(field)?.as_object());
+        let mut sources: Vec<Option<usize>> = Vec::with_capacity(reader.fields.len());
+        let place_of = |name: &str| writer.fields.iter().position(|field| field.name == name);
+        for field in &reader.fields {
+            sources.push(place_of(&field.name));
+        }
+        for field in 0..sources.len() {
+            if sources[field].is_none() {
+                // What is read by its own name, or by another alias, is not meant.
+                let mut old = told(field).into_iter().flat_map(aliases).filter_map(place_of);
+                sources[field] = old.find(|old| !sources.contains(&Some(*old)));
+            }
+        }
+        let mut written = vec![None; writer.fields.len()];
+        let mut defaults = Vec::with_capacity(reader.fields.len());
+        for (number, (field, source)) in reader.fields.iter().zip(&sources).enumerate() {
+            let place = format!("{}.{}", reader.name.name(), field.name);
+            defaults.push(match source {
+                Some(source) => {
+                    let step = self.pair(writer.fields[*source].type_, Some(field.type_), &place);
+                    written[*source] = Some((step, Some(number)));
+                    None
+                }
+                None => {
+                    let default = told(number).and_then(|told| told.get("default"));
+                    let default = default.ok_or_else(|| format!("{place}: it is not there, and has no default"))?;
+                    let mut data = Vec::new();
+                    let written = self.default(default, field.type_, &mut data, 0).and_then(|()| {
+                        self.bytes = self.bytes.checked_sub(data.len()).ok_or(NO_END)?;
+                        Ok(())
+                    });
+                    written.map_err(|problem| format!("{place}: {problem}"))?;
+                    Some(data)
+                }
+            });
+        }
+        let read: Vec<usize> = written.iter().flatten().filter_map(|(_, number)| *number).collect();
+        let mut passed_over = |field: usize| {
+            let place = format!("{}.{}", writer.name.name(), writer.fields[field].name);
+            (self.pair(writer.fields[field].type_, None, &place), None)
+        };
+        let written = written.into_iter().enumerate();
+        let written = written.map(|(field, step)| step.unwrap_or_else(|| passed_over(field))).collect();
+        let is_in_order = read.iter().copied().eq(0..read.len());
+        Ok(Step::Record(Fields { written, defaults, is_in_order }))
     }
 
     /// The branch of `readers` for data of `writer`: the type itself, else the first one that it can be promoted to.
-    fn branch(&self, writer: &Schema, readers: &UnionSchema) -> Result<usize, String> {
-        let ways: [&dyn Fn(&Schema) -> bool; 3] = [
-            &|reader| kind(writer) == kind(reader) && name_of(writer) == name_of(reader),
-            &|reader| kind(writer) == kind(reader) && alike(&name_of(writer), &name_of(reader)).is_ok(),
-            &|reader| promotes(writer, reader),
+    fn branch(&self, writer: &SchemaNode, readers: &Union) -> Result<usize, String> {
+        let is_kind = |reader: &RegularType| kind(&writer.type_) == kind(reader);
+        let ways: [&dyn Fn(&RegularType) -> bool; 3] = [
+            &|reader| is_kind(reader) && name_of(&writer.type_) == name_of(reader),
+            &|reader| match (writer.type_.name(), reader.name()) {
+                (Some(old), Some(new)) => is_kind(reader) && self.is_alike(old, new),
+                _ => false,
+            },
+            &|reader| promoted(&writer.type_, reader).is_some(),
         ];
         for way in ways {
-            for (index, reader) in readers.variants().iter().enumerate() {
-                if way(named(reader, &self.read)?) {
-                    return Ok(index);
+            for (place, reader) in readers.variants.iter().enumerate() {
+                if way(&node(self.reader, *reader)?.type_) {
+                    return Ok(place);
                 }
             }
         }
-        Err(format!("no branch of the union takes {} {}", kind(writer), name_of(writer)))
+        let problem = format!("no branch of the union takes {} {}", kind(&writer.type_), name_of(&writer.type_));
+        Err(problem.trim_end().to_string())
     }
 
-    fn value(&self, value: Value, writer: &Schema, reader: &Schema) -> Result<Value, String> {
-        let (writer, reader) = (named(writer, &self.written)?, named(reader, &self.read)?);
-        if let Schema::Union(writers) = writer {
-            let Value::Union(index, value) = value else { return Err("a union without its branch".to_string()) };
-            let branch = usize::try_from(index).ok().and_then(|index| writers.variants().get(index));
-            return self.value(*value, branch.ok_or("a branch that the union has not")?, reader);
-        }
-        if let Schema::Union(readers) = reader {
-            let index = self.branch(writer, readers)?;
-            let value = self.value(value, writer, &readers.variants()[index])?;
-            return Ok(Value::Union(u32::try_from(index).unwrap_or(u32::MAX), Box::new(value)));
-        }
-        Ok(match (value, writer, reader) {
-            (Value::Int(number), _, Schema::Long) => Value::Long(number.into()),
-            (Value::Int(number), _, Schema::Float) => Value::Float(number as f32),
-            (Value::Int(number), _, Schema::Double) => Value::Double(number.into()),
-            (Value::Long(number), _, Schema::Float) => Value::Float(number as f32),
-            (Value::Long(number), _, Schema::Double) => Value::Double(number as f64),
-            (Value::Float(number), _, Schema::Double) => Value::Double(number.into()),
-            (Value::String(text), _, Schema::Bytes) => Value::Bytes(text.into_bytes()),
-            (Value::Bytes(bytes), _, Schema::String) => {
-                Value::String(String::from_utf8(bytes).map_err(|_| "bytes that are no text".to_string())?)
-            }
-            (Value::Enum(_, symbol), _, Schema::Enum(reader)) => {
-                let index = symbol_in(&symbol, reader)?;
-                Value::Enum(u32::try_from(index).unwrap_or(u32::MAX), reader.symbols[index].clone())
-            }
-            (Value::Array(items), Schema::Array(writer), Schema::Array(reader)) => {
-                let items = items.into_iter().map(|item| self.value(item, &writer.items, &reader.items));
-                Value::Array(items.collect::<Result<_, _>>()?)
-            }
-            (Value::Map(entries), Schema::Map(writer), Schema::Map(reader)) => {
-                let entry = |(key, value)| Ok::<_, String>((key, self.value(value, &writer.types, &reader.types)?));
-                Value::Map(entries.into_iter().map(entry).collect::<Result<_, _>>()?)
-            }
-            (Value::Record(fields), Schema::Record(writer), Schema::Record(reader)) => {
-                let mut fields: HashMap<String, Value> = fields.into_iter().collect();
-                let mut read = Vec::with_capacity(reader.fields.len());
-                for field in &reader.fields {
-                    let value = match (fields.remove(&field.name), field_of(writer, &field.name), &field.default) {
-                        (Some(value), Some(written), _) => self.value(value, written, &field.schema)?,
-                        (_, _, Some(default)) => self.default(default, &field.schema)?,
-                        _ => return Err(format!("{} is not there, and has no default", field.name)),
-                    };
-                    read.push((field.name.clone(), value));
-                }
-                Value::Record(read)
-            }
-            (value, ..) => value,
-        })
+    /// Names count without their namespaces; aliases with them.
+    fn is_alike(&self, writer: &Name, reader: &Name) -> bool {
+        let old = writer.fully_qualified_name();
+        let told = || self.definitions.get(reader.fully_qualified_name());
+        writer.name() == reader.name() || told().is_some_and(|told| aliases(told).any(|alias| alias == old))
     }
 
-    /// The value of a default; of a union that of the first branch that takes it.
-    fn default(&self, default: &Json, schema: &Schema) -> Result<Value, String> {
-        let wrong = || format!("the default {default} is not of its type");
-        Ok(match named(schema, &self.read)? {
-            Schema::Null if default.is_null() => Value::Null,
-            Schema::Boolean => Value::Boolean(default.as_bool().ok_or_else(wrong)?),
-            Schema::Int => {
-                Value::Int(default.as_i64().and_then(|number| i32::try_from(number).ok()).ok_or_else(wrong)?)
+    fn alike(&self, writer: &Name, reader: &Name) -> Result<(), String> {
+        match self.is_alike(writer, reader) {
+            true => Ok(()),
+            false => {
+                Err(format!("{} is another type than {}", writer.fully_qualified_name(), reader.fully_qualified_name()))
             }
-            Schema::Long => Value::Long(default.as_i64().ok_or_else(wrong)?),
-            Schema::Float => Value::Float(default.as_f64().ok_or_else(wrong)? as f32),
-            Schema::Double => Value::Double(default.as_f64().ok_or_else(wrong)?),
-            Schema::String => Value::String(default.as_str().ok_or_else(wrong)?.to_string()),
-            Schema::Bytes => Value::Bytes(bytes_of(default).ok_or_else(wrong)?),
-            Schema::Fixed(fixed) => {
-                let bytes = bytes_of(default).filter(|bytes| bytes.len() == fixed.size).ok_or_else(wrong)?;
-                Value::Fixed(fixed.size, bytes)
+        }
+    }
+
+    /// The place of a symbol among those of `reader`, or that of its default.
+    fn symbol(&self, symbol: &str, reader: &Enum) -> Result<usize, String> {
+        let place = |symbol: &str| reader.symbols.iter().position(|known| known == symbol);
+        let told = self.definitions.get(reader.name.fully_qualified_name());
+        let found = place(symbol).or_else(|| place(told?.get("default")?.as_str()?));
+        found.ok_or_else(|| format!("{} has no symbol {symbol}, and no default", reader.name.name()))
+    }
+
+    /// Writes the value of a default; of a union that of the first branch that takes it.
+    fn default(&mut self, default: &Json, of: SchemaKey, out: &mut Vec<u8>, depth: usize) -> Result<(), String> {
+        if depth > DEFAULT_DEPTH_MAX || out.len() > self.bytes {
+            // No other branch of a union around it is tried.
+            self.values = 0;
+        }
+        self.values = self.values.checked_sub(1).ok_or(NO_END)?;
+        let wrong = || {
+            let text: String = default.to_string().chars().take(100).collect();
+            format!("the default {text} is not of its type")
+        };
+        let schema = self.reader;
+        match &node(schema, of)?.type_ {
+            RegularType::Null => default.as_null().ok_or_else(wrong)?,
+            RegularType::Boolean => out.push(default.as_bool().ok_or_else(wrong)?.into()),
+            RegularType::Int => {
+                let number = default.as_i64().and_then(|number| i32::try_from(number).ok()).ok_or_else(wrong)?;
+                out.extend(number_as_data(number.into())?);
             }
-            Schema::Enum(symbols) => {
+            RegularType::Long => out.extend(number_as_data(default.as_i64().ok_or_else(wrong)?)?),
+            RegularType::Float => out.extend((default.as_f64().ok_or_else(wrong)? as f32).to_le_bytes()),
+            RegularType::Double => out.extend(default.as_f64().ok_or_else(wrong)?.to_le_bytes()),
+            RegularType::String => counted(default.as_str().ok_or_else(wrong)?.as_bytes(), out)?,
+            RegularType::Bytes => counted(&bytes_of(default).ok_or_else(wrong)?, out)?,
+            RegularType::Fixed(fixed) => {
+                out.extend(bytes_of(default).filter(|bytes| bytes.len() == fixed.size).ok_or_else(wrong)?);
+            }
+            RegularType::Enum(symbols) => {
                 let symbol = default.as_str().ok_or_else(wrong)?;
-                let index = symbols.symbols.iter().position(|known| known == symbol).ok_or_else(wrong)?;
-                Value::Enum(u32::try_from(index).unwrap_or(u32::MAX), symbol.to_string())
+                out.extend(index(symbols.symbols.iter().position(|known| known == symbol).ok_or_else(wrong)?)?);
             }
-            Schema::Array(array) => {
-                let items = default.as_array().ok_or_else(wrong)?.iter().map(|item| self.default(item, &array.items));
-                Value::Array(items.collect::<Result<_, _>>()?)
+            RegularType::Array(array) => {
+                let items = default.as_array().ok_or_else(wrong)?;
+                if !items.is_empty() {
+                    out.extend(index(items.len())?);
+                }
+                for item in items {
+                    self.default(item, array.items, out, depth + 1)?;
+                }
+                out.push(0);
             }
-            Schema::Map(map) => {
-                let entries = default.as_object().ok_or_else(wrong)?.iter();
-                let entry =
-                    |(key, value): (&String, &Json)| Ok::<_, String>((key.clone(), self.default(value, &map.types)?));
-                Value::Map(entries.map(entry).collect::<Result<_, _>>()?)
+            RegularType::Map(map) => {
+                let entries = default.as_object().ok_or_else(wrong)?;
+                if !entries.is_empty() {
+                    out.extend(index(entries.len())?);
+                }
+                for (key, value) in entries {
+                    counted(key.as_bytes(), out)?;
+                    self.default(value, map.values, out, depth + 1)?;
+                }
+                out.push(0);
             }
-            Schema::Record(record) => {
+            RegularType::Record(record) => {
                 let object = default.as_object().ok_or_else(wrong)?;
-                let field = |field: &apache_avro::schema::RecordField| {
-                    let default = object.get(&field.name).or(field.default.as_ref()).ok_or_else(wrong)?;
-                    Ok::<_, String>((field.name.clone(), self.default(default, &field.schema)?))
-                };
-                Value::Record(record.fields.iter().map(field).collect::<Result<_, _>>()?)
+                let told = self.definitions.get(record.name.fully_qualified_name()).copied();
+                for (number, field) in record.fields.iter().enumerate() {
+                    let own = || told?.get("fields")?.get(number)?.get("default");
+                    let value = object.get(&field.name).or_else(own).ok_or_else(wrong)?;
+                    self.default(value, field.type_, out, depth + 1)?;
+                }
             }
-            Schema::Union(union) => {
-                let taken = |(index, branch)| Some((index, self.default(default, branch).ok()?));
-                let (index, value) = (0..).zip(union.variants()).find_map(taken).ok_or_else(wrong)?;
-                Value::Union(index, Box::new(value))
+            RegularType::Union(union) => {
+                let start = out.len();
+                for (branch, variant) in union.variants.iter().enumerate() {
+                    out.extend(index(branch)?);
+                    match self.default(default, *variant, out, depth + 1) {
+                        Err(_) if self.values > 0 => out.truncate(start),
+                        taken => return taken,
+                    }
+                }
+                return Err(wrong());
             }
-            _ => return Err(wrong()),
-        })
+        }
+        Ok(())
     }
+}
+
+fn node(schema: &SchemaMut, key: SchemaKey) -> Result<&SchemaNode, String> {
+    schema.get(key).ok_or_else(|| "it names a type that is not there".to_string())
+}
+
+fn name_of(of: &RegularType) -> &str {
+    of.name().map_or("", Name::fully_qualified_name)
+}
+
+fn aliases(told: &Map<String, Json>) -> impl Iterator<Item = &str> {
+    told.get("aliases").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str)
 }
 
 /// Text whose code points are bytes.
@@ -215,92 +419,223 @@ fn bytes_of(default: &Json) -> Option<Vec<u8>> {
     default.as_str()?.chars().map(|letter| u8::try_from(u32::from(letter)).ok()).collect()
 }
 
-fn collect(schema: &Schema, names: &mut Names) {
-    match schema {
-        Schema::Array(array) => collect(&array.items, names),
-        Schema::Map(map) => collect(&map.types, names),
-        Schema::Union(union) => union.variants().iter().for_each(|branch| collect(branch, names)),
-        Schema::Record(record) => {
-            names.insert(full_name(&record.name), schema.clone());
-            record.fields.iter().for_each(|field| collect(&field.schema, names));
-        }
-        Schema::Enum(EnumSchema { name, .. }) => drop(names.insert(full_name(name), schema.clone())),
-        Schema::Fixed(fixed) => drop(names.insert(full_name(&fixed.name), schema.clone())),
-        _ => {}
-    }
-}
-
-/// What a mention stands for.
-fn named<'a>(schema: &'a Schema, names: &'a Names) -> Result<&'a Schema, String> {
-    match schema {
-        Schema::Ref { name } => {
-            let full = full_name(name);
-            names.get(&full).ok_or_else(|| format!("nothing says what {full} is"))
-        }
-        schema => Ok(schema),
-    }
-}
-
-fn full_name(name: &apache_avro::schema::Name) -> String {
-    name.fullname(None)
-}
-
-fn name_of(schema: &Schema) -> String {
-    match schema {
-        Schema::Record(RecordSchema { name, .. }) | Schema::Enum(EnumSchema { name, .. }) => full_name(name),
-        Schema::Fixed(fixed) => full_name(&fixed.name),
-        _ => String::new(),
-    }
-}
-
-/// Names count without their namespaces.
-fn alike(writer: &str, reader: &str) -> Result<(), String> {
-    let bare = |name: &str| name.rsplit('.').next().unwrap_or_default().to_string();
-    if bare(writer) == bare(reader) { Ok(()) } else { Err(format!("{writer} is another type than {reader}")) }
-}
-
-fn field_of<'a>(record: &'a RecordSchema, name: &str) -> Option<&'a Schema> {
-    record.fields.iter().find(|field| field.name == name).map(|field| &field.schema)
-}
-
-/// The place of a symbol among those of `reader`, or that of its default.
-fn symbol_in(symbol: &str, reader: &EnumSchema) -> Result<usize, String> {
-    let place = |symbol: &str| reader.symbols.iter().position(|known| known == symbol);
-    let found = place(symbol).or_else(|| place(reader.default.as_ref()?));
-    found.ok_or_else(|| format!("{} has no symbol {symbol}, and no default", reader.name.name))
-}
-
-fn kind(schema: &Schema) -> &'static str {
-    match schema {
-        Schema::Null => "null",
-        Schema::Boolean => "boolean",
-        Schema::Int => "int",
-        Schema::Long => "long",
-        Schema::Float => "float",
-        Schema::Double => "double",
-        Schema::Bytes => "bytes",
-        Schema::String => "string",
-        Schema::Array(_) => "array",
-        Schema::Map(_) => "map",
-        Schema::Record(_) => "record",
-        Schema::Enum(_) => "enum",
-        Schema::Fixed(_) => "fixed",
-        Schema::Union(_) => "union",
-        _ => "another type",
-    }
-}
-
-/// Whether values of `writer`, which has no parts, are values of `reader` as well.
-fn promotes(writer: &Schema, reader: &Schema) -> bool {
-    let may = match kind(writer) {
-        "int" => ["int", "long", "float", "double"].as_slice(),
-        "long" => &["long", "float", "double"],
-        "float" => &["float", "double"],
-        "string" | "bytes" => &["string", "bytes"],
-        "null" => &["null"],
-        "boolean" => &["boolean"],
-        "double" => &["double"],
-        _ => &[],
+/// Refuses numbers and bytes that mean one thing to the writer and another one to the reader: milliseconds are no microseconds.
+fn same_meaning(writer: &SchemaNode, reader: &SchemaNode) -> Result<(), String> {
+    let meaning = |logical: &LogicalType| match logical {
+        LogicalType::Decimal(decimal) => format!("decimal of scale {}", decimal.scale),
+        other => other.as_str().to_string(),
     };
-    may.contains(&kind(reader))
+    match (writer.logical_type.as_ref().map(meaning), reader.logical_type.as_ref().map(meaning)) {
+        (Some(old), Some(new)) if old != new => Err(format!("it was {old} and is {new}")),
+        _ => Ok(()),
+    }
+}
+
+/// How values of `writer`, which has no parts, are read as `reader`, if they are.
+fn promoted(writer: &RegularType, reader: &RegularType) -> Option<Step> {
+    use RegularType::{Boolean, Bytes, Double, Float, Int, Long, Null, String};
+    Some(match (writer, reader) {
+        (Null, Null) => Step::Copy(Kind::Bytes(0)),
+        (Boolean, Boolean) => Step::Copy(Kind::Bytes(1)),
+        (Float, Float) => Step::Copy(Kind::Bytes(4)),
+        (Double, Double) => Step::Copy(Kind::Bytes(8)),
+        (Int, Int | Long) | (Long, Long) => Step::Copy(Kind::Number),
+        (Int | Long, Float) => Step::Float(false),
+        (Int | Long, Double) => Step::Float(true),
+        (Float, Double) => Step::Widen,
+        (Bytes | String, Bytes) | (String, String) => Step::Copy(Kind::Counted),
+        (Bytes, String) => Step::Text,
+        _ => return None,
+    })
+}
+
+fn kind(of: &RegularType) -> &'static str {
+    match of {
+        RegularType::Null => "null",
+        RegularType::Boolean => "boolean",
+        RegularType::Int => "int",
+        RegularType::Long => "long",
+        RegularType::Float => "float",
+        RegularType::Double => "double",
+        RegularType::Bytes => "bytes",
+        RegularType::String => "string",
+        RegularType::Array(_) => "array",
+        RegularType::Map(_) => "map",
+        RegularType::Record(_) => "record",
+        RegularType::Enum(_) => "enum",
+        RegularType::Fixed(_) => "fixed",
+        RegularType::Union(_) => "union",
+    }
+}
+
+fn number_as_data(number: i64) -> Result<Vec<u8>, String> {
+    let data = apache_avro::to_avro_datum(&apache_avro::Schema::Long, number);
+    data.map_err(|error| error.to_string())
+}
+
+/// A place, or how many there are, as data.
+fn index(place: usize) -> Result<Vec<u8>, String> {
+    number_as_data(i64::try_from(place).map_err(|error| error.to_string())?)
+}
+
+fn counted(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+    out.extend(index(bytes.len())?);
+    out.extend(bytes);
+    Ok(())
+}
+
+impl Resolution {
+    /// `data`, which is whole and nests within bounds, as data of the reader.
+    ///
+    /// # Errors
+    /// It holds a value that the reader has no place for, or becomes more than a row can be.
+    pub fn apply(&self, data: &[u8]) -> Result<Vec<u8>, String> {
+        let mut copy = Copy { steps: &self.steps, data, out: Vec::with_capacity(data.len()) };
+        copy.value(0, 0)?;
+        match copy.data {
+            [] => Ok(copy.out),
+            rest => Err(format!("{} bytes are behind its value", rest.len())),
+        }
+    }
+}
+
+/// Data on its way.
+struct Copy<'a> {
+    steps: &'a [Step],
+    /// What is still to be read.
+    data: &'a [u8],
+    out: Vec<u8>,
+}
+
+const SHORT: &str = "it ends within a value";
+
+impl<'a> Copy<'a> {
+    fn value(&mut self, step: usize, depth: usize) -> Result<(), String> {
+        if depth > DEPTH_MAX {
+            return Err(format!("values nest deeper than {DEPTH_MAX}"));
+        }
+        let steps = self.steps;
+        match &steps[step] {
+            Step::Copy(kind) => {
+                let bytes = self.take(*kind)?;
+                self.add(bytes)?;
+            }
+            Step::Text => {
+                let before = self.data;
+                self.number()?;
+                let length = before.len() - self.data.len();
+                self.data = before;
+                let bytes = self.take(Kind::Counted)?;
+                std::str::from_utf8(&bytes[length..]).map_err(|_| "bytes that are no text".to_string())?;
+                self.add(bytes)?;
+            }
+            Step::Float(is_double) => {
+                let number = self.number()?;
+                match is_double {
+                    true => self.add(&(number as f64).to_le_bytes())?,
+                    false => self.add(&(number as f32).to_le_bytes())?,
+                }
+            }
+            Step::Widen => {
+                let bytes = self.take(Kind::Bytes(4))?;
+                let number = f32::from_le_bytes(bytes.try_into().map_err(|_| SHORT)?);
+                self.add(&f64::from(number).to_le_bytes())?;
+            }
+            Step::Enum(symbols) => {
+                let symbol = usize::try_from(self.number()?).ok().and_then(|symbol| symbols.get(symbol));
+                self.add(symbol.ok_or("a symbol that the enum has not")?)?;
+            }
+            Step::Array(items) => self.blocks(*items, false, depth)?,
+            Step::Map(values) => self.blocks(*values, true, depth)?,
+            Step::Record(fields) => self.record(fields, depth)?,
+            Step::Union(branches) => {
+                let branch = usize::try_from(self.number()?).ok().and_then(|branch| branches.get(branch));
+                self.value(*branch.ok_or("a branch that the union has not")?, depth + 1)?;
+            }
+            Step::Branch(branch, step) => {
+                self.add(branch)?;
+                self.value(*step, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, fields: &Fields, depth: usize) -> Result<(), String> {
+        let start = self.out.len();
+        let mut parts = Vec::new();
+        for (step, number) in &fields.written {
+            let from = self.out.len();
+            self.value(*step, depth + 1)?;
+            match number {
+                None => self.out.truncate(from),
+                Some(number) if !fields.is_in_order => parts.push((*number, from - start..self.out.len() - start)),
+                Some(_) => {}
+            }
+        }
+        if fields.is_in_order {
+            return fields.defaults.iter().flatten().try_for_each(|default| self.add(default));
+        }
+        let written = self.out.split_off(start);
+        parts.sort_unstable_by_key(|(number, _)| *number);
+        let mut parts = parts.into_iter();
+        for default in &fields.defaults {
+            match default {
+                Some(default) => self.add(default)?,
+                None => self.add(parts.next().map_or(&[][..], |(_, part)| &written[part]))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn blocks(&mut self, items: usize, has_keys: bool, depth: usize) -> Result<(), String> {
+        loop {
+            let count = self.number()?;
+            if count < 0 {
+                // The size of the block: it may become another one.
+                self.number()?;
+            }
+            self.add(&number_as_data(count.checked_abs().ok_or("a block of too many values")?)?)?;
+            if count == 0 {
+                return Ok(());
+            }
+            for _ in 0..count.unsigned_abs() {
+                if has_keys {
+                    let key = self.take(Kind::Counted)?;
+                    self.add(key)?;
+                }
+                self.value(items, depth + 1)?;
+            }
+        }
+    }
+
+    fn number(&mut self) -> Result<i64, String> {
+        match apache_avro::from_avro_datum(&apache_avro::Schema::Long, &mut self.data, None) {
+            Ok(Value::Long(number)) => Ok(number),
+            Ok(_) => Err("a number is none".to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The bytes of the next value.
+    fn take(&mut self, kind: Kind) -> Result<&'a [u8], String> {
+        let before = self.data;
+        let length = match kind {
+            Kind::Bytes(length) => length,
+            Kind::Number => {
+                self.number()?;
+                0
+            }
+            Kind::Counted => usize::try_from(self.number()?).map_err(|_| SHORT)?,
+        };
+        self.data = self.data.get(length..).ok_or(SHORT)?;
+        Ok(&before[..before.len() - self.data.len()])
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Result<(), String> {
+        if self.out.len() + bytes.len() > DATA_BYTES_MAX {
+            return Err(format!("it becomes more than {DATA_BYTES_MAX} bytes"));
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(())
+    }
 }
