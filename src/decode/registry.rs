@@ -340,7 +340,7 @@ impl Decoder for Both {
 
 /// Avro of one schema as another one.
 struct Resolved {
-    /// Proves that a payload is whole and nests within bounds before the library behind `resolution`, which has none, looks at it.
+    /// Proves that a payload is whole, and its counts bounded, before `resolution` copies from it.
     own: Box<dyn Decoder>,
     resolution: Resolution,
     whole: Avro,
