@@ -75,14 +75,15 @@ impl Avro {
         Ok(Self { schema: schema.freeze().map_err(|error| format!("not an Avro schema: {error}"))?, nodes })
     }
 
-    /// Reads one datum, which `payload` begins with; gives what is behind it.
-    fn read<'p>(&self, payload: &'p [u8], out: &mut Writer<'_>) -> Result<&'p [u8], DecodeError> {
+    /// Reads one datum, which `payload` begins with; gives what is behind it. There are no more values without a byte of their own
+    /// than `bytes` allow for.
+    fn read<'p>(&self, bytes: usize, payload: &'p [u8], out: &mut Writer<'_>) -> Result<&'p [u8], DecodeError> {
         let mut config = DeserializerConfig::new(&self.schema);
         config.allowed_depth = DEPTH_MAX;
-        config.max_seq_size = payload.len().saturating_add(1);
+        config.max_seq_size = bytes.saturating_add(1);
         let mut state = DeserializerState::with_config(SliceRead::new(payload), config);
         // Values without a byte of their own (nulls, empty records) must not multiply.
-        let mut left = payload.len().saturating_add(1).saturating_mul(self.nodes.len());
+        let mut left = bytes.saturating_add(1).saturating_mul(self.nodes.len());
         let datum = Datum::at(&self.nodes, 0, out, &mut left);
         datum
             .deserialize(state.deserializer())
@@ -95,7 +96,14 @@ impl Avro {
 
 impl Decoder for Avro {
     fn decode(&self, _: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
-        rows.add(|out| match self.read(payload, out)? {
+        self.decode_of(payload.len(), payload, rows)
+    }
+}
+
+impl Avro {
+    /// As [`Decoder::decode`], of data that was made of a payload of `bytes` bytes.
+    pub(super) fn decode_of(&self, bytes: usize, data: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
+        rows.add(|out| match self.read(bytes.max(data.len()), data, out)? {
             [] => Ok(()),
             rest => Err(DecodeError(format!("{} bytes are behind the value of the schema", rest.len()))),
         })

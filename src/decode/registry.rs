@@ -39,6 +39,8 @@ pub struct Schemas {
     pub aim: Aim,
     /// The ids that are unknown, whatever the registry says now; `None`: it decides.
     pub settled: Option<BTreeSet<u32>>,
+    /// Which records give rows is decided: neither versions nor the ids that are given up since change it.
+    pub by_ids_alone: bool,
     /// Says why the outputs cannot have certain columns, if they cannot.
     pub fits: Fits,
 }
@@ -48,7 +50,7 @@ pub type Fits = Arc<dyn Fn(&[Column]) -> Result<(), String> + Send + Sync>;
 
 impl Default for Schemas {
     fn default() -> Self {
-        Self { registry: None, aim: Aim::Own, settled: None, fits: Arc::new(|_| Ok(())) }
+        Self { registry: None, aim: Aim::Own, settled: None, by_ids_alone: false, fits: Arc::new(|_| Ok(())) }
     }
 }
 
@@ -68,7 +70,7 @@ impl Schemas {
                 built.map(drop).map_err(|problem| format!("output {}: {problem}", output.name))
             })
         };
-        Self { registry: registry.cloned(), aim, settled, fits: Arc::new(fits) }
+        Self { registry: registry.cloned(), aim, settled, by_ids_alone: false, fits: Arc::new(fits) }
     }
 }
 
@@ -104,6 +106,7 @@ pub struct ByRegistry {
     ignores_unknown: bool,
     aim: Aim,
     settled: Option<BTreeSet<u32>>,
+    by_ids_alone: bool,
     fits: Fits,
     /// By what a payload begins with.
     readers: RwLock<HashMap<Box<[u8]>, Arc<Reader>>>,
@@ -136,6 +139,7 @@ impl ByRegistry {
             ignores_unknown,
             aim: schemas.aim.clone(),
             settled: schemas.settled.clone(),
+            by_ids_alone: schemas.by_ids_alone,
             fits: schemas.fits.clone(),
             readers: RwLock::default(),
         })
@@ -184,7 +188,8 @@ impl ByRegistry {
 
     /// Whether `id` counts as unknown, whatever the registry says.
     fn is_settled(&self, id: u32) -> bool {
-        self.settled.as_ref().map_or_else(|| self.registry.is_given_up(id), |unknown| unknown.contains(&id))
+        let is_given_up = || !self.by_ids_alone && self.registry.is_given_up(id);
+        self.settled.as_ref().map_or_else(is_given_up, |unknown| unknown.contains(&id))
     }
 
     /// The reader of `payload`, and the bytes before its data.
@@ -253,7 +258,7 @@ impl ByRegistry {
                     if schema.id > of.id {
                         return Reader::refusing(problem);
                     }
-                    if is_newer && self.settled.is_none() {
+                    if is_newer && self.settled.is_none() && !self.by_ids_alone {
                         tracing::warn!("{problem}; its records are dead letters");
                         return Reader { is_stray: true, ..Reader::refusing(self.unknown(schema.id).0) };
                     }
@@ -351,7 +356,7 @@ impl Decoder for Resolved {
         self.own.decode(record, payload, &mut Rows::default())?;
         let projected = self.resolution.apply(payload);
         let projected = projected.map_err(|error| DecodeError(format!("the payload cannot be projected: {error}")))?;
-        self.whole.decode(record, &projected, rows)
+        self.whole.decode_of(payload.len(), &projected, rows)
     }
 }
 

@@ -23,6 +23,7 @@ use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat, TimeDelta, Utc};
 use chrono_tz::Tz;
 use regex::Regex;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 use syslog_loose::{IncompleteDate, Message, Protocol, StructuredElement, Variant};
 
@@ -89,8 +90,10 @@ fn write_elements(elements: &[StructuredElement<&str>], out: &mut Writer<'_>) ->
     for element in elements {
         out.name(&mut ids, element.id)?;
         let mut params: Vec<(&str, Vec<String>)> = Vec::new();
+        let mut places: HashMap<&str, usize> = HashMap::new();
         for (name, value) in &element.params {
-            match params.iter_mut().find(|(known, _)| known == name) {
+            let place = *places.entry(name).or_insert(params.len());
+            match params.get_mut(place) {
                 Some((_, values)) => values.push(unescaped(value)),
                 None => params.push((name, vec![unescaped(value)])),
             }

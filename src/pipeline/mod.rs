@@ -160,6 +160,7 @@ impl<S: Source> Pipeline<S> {
         self.core.check_samples();
         match self.core.spool.is_full() {
             true => self.core.relieve_spool(),
+            false if self.core.redo_is_large(self.bounds.rows) => {}
             false => self.core.end_yielding(),
         }
         if now_ms >= self.next_read_back_ms {

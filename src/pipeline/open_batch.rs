@@ -245,6 +245,8 @@ pub struct OpenBatch {
     first_window_end_ms: Option<i64>,
     /// Ids in payloads that the registry had no schema of.
     pub unknown_schemas: BTreeSet<u32>,
+    /// Ids in payloads that were read by their schema.
+    read_schemas: BTreeSet<u32>,
     /// Bytes of memory: of rows, of parts, and of what is kept for their footers.
     pub memory: usize,
     dir: Arc<BatchDir>,
@@ -270,6 +272,7 @@ impl OpenBatch {
         let settled = archive.by_registry().and_then(ByRegistry::settled);
         Self {
             unknown_schemas: settled.cloned().unwrap_or_default(),
+            read_schemas: BTreeSet::new(),
             number: opened.number,
             balance: Balance::new(archive.data_outputs()),
             archive,
@@ -292,6 +295,11 @@ impl OpenBatch {
     /// The folder that holds its parts.
     pub fn dir(&self) -> Arc<BatchDir> {
         self.dir.clone()
+    }
+
+    /// Whether records of that schema were read.
+    pub fn has_read(&self, id: u32) -> bool {
+        self.read_schemas.contains(&id)
     }
 
     /// Whether `payload` names a schema that was unknown to this batch.
@@ -373,12 +381,16 @@ impl OpenBatch {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut taken = Taken::new(std::mem::take(&mut self.fates), archive.data_outputs());
         // What the claim says of a schema goes for each record of the batch, also where the registry has got it a moment ago.
-        let noted = record.value.filter(|payload| self.noted(payload)).and_then(schema_id);
-        let unpacked = match noted.zip(archive.by_registry()) {
-            Some((id, by_registry)) => {
+        let by_registry = archive.by_registry();
+        let named = by_registry.zip(record.value.and_then(schema_id));
+        let unpacked = match named {
+            Some((by_registry, id)) if self.unknown_schemas.contains(&id) => {
                 Unpacked::Refused((DeadLetterStage::Decode, by_registry.unknown(id).to_string()))
             }
-            None => archive.unpack(record, &mut scratch),
+            _ => {
+                self.read_schemas.extend(named.map(|(_, id)| id));
+                archive.unpack(record, &mut scratch)
+            }
         };
         for_each_row(&archive, record, unpacked, &scratch, |found| match found {
             Ok(row) => self.add_row(&archive, record, &row, &mut taken, blocks),

@@ -25,13 +25,14 @@ use client::Client;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use url::Url;
 
 /// Most ids that are remembered as unknown: payloads that begin like the wire format by chance can name any.
 const UNKNOWN_MAX: usize = 100_000;
-/// For how long an id counts as unknown without being asked for again.
+/// For how long an id counts as unknown before it is asked for again, while it still does.
 const UNKNOWN_MS: i64 = 60_000;
 
 /// How often, and after which pause, an id is asked for again that may be new.
@@ -109,6 +110,8 @@ pub struct Registry {
     /// Between two looks for an id that may be new.
     second_look: Duration,
     unknown_ids: BTreeSet<u32>,
+    /// An unknown id is being asked for again.
+    is_looking: AtomicBool,
     known: RwLock<Answers>,
 }
 
@@ -118,12 +121,6 @@ struct Answers {
     schemas: HashMap<(u32, RegistryFormat), Arc<Schema>>,
     /// When the registry said that it has none, monotonic milliseconds.
     unknown: HashMap<u32, i64>,
-}
-
-impl Answers {
-    fn is_unknown(&self, id: u32, now_ms: i64) -> bool {
-        self.unknown.get(&id).is_some_and(|&told_ms| now_ms - told_ms < UNKNOWN_MS)
-    }
 }
 
 impl Registry {
@@ -137,6 +134,7 @@ impl Registry {
             clock: Arc::new(SystemClock::new()),
             second_look: SECOND_LOOK,
             unknown_ids: config.unknown_ids.clone(),
+            is_looking: AtomicBool::new(false),
             known: RwLock::default(),
         })
     }
@@ -161,9 +159,34 @@ impl Registry {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         match known.schemas.get(&(id, format)) {
             Some(schema) => Lookup::Known(schema.clone()),
-            None if known.is_unknown(id, self.clock.monotonic_ms()) => Lookup::Unknown,
+            None if known.unknown.contains_key(&id) => Lookup::Unknown,
             None => Lookup::NotAsked,
         }
+    }
+
+    /// Whether it is time to ask again for `id`, which the registry had no schema of: then call [`Registry::look_again`]. For one id
+    /// at a time, and for each once a minute.
+    pub fn looks_again(&self, id: u32) -> bool {
+        let now_ms = self.clock.monotonic_ms();
+        let is_due = |known: &Answers| known.unknown.get(&id).is_some_and(|told_ms| now_ms - told_ms >= UNKNOWN_MS);
+        if !is_due(&self.known.read().unwrap_or_else(PoisonError::into_inner)) {
+            return false;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_due(&known) || self.is_looking.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        // As if it had just been told: whether there is an answer or none, it is asked for again in a minute.
+        known.unknown.insert(id, now_ms);
+        true
+    }
+
+    /// Asks again for `id`. Nothing waits for the answer, so none is a reason to ask later.
+    pub async fn look_again(&self, id: u32, format: RegistryFormat) {
+        if let Err(error) = self.ask(id, format).await {
+            tracing::debug!(id, %error, "could not ask for a schema again that was unknown");
+        }
+        self.is_looking.store(false, Ordering::Relaxed);
     }
 
     /// Whether the configuration says that `id` stands for nothing, whatever the registry says: a batch that is cut from now on

@@ -92,6 +92,15 @@ pub struct Seams<'a> {
 /// # Errors
 /// A schema that is not pinned yet, a destination that the configuration has not, or what a store or the registry says.
 pub async fn compile(seams: Seams<'_>, layout: &Layout, target: Option<Target>) -> Result<Arc<Archive>, Failure> {
+    compile_for(seams, layout, target, false).await
+}
+
+async fn compile_for(
+    seams: Seams<'_>,
+    layout: &Layout,
+    target: Option<Target>,
+    is_claimed: bool,
+) -> Result<Arc<Archive>, Failure> {
     let what = format!("archive {}", layout.archive);
     let clock = &*seams.asker.clock;
     let pinned: Option<PinnedSchemas> = patiently(clock, &what, || load_pinned(seams.bucket, layout)).await?;
@@ -99,7 +108,8 @@ pub async fn compile(seams: Seams<'_>, layout: &Layout, target: Option<Target>) 
         let problem = "an output has schema = \"infer\", and no schema is pinned yet: `siltstone run` pins it with its first records";
         Failure::new(Exit::Config, format!("{what}: {problem}; replay then"))
     })?;
-    let schemas = seams.asker.schemas(layout, target).await?;
+    let mut schemas = seams.asker.schemas(layout, target).await?;
+    schemas.by_ids_alone = is_claimed;
     let compiled = Archive::compile(layout, seams.destinations, &pinned, &schemas);
     compiled.map(Arc::new).map_err(|reason| Failure::new(Exit::Config, format!("{what}: {reason}")))
 }
@@ -116,7 +126,7 @@ pub async fn compile_claimed(
     let unusable = |what: String| unfinished(replay, format!(", and its layout cannot be used: {what}"));
     let layout = layout.map_err(unusable)?;
     let target = replay.target.as_deref().map(str::parse).transpose().map_err(unusable)?;
-    let compiled = compile(seams, &layout, target).await;
+    let compiled = compile_for(seams, &layout, target, true).await;
     let archive = compiled.map_err(|failure| match failure.exit {
         Exit::Config => unusable(failure.message),
         _ => failure,

@@ -58,12 +58,14 @@ impl Target for Row {
     fn target_insert(&mut self, path: &OwnedTargetPath, value: Value) -> Result<(), String> {
         if path.prefix == PathPrefix::Event {
             self.is_assigned |= path.path.is_root();
+            // The row is refused: a loop that goes on need not look at values again.
+            if self.lost.is_some() {
+                return Err("a value was in the way".to_string());
+            }
             if let Some((place, found)) = in_the_way(&self.target.value, &path.path) {
                 let shown = quote(&found.to_string());
                 // VRL drops the error of an assignment.
-                self.lost.get_or_insert(format!(
-                    "the transform assigns {path}, but .{place} is {shown}, which would be lost"
-                ));
+                self.lost = Some(format!("the transform assigns {path}, but .{place} is {shown}, which would be lost"));
                 return Err("a value is in the way".to_string());
             }
         }

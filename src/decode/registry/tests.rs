@@ -178,6 +178,26 @@ fn a_newer_version_of_a_lower_id_is_not_projected_down() {
     // Its version was another one when that batch was cut.
     let redo = reader(Some(&[]));
     assert_eq!((redo.needs(&newer), rows(&redo, &newer)), (Needs::Nothing, Ok(vec![json!({"a": 1})])));
+    // Nor does it matter to a replay whose rows are claimed.
+    let (registry, aim) = (Some(registry.clone()), at(&registry, "5"));
+    let schemas = Schemas { registry, aim, by_ids_alone: true, ..Schemas::default() };
+    let claimed = Arc::new(ByRegistry::new(RegistryFormat::Avro, false, &schemas).expect("a registry"));
+    assert_eq!((claimed.needs(&newer), rows(&claimed, &newer)), (Needs::Nothing, Ok(vec![json!({"a": 1})])));
+}
+
+/// Goal: records that lose all of their fields stay as many as they were.
+#[test]
+fn items_that_lose_their_fields_are_counted_on() {
+    let record = |fields: &str| {
+        format!(
+            r#"{{"type":"record","name":"R","fields":[{{"name":"items","type":{{"type":"array","items":{{"type":"record","name":"I","fields":[{fields}]}}}}}}]}}"#
+        )
+    };
+    let (old, new) = (record(r#"{"name":"a","type":"int"}"#), record(""));
+    let registry = Arc::new(Registry::knowing(RegistryFormat::Avro, &[(1, &old, &[], 1), (2, &new, &[], 2)]));
+    let payload = wire(1, &[&[0xd0, 0x0f][..], &[2; 1000], &[0]].concat());
+    let rows = rows(&decoder(&registry, RegistryFormat::Avro, at(&registry, "2")), &payload).expect("a row");
+    assert_eq!(rows[0]["items"].as_array().map(Vec::len), Some(1000));
 }
 
 /// A registry that nobody answers for, with `id` given up.
@@ -200,6 +220,9 @@ fn ids_that_are_given_up_are_unknown() {
     assert_eq!(rows(&reader(None), &wire(7, &[])), Err("the schema registry has no schema 7".to_string()));
     assert_eq!(reader(None).needs(&wire(8, &[])), Needs::Ask(8));
     assert_eq!(reader(Some(BTreeSet::new())).needs(&wire(7, &[])), Needs::Ask(7));
+    let schemas = Schemas { registry: Some(registry.clone()), by_ids_alone: true, ..Schemas::default() };
+    let claimed = ByRegistry::new(RegistryFormat::Avro, false, &schemas).expect("a registry");
+    assert_eq!(claimed.needs(&wire(7, &[])), Needs::Ask(7), "a replay that has claimed rows of it");
 }
 
 /// Goal: a target that was given up and cannot be asked for does not hold up whoever takes the partition over.

@@ -8,29 +8,33 @@ use crate::pipeline::partition::{Partition, Phase};
 const REDO_LATER_MS: i64 = 30_000;
 
 impl Core {
-    /// What of `limit` bytes open batches have: sealed ones, whose parts are named in memory until they are committed, take
-    /// theirs from it, but never more than three quarters.
+    /// What of `limit` bytes open batches have: the names of sealed ones, which stay in memory until they are committed, take theirs
+    /// from it, but never more than half.
     fn left_for_open(&self, limit: usize) -> usize {
-        let sealed: usize = self.partitions.iter().map(Partition::sealed_memory).sum();
-        limit.saturating_sub(sealed).max(limit / 4)
+        limit - self.sealed_memory().min(limit / 2)
     }
 
-    /// Whether no record should be taken before a sealed batch is through: what open batches hold in memory beside the rows that
-    /// can be spilled does not fit beside it.
+    fn sealed_memory(&self) -> usize {
+        self.partitions.iter().map(Partition::sealed_memory).sum()
+    }
+
+    /// Whether no record should be taken before a sealed batch is through: those that are on their way take more than half of
+    /// `limit` bytes with their names alone.
     pub(in crate::pipeline) fn is_crowded(&self, limit: usize) -> bool {
-        let (mut open, mut sealed) = (0, 0);
-        for partition in &self.partitions {
-            open += partition.memory();
-            sealed += partition.sealed_memory();
-        }
-        sealed > 0 && (open > self.left_for_open(limit) || sealed > limit / 4 * 3)
+        self.sealed_memory() > limit / 2
+    }
+
+    /// Whether redone batches, which end where they were cut, take so much of `limit` bytes that others would be sealed again at once.
+    pub(in crate::pipeline) fn redo_is_large(&self, limit: usize) -> bool {
+        let redone = self.partitions.iter().filter(|partition| partition.redo.is_some());
+        redone.map(Partition::memory).sum::<usize>() > self.left_for_open(limit) / 2
     }
 
     /// Moves rows to disk until the memory of open batches is back under three quarters of what they have of `limit`.
     pub(in crate::pipeline) fn spill(&mut self, limit: usize) {
-        let limit = self.left_for_open(limit);
+        let left = self.left_for_open(limit);
         let mut memory: usize = self.partitions.iter().map(Partition::memory).sum();
-        if memory <= limit {
+        if memory <= left {
             return;
         }
         let mut sizes = Vec::new();
@@ -40,7 +44,7 @@ impl Core {
         }
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         for (bytes, slot, part) in sizes {
-            if memory <= limit / 4 * 3 {
+            if memory <= left / 4 * 3 {
                 break;
             }
             let Some(open) = self.partitions[slot].open.as_mut() else { continue };
@@ -51,15 +55,19 @@ impl Core {
             open.memory = open.memory.saturating_sub(bytes);
             memory = memory.saturating_sub(bytes);
         }
-        // Sealed batches make room when they are through, and no record is taken until then.
-        if memory > limit && self.partitions.iter().all(|partition| partition.sealed_memory() == 0) {
-            // Nothing is left to spill: it is the parts themselves that take the room.
-            let largest = (0..self.partitions.len())
-                .filter(|&slot| self.partitions[slot].redo.is_none() && self.partitions[slot].due.is_none())
-                .max_by_key(|&slot| self.partitions[slot].memory());
-            if let Some(slot) = largest {
-                self.seal_or_wait(slot, SealReason::Pressure);
-            }
+        if memory <= left {
+            return;
+        }
+        // Nothing is left to spill: it is the parts themselves that take the room.
+        if self.redo_is_large(limit) {
+            self.yield_to_redo();
+            return self.put_off_redos();
+        }
+        let largest = (0..self.partitions.len())
+            .filter(|&slot| self.partitions[slot].redo.is_none() && self.partitions[slot].due.is_none())
+            .max_by_key(|&slot| self.partitions[slot].memory());
+        if let Some(slot) = largest {
+            self.seal_or_wait(slot, SealReason::Pressure);
         }
     }
 
@@ -83,16 +91,27 @@ impl Core {
             return self.seal(slot, SealReason::Pressure);
         }
         self.yield_to_redo();
-        // Only redone batches, which end where they were cut: let the one that is furthest along finish first.
+        self.put_off_redos();
+    }
+
+    /// Only redone batches are open, or they fill memory, and they end where they were cut: lets the one that is furthest along finish first.
+    fn put_off_redos(&mut self) {
+        let open = |slot: usize| {
+            let partition = &self.partitions[slot];
+            partition.redo.as_ref()?;
+            Some((partition.open.as_ref()?.dir().bytes(), slot))
+        };
+        let mut batches: Vec<_> = (0..self.partitions.len()).filter_map(open).collect();
+        batches.sort_unstable();
         batches.pop();
-        for (_, _, slot) in batches {
-            tracing::warn!(partition = %self.partitions[slot].held.partition, "the spool is full; redoing this batch later");
+        for (_, slot) in batches {
+            tracing::warn!(partition = %self.partitions[slot].held.partition, "memory or spool is full; redoing this batch later");
             self.take_over_again(slot);
             self.partitions[slot].phase = Phase::Waiting { not_before_ms: self.clock.monotonic_ms() + REDO_LATER_MS };
         }
     }
 
-    /// While redone batches fill the spool, nothing else is read: it would be sealed again at once.
+    /// While redone batches fill memory or spool, nothing else is read: it would be sealed again at once.
     fn yield_to_redo(&mut self) {
         for partition in &mut self.partitions {
             if partition.redo.is_none() && partition.phase == Phase::Running && !partition.paused {
@@ -102,7 +121,7 @@ impl Core {
         }
     }
 
-    /// The spool has room again.
+    /// There is room again.
     pub(in crate::pipeline) fn end_yielding(&mut self) {
         for partition in &mut self.partitions {
             if std::mem::take(&mut partition.yields) && partition.due.is_none() && partition.phase == Phase::Running {

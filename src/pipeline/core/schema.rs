@@ -59,8 +59,16 @@ impl Core {
                 self.ask_for_schema(slot, Question { id, offset: record.offset, format, must_exist }, None);
                 false
             }
+            // Some of its records are rows of the batch: its claim must not say that there was none.
+            Needs::Note(id)
+                if partition.redo.is_none() && partition.open.as_ref().is_some_and(|open| open.has_read(id)) =>
+            {
+                self.end_before(slot);
+                false
+            }
             Needs::Note(id) => {
                 self.note_unknown(slot, id);
+                self.look_again(id, format);
                 true
             }
         }
@@ -111,6 +119,12 @@ impl Core {
         {
             open.unknown_schemas.insert(id);
         }
+    }
+
+    /// Asks for an unknown schema again, if it is time to, while records are read on.
+    fn look_again(&self, id: u32, format: RegistryFormat) {
+        let Some(registry) = self.context.registry.clone().filter(|registry| registry.looks_again(id)) else { return };
+        self.tasks.spawn(async move { registry.look_again(id, format).await });
     }
 
     fn ask_for_schema(&mut self, slot: usize, asked: Question, sampled_from: Option<i64>) {

@@ -392,10 +392,13 @@ fn a_batch_says_one_thing_of_each_schema() {
         value: Some(payload.to_vec()),
         ..OwnedRecord::default()
     };
-    batch.append(&record(0).as_record(), &mut Vec::new());
     batch.unknown_schemas.insert(7);
+    batch.append(&record(0).as_record(), &mut Vec::new());
+    assert!(lines_of(&mut batch, 0).is_empty() && !batch.has_read(7));
+    batch.unknown_schemas.clear();
     batch.append(&record(1).as_record(), &mut Vec::new());
     assert_eq!(lines_of(&mut batch, 0).len(), 1);
+    assert!(batch.has_read(7), "it must end before the schema counts as unknown again");
     let letters = dead_letters(&mut batch);
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["reason"], "the schema registry has no schema 7");

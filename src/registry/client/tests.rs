@@ -163,14 +163,18 @@ async fn a_schema_is_what_the_asker_reads() {
     let Lookup::NotAsked = registry.answer(1, RegistryFormat::JsonSchema) else { panic!("nobody has asked for it") };
 }
 
-/// Goal: a server that does not know a new schema yet makes dead letters for a minute at most.
+/// Goal: a server that does not know a new schema yet makes dead letters for about a minute, and nobody waits for it meanwhile.
 #[tokio::test]
 async fn an_unknown_id_is_asked_for_again_after_a_minute() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     let (address, _) = server(move |path, _| match path {
-        // The first time it is looked for four times.
-        "/schemas/ids/5000" if count.fetch_add(1, Ordering::SeqCst) >= 4 => INT,
+        // The first time it is looked for four times; then there is no answer, and then one.
+        "/schemas/ids/5000" => match count.fetch_add(1, Ordering::SeqCst) {
+            0..4 => NONE,
+            4 => (503, ""),
+            _ => INT,
+        },
         _ => NONE,
     })
     .await;
@@ -178,11 +182,18 @@ async fn an_unknown_id_is_asked_for_again_after_a_minute() {
     let registry = registry(address, &clock);
     let avro = RegistryFormat::Avro;
     assert!(registry.schema(5000, avro).await.expect("an answer").is_none());
+    assert!(!registry.looks_again(4000), "nobody has asked for it");
     clock.advance(59_999);
-    assert!(matches!(registry.answer(5000, avro), Lookup::Unknown));
+    assert!(!registry.looks_again(5000));
     clock.advance(1);
-    assert!(matches!(registry.answer(5000, avro), Lookup::NotAsked));
-    assert!(registry.schema(5000, avro).await.expect("an answer").is_some());
+    assert!(registry.looks_again(5000));
+    assert!(!registry.looks_again(5000), "once");
+    registry.look_again(5000, avro).await;
+    assert!(matches!(registry.answer(5000, avro), Lookup::Unknown));
+    assert!(!registry.looks_again(5000), "it has just been asked for");
+    clock.advance(60_000);
+    assert!(registry.looks_again(5000));
+    registry.look_again(5000, avro).await;
     assert!(matches!(registry.answer(5000, avro), Lookup::Known(_)));
 }
 
