@@ -93,6 +93,9 @@ layout = { path = "syslog/dt=%Y-%m-%d/hr=%H", zone = "UTC" }
         row = {"facility": FACILITIES[facility], "severity": SEVERITIES[severity], "timestamp": told + "Z",
                "hostname": "node-7" if way == "unix" else HOSTS[number % len(HOSTS)], "appname": program, "procid": str(number % 30_000),
                "message": message}
+        if way == "unix":
+            # The %msg% of rsyslog begins with the space behind the tag, also where a template puts one of its own before it.
+            row["message"] = f" {message}"
         if way == "tcp":
             row["msgid"] = f"ID{number % 9}"
             if number % 3:
