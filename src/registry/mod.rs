@@ -40,8 +40,8 @@ const SECOND_LOOKS: u32 = 3;
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// How little above the greatest known id one is likely to be new.
 const NEW_IDS: u32 = 100;
-/// Unknown ids of the last minute from which on one further above is taken for chance, and not looked for twice.
-const CHANCE_IDS: usize = 10;
+/// Unknown ids from which on one further above is taken for chance, and not looked for twice: each look holds up a partition.
+const CHANCE_IDS: usize = 3;
 
 /// Bytes before the data: a zero byte and the id.
 pub const HEADER_BYTES: usize = 5;
@@ -264,12 +264,10 @@ impl Registry {
 
     /// Whether `id` is one that a registry could have given away since: they are counted up. Each is looked for twice only once.
     fn may_be_new(&self, id: u32) -> bool {
-        let now_ms = self.clock.monotonic_ms();
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let last = known.schemas.keys().map(|&(id, _)| id).max().unwrap_or(0);
-        let by_chance =
-            || known.unknown.values().filter(|&&told_ms| now_ms - told_ms < UNKNOWN_MS).count() >= CHANCE_IDS;
-        id > last && !known.unknown.contains_key(&id) && (id - last <= NEW_IDS || !by_chance())
+        let by_chance = known.unknown.len() >= CHANCE_IDS;
+        id > last && !known.unknown.contains_key(&id) && (id - last <= NEW_IDS || !by_chance)
     }
 
     /// Asks for something that every registry has, to prove address and login.
