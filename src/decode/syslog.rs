@@ -131,11 +131,13 @@ fn unescaped(value: &str) -> String {
 impl Decoder for Syslog {
     fn decode(&self, record: &Record<'_>, payload: &[u8], rows: &mut Rows) -> Result<(), DecodeError> {
         let (line, fraction) = without_fraction(line(payload)?)?;
-        let line = line.as_ref();
+        let timed = with_time(&line);
+        let line = timed.as_deref().unwrap_or(&line);
         let kafka = record.timestamp.and_then(DateTime::from_timestamp_millis);
         let year = |date| kafka.and_then(|kafka| closest_year(date, kafka)).unwrap_or(NO_YEAR);
-        let message = syslog_loose::parse_message_with_year_exact_tz(line, year, Some(Utc), Variant::Either)
+        let mut message = syslog_loose::parse_message_with_year_exact_tz(line, year, Some(Utc), Variant::Either)
             .map_err(|_| DecodeError("the payload is no syslog line, neither RFC 5424 nor RFC 3164".to_string()))?;
+        message.timestamp = message.timestamp.filter(|_| timed.is_none());
         if message.timestamp.is_some_and(|at| at.year() == NO_YEAR) {
             return Err(DecodeError(
                 "the line tells no year, and the record has no Kafka timestamp that would".to_string(),
@@ -145,6 +147,9 @@ impl Decoder for Syslog {
             return Err(DecodeError("the priority of the line is above 191".to_string()));
         }
         let header = match message.protocol {
+            Protocol::RFC3164 if timed.is_some() => {
+                Err(DecodeError("the line begins like one of RFC 5424 without a time, and is none".to_string()))
+            }
             Protocol::RFC3164 => Header::of_3164(line, &message),
             Protocol::RFC5424(_) => Header::of_5424(line, &message),
         }?;
@@ -316,6 +321,15 @@ fn without_fraction(line: &str) -> Result<(Cow<'_, str>, TimeDelta), DecodeError
     let begin = line.len() - behind.len();
     let without = [&line[..begin + fraction.start()], &line[begin + fraction.end()..]].concat();
     Ok((Cow::Owned(without), nanos))
+}
+
+/// `line` with a time in its place, where it is one of RFC 5424 that tells none: `-`, which the library does not know.
+fn with_time(line: &str) -> Option<String> {
+    static NO_TIME: LazyLock<Regex> = LazyLock::new(|| Regex::new("^[0-9]{1,3} - ").expect("a good pattern"));
+    let behind = behind_priority(line);
+    let version = NO_TIME.find(behind)?.end() - "- ".len();
+    let (before, rest) = line.split_at(line.len() - behind.len() + version);
+    Some(format!("{before}1970-01-01T00:00:00Z{}", &rest["-".len()..]))
 }
 
 /// What follows `<13>`.

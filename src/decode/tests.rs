@@ -208,6 +208,19 @@ fn syslog_of_both_kinds_is_read() {
 
 /// The message is what the line says behind its header, and what is no header is not passed over.
 #[test]
+fn syslog_without_a_time_is_read() {
+    let line = r#"<34>1 - host app 1 ID47 [a b="c"] - hello"#;
+    let expected = json!({"facility": "auth", "severity": "crit", "hostname": "host", "appname": "app", "procid": "1",
+        "msgid": "ID47", "structured_data": {"a": {"b": "c"}}, "message": "- hello"});
+    assert_eq!(values(&syslog("UTC"), line.as_bytes()), Ok(vec![expected]));
+    let bare = values(&syslog("UTC"), b"<34>1 - - - - - -").expect("RFC 5424");
+    assert_eq!(bare, [json!({"facility": "auth", "severity": "crit", "message": ""})]);
+    for broken in [r#"<34>1 - host app 1 ID47 [a b="c" hello"#, "<34>1 - host", "<13>-[foo a=\"b\"]"] {
+        values(&syslog("UTC"), broken.as_bytes()).expect_err(broken);
+    }
+}
+
+#[test]
 fn syslog_lines_lose_nothing() {
     let one = |line: &str| values(&syslog("UTC"), line.as_bytes()).map(|rows| rows[0].clone());
     let new = "<34>1 2003-10-11T22:14:15.003Z host app 007 ID47";
