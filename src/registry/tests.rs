@@ -10,6 +10,12 @@ fn known(registry: &Registry, id: u32) -> Arc<Schema> {
     }
 }
 
+/// A registry with these schemas, whose ids and versions count from 1.
+fn numbered(format: RegistryFormat, texts: &[impl AsRef<str>]) -> Registry {
+    let known: Vec<_> = (1..).zip(texts).map(|(id, text)| (id, text.as_ref(), &[][..], id)).collect();
+    Registry::knowing(format, &known)
+}
+
 fn target(text: &str) -> Target {
     text.parse().expect("a target")
 }
@@ -85,8 +91,7 @@ fn avro_reads_what_its_rules_let_it() {
         r#"{"type":"record","name":"a.R","fields":[{"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}}]}"#,
         r#"{"type":"record","name":"a.R","fields":[{"name":"d","type":["null",{"type":"bytes","logicalType":"decimal","precision":12,"scale":2},{"type":"string","logicalType":"uuid"}]}]}"#,
     ];
-    let known: Vec<_> = (1..).zip(schemas).map(|(id, text)| (id, text, &[][..], id)).collect();
-    let registry = Registry::knowing(RegistryFormat::Avro, &known);
+    let registry = numbered(RegistryFormat::Avro, &schemas);
     reads(&registry, "2", "1").expect("by its aliases and defaults");
     reads(&registry, "1", "2").expect_err("a field without default is missing");
     reads(&registry, "3", "1").expect_err("a field without default is missing");
@@ -350,8 +355,7 @@ fn protobuf_reads_fields_of_the_same_kind() {
         message("map<string, N> m = 5;"),
         message("map<string, int32> m = 5;"),
     ];
-    let known: Vec<_> = (1..).zip(&texts).map(|(id, text)| (id, text.as_str(), &[][..], id)).collect();
-    let registry = Registry::knowing(RegistryFormat::Protobuf, &known);
+    let registry = numbered(RegistryFormat::Protobuf, &texts);
     reads(&registry, "2:M", "1:M").expect("wider, one less, one more");
     reads(&registry, "2:N", "1:N").expect("the same");
     for (reader, writer) in [("3:M", "1:M"), ("4:M", "1:M"), ("2:M", "1:N"), ("6:M", "5:M"), ("2:M", "1:gone")] {
@@ -407,8 +411,7 @@ fn protobuf_fields_that_could_be_set_together_do_not_fit_a_oneof() {
         message("oneof x { int32 a = 1; int32 c = 3; }"),
         message("oneof x { int32 a = 1; int32 b = 2; int32 c = 3; }"),
     ];
-    let known: Vec<_> = (1..).zip(&texts).map(|(id, text)| (id, text.as_str(), &[][..], id)).collect();
-    let registry = Registry::knowing(RegistryFormat::Protobuf, &known);
+    let registry = numbered(RegistryFormat::Protobuf, &texts);
     let problem = reads(&registry, "2:M", "1:M").expect_err("both could be set");
     assert_eq!(problem, "fields 1 and 2 of M exclude each other in one schema and not in the other");
     reads(&registry, "2:M", "3:M").expect_err("both could be set");

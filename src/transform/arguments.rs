@@ -1,8 +1,9 @@
 //! Arguments that a program has to write out, so that no payload chooses them; and those that it cannot have.
 
-use vrl::compiler::function::{ArgumentList, Compiled, Error, Example, FunctionCompileContext};
+use super::wrapped::{Compile, Wrapped};
+use vrl::compiler::Function;
+use vrl::compiler::function::{ArgumentList, Compiled, Error, FunctionCompileContext};
 use vrl::compiler::state::TypeState;
-use vrl::compiler::{Function, Parameter};
 use vrl::value::Value;
 
 /// Says what is wrong with the value of an argument.
@@ -21,7 +22,7 @@ pub(super) fn checked(function: Box<dyn Function>) -> Box<dyn Function> {
         }
     };
     match check {
-        Some((keyword, check)) => Box::new(Checked { function, keyword, check }),
+        Some((keyword, check)) => Box::new(Wrapped { function, how: Checked { keyword, check } }),
         None => function,
     }
 }
@@ -45,39 +46,23 @@ fn max_depth(_: &Value) -> Option<&'static str> {
 
 #[derive(Debug)]
 struct Checked {
-    function: Box<dyn Function>,
     keyword: &'static str,
     check: Check,
 }
 
-impl Function for Checked {
-    fn compile(&self, state: &TypeState, context: &mut FunctionCompileContext, arguments: ArgumentList) -> Compiled {
+impl Compile for Checked {
+    fn compile(
+        &self,
+        function: &dyn Function,
+        state: &TypeState,
+        context: &mut FunctionCompileContext,
+        arguments: ArgumentList,
+    ) -> Compiled {
         if let Some(value) = arguments.optional_literal(self.keyword, state)?
             && let Some(error) = (self.check)(&value)
         {
             return Err(Box::new(Error::InvalidArgument { keyword: self.keyword, value, error }));
         }
-        self.function.compile(state, context, arguments)
-    }
-    fn identifier(&self) -> &'static str {
-        self.function.identifier()
-    }
-    fn usage(&self) -> &'static str {
-        self.function.usage()
-    }
-    fn category(&self) -> &'static str {
-        self.function.category()
-    }
-    fn return_kind(&self) -> u16 {
-        self.function.return_kind()
-    }
-    fn pure(&self) -> bool {
-        self.function.pure()
-    }
-    fn examples(&self) -> &'static [Example] {
-        self.function.examples()
-    }
-    fn parameters(&self) -> &'static [Parameter] {
-        self.function.parameters()
+        function.compile(state, context, arguments)
     }
 }

@@ -1,10 +1,11 @@
 //! Functions that decompress, with a bound: a few bytes of a payload can stand for all memory.
 
+use super::wrapped::{Compile, Wrapped};
 use std::io::{self, Read};
-use vrl::compiler::function::{ArgumentList, Compiled, Example, FunctionCompileContext};
+use vrl::compiler::function::{ArgumentList, Compiled, FunctionCompileContext};
 use vrl::compiler::prelude::VrlValueConvert;
 use vrl::compiler::state::TypeState;
-use vrl::compiler::{Context, Expression, Function, FunctionExpression, Parameter, TypeDef, expression::Resolved};
+use vrl::compiler::{Context, Expression, Function, FunctionExpression, TypeDef, expression::Resolved};
 use vrl::value::Value;
 
 /// Most bytes that a value may become: as many as the rows of a record.
@@ -21,7 +22,7 @@ pub(super) fn bounded(function: Box<dyn Function>) -> Box<dyn Function> {
         "decode_snappy" => snappy,
         _ => return function,
     };
-    Box::new(Bounded { function, decompress })
+    Box::new(Wrapped { function, how: Bounded(decompress) })
 }
 
 fn read(decoder: impl Read) -> io::Result<Vec<u8>> {
@@ -47,33 +48,17 @@ fn too_large() -> io::Error {
 }
 
 #[derive(Debug)]
-struct Bounded {
-    function: Box<dyn Function>,
-    decompress: Decompress,
-}
+struct Bounded(Decompress);
 
-impl Function for Bounded {
-    fn compile(&self, _: &TypeState, _: &mut FunctionCompileContext, arguments: ArgumentList) -> Compiled {
-        let (name, decompress) = (self.function.identifier(), self.decompress);
-        Ok(Call { name, value: arguments.required("value"), decompress }.as_expr())
-    }
-    fn identifier(&self) -> &'static str {
-        self.function.identifier()
-    }
-    fn usage(&self) -> &'static str {
-        self.function.usage()
-    }
-    fn category(&self) -> &'static str {
-        self.function.category()
-    }
-    fn return_kind(&self) -> u16 {
-        self.function.return_kind()
-    }
-    fn examples(&self) -> &'static [Example] {
-        self.function.examples()
-    }
-    fn parameters(&self) -> &'static [Parameter] {
-        self.function.parameters()
+impl Compile for Bounded {
+    fn compile(
+        &self,
+        function: &dyn Function,
+        _: &TypeState,
+        _: &mut FunctionCompileContext,
+        arguments: ArgumentList,
+    ) -> Compiled {
+        Ok(Call { name: function.identifier(), value: arguments.required("value"), decompress: self.0 }.as_expr())
     }
 }
 

@@ -22,6 +22,7 @@ mod arguments;
 mod decompress;
 mod target;
 mod value;
+mod wrapped;
 
 use crate::decode::{DecodeError, Rows};
 use crate::parse::text::quote;
