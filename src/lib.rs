@@ -8,6 +8,7 @@
 //!   times; [`mod@format`]: rows, blocks and files.
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
+//! - [`ledger`]: what receipts say of an archive.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`cli`], [`commands`]: what a user types and calls.
@@ -26,6 +27,7 @@ pub mod exit;
 pub mod format;
 pub mod kafka;
 pub mod layout;
+pub mod ledger;
 pub mod parse;
 pub mod pipeline;
 pub mod planted;

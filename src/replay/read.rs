@@ -4,11 +4,12 @@
 //! What is read must be a dead letter of the batch whose receipt names the object, and lie where the writer puts it, so that none
 //! is there twice: anything else is damage, and stops the object before anything is made of it.
 
-use super::find::{DeadBatch, DeadObject, Destinations, place_of};
+use super::find::{DeadBatch, DeadObject, place_of};
 use crate::destination::Destination;
 use crate::destination::fault::{Fault, FaultKind, Verdict};
 use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::letter::{FEED_BYTES_MAX, Letter, Lines};
+use crate::ledger::Destinations;
 use crate::record::{OffsetRange, TopicPartition};
 use bytes::Bytes;
 use futures::future::BoxFuture;

@@ -1,6 +1,5 @@
 //! Replays on a store in memory: what is written, what stays, and that crashes and rivals neither lose nor double a row.
 
-use super::find::Destinations;
 use super::layouts::Layouts;
 use super::schemas::Asker;
 use super::select::Selection;
@@ -17,6 +16,7 @@ use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::letter::Letter;
 use crate::layout::{OutputFormat, RegistryFormat};
+use crate::ledger::Destinations;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{SealedPart, file_metadata, object_metadata, receipt_object, upload_file};
 use crate::pipeline::open_batch::again::{Again, Wanted};

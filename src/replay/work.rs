@@ -2,7 +2,7 @@
 
 use super::balance::Balance;
 use super::claims::{Claims, Named, unfinished};
-use super::find::{DeadBatch, DeadObject, Destinations, Site, place_of, sites};
+use super::find::{DeadBatch, DeadObject, batches, place_of, sites};
 use super::layouts::{Layouts, Numbers, Seams, compile, compile_claimed};
 use super::read::Letters;
 use super::schemas::Asker;
@@ -16,6 +16,7 @@ use crate::config::{Config, MemoryShares};
 use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::DeadLetterStage;
 use crate::format::dead_letter::letter::Letter;
+use crate::ledger::{Destinations, Site};
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{object_metadata, placed_parts, receipt_object, upload_file};
 use crate::pipeline::open_batch::again::{Again, Wanted};
@@ -189,7 +190,7 @@ impl<'c> Replayer<'c> {
             let layouts = Layouts::new(layout);
             let mut work = Work { site: &site, archive, at_target: None, layouts, layout_is_stored: false };
             for partition in &site.partitions {
-                let mut batches = site.batches(partition, &*clock, selection).await?;
+                let mut batches = batches(&site, partition, &*clock, selection).await?;
                 while let Some(batch) = batches.try_next().await? {
                     let mut claims = Claims::default();
                     for object in &batch.objects {

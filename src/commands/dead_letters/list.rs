@@ -7,9 +7,10 @@ use crate::cli::ListArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::ledger::Destinations;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::{open_destinations, patiently};
-use crate::replay::find::{DeadBatch, DeadObject, Destinations, sites};
+use crate::replay::find::{DeadBatch, DeadObject, batches, sites};
 use crate::replay::read::Letters;
 use crate::replay::select::Selection;
 use futures::TryStreamExt;
@@ -65,7 +66,7 @@ pub(super) async fn list(args: &ListArgs, config: &Config, out: &mut dyn Write) 
     for site in sites(config, &destinations, &clock, &selection).await? {
         for partition in &site.partitions {
             let replays = patiently(&clock, "list replays", || site.bucket.finished_replays(partition)).await?;
-            let mut batches = site.batches(partition, &clock, &selection).await?;
+            let mut batches = batches(&site, partition, &clock, &selection).await?;
             while let Some(batch) = batches.try_next().await? {
                 let written = written(&site.bucket, &clock, &batch, &replays).await?;
                 for object in &batch.objects {

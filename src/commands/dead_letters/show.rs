@@ -8,7 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::letter::Letter;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::open_destinations;
-use crate::replay::find::sites;
+use crate::replay::find::{batches, sites};
 use crate::replay::read::Letters;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -52,7 +52,7 @@ pub(super) async fn show(args: &ShowArgs, config: &Config, out: &mut dyn Write) 
     let mut only: Option<Letter> = None;
     for site in sites(config, &destinations, &clock, &selection).await? {
         for partition in &site.partitions {
-            let mut batches = site.batches(partition, &clock, &selection).await?;
+            let mut batches = batches(&site, partition, &clock, &selection).await?;
             while let Some(batch) = batches.try_next().await? {
                 for object in &batch.objects {
                     let mut letters = Letters::open(&batch, object, &destinations).await?;
