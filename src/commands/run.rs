@@ -51,6 +51,8 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         topics: topics.clone(),
         health,
         resume_from_receipts: args.resume_from_receipts,
+        schedule: None,
+        owner: None,
         process: process_number(),
     };
     let context = prepare(&config, parts).await?;

@@ -1,6 +1,7 @@
 //! What every partition's work shares: the seams, the stores, the bounds.
 
 use super::archive::{Archive, PinnedSchemas};
+use super::schedule::Schedule;
 use super::start::chain;
 use crate::batch::metadata::METADATA_BYTES_MAX;
 use crate::bucket::{Bucket, BucketError};
@@ -42,6 +43,8 @@ pub struct Context {
     pub spool_limit: u64,
     /// Take the receipts' word where the group has none.
     pub resume_from_receipts: bool,
+    /// What is archived, where that is not all that comes.
+    pub schedule: Option<Schedule>,
     /// Where schemas are asked for.
     pub registry: Option<Arc<Registry>>,
     /// A number that no other living process has.

@@ -17,6 +17,7 @@ pub mod finish;
 pub mod open_batch;
 pub mod partition;
 pub mod sample;
+pub mod schedule;
 pub mod start;
 pub mod takeover;
 pub mod unpack;
@@ -97,7 +98,8 @@ impl<S: Source> Pipeline<S> {
         }
     }
 
-    /// From now on archive up to these offsets only; [`Pipeline::turn`] then ends with [`Ended::Done`].
+    /// From now on archive up to these offsets only; [`Pipeline::turn`] then ends with [`Ended::Done`]. A pipeline with a
+    /// [`schedule`] has them from there.
     pub fn drain_to(&mut self, ends: BTreeMap<TopicPartition, i64>) {
         self.core.drain_to = Some(ends);
     }
@@ -118,8 +120,8 @@ impl<S: Source> Pipeline<S> {
         self.shutdown_deadline_ms = Some(self.core.clock.monotonic_ms().saturating_add(deadline));
         for slot in 0..self.core.partitions.len() {
             let partition = &self.core.partitions[slot];
-            // A redo is sealed where it was cut or not at all.
-            if partition.open.is_some() && partition.redo.is_none() {
+            // A cut that was decided is made there or not at all.
+            if partition.open.is_some() && !self.core.cut_is_decided(partition) {
                 self.core.seal_or_wait(slot, SealReason::Shutdown);
             }
         }
@@ -207,12 +209,12 @@ impl<S: Source> Pipeline<S> {
         let idle = self.core.partitions.iter().all(|partition| partition.is_idle());
         if self.core.shutting_down {
             let late = self.shutdown_deadline_ms.is_some_and(|deadline| now_ms >= deadline);
-            let open_only_redo = self.core.partitions.iter().all(|partition| {
-                let open_redo = partition.redo.is_some();
-                partition.sealed.is_none() && partition.settling.is_none() && (partition.open.is_none() || open_redo)
+            let only_decided_open = self.core.partitions.iter().all(|partition| {
+                let decided = self.core.cut_is_decided(partition);
+                partition.sealed.is_none() && partition.settling.is_none() && (partition.open.is_none() || decided)
             });
-            let complete = open_only_redo && !self.core.dropped_work;
-            return (open_only_redo || late).then(|| Ended::Shutdown { complete, stopped: self.stopped() });
+            let complete = only_decided_open && !self.core.dropped_work;
+            return (only_decided_open || late).then(|| Ended::Shutdown { complete, stopped: self.stopped() });
         }
         let ends = self.core.drain_to.as_ref()?;
         if let Some(reason) = self.stopped() {

@@ -3,6 +3,7 @@
 use super::archive::Archive;
 use super::finish::SealedBatch;
 use super::open_batch::OpenBatch;
+use super::schedule::Stretch;
 use super::takeover::Redo;
 use crate::batch::rotation::SealReason;
 use crate::consume::Held;
@@ -68,6 +69,8 @@ pub struct Partition {
     pub told_ahead: Option<i64>,
     /// The next batch's cut, if it was decided before.
     pub redo: Option<Redo>,
+    /// With a schedule: what is archived before it is taken over again.
+    pub stretch: Option<Stretch>,
     /// The compiled layout at the target that rows are projected onto, once there is one.
     pub at_target: Option<Arc<Archive>>,
     /// The next one, before whose first record the open batch ends.
@@ -163,6 +166,7 @@ impl Partition {
             committed: None,
             told_ahead: None,
             redo: None,
+            stretch: None,
             at_target: None,
             next_target: None,
             left: HashSet::new(),
@@ -194,6 +198,11 @@ impl Partition {
             committed: self.committed,
             ..Self::new(self.held.clone(), self.archive)
         };
+    }
+
+    /// Where a batch that begins at `next` ends by the schedule; `None` where the stretch is over.
+    pub fn end_scheduled(&self) -> Option<i64> {
+        self.stretch.and_then(|stretch| stretch.end_of(self.next))
     }
 
     /// Rows are projected onto the next target from now on, if there is one.

@@ -4,6 +4,7 @@
 use super::archive::Archive;
 use super::context::{ArchiveContext, Context, StartRule, UploadRoom, load_pinned};
 use super::core::Core;
+use super::schedule::Schedule;
 use super::{Bounds, Pipeline};
 use crate::bucket::identity::StoredStart;
 use crate::bucket::probe::ProbeError;
@@ -48,6 +49,10 @@ pub struct Parts {
     pub health: Arc<Health>,
     /// `--resume-from-receipts`.
     pub resume_from_receipts: bool,
+    /// What is archived, where that is not all that comes.
+    pub schedule: Option<Schedule>,
+    /// The group that the archive belongs to, where it is not the one that commits.
+    pub owner: Option<String>,
     /// A number that no other living process has, for its names in the spool.
     pub process: u64,
 }
@@ -134,6 +139,7 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
         upload_rooms,
         spool_limit: config.spool.limit,
         resume_from_receipts: parts.resume_from_receipts,
+        schedule: parts.schedule,
         registry,
         process: parts.process,
         health: parts.health,
@@ -156,8 +162,8 @@ async fn prepare_archive(
     let bucket = Bucket::new(home.clone()).of_generation(layout.generation);
     let what = format!("archive {}", archive.name);
     let start = stored_start(config, parts).await?;
-    let identity =
-        patiently(clock, &what, || bucket.ensure_identity(cluster_id, &config.kafka.group, start.clone())).await?;
+    let group = parts.owner.as_ref().unwrap_or(&config.kafka.group);
+    let identity = patiently(clock, &what, || bucket.ensure_identity(cluster_id, group, start.clone())).await?;
     let compiled = OnceLock::new();
     match patiently(clock, &what, || load_pinned(&bucket, layout)).await? {
         Some(pinned) => {
@@ -331,5 +337,10 @@ pub fn pipeline<S: Source>(
     let pool = EncodePool::new(config.memory.threads, shares.encode)
         .map_err(|error| Failure::new(Exit::Failed, format!("start the encoder threads: {error}")))?;
     let bounds = Bounds { rows: usize::try_from(shares.rows).unwrap_or(usize::MAX), shutdown: config.shutdown_timeout };
-    Ok(Pipeline::new(source, Core::new(context, spool, pool, tasks, status), bounds))
+    let ends = context.schedule.as_ref().map(Schedule::ends);
+    let mut pipeline = Pipeline::new(source, Core::new(context, spool, pool, tasks, status), bounds);
+    if let Some(ends) = ends {
+        pipeline.drain_to(ends);
+    }
+    Ok(pipeline)
 }

@@ -4,9 +4,12 @@
 //! skipped forward along, an unfinished one is redone exactly as it was cut, and where group and bucket contradict
 //! each other the partition stops and says so: nothing is doubled because a group forgot.
 
+pub mod scheduled;
+
 use super::archive::Archive;
 use super::context::{ArchiveContext, Context, Decided, Halt, Missing, Try};
 use super::earlier::Earlier;
+use super::schedule::Stretch;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::Entry;
 use crate::bucket::{Bucket, CONTROL_FOLDER};
@@ -25,6 +28,8 @@ pub struct Takeover {
     pub read_from: i64,
     /// The batch that must be redone, if there is one.
     pub redo: Option<Redo>,
+    /// With a schedule: what is archived then, behind the redo if there is one. `None` where nothing is left, but perhaps the redo.
+    pub stretch: Option<Stretch>,
     /// The compiled layout at the target of the batch before, or of the one that must be redone.
     pub at_target: Option<Arc<Archive>>,
     /// Watermark so far.
@@ -104,7 +109,8 @@ pub async fn take_over(
     };
     check_bounds(archive, held, position, redo.as_ref().map(|redo| redo.end), log)?;
     let read_from = position.max(log.start);
-    Ok(Takeover { first: position, read_from, redo, at_target, watermark_ms, previous_first, topic_id })
+    let stretch = None;
+    Ok(Takeover { first: position, read_from, redo, stretch, at_target, watermark_ms, previous_first, topic_id })
 }
 
 /// What is carried along finished batches.

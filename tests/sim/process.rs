@@ -90,6 +90,8 @@ impl Process {
             topics: BTreeMap::from([(TOPIC.to_string(), partitions)]),
             health: health.clone(),
             resume_from_receipts,
+            schedule: None,
+            owner: None,
             process: life.into(),
         };
         let prepared = config.clone();

@@ -142,6 +142,8 @@ async fn archive(
         topics,
         health: Health::new(),
         resume_from_receipts: false,
+        schedule: None,
+        owner: None,
         process: process_number(),
     };
     let context = prepare(config, parts).await?;

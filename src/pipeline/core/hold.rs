@@ -4,7 +4,7 @@ use super::{Completion, Core, Request};
 use crate::consume::{Committed, Held};
 use crate::pipeline::context::{Context, Halt};
 use crate::pipeline::partition::Phase;
-use crate::pipeline::takeover::{self, Takeover};
+use crate::pipeline::takeover::{self, Takeover, scheduled};
 use crate::planted::{Bug, has};
 use crate::record::TopicPartition;
 use futures::FutureExt;
@@ -65,9 +65,14 @@ impl Core {
         partition.topic_id = takeover.topic_id;
         partition.at_target = takeover.at_target;
         partition.redo = takeover.redo.filter(|_| !has(Bug::RedoCutsAnew));
+        partition.stretch = takeover.stretch;
         tracing::info!(partition = %held.partition, first = takeover.first, "partition taken over");
         // What appeared after `--drain` had looked is not its business.
         if self.drain_to.as_ref().is_some_and(|to| !to.contains_key(&held.partition)) && partition.redo.is_none() {
+            return self.drained_without_batch(slot);
+        }
+        let partition = &mut self.partitions[slot];
+        if self.context.schedule.is_some() && partition.stretch.is_none() && partition.redo.is_none() {
             return self.drained_without_batch(slot);
         }
         if sampling {
@@ -196,7 +201,11 @@ async fn take_over(
         Some(committed) => committed,
         None => takeover::committed_of(context, held).await?,
     };
-    takeover::take_over(context, &context.archives[archive], held, committed).await
+    let archive = &context.archives[archive];
+    match &context.schedule {
+        Some(schedule) => scheduled::take_over(context, archive, schedule, held, committed).await,
+        None => takeover::take_over(context, archive, held, committed).await,
+    }
 }
 
 /// A panic is a bug, and must not leave its partition waiting for ever without a word.

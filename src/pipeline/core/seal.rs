@@ -108,7 +108,11 @@ impl Core {
             return self.halted(slot, Halt::Stop(text));
         }
         let redo = partition.redo.take();
-        let drained = reason == SealReason::EndOfRange && redo.is_none();
+        // By a schedule, what comes behind the last end is asked for again: other batches may lie between.
+        let retires = self.context.schedule.is_some() && partition.end_scheduled().is_none();
+        let drained =
+            retires || (self.context.schedule.is_none() && reason == SealReason::EndOfRange && redo.is_none());
+        partition.retires |= retires;
         let dir = open.dir();
         let metadata = file_metadata(&partition.held.partition, range, &open.archive);
         let mut parts = Vec::new();
@@ -289,7 +293,7 @@ impl Core {
                 partition.previous_first = Some(sealing.first);
                 if let Some(reason) = partition.due.take() {
                     self.seal(slot, reason);
-                } else if self.shutting_down && partition.open.is_some() {
+                } else if self.shutting_down && partition.open.is_some() && self.context.schedule.is_none() {
                     self.seal(slot, SealReason::Shutdown);
                 }
                 self.after_commit(slot);

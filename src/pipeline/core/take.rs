@@ -33,10 +33,11 @@ impl SourceSink for Core {
         if record.offset < partition.next {
             return;
         }
+        let partition = &self.partitions[slot];
         let planned_end = match (&partition.open, &partition.redo) {
             (Some(open), _) => open.planned_end,
             (None, Some(redo)) => Some(redo.end),
-            (None, None) => self.drain_to.as_ref().and_then(|to| to.get(&partition.held.partition).copied()),
+            (None, None) => self.end_ahead(partition),
         };
         if let Some(end) = planned_end.filter(|&end| record.offset >= end) {
             if !self.cover_to(slot, end) {
@@ -62,7 +63,8 @@ impl SourceSink for Core {
                 if let Phase::Sampling { caught_up, .. } = &mut state.phase {
                     *caught_up = true;
                 }
-                let (next, drain) = (state.next, self.drain_to.as_ref().and_then(|to| to.get(partition).copied()));
+                let next = state.next;
+                let drain = self.drain_to.as_ref().and_then(|to| to.get(partition).copied());
                 if drain.is_some_and(|end| next >= end) && self.partitions[slot].read_from >= next {
                     self.drained_without_batch(slot);
                 }
@@ -135,6 +137,19 @@ impl SourceSink for Core {
 }
 
 impl Core {
+    /// Where a batch of `partition` that begins at its next offset ends, where `--drain` or a schedule says so.
+    fn end_ahead(&self, partition: &Partition) -> Option<i64> {
+        match &self.context.schedule {
+            Some(_) => partition.end_scheduled(),
+            None => self.drain_to.as_ref()?.get(&partition.held.partition).copied(),
+        }
+    }
+
+    /// Whether the next cut of `partition` is decided: it is made there, or not by this process.
+    pub(in crate::pipeline) fn cut_is_decided(&self, partition: &Partition) -> bool {
+        partition.redo.is_some() || self.context.schedule.is_some()
+    }
+
     /// Only with [`Bug::OpenBatchKept`]: an earlier assignment's state simply goes on.
     fn went_on(&mut self, held: &Held) -> bool {
         let not_before_ms = self.clock.monotonic_ms();
@@ -165,12 +180,12 @@ impl Core {
                 return false;
             }
         };
+        let end_ahead = self.end_ahead(&self.partitions[slot]);
         let partition = &mut self.partitions[slot];
-        let drain_end = self.drain_to.as_ref().and_then(|to| to.get(&partition.held.partition).copied());
         let (archive, planned_end) = match (&partition.redo, &partition.at_target) {
             (Some(redo), _) => (redo.archive.clone(), Some(redo.end)),
-            (None, Some(at_target)) => (at_target.clone(), drain_end),
-            (None, None) => (own.expect("looked at above"), drain_end),
+            (None, Some(at_target)) => (at_target.clone(), end_ahead),
+            (None, None) => (own.expect("looked at above"), end_ahead),
         };
         let (wall_ms, monotonic_ms) = (self.clock.wall_ms(), self.clock.monotonic_ms());
         let opened = Opened { number: self.next_batch, wall_ms, monotonic_ms };
@@ -221,7 +236,7 @@ impl Core {
     /// reaches there, but not beyond its planned end, and is sealed if that is reached. False where the spool refused.
     pub(super) fn cover_to(&mut self, slot: usize, position: i64) -> bool {
         let partition = &self.partitions[slot];
-        let drain_end = self.drain_to.as_ref().and_then(|to| to.get(&partition.held.partition).copied());
+        let drain_end = self.end_ahead(partition);
         if partition.redo.is_none() && partition.open.is_none() && position <= partition.next {
             if drain_end.is_some_and(|end| partition.next >= end) {
                 self.drained_without_batch(slot);

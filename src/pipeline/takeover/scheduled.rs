@@ -1,0 +1,163 @@
+//! Takeover for a backfill: the next offsets of its schedule that nothing vouches for, and where their batches end.
+//!
+//! Batches of other jobs, and those that are to be mended, lie between: finished and intact ones are skipped, an unfinished or damaged one is
+//! redone exactly as it was cut, and no new batch reaches over the beginning of another. The group's committed offset only tells how far this
+//! job is; what is archived is asked of the bucket.
+
+use super::{Chain, Takeover, Unfinished, at_target, back_to_claimed_first, recreated, redo, topic_id, unfinished};
+use crate::batch::metadata::{OffsetMetadata, OffsetState};
+use crate::bucket::entries::{Entry, Listed};
+use crate::consume::{Committed, Held};
+use crate::effect::Effect;
+use crate::pipeline::context::{ArchiveContext, Context, Halt, Try};
+use crate::pipeline::finish::objects_are_intact;
+use crate::pipeline::schedule::Schedule;
+
+/// Takes over one held partition for `schedule`.
+///
+/// # Errors
+/// [`Halt`]: not held any more, an unknown commit, or a contradiction that a person must resolve.
+pub async fn take_over(
+    context: &Context,
+    archive: &ArchiveContext,
+    schedule: &Schedule,
+    held: &Held,
+    committed: Option<Committed>,
+) -> Result<Takeover, Halt> {
+    let partition = &held.partition;
+    let topic_id = topic_id(context, held).await?;
+    if let (Some(known), Some(found)) = (schedule.topic_id(), &topic_id)
+        && known != found
+    {
+        return Err(Halt::Stop(recreated(&partition.topic, known, found)));
+    }
+    let ours = committed.and_then(|committed| {
+        let metadata = OffsetMetadata::decode(&committed.metadata)?;
+        (metadata.generation == archive.layout.generation).then_some((committed.offset, metadata))
+    });
+    let (offset, metadata) = match ours {
+        Some(ours) => ours,
+        None => {
+            let mut start = OffsetMetadata::new(OffsetState::Start, archive.layout.generation);
+            start.topic_id.clone_from(&topic_id);
+            let first = schedule.next(partition, 0).unwrap_or(0);
+            context.commit(Effect::StartCommit, held, first, start.encode()).await?;
+            (first, start)
+        }
+    };
+    let offset = back_to_claimed_first(context, archive, held, offset, metadata.previous_first).await?;
+    let mut chain = Chain { previous_first: metadata.previous_first, watermark_ms: metadata.watermark_ms };
+    let ahead = skip_finished(context, archive, schedule, held, offset, &mut chain).await?;
+    let Chain { previous_first, watermark_ms } = chain;
+    let position = ahead.position;
+    let unfinished = match ahead.next {
+        Next::Nothing => None,
+        _ => unfinished(&metadata, offset, position, ahead.entry.as_ref()),
+    };
+    if position > offset {
+        let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
+        (done.watermark_ms, done.previous_first, done.topic_id) = (watermark_ms, previous_first, topic_id.clone());
+        done.target.clone_from(&metadata.target);
+        context.commit(Effect::ChainCommit, held, position, done.encode()).await?;
+    }
+    let log = super::log_bounds(context, held).await?;
+    let target = unfinished.as_ref().map_or(&metadata.target, |unfinished| &unfinished.target).clone();
+    let redo_end = unfinished.as_ref().map(|unfinished: &Unfinished| unfinished.end);
+    let redo = match unfinished {
+        None => None,
+        Some(unfinished) => Some(redo(context, archive, held, position, unfinished).await?),
+    };
+    let at_target = match target.filter(|_| archive.layout.needs_target()) {
+        Some(target) => at_target(context, archive, held, &target).await?,
+        None => None,
+    };
+    let stretch = match ahead.next {
+        Next::Nothing => None,
+        Next::Batch { limit } => {
+            let from = redo_end.unwrap_or(position);
+            let stretch = schedule.stretch(partition, from);
+            stretch.map(|stretch| stretch.up_to(limit.unwrap_or(i64::MAX))).filter(|stretch| stretch.end > from)
+        }
+    };
+    let needed = redo_end.max(stretch.map(|stretch| stretch.end)).unwrap_or(position);
+    if log.end < needed {
+        return Err(Halt::Stop(format!(
+            "{partition}: the log ends at offset {} but the job wants it up to {needed}: the topic was created again or truncated",
+            log.end
+        )));
+    }
+    let read_from = position.max(log.start);
+    Ok(Takeover { first: position, read_from, redo, stretch, at_target, watermark_ms, previous_first, topic_id })
+}
+
+/// Where a job goes on.
+struct Ahead {
+    position: i64,
+    /// What the bucket holds about the batch that begins there.
+    entry: Option<Entry>,
+    next: Next,
+}
+
+enum Next {
+    /// All of the schedule is done.
+    Nothing,
+    /// A batch begins at the position, and none may reach beyond `limit`, where another one begins.
+    Batch { limit: Option<i64> },
+}
+
+/// Walks along the schedule over batches that are finished and intact.
+async fn skip_finished(
+    context: &Context,
+    archive: &ArchiveContext,
+    schedule: &Schedule,
+    held: &Held,
+    offset: i64,
+    chain: &mut Chain,
+) -> Result<Ahead, Halt> {
+    let partition = &held.partition;
+    let listed = context
+        .while_held(held, "list claims and receipts", || async {
+            match archive.bucket.listed_from(partition, offset).await {
+                Ok(listed) => Try::Done(listed),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await?;
+    // Never a batch outside of the schedule, whatever lies there: it is the live group's.
+    let Some(mut position) = schedule.next(partition, offset) else {
+        return Ok(Ahead { position: offset, entry: None, next: Next::Nothing });
+    };
+    loop {
+        let index = listed.partition_point(|listed: &Listed| listed.first < position);
+        let here = listed.get(index).filter(|listed| listed.first == position);
+        let Some(here) = here else {
+            let limit = listed.get(index).map(|listed| listed.first);
+            return Ok(Ahead { position, entry: None, next: Next::Batch { limit } });
+        };
+        let first = here.first;
+        let entry = context
+            .while_held(held, "read a claim and a receipt", || async {
+                match archive.bucket.entry_at(partition, first).await {
+                    Ok(entry) => Try::Done(entry),
+                    Err(error) => Try::of(&error),
+                }
+            })
+            .await?;
+        let receipt = entry.as_ref().and_then(|entry| entry.receipt.as_ref());
+        let Some(receipt) = receipt else {
+            let limit = listed.get(index + 1).map(|listed| listed.first);
+            return Ok(Ahead { position, entry, next: Next::Batch { limit } });
+        };
+        if !objects_are_intact(context, held, receipt).await? {
+            tracing::info!(%partition, first, end = receipt.end, "objects of a batch are missing or damaged; redoing it");
+            let limit = listed.get(index + 1).map(|listed| listed.first);
+            return Ok(Ahead { position, entry, next: Next::Batch { limit } });
+        }
+        (chain.previous_first, chain.watermark_ms) = (Some(first), chain.watermark_ms.max(receipt.watermark_ms));
+        let end = receipt.end;
+        match schedule.next(partition, end) {
+            Some(next) => position = next,
+            None => return Ok(Ahead { position: end, entry: None, next: Next::Nothing }),
+        }
+    }
+}
