@@ -42,6 +42,12 @@ pub enum Command {
     ///
     /// Only reads: it never joins the group, commits or writes.
     Inspect(InspectArgs),
+    /// Archive any range of offsets or times, beside the live group: `siltstone help backfill`.
+    ///
+    /// The same pipeline, layout and guarantees as `run`, under a group of its own. What receipts vouch for is skipped. The range is fixed at
+    /// the start and kept in the bucket as a job, so processes can be added, killed and started again: each command line with the same
+    /// arguments goes on with the same job. A range must lie below what the live group has committed.
+    Backfill(BackfillArgs),
     /// List and show dead letters, and write those that decode now: `siltstone help dead-letters`.
     ///
     /// Works with the bucket alone: Kafka is not asked.
@@ -264,6 +270,78 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
+/// `backfill`.
+#[derive(Clone, Debug, Args)]
+pub struct BackfillArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: String,
+    /// Only these Kafka partitions: 0-3,7. Without it: all.
+    #[arg(long, value_name = "N", value_parser = partitions)]
+    pub partition: Option<Partitions>,
+    /// From this offset on, in each partition. Without it: from the first one that Kafka has.
+    #[arg(long, value_name = "OFFSET", conflicts_with_all = ["from_time", "to_time"], value_parser = clap::value_parser!(i64).range(0..))]
+    pub from_offset: Option<i64>,
+    /// Up to this offset, itself not, in each partition. Without it: up to where the live group is.
+    #[arg(long, value_name = "OFFSET", conflicts_with_all = ["from_time", "to_time"], value_parser = clap::value_parser!(i64).range(0..))]
+    pub to_offset: Option<i64>,
+    /// From the first record with this Kafka timestamp or a later one, as in 2025-11-21T08:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub from_time: Option<i64>,
+    /// Up to the last record whose Kafka timestamp is before this time. Reads the log behind the first later one, so that none that is out of
+    /// order is left out.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub to_time: Option<i64>,
+    /// Name of the job. Without it: a name that follows from the other arguments.
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+    /// Offsets of a batch, about: batches end at multiples of it. Fixed when the job is made.
+    #[arg(long, value_name = "N", default_value_t = crate::backfill::job::CHUNK, value_parser = clap::value_parser!(i64).range(crate::backfill::job::CHUNK_MIN..=1_000_000_000))]
+    pub chunk: i64,
+    /// Kafka partitions that this process archives at the same time. Without it: all that the group gives it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub parallel: Option<u32>,
+    /// Make no job and archive nothing, only say what would be archived, and what about it would cost.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Give the job up: what it has archived stays, what is left can be asked for by another job. Stop its processes first.
+    #[arg(long, requires = "job", conflicts_with = "dry_run")]
+    pub cancel: bool,
+    /// JSON lines instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Numbers of Kafka partitions, in order, each once.
+pub type Partitions = std::collections::BTreeSet<i32>;
+
+/// Reads `0-3,7`.
+fn partitions(text: &str) -> Result<Partitions, String> {
+    let number = |text: &str| match text.trim().parse::<i32>() {
+        Ok(number) if number >= 0 => Ok(number),
+        _ => Err(format!("{text:?} is no Kafka partition: numbers and ranges are needed, as in 0-3,7")),
+    };
+    let mut all = Partitions::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if last < first || last - first > PARTITIONS_MAX {
+            return Err(format!("{part:?} is no range of Kafka partitions"));
+        }
+        all.extend(first..=last);
+    }
+    Ok(all)
+}
+
+/// Kafka partitions of one range on the command line.
+const PARTITIONS_MAX: i32 = 100_000;
+
 /// `demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
@@ -303,6 +381,18 @@ mod tests {
             ("preview -c a.toml --lines -", true),
             ("preview -c a.toml --lines a --records b", false),
             ("preview -c a.toml -n 0", false),
+            (
+                "backfill -c a.toml --topic t --partition 0-3,7 --from-offset 5 --to-offset 9 --job j --parallel 2 --dry-run",
+                true,
+            ),
+            (
+                "backfill -c a.toml --topic t --from-time 2025-11-21T08:00:00Z --to-time 2025-11-21T09:00:00Z --json",
+                true,
+            ),
+            ("backfill -c a.toml --topic t --from-time 2025-11-21T08:00:00Z --to-offset 9", false),
+            ("backfill -c a.toml --topic t --partition 3-1", false),
+            ("backfill -c a.toml --topic t --cancel", false),
+            ("backfill -c a.toml", false),
             ("demo --dir /tmp/x --records 10", true),
             ("demo --records 0", false),
             ("help", true),

@@ -32,10 +32,11 @@ fn fail(failure: &Failure) -> ExitCode {
 
 async fn run(cli: &Cli) -> Result<Exit, Failure> {
     let terminal = io::stderr().is_terminal();
-    let live = terminal && matches!(cli.command, Command::Run(_) | Command::Demo(_));
+    let live = terminal && matches!(cli.command, Command::Run(_) | Command::Demo(_) | Command::Backfill(_));
     let progress = live.then(Progress::default);
     let (format, level) = match &cli.command {
         Command::Run(args) => (args.log.log_format, args.log.log_level.as_str()),
+        Command::Backfill(args) => (args.log.log_format, args.log.log_level.as_str()),
         _ => (cli::LogFormat::Text, "warn"),
     };
     let format = match format {
@@ -60,6 +61,9 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::DeadLetters(command) => {
             let config = commands::load(&command.config().config)?;
             commands::dead_letters::dead_letters(command, &config, &mut out).await
+        }
+        Command::Backfill(args) => {
+            commands::backfill::backfill(args, &commands::load(&args.config.config)?, progress, &mut out).await
         }
         Command::Demo(args) => commands::demo::demo(args, progress, &mut out).await,
         Command::Help(args) => {

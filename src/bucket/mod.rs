@@ -14,6 +14,7 @@
 pub mod claim;
 pub mod entries;
 pub mod identity;
+pub mod jobs;
 pub mod layouts;
 pub mod probe;
 pub mod receipt;

@@ -1,5 +1,6 @@
 //! What a user calls: one file a command, each turning typed arguments into a call of the library and an exit code.
 
+pub mod backfill;
 pub mod check;
 pub mod dead_letters;
 pub mod demo;

@@ -90,6 +90,10 @@ effects! {
     ReplayClaim = "replay-claim" at Store,
     /// The receipt of a replay is created.
     ReplayReceipt = "replay-receipt" at Store,
+    /// A backfill's job is created.
+    JobPut = "job-put" at Store,
+    /// That a backfill's job ended is created.
+    JobEnd = "job-end" at Store,
     /// An object is put whole.
     ObjectPut = "object-put" at Store,
     /// An upload in pieces is begun.

@@ -19,6 +19,8 @@ pub struct Schedule {
     chunk: i64,
     /// The id that the topic had when the job was made.
     topic_id: Option<String>,
+    /// Partitions that one process archives at the same time.
+    parallel: usize,
 }
 
 impl Schedule {
@@ -34,7 +36,17 @@ impl Schedule {
         }
         by_partition.values_mut().for_each(|ranges| *ranges = union(std::mem::take(ranges)));
         by_partition.retain(|_, ranges| !ranges.is_empty());
-        Self { ranges: by_partition, chunk: chunk.max(1), topic_id }
+        Self { ranges: by_partition, chunk: chunk.max(1), topic_id, parallel: usize::MAX }
+    }
+
+    /// The same, but so many partitions at the same time in each process.
+    pub fn in_parallel(self, partitions: usize) -> Self {
+        Self { parallel: partitions.max(1), ..self }
+    }
+
+    /// Partitions that one process archives at the same time.
+    pub fn parallel(&self) -> usize {
+        self.parallel
     }
 
     /// The topic's id, where it was known.

@@ -26,6 +26,17 @@ pub struct Following {
 }
 
 impl Progress {
+    /// A bar of its own for something that has `length` steps, with rate and time left.
+    pub fn bar(&self, name: &str, length: u64) -> ProgressBar {
+        let bar = self.0.add(ProgressBar::new(length));
+        let template = "{prefix:<32} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(name.to_string());
+        bar
+    }
+
     /// Keeps the lines up to date until what it gives is ended or dropped.
     pub fn follow(&self, status: Arc<Status>) -> Following {
         let (stop, mut stopped) = oneshot::channel();

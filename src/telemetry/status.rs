@@ -36,6 +36,8 @@ pub struct Status(Mutex<Inner>);
 struct Inner {
     topics: BTreeMap<String, TopicStatus>,
     committed_batches: BTreeMap<String, u64>,
+    /// Next offsets to be read of the partitions that are held and taken over.
+    positions: BTreeMap<TopicPartition, i64>,
 }
 
 impl Status {
@@ -51,6 +53,11 @@ impl Status {
     /// The newest numbers by topic.
     pub fn topics(&self) -> BTreeMap<String, TopicStatus> {
         self.lock().topics.clone()
+    }
+
+    /// The offset up to which each partition was read that this process holds and has taken over.
+    pub fn positions(&self) -> BTreeMap<TopicPartition, i64> {
+        self.lock().positions.clone()
     }
 
     /// Has numbers of `topic`, without a pipeline.
@@ -77,7 +84,11 @@ impl Status {
                 topic.open_parts += open.parts.len() as u64;
             }
         }
+        let is_known = |partition: &&Partition| partition.committed.is_some();
+        let position = |partition: &Partition| (partition.held.partition.clone(), partition.next);
+        let positions = partitions.iter().filter(is_known).map(position).collect();
         let mut inner = self.lock();
+        inner.positions = positions;
         for gone in inner.topics.keys().filter(|name| !topics.contains_key(*name)) {
             set_gauges(gone, &TopicStatus::default());
         }

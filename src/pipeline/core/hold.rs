@@ -3,7 +3,7 @@
 use super::{Completion, Core, Request};
 use crate::consume::{Committed, Held};
 use crate::pipeline::context::{Context, Halt};
-use crate::pipeline::partition::Phase;
+use crate::pipeline::partition::{Partition, Phase};
 use crate::pipeline::takeover::{self, Takeover, scheduled};
 use crate::planted::{Bug, has};
 use crate::record::TopicPartition;
@@ -16,12 +16,15 @@ use tokio::sync::mpsc::UnboundedSender;
 
 /// How long a partition waits after a local failure.
 const LOCAL_RETRY_MS: i64 = 5_000;
+/// Pause before a partition that had to wait for others looks whether it may begin.
+const PARALLEL_RETRY_MS: i64 = 500;
 /// Pause before asking the source again to start a partition.
 const START_RETRY_MS: i64 = 200;
 
 impl Core {
     /// Starts the takeover of partitions just held: one read of their offsets, then each on its own.
     pub(in crate::pipeline) fn begin_takeover(&mut self, held: Vec<Held>) {
+        let held = self.within_schedule(held);
         let context = self.context.clone();
         let report = self.report.clone();
         let archives: Vec<(Held, usize)> = held
@@ -32,6 +35,23 @@ impl Core {
             })
             .collect();
         self.tasks.spawn(takeover_all(context, archives, report));
+    }
+
+    /// Those that may begin now, where a schedule bounds how many do at the same time; the others wait.
+    fn within_schedule(&mut self, mut held: Vec<Held>) -> Vec<Held> {
+        let Some(schedule) = &self.context.schedule else { return held };
+        let busy = |partition: &&Partition| {
+            !matches!(partition.phase, Phase::Drained | Phase::Waiting { .. } | Phase::Stopped(_))
+                && !held.contains(&partition.held)
+        };
+        let room = schedule.parallel().saturating_sub(self.partitions.iter().filter(busy).count());
+        let not_before_ms = self.clock.monotonic_ms() + PARALLEL_RETRY_MS;
+        for later in held.split_off(room.min(held.len())) {
+            if let Some(slot) = self.slot_of(&later) {
+                self.partitions[slot].phase = Phase::Waiting { not_before_ms };
+            }
+        }
+        held
     }
 
     pub(super) fn taken_over(&mut self, held: &Held, result: Result<Takeover, Halt>) {

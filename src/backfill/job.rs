@@ -1,0 +1,226 @@
+//! A job: made once, found again by its name, turned into what the pipeline needs.
+
+use super::resolve::{Resolved, resolve};
+use crate::bucket::jobs::{JOB_VERSION, Job, JobOutcome, JobRequest};
+use crate::clock::Clock;
+use crate::config::{ArchiveConfig, Config, KafkaConfig, Rotate, Start, TopicPatterns};
+use crate::consume::Coordinator;
+use crate::exit::{Exit, Failure};
+use crate::ledger;
+use crate::pipeline::schedule::Schedule;
+use crate::pipeline::start::patiently;
+use crate::record::TopicPartition;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+/// Offsets of a piece where nothing else is asked for.
+pub const CHUNK: i64 = 200_000;
+
+/// Least offsets of a piece: smaller ones would be mostly claims and receipts.
+pub const CHUNK_MIN: i64 = 1_000;
+
+/// The archive that is backfilled.
+pub struct Site<'c> {
+    /// Its section.
+    pub archive: &'c ArchiveConfig,
+    /// What its bucket tells.
+    pub ledger: ledger::Site<'c>,
+    /// The live group.
+    pub group: String,
+    /// How to reach Kafka.
+    pub kafka: KafkaConfig,
+}
+
+/// What became of the wish for a job.
+pub struct Made {
+    /// The job.
+    pub job: Job,
+    /// It was there already.
+    pub is_resumed: bool,
+    /// It has ended.
+    pub is_ended: bool,
+}
+
+/// The consumer group of the job of that name.
+pub fn group_of(live: &str, name: &str) -> String {
+    format!("{live}-backfill-{name}")
+}
+
+/// The job for `request`, resolved now.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn draft(
+    site: &Site<'_>,
+    coordinator: &dyn Coordinator,
+    clock: &dyn Clock,
+    request: &JobRequest,
+    partitions: &[TopicPartition],
+    name: Option<&str>,
+    chunk: i64,
+) -> Result<Job, Failure> {
+    let topic = partitions.first().map_or("", |partition| &*partition.topic);
+    let unreachable = |reason| Failure::new(Exit::Unreachable, format!("ask Kafka about topic {topic}: {reason}"));
+    let cluster_id = coordinator.cluster_id().await.map_err(unreachable)?;
+    let topic_id = coordinator.topic_id(topic).await.map_err(unreachable)?;
+    let Resolved { ranges, skipped } = resolve(site, coordinator, clock, request, partitions).await?;
+    let name = name.map_or_else(|| default_name(topic, request), str::to_string);
+    let layout = &site.archive.layout;
+    Ok(Job {
+        version: JOB_VERSION,
+        group: group_of(&site.group, &name),
+        name,
+        archive: site.archive.name.clone(),
+        topic: topic.to_string(),
+        topic_id,
+        cluster_id,
+        request: request.clone(),
+        generation: layout.generation,
+        fingerprint: layout.fingerprint(),
+        chunk,
+        ranges,
+        skipped,
+        made_ms: Some(clock.wall_ms()),
+    })
+}
+
+/// The name of a job that was given none: the same for the same request.
+pub fn default_name(topic: &str, request: &JobRequest) -> String {
+    let request = serde_json::to_string(request).expect("a request holds only numbers and strings");
+    let digest = Sha256::digest(format!("{topic}\n{request}"));
+    let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let allowed = |character: char| if character.is_ascii_alphanumeric() || character == '_' { character } else { '-' };
+    let topic: String = topic.chars().map(allowed).take(80).collect();
+    format!("{topic}-{hex}")
+}
+
+/// The job of that name, if it was made before.
+///
+/// # Errors
+/// It was made for something else. A store that does not answer or refuses.
+pub async fn find(
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    name: &str,
+    topic: &str,
+    request: &JobRequest,
+) -> Result<Option<Made>, Failure> {
+    let bucket = &site.ledger.bucket;
+    let what = format!("job {name}");
+    let Some(job) = patiently(clock, &what, || bucket.job(name)).await? else { return Ok(None) };
+    let is_ended = patiently(clock, &what, || bucket.is_job_ended(name)).await?;
+    check_same(&job, topic, request)?;
+    check_layout(site, &job)?;
+    Ok(Some(Made { job, is_resumed: true, is_ended }))
+}
+
+fn check_same(job: &Job, topic: &str, request: &JobRequest) -> Result<(), Failure> {
+    if job.topic == topic && job.request == *request {
+        return Ok(());
+    }
+    let shown = |request: &JobRequest| serde_json::to_string(request).unwrap_or_default();
+    Err(Failure::new(
+        Exit::Config,
+        format!(
+            "the job {} was made for topic {} {}, and this is topic {topic} {}: give another --job, or the same arguments as before",
+            job.name,
+            job.topic,
+            shown(&job.request),
+            shown(request)
+        ),
+    ))
+}
+
+/// What was begun with one layout is not gone on with in another: half of the offsets would lie in other folders than the rest.
+fn check_layout(site: &Site<'_>, job: &Job) -> Result<(), Failure> {
+    let own = site.archive.layout.fingerprint();
+    if job.fingerprint == own {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Config,
+        format!(
+            "the job {} was made with layout {} and the configuration has {own} now: use the configuration of before, or cancel the job \
+             (--cancel) and ask for what is left under another --job",
+            job.name, job.fingerprint
+        ),
+    ))
+}
+
+/// Stores the job, or finds the one that another process has stored meanwhile.
+///
+/// # Errors
+/// [`Exit::Stopped`]: it overlaps with one that has not ended (B-3). A store that does not answer or refuses.
+pub async fn store(site: &Site<'_>, clock: &dyn Clock, job: Job) -> Result<Made, Failure> {
+    let bucket = &site.ledger.bucket;
+    let what = format!("job {}", job.name);
+    let made = match patiently(clock, &what, || bucket.put_job(&job)).await? {
+        JobOutcome::Created => Made { job, is_resumed: false, is_ended: false },
+        JobOutcome::Found(found) => {
+            check_same(&found, &job.topic, &job.request)?;
+            check_layout(site, &found)?;
+            let is_ended = patiently(clock, &what, || bucket.is_job_ended(&job.name)).await?;
+            Made { job: *found, is_resumed: true, is_ended }
+        }
+    };
+    check_overlap(site, clock, &made.job).await?;
+    Ok(made)
+}
+
+/// # Errors
+/// [`Exit::Stopped`]: it overlaps with one that has not ended.
+pub async fn check_overlap(site: &Site<'_>, clock: &dyn Clock, job: &Job) -> Result<(), Failure> {
+    let others = patiently(clock, "list jobs", || site.ledger.bucket.jobs_under_way()).await?;
+    for other in others.iter().filter(|other| other.name != job.name) {
+        if let Some(range) = job.overlap(other) {
+            return Err(Failure::new(
+                Exit::Stopped,
+                format!(
+                    "the job {} wants offsets [{}, {}) of {}/{}, and the job {} that has not ended has some of them, too. Wait for it (its \
+                     processes: siltstone backfill --job {}), or stop its processes and cancel one of the two with --job NAME --cancel",
+                    job.name, range.first, range.end, job.topic, range.partition, other.name, other.name
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What the pipeline archives of the job.
+pub fn schedule(job: &Job) -> Schedule {
+    let ranges =
+        job.ranges.iter().map(|range| (TopicPartition::new(job.topic.as_str(), range.partition), range.range()));
+    Schedule::new(ranges, job.chunk, job.topic_id.clone())
+}
+
+/// The configuration of a process of the job: the same archive, its topic alone, another group, and no rule that ends a batch but the schedule.
+pub fn config_of(config: &Config, archive: &ArchiveConfig, job: &Job) -> Config {
+    let mut own = archive.clone();
+    own.topics = TopicPatterns {
+        names: vec![job.topic.clone()],
+        patterns: Vec::new(),
+        exclude_names: Vec::new(),
+        exclude_patterns: Vec::new(),
+    };
+    own.rotate = Rotate { size: u64::MAX, age: Duration::MAX, records: u64::MAX, bytes: None, grace: None };
+    // Told before the job begins, and in each receipt.
+    own.halt_on_gap = false;
+    let kafka = KafkaConfig { group: job.group.clone(), start: Start::Earliest, ..config.kafka.clone() };
+    Config { kafka, archives: vec![own], ..config.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_follows_from_the_request_alone() {
+        let request = JobRequest { from_offset: Some(1), ..JobRequest::default() };
+        let name = default_name("access.log", &request);
+        assert_eq!(name, default_name("access.log", &request));
+        assert!(name.starts_with("access-log-"), "{name}");
+        assert_ne!(name, default_name("access.log", &JobRequest { from_offset: Some(2), ..JobRequest::default() }));
+        assert_ne!(name, default_name("access-log", &request));
+        crate::bucket::jobs::check_name(&default_name(&"ü".repeat(200), &request)).expect("a good name");
+    }
+}

@@ -1,0 +1,145 @@
+//! From what was typed to offsets.
+
+use super::job::Site;
+use crate::batch::metadata::OffsetMetadata;
+use crate::bucket::jobs::{JobRange, JobRequest};
+use crate::clock::Clock;
+use crate::consume::{Coordinator, LogBounds};
+use crate::exit::{Exit, Failure};
+use crate::kafka::look;
+use crate::pipeline::schedule::{union, without};
+use crate::pipeline::start::first_bounds;
+use crate::record::{OffsetRange, TopicPartition};
+use futures::TryStreamExt;
+
+/// What was asked for, as offsets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// What nothing vouches for.
+    pub ranges: Vec<JobRange>,
+    /// Offsets of those that were asked for which receipts vouch for.
+    pub skipped: u64,
+}
+
+/// The offsets of `request` in `partitions`, without those that receipts vouch for.
+///
+/// # Errors
+/// [`Exit::Config`]: a range reaches beyond what the live group has committed, or there is no such partition. Kafka or a store that does not
+/// answer or refuses.
+pub async fn resolve(
+    site: &Site<'_>,
+    coordinator: &dyn Coordinator,
+    clock: &dyn Clock,
+    request: &JobRequest,
+    partitions: &[TopicPartition],
+) -> Result<Resolved, Failure> {
+    let mut resolved = Resolved::default();
+    let unreachable = |reason| Failure::new(Exit::Unreachable, format!("read the live group's offsets: {reason}"));
+    let committed = coordinator.committed(partitions.to_vec()).await.map_err(unreachable)?;
+    for (partition, committed) in committed {
+        let bounds = first_bounds(clock, coordinator, &partition).await?;
+        let ours = committed.filter(|committed| {
+            let metadata = OffsetMetadata::decode(&committed.metadata);
+            metadata.is_some_and(|metadata| metadata.generation == site.archive.layout.generation)
+        });
+        let Some(live) = ours.map(|committed| committed.offset) else {
+            return Err(Failure::new(
+                Exit::Config,
+                format!(
+                    "{partition}: the live group {} has not begun with it, so nothing says up to where a backfill may go. Start \
+                     `siltstone run` first",
+                    site.group
+                ),
+            ));
+        };
+        let wanted = wanted(site, coordinator, request, &partition, bounds, live).await?;
+        let taken = vouched(site, clock, &partition, wanted).await?;
+        let left = without(vec![wanted], taken);
+        let count = |ranges: &[OffsetRange]| -> u64 {
+            ranges.iter().map(|range| (range.end - range.first).unsigned_abs()).sum()
+        };
+        resolved.skipped += count(&union(vec![wanted])) - count(&left);
+        let range =
+            |range: OffsetRange| JobRange { partition: partition.partition, first: range.first, end: range.end };
+        resolved.ranges.extend(left.into_iter().map(range));
+    }
+    resolved.ranges.sort_unstable_by_key(|range| (range.partition, range.first));
+    Ok(resolved)
+}
+
+/// The offsets of one Kafka partition that are asked for, perhaps none. `live` is where the live group is.
+async fn wanted(
+    site: &Site<'_>,
+    coordinator: &dyn Coordinator,
+    request: &JobRequest,
+    partition: &TopicPartition,
+    bounds: LogBounds,
+    live: i64,
+) -> Result<OffsetRange, Failure> {
+    let unreachable = |reason| Failure::new(Exit::Unreachable, format!("{partition}: {reason}"));
+    let first = match (request.from_offset, request.from_ms) {
+        (Some(offset), _) => offset,
+        (None, Some(ms)) => {
+            let found = coordinator.offset_at_time(partition.clone(), ms).await.map_err(unreachable)?;
+            found.unwrap_or(live)
+        }
+        (None, None) => bounds.start,
+    };
+    let end = match (request.to_offset, request.to_ms) {
+        (Some(offset), _) if offset > live => {
+            return Err(Failure::new(
+                Exit::Config,
+                format!(
+                    "{partition}: --to-offset {offset} reaches beyond offset {live}, up to which the live group {} has archived: it will do \
+                     the rest itself. Ask for at most {live}",
+                    site.group
+                ),
+            ));
+        }
+        (Some(offset), _) => offset,
+        (None, Some(ms)) => end_before(site, coordinator, partition, ms, live).await?,
+        (None, None) => live,
+    };
+    if request.from_offset.is_some_and(|first| first >= end.max(live) && first > bounds.start) {
+        return Err(Failure::new(
+            Exit::Config,
+            format!(
+                "{partition}: --from-offset {first} is not below offset {live}, up to which the live group {} has archived",
+                site.group
+            ),
+        ));
+    }
+    Ok(OffsetRange::new(first, end.max(first).min(live.max(first))))
+}
+
+/// One past the last record below `live` whose Kafka timestamp is before `ms`. Kafka's own look-up by time finds the first record at or behind
+/// a time; one that is out of order may follow it, so the log is read from there on.
+async fn end_before(
+    site: &Site<'_>,
+    coordinator: &dyn Coordinator,
+    partition: &TopicPartition,
+    ms: i64,
+    live: i64,
+) -> Result<i64, Failure> {
+    let unreachable = |reason| Failure::new(Exit::Unreachable, format!("{partition}: {reason}"));
+    let hint = coordinator.offset_at_time(partition.clone(), ms).await.map_err(unreachable)?;
+    let Some(hint) = hint.filter(|&hint| hint < live) else { return Ok(live) };
+    let (config, of, range) = (site.kafka.clone(), partition.clone(), OffsetRange::new(hint, live));
+    let read = tokio::task::spawn_blocking(move || look::end_before(&config, &of, range, ms));
+    let found =
+        read.await.map_err(|error| Failure::new(Exit::Failed, format!("{partition}: read the log: {error}")))?;
+    found.map_err(|error| {
+        Failure::new(error.exit(), format!("{partition}: look for the last record before --to-time: {error}"))
+    })
+}
+
+/// What receipts vouch for of `wanted`.
+async fn vouched(
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    partition: &TopicPartition,
+    wanted: OffsetRange,
+) -> Result<Vec<OffsetRange>, Failure> {
+    let receipts = site.ledger.receipts(partition, clock, wanted).await?;
+    receipts.map_ok(|receipt| OffsetRange::new(receipt.first, receipt.end)).try_collect().await
+}

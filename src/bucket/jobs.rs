@@ -1,0 +1,219 @@
+//! Jobs: what a backfill was asked for, resolved once. `_siltstone/jobs/<name>.json`, created only if absent, so all processes of a job
+//! work on the same offsets, whatever became of Kafka and the bucket since. `<name>.done.json` says that it ended.
+//!
+//! # The document, version 1
+//! ```json
+//! {
+//!   "version": 1, "name": "access-1a2b3c4d", "archive": "access", "topic": "access", "topic_id": "…", "cluster_id": "…",
+//!   "group": "siltstone-backfill-access-1a2b3c4d", "request": {"from_offset": 0, "to_offset": 100000}, "generation": 1,
+//!   "fingerprint": "…", "chunk": 200000,
+//!   "ranges": [{"partition": 0, "first": 0, "end": 100000}], "skipped": 1200, "made_ms": 1763695100000
+//! }
+//! ```
+//! Offsets are half-open, in Kafka's partitions of `topic`; ranges are disjoint and in order. `skipped` counts offsets that were asked for and
+//! that receipts vouched for already. Readers accept fields they do not know.
+
+use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
+use crate::effect::Effect;
+use crate::record::OffsetRange;
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+/// Version of the stored form.
+pub const JOB_VERSION: u32 = 1;
+
+/// Jobs that are looked through for one that overlaps, at most: older ones are to be deleted by then.
+pub const JOBS_MAX: usize = 10_000;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// [`JOB_VERSION`] of the writer.
+    pub version: u32,
+    /// Its name.
+    pub name: String,
+    /// Name of the archive.
+    pub archive: String,
+    /// Topic.
+    pub topic: String,
+    /// The topic's id, where the client could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// The consumer group that its processes share.
+    pub group: String,
+    /// What was asked for, as it was typed.
+    pub request: JobRequest,
+    /// Generation of the archive.
+    pub generation: u32,
+    /// Fingerprint of the layout that new batches are archived with.
+    pub fingerprint: String,
+    /// Batches end at multiples of so many offsets.
+    pub chunk: i64,
+    /// What there is to archive.
+    pub ranges: Vec<JobRange>,
+    /// Offsets that were asked for and vouched for already.
+    pub skipped: u64,
+    /// Wall time of whoever made it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_ms: Option<i64>,
+}
+
+/// What a backfill was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRequest {
+    /// Only these Kafka partitions; all where it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<i32>,
+    /// First offset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_offset: Option<i64>,
+    /// One past the last offset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_offset: Option<i64>,
+    /// First Kafka timestamp, milliseconds UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_ms: Option<i64>,
+    /// Kafka timestamps are below it, milliseconds UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_ms: Option<i64>,
+}
+
+/// Offsets `[first, end)` of a Kafka partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRange {
+    /// Kafka partition.
+    pub partition: i32,
+    /// First offset.
+    pub first: i64,
+    /// One past the last offset.
+    pub end: i64,
+}
+
+impl JobRange {
+    /// Its offsets.
+    pub fn range(&self) -> OffsetRange {
+        OffsetRange::new(self.first, self.end)
+    }
+}
+
+impl Job {
+    /// A range of both, if there is one.
+    pub fn overlap(&self, other: &Self) -> Option<JobRange> {
+        if self.topic != other.topic || self.generation != other.generation {
+            return None;
+        }
+        let meets = |range: &JobRange| {
+            other
+                .ranges
+                .iter()
+                .any(|of| of.partition == range.partition && of.first < range.end && range.first < of.end)
+        };
+        self.ranges.iter().copied().find(meets)
+    }
+}
+
+/// What became of a job that was to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// It is stored now.
+    Created,
+    /// One of its name was there.
+    Found(Box<Job>),
+}
+
+/// Says that a job ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct JobEnd {
+    version: u32,
+    ended_ms: i64,
+}
+
+/// Key of the job of that name.
+pub fn job_key(name: &str) -> String {
+    format!("{CONTROL_FOLDER}/jobs/{name}.json")
+}
+
+fn end_key(name: &str) -> String {
+    format!("{CONTROL_FOLDER}/jobs/{name}.done.json")
+}
+
+/// What a job may be called.
+///
+/// # Errors
+/// What is wrong with the name.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
+    match name.chars().all(allowed) && (1..=100).contains(&name.len()) {
+        true => Ok(()),
+        false => Err("a name has 1 to 100 letters, digits, - and _".to_string()),
+    }
+}
+
+impl Bucket {
+    /// Stores `job` unless one of its name is there.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn put_job(&self, job: &Job) -> Result<JobOutcome, BucketError> {
+        let key = job_key(&job.name);
+        match self.create(Effect::JobPut, &key, to_json(job)).await? {
+            Created::Now => Ok(JobOutcome::Created),
+            Created::Found(stored) => Ok(JobOutcome::Found(Box::new(self.parse(&key, &stored.bytes, JOB_VERSION)?))),
+        }
+    }
+
+    /// The job of that name; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn job(&self, name: &str) -> Result<Option<Job>, BucketError> {
+        let key = job_key(name);
+        let found = self.get(&key).await?;
+        found.map(|bytes| self.parse(&key, &bytes, JOB_VERSION)).transpose()
+    }
+
+    /// Whether the job of that name ended, or was cancelled.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn is_job_ended(&self, name: &str) -> Result<bool, BucketError> {
+        self.exists(&end_key(name)).await
+    }
+
+    /// Says that the job of that name ended, or is given up. Saying it again is the same.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn end_job(&self, name: &str, ended_ms: i64) -> Result<(), BucketError> {
+        let end = JobEnd { version: JOB_VERSION, ended_ms };
+        self.create(Effect::JobEnd, &end_key(name), to_json(&end)).await.map(drop)
+    }
+
+    /// The jobs that have not ended, by name. Reads each of them.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn jobs_under_way(&self) -> Result<Vec<Job>, BucketError> {
+        let folder = format!("{CONTROL_FOLDER}/jobs");
+        let path = self.destination.path(&folder)?;
+        let mut listed = self.destination.store().list(Some(&path));
+        let (mut names, mut ended) = (Vec::new(), std::collections::BTreeSet::new());
+        while let Some(object) = listed.try_next().await.map_err(|error| self.store_error("list", &folder, &error))? {
+            let Some(name) = object.location.filename().and_then(|name| name.strip_suffix(".json")) else { continue };
+            match name.strip_suffix(".done") {
+                Some(name) => drop(ended.insert(name.to_string())),
+                None => names.push(name.to_string()),
+            }
+        }
+        names.retain(|name| !ended.contains(name));
+        names.sort_unstable();
+        names.truncate(JOBS_MAX);
+        let mut jobs = Vec::new();
+        for name in names {
+            jobs.extend(self.job(&name).await?);
+        }
+        Ok(jobs)
+    }
+}
