@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 9] = [
+pub const PAGES: [(&str, &str, &str); 10] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -26,6 +26,7 @@ pub const PAGES: [(&str, &str, &str); 9] = [
         "list and show what could not become rows, and write it after a fix",
         include_str!("../guide/dead-letters.md"),
     ),
+    ("backfill", "any range of offsets or times, archived beside the live group", include_str!("../guide/backfill.md")),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
     ("benchmarks", "what it costs and how that was measured", include_str!("../guide/benchmarks.md")),

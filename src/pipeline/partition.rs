@@ -88,6 +88,8 @@ pub struct Partition {
     pub settling: Option<u64>,
     /// `open` should be sealed as soon as `sealed` is done.
     pub due: Option<SealReason>,
+    /// Something came that belongs to the next batch while this one could not be sealed: the source starts at `next` again.
+    pub turned_away: bool,
     /// Whether the source was asked to pause it.
     pub paused: bool,
     /// It is paused so that a redone batch that fills the spool can end.
@@ -175,6 +177,7 @@ impl Partition {
             sealed: None,
             settling: None,
             due: None,
+            turned_away: false,
             paused: false,
             yields: false,
             retires: false,

@@ -9,6 +9,7 @@
 // An unwrap that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
+mod backfill;
 mod bad_records;
 mod commands;
 mod dead_letters;

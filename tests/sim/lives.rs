@@ -102,6 +102,12 @@ impl World {
             state.fault("started with a smaller spool", "");
             config.spool.limit = 300;
         }
+        let drains = state.calm && state.knobs.drain;
+        // As a backfill would that takes all there is: what is archived is skipped, batches end at multiples.
+        let chunk = (drains && state.rng.chance(500)).then(|| state.rng.range(1, 40));
+        if chunk.is_some() {
+            state.fault("drained by a schedule", "");
+        }
         let beginning = Beginning {
             life,
             config,
@@ -109,7 +115,8 @@ impl World {
             conditional: state.knobs.conditional,
             wall_shift_ms,
             resume_from_receipts: self.resume_from_receipts,
-            drain_to: (state.calm && state.knobs.drain)
+            chunk,
+            drain_to: drains
                 .then(|| state.logs.iter().map(|(partition, log)| (partition.clone(), log.stable)).collect()),
         };
         drop(state);

@@ -13,9 +13,10 @@ use siltstone::config::Config;
 use siltstone::destination::{Destination, StoreKind};
 use siltstone::exit::Failure;
 use siltstone::pipeline::context::Context;
+use siltstone::pipeline::schedule::Schedule;
 use siltstone::pipeline::start::{Parts, pipeline, prepare};
 use siltstone::pipeline::{Ended, Pipeline};
-use siltstone::record::TopicPartition;
+use siltstone::record::{OffsetRange, TopicPartition};
 use siltstone::telemetry::health::Health;
 use siltstone::telemetry::status::Status;
 use std::collections::BTreeMap;
@@ -47,6 +48,8 @@ pub(crate) struct Beginning {
     pub(crate) resume_from_receipts: bool,
     /// Up to where it archives, as with `--drain`.
     pub(crate) drain_to: Option<BTreeMap<TopicPartition, i64>>,
+    /// It does so by a schedule, in pieces of so many offsets.
+    pub(crate) chunk: Option<i64>,
 }
 
 pub(crate) struct Process {
@@ -54,6 +57,7 @@ pub(crate) struct Process {
     shared: Shared,
     config: Config,
     drain_to: Option<BTreeMap<TopicPartition, i64>>,
+    is_scheduled: bool,
     clock: Arc<ManualClock>,
     at_ms: i64,
     membership: Arc<Membership>,
@@ -65,7 +69,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(shared: &Shared, beginning: Beginning) -> Self {
-        let Beginning { life, config, partitions, conditional, wall_shift_ms, resume_from_receipts, drain_to } =
+        let Beginning { life, config, partitions, conditional, wall_shift_ms, resume_from_receipts, drain_to, chunk } =
             beginning;
         let at_ms = shared.lock().now_ms;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -83,6 +87,10 @@ impl Process {
             let destination = if conditional { destination } else { destination.without_conditional_put() };
             destinations.insert(url.to_string(), Arc::new(destination));
         }
+        let schedule = chunk.zip(drain_to.as_ref()).map(|(chunk, ends)| {
+            let all = ends.iter().map(|(partition, &end)| (partition.clone(), OffsetRange::new(0, end)));
+            Schedule::new(all, chunk, None)
+        });
         let parts = Parts {
             coordinator: Arc::new(SimCoordinator::new(shared.clone(), life, membership.clone())),
             clock: clock.clone(),
@@ -90,7 +98,7 @@ impl Process {
             topics: BTreeMap::from([(TOPIC.to_string(), partitions)]),
             health: health.clone(),
             resume_from_receipts,
-            schedule: None,
+            schedule,
             owner: None,
             process: life.into(),
         };
@@ -98,7 +106,8 @@ impl Process {
         let preparing = runtime.spawn(async move { prepare(&prepared, parts).await });
         let shared = shared.clone();
         let doing = Doing::Preparing(preparing);
-        Self { life, shared, config, drain_to, clock, at_ms, membership, health, doing, runtime }
+        let is_scheduled = chunk.is_some();
+        Self { life, shared, config, drain_to, is_scheduled, clock, at_ms, membership, health, doing, runtime }
     }
 
     /// Sets the wall clock alone.
@@ -191,7 +200,8 @@ impl Process {
         let pipeline = pipeline(&self.config, context, source, tasks, Arc::new(Status::default()));
         self.doing = match pipeline {
             Ok(mut pipeline) => {
-                if let Some(ends) = self.drain_to.take() {
+                // A schedule brings its own ends.
+                if let Some(ends) = self.drain_to.take().filter(|_| !self.is_scheduled) {
                     pipeline.drain_to(ends);
                 }
                 Doing::Running(Box::new(pipeline))

@@ -123,10 +123,10 @@ impl Core {
 
     /// There is room again.
     pub(in crate::pipeline) fn end_yielding(&mut self) {
-        for partition in &mut self.partitions {
+        for slot in 0..self.partitions.len() {
+            let partition = &mut self.partitions[slot];
             if std::mem::take(&mut partition.yields) && partition.due.is_none() && partition.phase == Phase::Running {
-                partition.paused = false;
-                self.requests.push(Request::Resume(partition.held.clone()));
+                self.go_on_reading(slot);
             }
         }
     }

@@ -232,8 +232,23 @@ impl Core {
             return self.take_over_again(slot);
         }
         if partition.paused && !partition.yields && !partition.retires && partition.phase == Phase::Running {
-            partition.paused = false;
-            self.requests.push(Request::Resume(partition.held.clone()));
+            self.go_on_reading(slot);
+        }
+    }
+
+    /// Ends a pause.
+    pub(super) fn go_on_reading(&mut self, slot: usize) {
+        let not_before_ms = self.clock.monotonic_ms();
+        let partition = &mut self.partitions[slot];
+        partition.paused = false;
+        let held = partition.held.clone();
+        // What was turned away is behind the source's own position.
+        match std::mem::take(&mut partition.turned_away) {
+            true => {
+                partition.phase = Phase::Starting { not_before_ms };
+                self.requests.push(Request::StartAt(held));
+            }
+            false => self.requests.push(Request::Resume(held)),
         }
     }
 

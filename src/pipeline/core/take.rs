@@ -44,7 +44,9 @@ impl SourceSink for Core {
                 return;
             }
             // Behind a redone batch the record is the next batch's first; behind a drain it is nobody's.
-            if self.partitions[slot].phase != Phase::Running || self.partitions[slot].open.is_some() {
+            let partition = &mut self.partitions[slot];
+            if partition.phase != Phase::Running || partition.open.is_some() {
+                partition.turned_away |= partition.open.is_some();
                 return;
             }
         }
@@ -251,7 +253,9 @@ impl Core {
         let reached = planned_end.map_or(position, |end| position.min(end));
         partition.next = partition.next.max(reached);
         self.seal_if_end_reached(slot);
-        let partition = &self.partitions[slot];
+        let partition = &mut self.partitions[slot];
+        // The source says it only once.
+        partition.turned_away |= partition.open.is_some() && reached < position;
         let rest = partition.open.is_none() && partition.next < position && !has(Bug::RedoEndsAll);
         if partition.phase == Phase::Running && rest {
             // A redone batch has ended before `position`. The next one covers the rest: the source says it only once.
