@@ -33,13 +33,8 @@ impl SourceSink for Core {
         if record.offset < partition.next {
             return;
         }
-        let partition = &self.partitions[slot];
-        let planned_end = match (&partition.open, &partition.redo) {
-            (Some(open), _) => open.planned_end,
-            (None, Some(redo)) => Some(redo.end),
-            (None, None) => self.end_ahead(partition),
-        };
-        if let Some(end) = planned_end.filter(|&end| record.offset >= end) {
+        // Offsets skip, perhaps over more than one end.
+        while let Some(end) = self.end_of_open(slot).filter(|&end| record.offset >= end) {
             if !self.cover_to(slot, end) {
                 return;
             }
@@ -139,6 +134,16 @@ impl SourceSink for Core {
 }
 
 impl Core {
+    /// Where the open batch ends, or the next one, where that is decided.
+    fn end_of_open(&self, slot: usize) -> Option<i64> {
+        let partition = &self.partitions[slot];
+        match (&partition.open, &partition.redo) {
+            (Some(open), _) => open.planned_end,
+            (None, Some(redo)) => Some(redo.end),
+            (None, None) => self.end_ahead(partition),
+        }
+    }
+
     /// Where a batch of `partition` that begins at its next offset ends, where `--drain` or a schedule says so.
     fn end_ahead(&self, partition: &Partition) -> Option<i64> {
         match &self.context.schedule {
