@@ -1,3 +1,5 @@
+mod large;
+
 use super::*;
 use crate::decode::{Aim, Decoder, Rows, Schemas, by_registry};
 use crate::layout::{Column, ColumnKind, Decode};
