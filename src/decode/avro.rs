@@ -53,8 +53,8 @@ enum Node {
 }
 
 /// What numbers and bytes stand for.
-#[derive(Clone, Copy)]
-pub(super) enum Meaning {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
     Itself,
     Date,
     TimeMillis,
@@ -150,7 +150,8 @@ fn name_of(kind: &RegularType) -> &str {
     }
 }
 
-pub(super) fn meaning(node: &SchemaNode) -> Meaning {
+/// What numbers and bytes of a type stand for. Logical types that are not known, or stand at another type than theirs, mean nothing.
+pub(crate) fn meaning(node: &SchemaNode) -> Meaning {
     let Some(logical) = &node.logical_type else { return Meaning::Itself };
     match (logical, &node.type_) {
         (LogicalType::Decimal(decimal), _) => Meaning::Decimal(decimal.scale),

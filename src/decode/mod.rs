@@ -28,6 +28,7 @@ mod separated;
 mod syslog;
 mod text;
 
+pub(crate) use avro::{Meaning, meaning};
 pub use protobuf::message_of;
 pub use registry::{Aim, ByRegistry, Fits, Needs, Schemas};
 pub use rows::{Members, Rows, Writer};

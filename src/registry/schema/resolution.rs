@@ -4,6 +4,7 @@
 //! values that are hundreds of times as large as what they are read from, so only its numbers are used: both schemas are walked here side by
 //! side, once, and data is copied from the one order to the other.
 
+use crate::decode::{Meaning, meaning};
 use apache_avro::types::Value;
 use serde_avro_fast::schema::{Enum, LogicalType, Name, Record, RegularType, SchemaKey, SchemaMut, SchemaNode, Union};
 use serde_json::{Map, Value as Json};
@@ -420,15 +421,18 @@ fn bytes_of(default: &Json) -> Option<Vec<u8>> {
 }
 
 /// Refuses numbers and bytes that mean one thing to the writer and another one to the reader: milliseconds are no microseconds.
+/// What means nothing to one of them is read as the reader says.
 fn same_meaning(writer: &SchemaNode, reader: &SchemaNode) -> Result<(), String> {
-    let meaning = |logical: &LogicalType| match logical {
-        LogicalType::Decimal(decimal) => format!("decimal of scale {}", decimal.scale),
-        other => other.as_str().to_string(),
-    };
-    match (writer.logical_type.as_ref().map(meaning), reader.logical_type.as_ref().map(meaning)) {
-        (Some(old), Some(new)) if old != new => Err(format!("it was {old} and is {new}")),
-        _ => Ok(()),
+    let (old, new) = (meaning(writer), meaning(reader));
+    if old == new || old == Meaning::Itself || new == Meaning::Itself {
+        return Ok(());
     }
+    let logical = |node: &SchemaNode| match &node.logical_type {
+        Some(LogicalType::Decimal(decimal)) => format!("decimal of scale {}", decimal.scale),
+        Some(other) => other.as_str().to_string(),
+        None => "itself".to_string(),
+    };
+    Err(format!("it was {} and is {}", logical(writer), logical(reader)))
 }
 
 /// How values of `writer`, which has no parts, are read as `reader`, if they are.
