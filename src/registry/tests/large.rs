@@ -65,3 +65,56 @@ fn protobuf_files_that_import_others_in_long_chains_are_refused() {
         assert_eq!(problem, "schema 1 cannot be used: its files import each other deeper than 100");
     });
 }
+
+/// What `what` gives, if it does so in time: far more than it takes unless that grows with the square of what it reads.
+fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(what()));
+    receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("it is done in time")
+}
+
+#[test]
+fn avro_schemas_with_many_names_are_compared_in_time() {
+    in_time(|| {
+        let of = |symbols: &mut dyn Iterator<Item = usize>| {
+            let symbols: Vec<String> = symbols.map(|symbol| format!("\"s{symbol}\"")).collect();
+            format!(r#"{{"type":"enum","name":"E","symbols":[{}]}}"#, symbols.join(","))
+        };
+        const SYMBOLS: usize = 200_000;
+        let schemas = [of(&mut (0..SYMBOLS)), of(&mut (0..SYMBOLS).rev())];
+        let last = number_as_data(SYMBOLS - 1);
+        assert_eq!(projected(&schemas[0], &schemas[1], &last).as_deref(), Ok("\"s199999\""));
+        let fields = |field: &dyn Fn(usize) -> String| record_of(&(0..40_000).map(field).collect::<Vec<_>>().join(","));
+        let writer = fields(&|number| format!(r#"{{"name":"a{number}","type":"int"}}"#));
+        let reader =
+            fields(&|number| format!(r#"{{"name":"b{number}","aliases":["a{}"],"type":"int"}}"#, 39_999 - number));
+        let data: Vec<u8> = [vec![0; 39_999], vec![2]].concat();
+        let row = projected(&writer, &reader, &data).expect("a row");
+        assert!(row.starts_with(r#"{"b0":1,"b1":0,"#), "{}", &row[..40]);
+    });
+}
+
+#[test]
+fn avro_schemas_with_too_many_names_are_refused_in_time() {
+    in_time(|| {
+        let union = |branches: &mut dyn Iterator<Item = usize>| {
+            let branch = |number| format!(r#"{{"type":"record","name":"R{number}","fields":[]}}"#);
+            format!("[{}]", branches.map(branch).collect::<Vec<_>>().join(","))
+        };
+        let of = |branches: usize| [union(&mut (0..branches)), union(&mut (0..branches).rev())];
+        let [writer, reader] = of(1_000);
+        assert_eq!(projected(&writer, &reader, &[0]).as_deref(), Ok("{}"));
+        let [writer, reader] = of(3_000);
+        let problem = projected(&writer, &reader, &[0]).expect_err("three thousand times as many");
+        assert!(problem.ends_with("there are too many names to compare, more than 2000000"), "{problem}");
+        // Each of many defaults is the last symbol.
+        let symbols: Vec<String> = (0..100_000).map(|symbol| format!("\"s{symbol}\"")).collect();
+        let reader = record_of(&format!(
+            r#"{{"name":"many","type":{{"type":"array","items":{{"type":"enum","name":"E","symbols":[{}]}}}},"default":[{}]}}"#,
+            symbols.join(","),
+            ["\"s99999\""; 50_000].join(",")
+        ));
+        let problem = projected(&record_of(""), &reader, &[]).expect_err("too many");
+        assert!(problem.ends_with("R.many: there are too many names to compare, more than 2000000"), "{problem}");
+    });
+}
