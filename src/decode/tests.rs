@@ -469,6 +469,25 @@ fn avro_that_claims_more_than_it_has_is_refused() {
     }
 }
 
+#[test]
+fn avro_branches_may_be_called_as_primitives_are() {
+    let record = |name: &str| json!({"type": "record", "name": name, "fields": [{"name": "a", "type": "int"}]});
+    let fixed = json!({"type": "fixed", "name": "Bytes", "size": 1});
+    let letters = json!({"type": "enum", "name": "Long", "symbols": ["x"]});
+    let union = avro(&json!(["null", "string", record("String"), "bytes", fixed, "long", letters, record("0")]));
+    for (payload, row) in [
+        (&b"\x02\x02x"[..], "\"x\""),
+        (b"\x04\x02", r#"{"a":1}"#),
+        (b"\x06\x02\xff", "\"/w==\""),
+        (b"\x08\xff", "\"/w==\""),
+        (b"\x0a\x02", "1"),
+        (b"\x0c\x00", "\"x\""),
+        (b"\x0e\x02", r#"{"a":1}"#),
+    ] {
+        assert_eq!(rows(&union, payload), Ok(vec![row.to_string()]), "{payload:?}");
+    }
+}
+
 /// `package web; message Hit { int64 id = 1; repeated string tags = 2; }`
 const HIT: &str = "CjkKCWhpdC5wcm90bxIDd2ViIh8KA0hpdBIKCgJpZBgBIAEoAxIMCgR0YWdzGAIgAygJYgZwcm90bzM=";
 
