@@ -13,6 +13,7 @@ use super::time::UNITS;
 use super::tree::{Node, Value};
 use crate::decode::{self, columns};
 use crate::layout::{Column, ColumnKind, SchemaSource, TimeUnit};
+use crate::registry::whole_avro;
 use std::path::Path;
 
 /// Most levels of nested fields, as in BigQuery.
@@ -111,7 +112,7 @@ fn from_file(field: &Field<'_>, name: &str, base_dir: &Path) -> Option<Vec<Colum
         Err(error) => return field.wrong(format!("the schema file cannot be read: {error}"), SOURCE),
     };
     let of_others = if name.ends_with(AVRO_ENDING) {
-        Some(columns::columns_of_avro(&text))
+        Some(whole_avro(&text).and_then(|schema| columns::columns_of_avro(&schema)))
     } else if name.ends_with(ARROW_ENDING) {
         Some(columns::columns_of_arrow(&text))
     } else {

@@ -214,7 +214,9 @@ fn schema_files_are_read_in_both_forms() {
     assert_eq!(kinds[1], (&ColumnKind::Decimal { precision: 38, scale: 9 }, true));
     assert_eq!(kinds[2], (&ColumnKind::Decimal { precision: 20, scale: 4 }, true));
 
-    let avro = r#"{"type":"record","name":"R","fields":[{"name":"m","type":{"type":"map","values":{"type":"array","items":"int"}}}]}"#;
+    // A decimal without a scale, and a type in a type: the library alone refuses both.
+    let avro = r#"{"type":"record","name":"R","fields":[{"name":"m","type":{"type":"map","values":{"type":"array","items":"int"}}},
+        {"name":"d","type":{"type":{"type":"bytes","logicalType":"decimal","precision":4}}}]}"#;
     std::fs::write(folder.path().join("r.avsc"), avro).expect("written");
     let arrow = r#"{"fields":[{"name":"a","data_type":"Int8","nullable":false,"dict_id":0,"dict_is_ordered":false,"metadata":{}}],"metadata":{}}"#;
     std::fs::write(folder.path().join("r.arrow.json"), arrow).expect("written");
@@ -222,6 +224,10 @@ fn schema_files_are_read_in_both_forms() {
         panic!("a schema")
     };
     assert!(matches!(&columns[0].kind, ColumnKind::Map(value) if matches!(value.kind, ColumnKind::List(_))));
+    assert_eq!(columns[1].kind, ColumnKind::Decimal { precision: 4, scale: 0 });
+    let config = parse(&with("decode={type='avro',schema='r.avsc'}"), folder.path(), &env);
+    let decode = config.unwrap_or_else(|errors| panic!("{errors}")).archives.remove(0).layout.decode;
+    assert_eq!(decode, Decode::Avro { schema: avro.to_string() }, "the layout has the text as it was written");
     let OutputFormat::Parquet { schema: SchemaSource::Columns(columns), .. } = read("r.arrow.json") else {
         panic!("a schema")
     };

@@ -28,7 +28,7 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 use serde_avro_fast::Schema;
 use serde_avro_fast::de::read::SliceRead;
 use serde_avro_fast::de::{DeserializerConfig, DeserializerState};
-use serde_avro_fast::schema::{LogicalType, RegularType, SchemaKey, SchemaMut, SchemaNode};
+use serde_avro_fast::schema::{LogicalType, Name, RegularType, SchemaKey, SchemaMut, SchemaNode};
 use std::fmt;
 use std::io::Read;
 
@@ -53,8 +53,8 @@ enum Node {
 }
 
 /// What numbers and bytes stand for.
-#[derive(Clone, Copy)]
-pub(super) enum Meaning {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
     Itself,
     Date,
     TimeMillis,
@@ -69,6 +69,16 @@ pub(super) enum Meaning {
 impl Avro {
     pub(super) fn new(schema: &str) -> Result<Self, String> {
         let mut schema: SchemaMut = schema.parse().map_err(|error| format!("not an Avro schema: {error}"))?;
+        // The library tells branches of unions by their names, and one of those may be `String`. No name is in a row.
+        for (place, node) in schema.nodes_mut().iter_mut().enumerate() {
+            let name = Name::from_fully_qualified_name(place.to_string());
+            match &mut node.type_ {
+                RegularType::Record(record) => record.name = name,
+                RegularType::Enum(symbols) => symbols.name = name,
+                RegularType::Fixed(fixed) => fixed.name = name,
+                _ => {}
+            }
+        }
         let nodes = schema.nodes().iter().map(|node| compile(&schema, node)).collect::<Result<_, _>>()?;
         // What they mean is told by `nodes`: the library must not read them in a way of its own.
         schema.nodes_mut().iter_mut().for_each(|node| node.logical_type = None);
@@ -150,7 +160,8 @@ fn name_of(kind: &RegularType) -> &str {
     }
 }
 
-pub(super) fn meaning(node: &SchemaNode) -> Meaning {
+/// What numbers and bytes of a type stand for. Logical types that are not known, or stand at another type than theirs, mean nothing.
+pub(crate) fn meaning(node: &SchemaNode) -> Meaning {
     let Some(logical) = &node.logical_type else { return Meaning::Itself };
     match (logical, &node.type_) {
         (LogicalType::Decimal(decimal), _) => Meaning::Decimal(decimal.scale),

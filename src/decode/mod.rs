@@ -28,12 +28,14 @@ mod separated;
 mod syslog;
 mod text;
 
+pub(crate) use avro::{Meaning, meaning};
 pub use protobuf::message_of;
 pub use registry::{Aim, ByRegistry, Fits, Needs, Schemas};
 pub use rows::{Members, Rows, Writer};
 
 use crate::layout::Decode;
 use crate::record::Record;
+use crate::registry::whole_avro;
 use std::sync::Arc;
 
 /// Why a payload gives no rows. Permanent: the record is a dead letter with this text as its reason.
@@ -70,7 +72,7 @@ pub fn compile(decode: &Decode) -> Result<Option<Box<dyn Decoder>>, String> {
         Decode::Regex { pattern, fields } => Box::new(line::Regular::new(pattern, fields)?),
         Decode::Grok { pattern, patterns, fields } => Box::new(line::Grok::new(pattern, patterns, fields)?),
         Decode::Syslog { zone } => Box::new(syslog::Syslog::new(zone)?),
-        Decode::Avro { schema } => Box::new(avro::Avro::new(schema)?),
+        Decode::Avro { schema } => Box::new(avro::Avro::new(&whole_avro(schema)?)?),
         Decode::Protobuf { descriptors, message, ignore_unknown } => {
             Box::new(protobuf::Protobuf::new(descriptors, message, *ignore_unknown)?)
         }

@@ -28,7 +28,7 @@ impl Protobuf {
 
     /// Messages of the type `message`.
     pub(super) fn of(message: MessageDescriptor, ignores_unknown: bool) -> Result<Self, String> {
-        if holds(&message, ANY, &mut HashSet::new()) {
+        if holds(&message, ANY) {
             let message = message.full_name();
             return Err(format!(
                 "{message} holds google.protobuf.Any, which is not decoded: keep such payloads with decode = \"raw\""
@@ -38,7 +38,7 @@ impl Protobuf {
             .stringify_64_bit_integers(false)
             .use_proto_field_name(true)
             .skip_default_fields(false);
-        let has_wrapped = holds(&message, WRAPPED, &mut HashSet::new());
+        let has_wrapped = holds(&message, WRAPPED);
         Ok(Self { message, ignores_unknown, has_wrapped, options })
     }
 }
@@ -142,10 +142,23 @@ const ANY: &[&str] = &["google.protobuf.Any"];
 const WRAPPED: &[&str] = &["google.protobuf.FloatValue", "google.protobuf.DoubleValue", "google.protobuf.Value"];
 
 /// Whether `message` is one of `names`, or holds one.
-fn holds(message: &MessageDescriptor, names: &[&str], seen: &mut HashSet<String>) -> bool {
-    names.contains(&message.full_name())
-        || (seen.insert(message.full_name().to_string())
-            && message.fields().any(|field| field.kind().as_message().is_some_and(|inner| holds(inner, names, seen))))
+fn holds(message: &MessageDescriptor, names: &[&str]) -> bool {
+    let mut seen = HashSet::from([message.full_name().to_string()]);
+    let mut open = vec![message.clone()];
+    // One after the other, not inside each other: types can refer to others in long chains.
+    while let Some(message) = open.pop() {
+        if names.contains(&message.full_name()) {
+            return true;
+        }
+        for field in message.fields() {
+            if let Some(inner) = field.kind().as_message()
+                && seen.insert(inner.full_name().to_string())
+            {
+                open.push(inner.clone());
+            }
+        }
+    }
+    false
 }
 
 /// Whether a value of [`WRAPPED`] in `value` is infinite or no number.

@@ -469,6 +469,42 @@ fn avro_that_claims_more_than_it_has_is_refused() {
     }
 }
 
+#[test]
+fn avro_of_a_file_is_read_as_that_of_a_registry() {
+    let schema = json!({"type": "error", "name": "a.Failure", "fields": [
+        {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 4}},
+        {"name": "digits", "type": {"type": {"type": "string", "logicalType": "decimal", "scale": 2}}},
+        {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["x"], "doc": "one"}},
+        {"name": "again", "type": {"type": "enum", "name": "Kind", "symbols": ["x"], "doc": "the same"}},
+        {"name": "inner", "type": ["null", {"type": "a.Kind"}]},
+    ]});
+    let row = rows(&avro(&schema), b"\x02\x05\x02x\x00\x00\x02\x00");
+    assert_eq!(row, Ok(vec![r#"{"price":5,"digits":"x","kind":"x","again":"x","inner":"x"}"#.to_string()]));
+    let twice =
+        json!([{"type": "enum", "name": "E", "symbols": ["x"]}, {"type": "enum", "name": "E", "symbols": ["y"]}]);
+    let problem = compile(&avro(&twice)).err();
+    assert_eq!(problem.as_deref(), Some("not an Avro schema: E is defined twice, as two different types"));
+}
+
+#[test]
+fn avro_branches_may_be_called_as_primitives_are() {
+    let record = |name: &str| json!({"type": "record", "name": name, "fields": [{"name": "a", "type": "int"}]});
+    let fixed = json!({"type": "fixed", "name": "Bytes", "size": 1});
+    let letters = json!({"type": "enum", "name": "Long", "symbols": ["x"]});
+    let union = avro(&json!(["null", "string", record("String"), "bytes", fixed, "long", letters, record("0")]));
+    for (payload, row) in [
+        (&b"\x02\x02x"[..], "\"x\""),
+        (b"\x04\x02", r#"{"a":1}"#),
+        (b"\x06\x02\xff", "\"/w==\""),
+        (b"\x08\xff", "\"/w==\""),
+        (b"\x0a\x02", "1"),
+        (b"\x0c\x00", "\"x\""),
+        (b"\x0e\x02", r#"{"a":1}"#),
+    ] {
+        assert_eq!(rows(&union, payload), Ok(vec![row.to_string()]), "{payload:?}");
+    }
+}
+
 /// `package web; message Hit { int64 id = 1; repeated string tags = 2; }`
 const HIT: &str = "CjkKCWhpdC5wcm90bxIDd2ViIh8KA0hpdBIKCgJpZBgBIAEoAxIMCgR0YWdzGAIgAygJYgZwcm90bzM=";
 

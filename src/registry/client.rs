@@ -31,7 +31,7 @@ pub enum RegistryError {
         /// What came back, of each URL.
         reason: String,
     },
-    /// The login is refused.
+    /// The login is refused by one URL, and no other one has an answer.
     #[error(
         "ask the schema registry for {what}: {url} refuses the login ({status}): check username and password, or token, in [registry]"
     )]
@@ -122,10 +122,10 @@ impl Client {
         })
     }
 
-    /// Asks one URL after the other. `None`: all of them say that there is nothing of that name.
+    /// Asks one URL after the other, also behind one that refuses the login. `None`: all of them say that there is nothing of that name.
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Option<T>, RegistryError> {
         let what = path.join("/");
-        let (mut reasons, mut is_nowhere) = (Vec::new(), false);
+        let (mut reasons, mut is_nowhere, mut refused) = (Vec::new(), false, None);
         for base in &self.urls {
             let shown = base.as_str().trim_end_matches('/').to_string();
             let mut url = base.clone();
@@ -146,19 +146,29 @@ impl Client {
             let start = || String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES_MAX)]).trim().to_string();
             match status {
                 StatusCode::OK => match serde_json::from_slice(&body) {
-                    Ok(found) => return Ok(Some(found)),
+                    Ok(found) => {
+                        if let Some(refused) = refused {
+                            tracing::warn!("{refused}; another URL has answered");
+                        }
+                        return Ok(Some(found));
+                    }
                     Err(error) => {
                         reasons.push(format!("{shown}: no answer of a schema registry ({error}): {}", start()))
                     }
                 },
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    return Err(RegistryError::Refused { what, url: shown, status: status.as_u16() });
+                    let status = status.as_u16();
+                    refused.get_or_insert(RegistryError::Refused { what: what.clone(), url: shown, status });
                 }
                 // Who says so in another way than the API does (a proxy, a wrong path) says nothing of the schema.
                 // One that lags behind the others does not know it yet.
                 StatusCode::NOT_FOUND if is_not_found(&body) => is_nowhere = true,
                 _ => reasons.push(format!("{shown}: {status}: {}", start())),
             }
+        }
+        // Who refuses may know what the others do not.
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         match is_nowhere && reasons.is_empty() {
             true => Ok(None),

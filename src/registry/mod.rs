@@ -16,7 +16,7 @@ mod resolve;
 mod schema;
 
 pub use client::RegistryError;
-pub use schema::{Message, Resolution, Schema, Shape};
+pub use schema::{Message, Resolution, Schema, Shape, whole_avro};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::RegistryConfig;

@@ -1,3 +1,5 @@
+mod large;
+
 use super::*;
 use crate::decode::{Aim, Decoder, Rows, Schemas, by_registry};
 use crate::layout::{Column, ColumnKind, Decode};
@@ -163,6 +165,26 @@ fn avro_numbers_mean_the_same_wherever_their_type_is_mentioned() {
     let data = [&[4][..], &12_345_i16.to_be_bytes()].concat();
     assert_eq!(projected(&first, &second(2), &data).as_deref(), Ok(r#"{"d":123.45}"#));
     projected(&first, &second(4), &data).expect_err("the other branch has the writer's scale");
+}
+
+#[test]
+fn avro_logical_types_that_mean_nothing_hinder_nothing() {
+    let of = |kind: &str, logical: &str| {
+        record_of(&format!(r#"{{"name":"f","type":{{"type":"{kind}","logicalType":"{logical}"}}}}"#))
+    };
+    let text = &[2, b'x'];
+    // Not known; known, and at another type than its own.
+    assert_eq!(projected(&of("string", "url"), &of("string", "uri"), text).as_deref(), Ok(r#"{"f":"x"}"#));
+    assert_eq!(projected(&of("string", "uuid"), &of("string", "uri"), text).as_deref(), Ok(r#"{"f":"x"}"#));
+    assert_eq!(projected(&of("int", "time-micros"), &of("long", "date"), &[4]).as_deref(), Ok(r#"{"f":2}"#));
+    // A number that has a meaning only now, or has none any more.
+    let millis = of("long", "timestamp-millis");
+    let since_1970 = r#"{"f":"1970-01-01T00:00:00.002Z"}"#;
+    assert_eq!(projected(&of("long", "epoch"), &millis, &[4]).as_deref(), Ok(since_1970));
+    assert_eq!(projected(&millis, &of("long", "epoch"), &[4]).as_deref(), Ok(r#"{"f":2}"#));
+    let problem = projected(&of("int", "date"), &millis, &[4]).expect_err("days are no milliseconds");
+    assert!(problem.ends_with("R.f: it was date and is timestamp-millis"), "{problem}");
+    projected(&millis, &of("long", "local-timestamp-millis"), &[4]).expect_err("without its zone");
 }
 
 /// Goal: a default that holds itself, or tries too much, is a reason for a dead letter and not the end of the process.

@@ -14,8 +14,8 @@
 //!   (clocks, random numbers, files, environment, network) do not exist here.
 //! - **T-2** Every row that goes in comes out as rows, is dropped by a rule the user wrote, or is refused with a reason.
 //! - **T-3** No value is changed or lost silently: numbers that VRL cannot hold exactly (from 2^63 on), names that come twice,
-//!   results that JSON cannot hold (bytes that are no text) and assignments to parts of what has none refuse the row. Fractions
-//!   are doubles, and fields come out in the order of their names.
+//!   results that JSON cannot hold (bytes that are no text) and assignments to parts of what has none in `.` refuse the row; in a
+//!   variable VRL's own rule replaces it. Fractions are doubles, and fields come out in the order of their names.
 //! - **T-4** What decompresses in a program is bounded. What multiplies or nests values in it is not: the guide says which.
 
 mod arguments;

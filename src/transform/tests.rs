@@ -144,6 +144,8 @@ fn rows_that_would_be_replaced_are_refused() {
         assert_eq!(one("if is_object(.) { .host = %topic }", row), row);
     }
     assert!(refused(". = parse_json!(.text); .host = 1", r#"{"text":"5"}"#).contains("would be lost"));
+    // A variable is the program's own, and follows VRL's rule.
+    assert_eq!(one("x = object!(.)\nx.a.b = 1\n. = x", r#"{"a":"text"}"#), r#"{"a":{"b":1}}"#);
     assert!(refused(".a.b = 1", r#"{"a":"text"}"#).contains("but .a is `"));
     assert!(refused(".a[0].c = 1", r#"{"a":[7]}"#).contains("but .a[0] is `7`"));
     assert_eq!(one(".a.b = 1", r#"{"a":null}"#), r#"{"a":{"b":1}}"#);

@@ -111,6 +111,25 @@ async fn the_next_url_is_asked_where_one_does_not_answer() {
 }
 
 #[tokio::test]
+async fn the_next_url_is_asked_where_one_refuses_the_login() {
+    let (strict, _) = server(|_, _| (403, "who are you")).await;
+    let (stricter, _) = server(|_, _| (401, "who are you")).await;
+    let (well, _) = server(|path, _| if path == "/schemas/ids/1" { INT } else { NONE }).await;
+    let (ill, _) = server(|_, _| (500, "ill")).await;
+    let url = |address: SocketAddr| format!("http://{address}");
+    let found = client(&[url(strict), url(well)], None).by_id(1).await.expect("an answer");
+    assert!(found.is_some());
+    // What one URL keeps to itself may be there, whatever the others say.
+    for others in [[well, ill], [ill, well], [stricter, well]] {
+        let urls = [strict, others[0], others[1]].map(url);
+        let refused = client(&urls, None).by_id(7).await.expect_err("nobody tells");
+        let expected = RegistryError::Refused { what: "schemas/ids/7".to_string(), url: url(strict), status: 403 };
+        assert_eq!(refused, expected, "the first that refused is named");
+    }
+    client(&[url(well), url(strict)], None).by_id(7).await.expect_err("the last one may know it");
+}
+
+#[tokio::test]
 async fn what_a_schema_refers_to_is_asked_for_once() {
     const A: &str = r#"{"schemaType":"AVRO","schema":"{\"type\":\"record\",\"name\":\"A\",\"fields\":[{\"name\":\"b\",\"type\":\"B\"},{\"name\":\"c\",\"type\":\"C\"}]}",
         "references":[{"name":"B","subject":"b","version":1},{"name":"C","subject":"c/d","version":2}]}"#;

@@ -16,6 +16,15 @@ const RECORDS_MAX: usize = 100_000;
 
 const PRIMITIVES: &[&str] = &["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
 
+/// An Avro schema of a file, as one of the registry is read: names in full, and without what the library refuses although the
+/// specification has it passed over or given a default (a decimal without a scale, a logical type that is none, a type in a type).
+///
+/// # Errors
+/// It is no schema, or refers to what is not in it; in words for the person who wrote it.
+pub fn whole_avro(text: &str) -> Result<String, String> {
+    whole(text, &[]).map(|schema| schema.to_string()).map_err(|problem| format!("not an Avro schema: {problem}"))
+}
+
 /// The schema with everything it refers to in it and all names in full: the first mention of a type holds it.
 pub(super) fn whole(text: &str, parts: &[Part]) -> Result<Value, String> {
     let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| format!("not JSON: {error}"));
@@ -27,7 +36,8 @@ pub(super) fn whole(text: &str, parts: &[Part]) -> Result<Value, String> {
     // A part itself goes before what another part holds under its name.
     parts.iter().for_each(|part| learn(part, "", false, &mut known));
     parts.iter().for_each(|part| learn(part, "", true, &mut known));
-    let whole = Whole { known: &known, defined: HashSet::new() }.walk(schema.clone(), "", 0)?;
+    let whole =
+        Whole { known: &known, defined: HashSet::new(), is_alone: parts.is_empty() }.walk(schema.clone(), "", 0)?;
     check_records(&whole)?;
     Ok(whole)
 }
@@ -63,6 +73,8 @@ fn learn<'a>(schema: &'a Value, namespace: &str, inside: bool, known: &mut Known
 struct Whole<'a> {
     known: &'a Known<'a>,
     defined: HashSet<String>,
+    /// It has no parts.
+    is_alone: bool,
 }
 
 impl Whole<'_> {
@@ -119,6 +131,10 @@ impl Whole<'_> {
         let full = full_name(&schema, namespace).ok_or("a named type has no name")?;
         let own = namespace_of(&full).to_string();
         if !self.defined.insert(full.clone()) {
+            let is_same = |(known, _): &(&Map<String, Value>, String)| says_the_same(known, &schema);
+            if self.is_alone && !self.known.get(&full).is_some_and(is_same) {
+                return Err(format!("{full} is defined twice, as two different types"));
+            }
             // A part that two others hold.
             return Ok(mention(&full));
         }
@@ -149,6 +165,22 @@ impl Whole<'_> {
         }
         Ok(Value::Object(schema))
     }
+}
+
+/// Whether two definitions say the same, whatever is said about them.
+fn says_the_same(one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
+    fn is_same(one: &Value, other: &Value) -> bool {
+        match (one, other) {
+            (Value::Object(one), Value::Object(other)) => says_the_same(one, other),
+            (Value::Array(one), Value::Array(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
+            }
+            _ => one == other,
+        }
+    }
+    let keys = |of: &Map<String, Value>| of.keys().filter(|key| *key != "doc").count();
+    let mut said = one.iter().filter(|(key, _)| *key != "doc");
+    keys(one) == keys(other) && said.all(|(key, value)| other.get(key).is_some_and(|told| is_same(value, told)))
 }
 
 /// A name as it stands for a type that is defined elsewhere: one without a namespace must not get that around it.

@@ -6,6 +6,7 @@ mod json;
 mod protobuf;
 mod resolution;
 
+pub use avro::whole_avro;
 pub use protobuf::Message;
 pub use resolution::Resolution;
 

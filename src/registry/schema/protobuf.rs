@@ -12,6 +12,8 @@ use std::collections::HashSet;
 const SOURCES_BYTES_MAX: usize = 16 << 20;
 /// How deep a file may nest, brackets in texts and comments counted as well.
 const NESTING_MAX: usize = 100;
+/// How deep files import each other: its compiler goes into each import before it goes on.
+const IMPORTS_MAX: usize = 100;
 /// How deep messages are declared in each other.
 const INDEXES_MAX: u64 = 100;
 
@@ -31,7 +33,9 @@ pub(super) fn file(text: &str, parts: &[Part]) -> Result<FileDescriptor, String>
     let mut sources = vec![(root.clone(), text.to_string())];
     sources.extend(parts.iter().map(|part| (part.name.clone(), part.text.clone())));
     sources.extend(built_in::FILES.map(|(name, text)| (name.to_string(), text.to_string())));
-    resolver.add(Sources(sources));
+    let sources = Sources(sources);
+    check_imports(&root, &sources)?;
+    resolver.add(sources);
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
     compiler.include_imports(true);
@@ -53,6 +57,25 @@ fn check_nesting(text: &str) -> Result<(), String> {
         if open > NESTING_MAX {
             return Err(format!("it nests deeper than {NESTING_MAX}"));
         }
+    }
+    Ok(())
+}
+
+/// Refuses files that import each other deeper than the compiler, which has no bound, can take. They are met in its order.
+fn check_imports(root: &str, sources: &Sources) -> Result<(), String> {
+    let mut seen = HashSet::new();
+    let mut open = vec![(root.to_string(), 0)];
+    while let Some((name, depth)) = open.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        if depth > IMPORTS_MAX {
+            return Err(format!("its files import each other deeper than {IMPORTS_MAX}"));
+        }
+        // The compiler tells what is no file of its kind, or is not there.
+        let Ok(file) = sources.open_file(&name) else { continue };
+        let imports = file.file_descriptor_proto().dependency.iter().rev();
+        open.extend(imports.map(|import| (import.clone(), depth + 1)));
     }
     Ok(())
 }
@@ -119,41 +142,70 @@ impl Message {
 
     /// Whether data of `writer` means the same read as this message: fields of one number are of one kind.
     pub(super) fn reads(&self, writer: &Self) -> Result<(), String> {
-        reads(&self.0, &writer.0, &mut HashSet::new())
+        let mut compare = Compare { seen: HashSet::new(), open: Vec::new() };
+        compare.pair(&self.0, &writer.0)?;
+        // One after the other, not inside each other: types can refer to others in long chains.
+        while let Some((reader, writer)) = compare.open.pop() {
+            check_oneofs(&reader, &writer)?;
+            compare.fields(&reader, &writer)?;
+        }
+        Ok(())
     }
 }
 
-fn reads(
-    reader: &MessageDescriptor,
-    writer: &MessageDescriptor,
-    seen: &mut HashSet<(String, String)>,
-) -> Result<(), String> {
-    if reader.full_name() != writer.full_name() {
-        return Err(format!("{} is another message than {}", writer.full_name(), reader.full_name()));
-    }
-    if !seen.insert((reader.full_name().to_string(), writer.full_name().to_string())) {
-        return Ok(());
-    }
-    check_oneofs(reader, writer)?;
-    for field in reader.fields() {
-        let Some(written) = writer.get_field(field.number()) else { continue };
-        let place = || format!("field {} of {}", field.number(), reader.full_name());
-        if field.is_list() != written.is_list() || field.is_map() != written.is_map() {
-            return Err(format!("{} is repeated in one schema and not in the other", place()));
+/// Two schemas that are compared, message by message.
+struct Compare {
+    /// The messages that were met, which are called the same in both.
+    seen: HashSet<String>,
+    /// Those of them that are still to be compared: the reader's and the writer's.
+    open: Vec<(MessageDescriptor, MessageDescriptor)>,
+}
+
+impl Compare {
+    fn pair(&mut self, reader: &MessageDescriptor, writer: &MessageDescriptor) -> Result<(), String> {
+        if reader.full_name() != writer.full_name() {
+            return Err(format!("{} is another message than {}", writer.full_name(), reader.full_name()));
         }
-        match (field.kind(), written.kind()) {
-            (Kind::Message(new), Kind::Message(old)) if field.is_map() => {
-                let value = |entry: &MessageDescriptor| entry.map_entry_value_field();
-                let key = |entry: &MessageDescriptor| entry.map_entry_key_field();
-                if !fits(&key(&old), &key(&new)) {
-                    return Err(format!("the keys of {} are of another type", place()));
-                }
-                same_or_reads(&value(&new), &value(&old), place, seen)?;
+        if self.seen.insert(reader.full_name().to_string()) {
+            self.open.push((reader.clone(), writer.clone()));
+        }
+        Ok(())
+    }
+
+    fn fields(&mut self, reader: &MessageDescriptor, writer: &MessageDescriptor) -> Result<(), String> {
+        for field in reader.fields() {
+            let Some(written) = writer.get_field(field.number()) else { continue };
+            let place = || format!("field {} of {}", field.number(), reader.full_name());
+            if field.is_list() != written.is_list() || field.is_map() != written.is_map() {
+                return Err(format!("{} is repeated in one schema and not in the other", place()));
             }
-            _ => same_or_reads(&field, &written, place, seen)?,
+            match (field.kind(), written.kind()) {
+                (Kind::Message(new), Kind::Message(old)) if field.is_map() => {
+                    let value = |entry: &MessageDescriptor| entry.map_entry_value_field();
+                    let key = |entry: &MessageDescriptor| entry.map_entry_key_field();
+                    if !fits(&key(&old), &key(&new)) {
+                        return Err(format!("the keys of {} are of another type", place()));
+                    }
+                    self.field(&value(&new), &value(&old), place)?;
+                }
+                _ => self.field(&field, &written, place)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn field(
+        &mut self,
+        field: &FieldDescriptor,
+        written: &FieldDescriptor,
+        place: impl Fn() -> String,
+    ) -> Result<(), String> {
+        match (field.kind(), written.kind()) {
+            (Kind::Message(new), Kind::Message(old)) => self.pair(&new, &old),
+            _ if fits(written, field) => Ok(()),
+            (new, old) => Err(format!("{} was {old:?} and is {new:?}", place())),
         }
     }
-    Ok(())
 }
 
 /// Refuses fields that could be set together and exclude each other now: all but the last one would be lost.
@@ -174,19 +226,6 @@ fn check_oneofs(reader: &MessageDescriptor, writer: &MessageDescriptor) -> Resul
         }
     }
     Ok(())
-}
-
-fn same_or_reads(
-    field: &FieldDescriptor,
-    written: &FieldDescriptor,
-    place: impl Fn() -> String,
-    seen: &mut HashSet<(String, String)>,
-) -> Result<(), String> {
-    match (field.kind(), written.kind()) {
-        (Kind::Message(new), Kind::Message(old)) => reads(&new, &old, seen),
-        _ if fits(written, field) => Ok(()),
-        (new, old) => Err(format!("{} was {old:?} and is {new:?}", place())),
-    }
 }
 
 /// Whether values of `old` keep their meaning as `new`: the same kind, or a wider one of the same encoding.

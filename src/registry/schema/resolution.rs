@@ -4,13 +4,19 @@
 //! values that are hundreds of times as large as what they are read from, so only its numbers are used: both schemas are walked here side by
 //! side, once, and data is copied from the one order to the other.
 
+use crate::decode::{Meaning, meaning};
 use apache_avro::types::Value;
 use serde_avro_fast::schema::{Enum, LogicalType, Name, Record, RegularType, SchemaKey, SchemaMut, SchemaNode, Union};
 use serde_json::{Map, Value as Json};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Most pairs of types that are compared.
 const STEPS_MAX: usize = 100_000;
+
+/// Most names of fields, symbols, branches and aliases that are looked at while types are compared, those of both schemas: what is
+/// kept of symbols takes some 60 bytes each.
+const NAMES_MAX: usize = 2_000_000;
 
 /// How deep values may nest: further than any that is whole by its own schema.
 const DEPTH_MAX: usize = 512;
@@ -94,14 +100,15 @@ pub(super) fn resolve(reader: &Json, writer: &Json) -> Result<Resolution, String
         steps: 0,
         known: HashMap::new(),
         todo: Vec::new(),
+        names: NAMES_MAX,
         values: DEFAULT_VALUES_MAX,
         bytes: DEFAULT_BYTES_MAX,
     };
-    compare.pair(SchemaKey::root(), Some(SchemaKey::root()), "");
+    compare.pair(SchemaKey::root(), Some(SchemaKey::root()), &Rc::from(""));
     let mut steps: Vec<Option<Step>> = Vec::new();
     // One after the other, not inside each other: types can refer to others in long chains.
     while let Some(pair) = compare.todo.pop() {
-        let step = compare.step(&pair).map_err(|problem| match pair.place.as_str() {
+        let step = compare.step(&pair).map_err(|problem| match &*pair.place {
             "" => problem,
             place => format!("{place}: {problem}"),
         })?;
@@ -137,7 +144,15 @@ struct Pair {
     writer: SchemaKey,
     reader: Option<SchemaKey>,
     /// Of which field they are.
-    place: String,
+    place: Rc<str>,
+}
+
+/// How a branch takes data of a writer, the better way first.
+#[derive(Clone, Copy)]
+enum Way {
+    Itself,
+    Alike,
+    Promoted,
 }
 
 struct Compare<'s> {
@@ -149,6 +164,8 @@ struct Compare<'s> {
     steps: usize,
     known: HashMap<(SchemaKey, Option<SchemaKey>), usize>,
     todo: Vec<Pair>,
+    /// How many names may still be looked at.
+    names: usize,
     /// How many values of defaults there may still be.
     values: usize,
     /// And how many bytes.
@@ -157,19 +174,33 @@ struct Compare<'s> {
 
 impl<'s> Compare<'s> {
     /// The step of a pair.
-    fn pair(&mut self, writer: SchemaKey, reader: Option<SchemaKey>, place: &str) -> usize {
+    fn pair(&mut self, writer: SchemaKey, reader: Option<SchemaKey>, place: &Rc<str>) -> usize {
         let next = self.steps;
         let step = *self.known.entry((writer, reader)).or_insert(next);
         if step == next {
             self.steps += 1;
-            self.todo.push(Pair { step, writer, reader, place: place.to_string() });
+            // What is past the bound is refused by who works them off.
+            if self.steps <= STEPS_MAX + 1 {
+                self.todo.push(Pair { step, writer, reader, place: place.clone() });
+            }
         }
         step
     }
 
+    /// Counts names that are looked at.
+    fn look(&mut self, names: usize) -> Result<(), String> {
+        if names > self.names {
+            // No other branch of a union is tried.
+            self.values = 0;
+            return Err(format!("there are too many names to compare, more than {NAMES_MAX}"));
+        }
+        self.names -= names;
+        Ok(())
+    }
+
     /// Says how all data of a pair is read.
     fn step(&mut self, pair: &Pair) -> Result<Step, String> {
-        let place = pair.place.as_str();
+        let place = &pair.place;
         let writer = node(self.writer, pair.writer)?;
         if let RegularType::Union(union) = &writer.type_ {
             return Ok(Step::Union(
@@ -196,8 +227,7 @@ impl<'s> Compare<'s> {
             }
             (RegularType::Enum(writer), RegularType::Enum(reader)) => {
                 self.alike(&writer.name, &reader.name)?;
-                let symbols = writer.symbols.iter().map(|symbol| index(self.symbol(symbol, reader)?));
-                Step::Enum(symbols.collect::<Result<_, _>>()?)
+                self.symbols(writer, reader)?
             }
             (RegularType::Fixed(fixed), RegularType::Fixed(other)) => {
                 self.alike(&fixed.name, &other.name)?;
@@ -216,7 +246,7 @@ impl<'s> Compare<'s> {
     }
 
     /// How a value that nobody asks for is read.
-    fn passed_over(&mut self, writer: &SchemaNode, place: &str) -> Step {
+    fn passed_over(&mut self, writer: &SchemaNode, place: &Rc<str>) -> Step {
         match &writer.type_ {
             RegularType::Array(array) => Step::Array(self.pair(array.items, None, place)),
             RegularType::Map(map) => Step::Map(self.pair(map.values, None, place)),
@@ -231,24 +261,31 @@ impl<'s> Compare<'s> {
     }
 
     fn record(&mut self, writer: &Record, reader: &Record) -> Result<Step, String> {
+        self.look(writer.fields.len() + reader.fields.len())?;
         let definition = self.definitions.get(reader.name.fully_qualified_name()).copied();
         let told = |field: usize| definition.and_then(|told| told.get("fields")?.get(field)?.as_object());
-        let mut sources: Vec<Option<usize>> = Vec::with_capacity(reader.fields.len());
-        let place_of = |name: &str| writer.fields.iter().position(|field| field.name == name);
-        for field in &reader.fields {
-            sources.push(place_of(&field.name));
-        }
-        for field in 0..sources.len() {
-            if sources[field].is_none() {
+        let places = places(writer.fields.iter().map(|field| field.name.as_str()));
+        let mut sources: Vec<Option<usize>> =
+            reader.fields.iter().map(|field| places.get(field.name.as_str()).copied()).collect();
+        let mut is_read = vec![false; writer.fields.len()];
+        sources.iter().flatten().for_each(|source| is_read[*source] = true);
+        for (number, source) in sources.iter_mut().enumerate().filter(|(_, source)| source.is_none()) {
+            for alias in told(number).into_iter().flat_map(aliases) {
+                self.look(1)?;
                 // What is read by its own name, or by another alias, is not meant.
-                let mut old = told(field).into_iter().flat_map(aliases).filter_map(place_of);
-                sources[field] = old.find(|old| !sources.contains(&Some(*old)));
+                if let Some(&old) = places.get(alias)
+                    && !is_read[old]
+                {
+                    is_read[old] = true;
+                    *source = Some(old);
+                    break;
+                }
             }
         }
         let mut written = vec![None; writer.fields.len()];
         let mut defaults = Vec::with_capacity(reader.fields.len());
         for (number, (field, source)) in reader.fields.iter().zip(&sources).enumerate() {
-            let place = format!("{}.{}", reader.name.name(), field.name);
+            let place: Rc<str> = format!("{}.{}", reader.name.name(), field.name).into();
             defaults.push(match source {
                 Some(source) => {
                     let step = self.pair(writer.fields[*source].type_, Some(field.type_), &place);
@@ -270,7 +307,7 @@ impl<'s> Compare<'s> {
         }
         let read: Vec<usize> = written.iter().flatten().filter_map(|(_, number)| *number).collect();
         let mut passed_over = |field: usize| {
-            let place = format!("{}.{}", writer.name.name(), writer.fields[field].name);
+            let place: Rc<str> = format!("{}.{}", writer.name.name(), writer.fields[field].name).into();
             (self.pair(writer.fields[field].type_, None, &place), None)
         };
         let written = written.into_iter().enumerate();
@@ -280,19 +317,20 @@ impl<'s> Compare<'s> {
     }
 
     /// The branch of `readers` for data of `writer`: the type itself, else the first one that it can be promoted to.
-    fn branch(&self, writer: &SchemaNode, readers: &Union) -> Result<usize, String> {
-        let is_kind = |reader: &RegularType| kind(&writer.type_) == kind(reader);
-        let ways: [&dyn Fn(&RegularType) -> bool; 3] = [
-            &|reader| is_kind(reader) && name_of(&writer.type_) == name_of(reader),
-            &|reader| match (writer.type_.name(), reader.name()) {
-                (Some(old), Some(new)) => is_kind(reader) && self.is_alike(old, new),
-                _ => false,
-            },
-            &|reader| promoted(&writer.type_, reader).is_some(),
-        ];
-        for way in ways {
+    fn branch(&mut self, writer: &SchemaNode, readers: &Union) -> Result<usize, String> {
+        let old = &writer.type_;
+        for way in [Way::Itself, Way::Alike, Way::Promoted] {
             for (place, reader) in readers.variants.iter().enumerate() {
-                if way(&node(self.reader, *reader)?.type_) {
+                self.look(1)?;
+                let new = &node(self.reader, *reader)?.type_;
+                let is_kind = kind(old) == kind(new);
+                let is_taken = match (way, old.name(), new.name()) {
+                    (Way::Itself, ..) => is_kind && name_of(old) == name_of(new),
+                    (Way::Alike, Some(old), Some(new)) if is_kind => self.is_alike(old, new)?,
+                    (Way::Alike, ..) => false,
+                    (Way::Promoted, ..) => promoted(old, new).is_some(),
+                };
+                if is_taken {
                     return Ok(place);
                 }
             }
@@ -302,14 +340,22 @@ impl<'s> Compare<'s> {
     }
 
     /// Names count without their namespaces; aliases with them.
-    fn is_alike(&self, writer: &Name, reader: &Name) -> bool {
-        let old = writer.fully_qualified_name();
-        let told = || self.definitions.get(reader.fully_qualified_name());
-        writer.name() == reader.name() || told().is_some_and(|told| aliases(told).any(|alias| alias == old))
+    fn is_alike(&mut self, writer: &Name, reader: &Name) -> Result<bool, String> {
+        if writer.name() == reader.name() {
+            return Ok(true);
+        }
+        let told = self.definitions.get(reader.fully_qualified_name()).copied();
+        for alias in told.into_iter().flat_map(aliases) {
+            self.look(1)?;
+            if alias == writer.fully_qualified_name() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    fn alike(&self, writer: &Name, reader: &Name) -> Result<(), String> {
-        match self.is_alike(writer, reader) {
+    fn alike(&mut self, writer: &Name, reader: &Name) -> Result<(), String> {
+        match self.is_alike(writer, reader)? {
             true => Ok(()),
             false => {
                 Err(format!("{} is another type than {}", writer.fully_qualified_name(), reader.fully_qualified_name()))
@@ -317,12 +363,19 @@ impl<'s> Compare<'s> {
         }
     }
 
-    /// The place of a symbol among those of `reader`, or that of its default.
-    fn symbol(&self, symbol: &str, reader: &Enum) -> Result<usize, String> {
-        let place = |symbol: &str| reader.symbols.iter().position(|known| known == symbol);
+    /// Each symbol of the writer as the reader's of that name, else as the reader's default.
+    fn symbols(&mut self, writer: &Enum, reader: &Enum) -> Result<Step, String> {
+        self.look(writer.symbols.len() + reader.symbols.len())?;
+        let places = places(reader.symbols.iter().map(String::as_str));
         let told = self.definitions.get(reader.name.fully_qualified_name());
-        let found = place(symbol).or_else(|| place(told?.get("default")?.as_str()?));
-        found.ok_or_else(|| format!("{} has no symbol {symbol}, and no default", reader.name.name()))
+        let default = told.and_then(|told| places.get(told.get("default")?.as_str()?));
+        let mut written = Vec::with_capacity(writer.symbols.len());
+        for symbol in &writer.symbols {
+            let place = places.get(symbol.as_str()).or(default);
+            let none = || format!("{} has no symbol {symbol}, and no default", reader.name.name());
+            written.push(index(*place.ok_or_else(none)?)?);
+        }
+        Ok(Step::Enum(written))
     }
 
     /// Writes the value of a default; of a union that of the first branch that takes it.
@@ -354,7 +407,9 @@ impl<'s> Compare<'s> {
             }
             RegularType::Enum(symbols) => {
                 let symbol = default.as_str().ok_or_else(wrong)?;
-                out.extend(index(symbols.symbols.iter().position(|known| known == symbol).ok_or_else(wrong)?)?);
+                let place = symbols.symbols.iter().position(|known| known == symbol);
+                self.look(place.map_or(symbols.symbols.len(), |place| place + 1))?;
+                out.extend(index(place.ok_or_else(wrong)?)?);
             }
             RegularType::Array(array) => {
                 let items = default.as_array().ok_or_else(wrong)?;
@@ -406,6 +461,15 @@ fn node(schema: &SchemaMut, key: SchemaKey) -> Result<&SchemaNode, String> {
     schema.get(key).ok_or_else(|| "it names a type that is not there".to_string())
 }
 
+/// The place of each name, of one that comes twice the first.
+fn places<'n>(names: impl Iterator<Item = &'n str>) -> HashMap<&'n str, usize> {
+    let mut places = HashMap::new();
+    for (place, name) in names.enumerate() {
+        places.entry(name).or_insert(place);
+    }
+    places
+}
+
 fn name_of(of: &RegularType) -> &str {
     of.name().map_or("", Name::fully_qualified_name)
 }
@@ -420,15 +484,18 @@ fn bytes_of(default: &Json) -> Option<Vec<u8>> {
 }
 
 /// Refuses numbers and bytes that mean one thing to the writer and another one to the reader: milliseconds are no microseconds.
+/// What means nothing to one of them is read as the reader says.
 fn same_meaning(writer: &SchemaNode, reader: &SchemaNode) -> Result<(), String> {
-    let meaning = |logical: &LogicalType| match logical {
-        LogicalType::Decimal(decimal) => format!("decimal of scale {}", decimal.scale),
-        other => other.as_str().to_string(),
-    };
-    match (writer.logical_type.as_ref().map(meaning), reader.logical_type.as_ref().map(meaning)) {
-        (Some(old), Some(new)) if old != new => Err(format!("it was {old} and is {new}")),
-        _ => Ok(()),
+    let (old, new) = (meaning(writer), meaning(reader));
+    if old == new || old == Meaning::Itself || new == Meaning::Itself {
+        return Ok(());
     }
+    let logical = |node: &SchemaNode| match &node.logical_type {
+        Some(LogicalType::Decimal(decimal)) => format!("decimal of scale {}", decimal.scale),
+        Some(other) => other.as_str().to_string(),
+        None => "itself".to_string(),
+    };
+    Err(format!("it was {} and is {}", logical(writer), logical(reader)))
 }
 
 /// How values of `writer`, which has no parts, are read as `reader`, if they are.
