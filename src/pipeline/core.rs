@@ -218,3 +218,6 @@ impl Core {
         self.status.publish(&self.partitions, &self.spool, &self.pool);
     }
 }
+
+#[cfg(test)]
+mod tests;

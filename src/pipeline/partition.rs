@@ -50,6 +50,23 @@ pub enum Phase {
     Stopped(String),
 }
 
+impl Phase {
+    /// Whether a batch may be opened: it begins at [`Partition::next`], which in all other phases is not known, is somebody else's
+    /// to set, or is where sampling has got to.
+    pub fn may_open(&self) -> bool {
+        match self {
+            Self::Starting { .. } | Self::Running => true,
+            Self::TakingOver
+            | Self::Sampling { .. }
+            | Self::AwaitingSchema { .. }
+            | Self::OutOfRange
+            | Self::Drained
+            | Self::Waiting { .. }
+            | Self::Stopped(_) => false,
+        }
+    }
+}
+
 /// A held Kafka partition.
 pub struct Partition {
     /// The assignment.
@@ -222,5 +239,25 @@ impl Partition {
     /// Whether nothing of it is open or on its way.
     pub fn is_idle(&self) -> bool {
         self.open.is_none() && self.sealed.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: no batch begins at an offset that nobody has found: `reset` leaves 0 behind, whatever the partition was doing.
+    #[test]
+    fn nothing_is_opened_before_it_is_known_where() {
+        let waits = Phase::Waiting { not_before_ms: 0 };
+        let stopped = Phase::Stopped("a disk".to_string());
+        let asks = Phase::AwaitingSchema { sampled_from: None, asking: None };
+        let samples = Phase::Sampling { first: 0, caught_up: false };
+        for phase in [waits, stopped, asks, samples, Phase::TakingOver, Phase::OutOfRange, Phase::Drained] {
+            assert!(!phase.may_open(), "{phase:?}");
+        }
+        for phase in [Phase::Running, Phase::Starting { not_before_ms: 0 }] {
+            assert!(phase.may_open(), "{phase:?}");
+        }
     }
 }

@@ -67,9 +67,8 @@ impl Core {
                 false
             }
             Needs::Note(id) => {
-                self.note_unknown(slot, id);
                 self.look_again(id, format);
-                true
+                self.note_unknown(slot, id)
             }
         }
     }
@@ -104,8 +103,8 @@ impl Core {
         self.go_on_with_schema(slot);
     }
 
-    /// The batch of the next record keeps that there was no schema of that id.
-    fn note_unknown(&mut self, slot: usize, id: u32) {
+    /// The batch of the next record keeps that there was no schema of that id. False: there is no batch to take the record.
+    fn note_unknown(&mut self, slot: usize, id: u32) -> bool {
         let partition = &self.partitions[slot];
         let is_full = partition
             .open
@@ -114,11 +113,12 @@ impl Core {
         if is_full && partition.redo.is_none() && partition.due.is_none() {
             self.seal_or_wait(slot, SealReason::Schema);
         }
-        if self.ensure_open(slot)
-            && let Some(open) = &mut self.partitions[slot].open
-        {
-            open.unknown_schemas.insert(id);
+        if !self.ensure_open(slot) {
+            return false;
         }
+        let Some(open) = &mut self.partitions[slot].open else { return false };
+        open.unknown_schemas.insert(id);
+        true
     }
 
     /// Asks for an unknown schema again, if it is time to, while records are read on.
