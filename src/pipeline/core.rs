@@ -6,6 +6,7 @@
 mod gap;
 mod hold;
 mod pin;
+mod relief;
 mod room;
 mod schema;
 mod seal;

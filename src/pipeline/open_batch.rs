@@ -297,6 +297,11 @@ impl OpenBatch {
         self.dir.clone()
     }
 
+    /// Bytes of its parts in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.dir.bytes()
+    }
+
     /// Whether records of that schema were read.
     pub fn has_read(&self, id: u32) -> bool {
         self.read_schemas.contains(&id)

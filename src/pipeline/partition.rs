@@ -36,6 +36,8 @@ pub enum Phase {
         sampled_from: Option<i64>,
         /// The question that is under way.
         asking: Option<u64>,
+        /// Since that monotonic time.
+        since_ms: i64,
     },
     /// Its position is outside the log: the log's bounds are asked for. What is open stays open.
     OutOfRange,
@@ -104,7 +106,7 @@ pub struct Partition {
     pub due: Option<SealReason>,
     /// Whether the source was asked to pause it.
     pub paused: bool,
-    /// It is paused so that a redone batch that fills the spool can end.
+    /// It is paused while batches that nobody can end fill memory or spool.
     pub yields: bool,
     /// It is taken over again as soon as nothing is open and nothing on its way: what Kafka deleted stops it then.
     pub retires: bool,
@@ -251,7 +253,7 @@ mod tests {
     fn nothing_is_opened_before_it_is_known_where() {
         let waits = Phase::Waiting { not_before_ms: 0 };
         let stopped = Phase::Stopped("a disk".to_string());
-        let asks = Phase::AwaitingSchema { sampled_from: None, asking: None };
+        let asks = Phase::AwaitingSchema { sampled_from: None, asking: None, since_ms: 0 };
         let samples = Phase::Sampling { first: 0, caught_up: false };
         for phase in [waits, stopped, asks, samples, Phase::TakingOver, Phase::OutOfRange, Phase::Drained] {
             assert!(!phase.may_open(), "{phase:?}");

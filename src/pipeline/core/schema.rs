@@ -98,7 +98,9 @@ impl Core {
     fn end_before(&mut self, slot: usize) {
         self.await_schema(slot, None);
         let partition = &mut self.partitions[slot];
-        partition.phase = Phase::AwaitingSchema { sampled_from: None, asking: None };
+        if let Phase::AwaitingSchema { asking, .. } = &mut partition.phase {
+            *asking = None;
+        }
         partition.ends = true;
         self.go_on_with_schema(slot);
     }
@@ -153,8 +155,9 @@ impl Core {
     /// The partition waits; the number tells the answer of its question from those of earlier ones.
     fn await_schema(&mut self, slot: usize, sampled_from: Option<i64>) -> (Held, usize, u64) {
         self.questions += 1;
+        let since_ms = self.clock.monotonic_ms();
         let partition = &mut self.partitions[slot];
-        partition.phase = Phase::AwaitingSchema { sampled_from, asking: Some(self.questions) };
+        partition.phase = Phase::AwaitingSchema { sampled_from, asking: Some(self.questions), since_ms };
         partition.paused = true;
         self.requests.push(Request::Pause(partition.held.clone()));
         (partition.held.clone(), partition.archive, self.questions)
@@ -179,7 +182,7 @@ impl Core {
     /// Starts the partition again where it waits for a schema, once it is there and no batch with another target is open.
     pub(super) fn go_on_with_schema(&mut self, slot: usize) {
         let partition = &mut self.partitions[slot];
-        let Phase::AwaitingSchema { sampled_from, asking: None } = partition.phase else { return };
+        let Phase::AwaitingSchema { sampled_from, asking: None, .. } = partition.phase else { return };
         let ends = match (&partition.next_target, &mut partition.open) {
             (Some(next), Some(open)) => !open.aim(next),
             (None, Some(_)) => partition.ends,
