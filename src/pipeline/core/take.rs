@@ -193,7 +193,7 @@ impl Core {
         }
         let partition = &mut self.partitions[slot];
         let Some(open) = partition.open.as_mut() else { return };
-        let event_ms = open.append(record, &mut self.blocks);
+        let event_ms = open.append(record, &mut self.workspace, &mut self.blocks);
         let number = open.number;
         partition.records += 1;
         partition.next = offset_after(record.offset);
