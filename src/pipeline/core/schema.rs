@@ -192,7 +192,9 @@ impl Core {
             if partition.due.is_none() {
                 self.seal_or_wait(slot, SealReason::Schema);
             }
-            if self.partitions[slot].open.is_some() {
+            let partition = &self.partitions[slot];
+            // Not sealed yet, or thrown back by what went wrong with that.
+            if partition.open.is_some() || !matches!(partition.phase, Phase::AwaitingSchema { .. }) {
                 return;
             }
         }
