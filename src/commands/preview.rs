@@ -271,7 +271,7 @@ async fn decide(config: &Config, archive: &ArchiveConfig, records: &[&OwnedRecor
                     found = schemas(Some(registry), layout, &decided).await.map_err(missing)?;
                     reader = decode::by_registry(&layout.decode, &found)?;
                 }
-                Needs::Nothing | Needs::Note(_) => break,
+                Needs::Nothing | Needs::Note(_) | Needs::Stray(_) => break,
             }
         }
     }

@@ -246,6 +246,8 @@ pub struct OpenBatch {
     first_window_end_ms: Option<i64>,
     /// Ids in payloads that the registry had no schema of.
     pub unknown_schemas: BTreeSet<u32>,
+    /// Those of them that the registry has a schema of, which cannot be read as the batch's target.
+    stray_schemas: BTreeSet<u32>,
     /// Ids in payloads that were read by their schema.
     read_schemas: BTreeSet<u32>,
     /// Bytes of memory: of rows, of parts, and of what is kept for their footers.
@@ -278,6 +280,7 @@ impl OpenBatch {
         let settled = archive.by_registry().and_then(ByRegistry::settled);
         Self {
             unknown_schemas: settled.cloned().unwrap_or_default(),
+            stray_schemas: BTreeSet::new(),
             read_schemas: BTreeSet::new(),
             number: opened.number,
             balance: Balance::new(archive.data_outputs()),
@@ -314,6 +317,19 @@ impl OpenBatch {
     /// Whether `payload` names a schema that was unknown to this batch.
     pub fn noted(&self, payload: &[u8]) -> bool {
         !self.unknown_schemas.is_empty() && schema_id(payload).is_some_and(|id| self.unknown_schemas.contains(&id))
+    }
+
+    /// Whether `payload` names a schema that was noted though the registry has it.
+    pub fn noted_stray(&self, payload: &[u8]) -> bool {
+        schema_id(payload).is_some_and(|id| self.stray_schemas.contains(&id))
+    }
+
+    /// Keeps that `id` gives no rows: there is no schema of it, or a stray one.
+    pub fn note(&mut self, id: u32, is_stray: bool) {
+        self.unknown_schemas.insert(id);
+        if is_stray {
+            self.stray_schemas.insert(id);
+        }
     }
 
     /// Goes on with `archive`, which projects rows onto a schema, where nothing was projected yet. False: rows were.

@@ -38,11 +38,16 @@ impl Core {
         let (Some(payload), Some(by_registry)) = (record.value, self.reads_by(slot)) else { return true };
         let (format, must_exist) = (by_registry.format(), by_registry.settled().is_some());
         let needs = by_registry.needs(payload);
+        let (is_nothing, is_stray) = (needs == Needs::Nothing, matches!(needs, Needs::Stray(_)));
         let partition = &self.partitions[slot];
         match needs {
             // It was unknown to this batch and is known now: its claim must not say both.
             Needs::Nothing | Needs::Target(_)
-                if partition.redo.is_none() && partition.open.as_ref().is_some_and(|open| open.noted(payload)) =>
+                if partition.redo.is_none()
+                    && partition.open.as_ref().is_some_and(|open| {
+                        // What is broken of a stray schema is refused as the rest of it.
+                        open.noted(payload) && !(is_nothing && open.noted_stray(payload))
+                    }) =>
             {
                 self.end_before(slot);
                 false
@@ -60,15 +65,15 @@ impl Core {
                 false
             }
             // Some of its records are rows of the batch: its claim must not say that there was none.
-            Needs::Note(id)
+            Needs::Note(id) | Needs::Stray(id)
                 if partition.redo.is_none() && partition.open.as_ref().is_some_and(|open| open.has_read(id)) =>
             {
                 self.end_before(slot);
                 false
             }
-            Needs::Note(id) => {
+            Needs::Note(id) | Needs::Stray(id) => {
                 self.look_again(id, format);
-                self.note_unknown(slot, id)
+                self.note_unknown(slot, id, is_stray)
             }
         }
     }
@@ -105,8 +110,8 @@ impl Core {
         self.go_on_with_schema(slot);
     }
 
-    /// The batch of the next record keeps that there was no schema of that id. False: there is no batch to take the record.
-    fn note_unknown(&mut self, slot: usize, id: u32) -> bool {
+    /// The batch of the next record keeps that there was no schema of that id, or a stray one. False: there is no batch to take the record.
+    fn note_unknown(&mut self, slot: usize, id: u32, is_stray: bool) -> bool {
         let partition = &self.partitions[slot];
         let is_full = partition
             .open
@@ -119,7 +124,7 @@ impl Core {
             return false;
         }
         let Some(open) = &mut self.partitions[slot].open else { return false };
-        open.unknown_schemas.insert(id);
+        open.note(id, is_stray);
         true
     }
 

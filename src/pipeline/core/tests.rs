@@ -155,3 +155,17 @@ fn a_failed_spool_lets_the_record_go_that_was_looked_at() {
     let open = trial.partition().open.as_ref().map(|open| (open.first, open.balance.consumed));
     assert_eq!(open, Some((100, 1)));
 }
+
+/// Goal: a partition that a person must look at is not started again by what it waited for when it was stopped.
+#[test]
+fn a_batch_that_cannot_be_sealed_before_another_schema_stops_its_partition() {
+    let mut trial = Trial::new();
+    assert!(trial.core.ensure_open(0));
+    let open = trial.partition().open.as_mut().expect("it was just opened");
+    open.balance.consumed += 1;
+    trial.partition().phase = Phase::AwaitingSchema { sampled_from: None, asking: None, since_ms: 0 };
+    trial.partition().ends = true;
+    trial.core.go_on_with_schema(0);
+    let phase = &trial.partition().phase;
+    assert!(matches!(phase, Phase::Stopped(reason) if reason.contains("the balance")), "{phase:?}");
+}

@@ -392,7 +392,11 @@ fn a_batch_says_one_thing_of_each_schema() {
         value: Some(payload.to_vec()),
         ..OwnedRecord::default()
     };
-    batch.unknown_schemas.insert(7);
+    batch.note(7, false);
+    batch.note(8, true);
+    let named = |id| [0, 0, 0, 0, id, 2];
+    let noted = |id| (batch.noted(&named(id)), batch.noted_stray(&named(id)));
+    assert_eq!([noted(7), noted(8), noted(9)], [(true, false), (true, true), (false, false)]);
     batch.append(&record(0).as_record(), &mut Workspace::default(), &mut Vec::new());
     assert!(lines_of(&mut batch, 0).is_empty() && !batch.has_read(7));
     batch.unknown_schemas.clear();
