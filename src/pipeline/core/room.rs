@@ -105,10 +105,10 @@ impl Core {
         let now_ms = self.clock.monotonic_ms();
         for &slot in slots {
             let partition = &self.partitions[slot];
-            let waits = matches!(partition.phase, Phase::AwaitingSchema { .. });
-            let later_ms = if waits { REDO_MUCH_LATER_MS } else { REDO_LATER_MS };
+            let is_stuck = state(partition, now_ms) == State::Stuck;
+            let later_ms = if is_stuck { REDO_MUCH_LATER_MS } else { REDO_LATER_MS };
             tracing::warn!(
-                partition = %partition.held.partition, waits_for_registry = waits, later_ms,
+                partition = %partition.held.partition, waits_for_registry = is_stuck, later_ms,
                 "memory or spool is full; redoing this batch later"
             );
             self.take_over_again(slot);
