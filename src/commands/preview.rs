@@ -13,7 +13,7 @@ use crate::parse::text::printable;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::archive::{Archive, Json};
 use crate::pipeline::context::{Decided, Missing, schemas};
-use crate::pipeline::open_batch::{OpenBatch, Opened};
+use crate::pipeline::open_batch::{OpenBatch, Opened, Workspace};
 use crate::pipeline::sample::{Sampler, inferring};
 use crate::pipeline::start::{chain, open_destinations, open_registry};
 use crate::pipeline::unpack::{Scratch, Unpacked, What};
@@ -271,7 +271,7 @@ async fn decide(config: &Config, archive: &ArchiveConfig, records: &[&OwnedRecor
                     found = schemas(Some(registry), layout, &decided).await.map_err(missing)?;
                     reader = decode::by_registry(&layout.decode, &found)?;
                 }
-                Needs::Nothing | Needs::Note(_) => break,
+                Needs::Nothing | Needs::Note(_) | Needs::Stray(_) => break,
             }
         }
     }
@@ -321,7 +321,7 @@ impl Preview {
         let opened = Opened { number: 0, wall_ms: 0, monotonic_ms: 0 };
         let mut batch = OpenBatch::new(self.archive.clone(), record.offset, None, dir, opened);
         let mut blocks = Vec::new();
-        batch.append(&record, &mut blocks);
+        batch.append(&record, &mut Workspace::default(), &mut blocks);
         let range = OffsetRange::new(record.offset, offset_after(record.offset));
         let mut objects = Vec::new();
         let mut letters = Vec::new();

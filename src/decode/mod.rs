@@ -31,7 +31,7 @@ mod text;
 pub(crate) use avro::{Meaning, meaning};
 pub use protobuf::message_of;
 pub use registry::{Aim, ByRegistry, Fits, Needs, Schemas};
-pub use rows::{Members, Rows, Writer};
+pub use rows::{KEPT_BYTES_MAX, Members, Rows, Writer};
 
 use crate::layout::Decode;
 use crate::record::Record;

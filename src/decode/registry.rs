@@ -93,6 +93,8 @@ pub enum Needs {
     Nothing,
     /// There is no schema of that id, or none that counts, which is to be kept with the batch.
     Note(u32),
+    /// The same of a schema that is there, but cannot be read as the batch's target.
+    Stray(u32),
     /// The registry must be asked for that id.
     Ask(u32),
     /// It is of that schema, which the rows of its batch must be projected onto: another one than they are now.
@@ -170,7 +172,7 @@ impl ByRegistry {
             Lookup::Known(_) => {}
         }
         match self.reader(payload) {
-            Ok((reader, _)) if reader.is_stray => Needs::Note(id),
+            Ok((reader, _)) if reader.is_stray => Needs::Stray(id),
             Ok((reader, _)) if reader.is_news => reader.target.clone().map_or(Needs::Nothing, Needs::Target),
             _ => Needs::Nothing,
         }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 /// Most bytes of room that are kept for the next record: one that needed more does not decide for all that follow.
-const KEPT_BYTES_MAX: usize = 1 << 20;
+pub const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// Most bytes of all rows of a record: a small payload can unfold to very much.
 pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
@@ -26,13 +26,18 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Forgets all rows.
+    /// Forgets all rows. Keeps the room that they took, as far as it is not more than [`KEPT_BYTES_MAX`].
     pub fn clear(&mut self) {
-        if self.text.capacity() > KEPT_BYTES_MAX {
+        if self.bytes() > KEPT_BYTES_MAX {
             *self = Self::default();
         }
         self.text.clear();
         self.ends.clear();
+    }
+
+    /// Bytes of room, used or not.
+    pub fn bytes(&self) -> usize {
+        self.text.capacity() + self.ends.capacity() * size_of::<usize>()
     }
 
     /// How many there are.

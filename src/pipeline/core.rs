@@ -6,6 +6,7 @@
 mod gap;
 mod hold;
 mod pin;
+mod relief;
 mod room;
 mod schema;
 mod seal;
@@ -15,6 +16,7 @@ mod watch;
 use super::archive::Archive;
 use super::context::{ArchiveContext, Context, Halt};
 use super::finish::Finish;
+use super::open_batch::Workspace;
 use super::partition::Partition;
 use super::sample::Sampler;
 use super::takeover::Takeover;
@@ -104,6 +106,8 @@ pub struct Core {
     pub(super) fatal: Option<String>,
     pub(super) status: Arc<Status>,
     blocks: Vec<(usize, Block)>,
+    /// Lent to whichever batch takes a record.
+    workspace: Workspace,
 }
 
 impl Core {
@@ -141,6 +145,7 @@ impl Core {
             fatal: None,
             status,
             blocks: Vec::new(),
+            workspace: Workspace::default(),
         }
     }
 
@@ -218,3 +223,6 @@ impl Core {
         self.status.publish(&self.partitions, &self.spool, &self.pool);
     }
 }
+
+#[cfg(test)]
+mod tests;

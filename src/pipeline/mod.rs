@@ -162,8 +162,7 @@ impl<S: Source> Pipeline<S> {
         self.core.check_samples();
         match self.core.spool.is_full() {
             true => self.core.relieve_spool(),
-            false if self.core.redo_is_large(self.bounds.rows) => {}
-            false => self.core.end_yielding(),
+            false => self.core.end_yielding(self.bounds.rows),
         }
         if now_ms >= self.next_read_back_ms {
             self.next_read_back_ms = now_ms + READ_BACK_MS;

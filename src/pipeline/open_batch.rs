@@ -208,8 +208,9 @@ enum Added {
 /// Where records without any time are put: before every calendar, which templates show as the year 1.
 const NO_TIME_MS: i64 = i64::MIN;
 
-/// Bytes that a part takes beside its rows, about: windows of high cardinality must count.
-const PART_MEMORY: usize = 1024;
+/// Bytes that a part takes beside its rows, about: windows of high cardinality must count. Sealed, it is its names and sums, and
+/// those of its object in the claim and the receipt: as much, so that sealing a batch for want of room takes none from others.
+pub const PART_MEMORY: usize = 1536;
 
 /// Most granules whose part is remembered: others are looked up by the window that they render to.
 const GRANULES_MAX: usize = 4096;
@@ -245,6 +246,8 @@ pub struct OpenBatch {
     first_window_end_ms: Option<i64>,
     /// Ids in payloads that the registry had no schema of.
     pub unknown_schemas: BTreeSet<u32>,
+    /// Those of them that the registry has a schema of, which cannot be read as the batch's target.
+    stray_schemas: BTreeSet<u32>,
     /// Ids in payloads that were read by their schema.
     read_schemas: BTreeSet<u32>,
     /// Bytes of memory: of rows, of parts, and of what is kept for their footers.
@@ -254,7 +257,12 @@ pub struct OpenBatch {
     by_granule: HashMap<(usize, i64), usize>,
     by_pattern: HashMap<(usize, Arc<str>), usize>,
     last_granule: Vec<Option<(i64, usize)>>,
-    /// Room for the rows and fates of one record, kept for the next one.
+}
+
+/// Room for the rows and fates of one record, kept for the next one, of whichever batch: a process needs one for each thread that
+/// appends, not one for each batch. Between records it holds at most three times [`crate::decode::KEPT_BYTES_MAX`].
+#[derive(Default)]
+pub struct Workspace {
     scratch: Scratch,
     fates: Vec<Fate>,
 }
@@ -272,6 +280,7 @@ impl OpenBatch {
         let settled = archive.by_registry().and_then(ByRegistry::settled);
         Self {
             unknown_schemas: settled.cloned().unwrap_or_default(),
+            stray_schemas: BTreeSet::new(),
             read_schemas: BTreeSet::new(),
             number: opened.number,
             balance: Balance::new(archive.data_outputs()),
@@ -287,14 +296,17 @@ impl OpenBatch {
             by_granule: HashMap::new(),
             by_pattern: HashMap::new(),
             last_granule: vec![None; outputs],
-            scratch: Scratch::default(),
-            fates: Vec::new(),
         }
     }
 
     /// The folder that holds its parts.
     pub fn dir(&self) -> Arc<BatchDir> {
         self.dir.clone()
+    }
+
+    /// Bytes of its parts in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.dir.bytes()
     }
 
     /// Whether records of that schema were read.
@@ -305,6 +317,19 @@ impl OpenBatch {
     /// Whether `payload` names a schema that was unknown to this batch.
     pub fn noted(&self, payload: &[u8]) -> bool {
         !self.unknown_schemas.is_empty() && schema_id(payload).is_some_and(|id| self.unknown_schemas.contains(&id))
+    }
+
+    /// Whether `payload` names a schema that was noted though the registry has it.
+    pub fn noted_stray(&self, payload: &[u8]) -> bool {
+        schema_id(payload).is_some_and(|id| self.stray_schemas.contains(&id))
+    }
+
+    /// Keeps that `id` gives no rows: there is no schema of it, or a stray one.
+    pub fn note(&mut self, id: u32, is_stray: bool) {
+        self.unknown_schemas.insert(id);
+        if is_stray {
+            self.stray_schemas.insert(id);
+        }
     }
 
     /// Goes on with `archive`, which projects rows onto a schema, where nothing was projected yet. False: rows were.
@@ -353,7 +378,12 @@ impl OpenBatch {
 
     /// Adds `record` to every output, or to the dead letters, or counts it as dropped. Full blocks are added to `blocks`
     /// with the index of their part. Gives the record's event time where it has one.
-    pub fn append(&mut self, record: &Record<'_>, blocks: &mut Vec<(usize, Block)>) -> Option<i64> {
+    pub fn append(
+        &mut self,
+        record: &Record<'_>,
+        workspace: &mut Workspace,
+        blocks: &mut Vec<(usize, Block)>,
+    ) -> Option<i64> {
         self.balance.consumed += 1;
         self.balance.bytes += record.value.map_or(0, |value| value.len() as u64);
         let archive = self.archive.clone();
@@ -378,8 +408,8 @@ impl OpenBatch {
                 }
             }
         }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut taken = Taken::new(std::mem::take(&mut self.fates), archive.data_outputs());
+        let Workspace { scratch, fates } = workspace;
+        let mut taken = Taken::new(std::mem::take(fates), archive.data_outputs());
         // What the claim says of a schema goes for each record of the batch, also where the registry has got it a moment ago.
         let by_registry = archive.by_registry();
         let named = by_registry.zip(record.value.and_then(schema_id));
@@ -389,15 +419,17 @@ impl OpenBatch {
             }
             _ => {
                 self.read_schemas.extend(named.map(|(_, id)| id));
-                archive.unpack(record, &mut scratch)
+                archive.unpack(record, scratch)
             }
         };
-        for_each_row(&archive, record, unpacked, &scratch, |found| match found {
+        for_each_row(&archive, record, unpacked, scratch, |found| match found {
             Ok(row) => self.add_row(&archive, record, &row, &mut taken, blocks),
             Err(_) => taken.dropped(TRANSFORM),
         });
-        self.scratch = scratch;
-        self.settle(&archive, record, taken, blocks)
+        scratch.clear();
+        self.settle(&archive, record, &taken, blocks);
+        *fates = taken.fates;
+        taken.event_max_ms
     }
 
     /// Adds a row to every output, or notes why not. Outputs that take every record take it with its first row that passes.
@@ -467,14 +499,8 @@ impl OpenBatch {
         }
     }
 
-    /// Counts what became of a record and writes its dead letters. Gives its event time, the latest of its rows'.
-    fn settle(
-        &mut self,
-        archive: &Archive,
-        record: &Record<'_>,
-        taken: Taken,
-        blocks: &mut Vec<(usize, Block)>,
-    ) -> Option<i64> {
+    /// Counts what became of a record and writes its dead letters.
+    fn settle(&mut self, archive: &Archive, record: &Record<'_>, taken: &Taken, blocks: &mut Vec<(usize, Block)>) {
         for (balance, fate) in self.balance.outputs.iter_mut().zip(&taken.fates) {
             balance.rows += fate.rows;
             match (fate.is_refused, fate.rows) {
@@ -485,8 +511,6 @@ impl OpenBatch {
         }
         self.balance.time_fallbacks += u64::from(taken.is_fallback);
         self.add_dead_letters(archive, record, &taken.letters, blocks);
-        self.fates = taken.fates;
-        taken.event_max_ms
     }
 
     /// Adds a row to one output; on refusal says whether the reason is the archive's or this output's alone.

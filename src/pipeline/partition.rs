@@ -37,6 +37,8 @@ pub enum Phase {
         sampled_from: Option<i64>,
         /// The question that is under way.
         asking: Option<u64>,
+        /// Since that monotonic time.
+        since_ms: i64,
     },
     /// Its position is outside the log: the log's bounds are asked for. What is open stays open.
     OutOfRange,
@@ -49,6 +51,23 @@ pub enum Phase {
     },
     /// A person must act.
     Stopped(String),
+}
+
+impl Phase {
+    /// Whether a batch may be opened: it begins at [`Partition::next`], which in all other phases is not known, is somebody else's
+    /// to set, or is where sampling has got to.
+    pub fn may_open(&self) -> bool {
+        match self {
+            Self::Starting { .. } | Self::Running => true,
+            Self::TakingOver
+            | Self::Sampling { .. }
+            | Self::AwaitingSchema { .. }
+            | Self::OutOfRange
+            | Self::Drained
+            | Self::Waiting { .. }
+            | Self::Stopped(_) => false,
+        }
+    }
 }
 
 /// A held Kafka partition.
@@ -92,7 +111,7 @@ pub struct Partition {
     pub turned_away: bool,
     /// Whether the source was asked to pause it.
     pub paused: bool,
-    /// It is paused so that a redone batch that fills the spool can end.
+    /// It is paused while batches that nobody can end fill memory or spool.
     pub yields: bool,
     /// It is taken over again as soon as nothing is open and nothing on its way: what Kafka deleted stops it then.
     pub retires: bool,
@@ -234,5 +253,25 @@ impl Partition {
     /// Whether nothing of it is open or on its way.
     pub fn is_idle(&self) -> bool {
         self.open.is_none() && self.sealed.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: no batch begins at an offset that nobody has found: `reset` leaves 0 behind, whatever the partition was doing.
+    #[test]
+    fn nothing_is_opened_before_it_is_known_where() {
+        let waits = Phase::Waiting { not_before_ms: 0 };
+        let stopped = Phase::Stopped("a disk".to_string());
+        let asks = Phase::AwaitingSchema { sampled_from: None, asking: None, since_ms: 0 };
+        let samples = Phase::Sampling { first: 0, caught_up: false };
+        for phase in [waits, stopped, asks, samples, Phase::TakingOver, Phase::OutOfRange, Phase::Drained] {
+            assert!(!phase.may_open(), "{phase:?}");
+        }
+        for phase in [Phase::Running, Phase::Starting { not_before_ms: 0 }] {
+            assert!(phase.may_open(), "{phase:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! From a record to its rows: the decoder, then the user's transform.
 
-use crate::decode::{self, ByRegistry, Decoder, Rows, Schemas};
+use crate::decode::{self, ByRegistry, Decoder, KEPT_BYTES_MAX, Rows, Schemas};
 use crate::format::dead_letter::DeadLetterStage;
 use crate::layout::{Decode, Layout};
 use crate::record::Record;
@@ -47,10 +47,18 @@ impl Scratch {
         if self.shaped.is_empty() { self.decoded.get(index) } else { self.shaped.get(index) }
     }
 
-    fn clear(&mut self) {
+    /// Forgets the rows, and gives back what one record needed and most do not: of each of its three parts a megabyte is kept.
+    pub(super) fn clear(&mut self) {
         self.decoded.clear();
         self.shaped.clear();
         self.found.clear();
+        self.found.shrink_to(KEPT_BYTES_MAX / size_of::<What>());
+    }
+
+    /// Bytes that it holds, used or not, what single refusals say apart.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.decoded.bytes() + self.shaped.bytes() + self.found.capacity() * size_of::<What>()
     }
 }
 

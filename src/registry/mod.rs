@@ -6,8 +6,10 @@
 //!
 //! # Guarantees
 //! - **R-1** A registry that does not answer decides nothing: whoever asks waits, and asks again.
-//! - **R-2** "There is no such schema" is an answer, for a minute. It may be another one later, so a batch keeps the ids that it
-//!   took for unknown in its claim: whoever redoes it takes the same ones for unknown.
+//! - **R-2** "There is no such schema" is an answer until it is asked again, on the side, at the first record that names the id
+//!   after a minute. Where nobody answers then, it is one no more, and R-1 goes for the next record: only ids that are taken for
+//!   chance stay unknown, of which there are several at once, not little above the known ones. The answer may be another one
+//!   later, so a batch keeps the ids that it took for unknown in its claim: whoever redoes it takes the same ones for unknown.
 //! - **R-3** Which of two schemas is the newer one is told by their versions under a common subject, by their ids where they
 //!   have none.
 
@@ -40,7 +42,8 @@ const SECOND_LOOKS: u32 = 3;
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// How little above the greatest known id one is likely to be new.
 const NEW_IDS: u32 = 100;
-/// Unknown ids from which on one further above is taken for chance, and not looked for twice: each look holds up a partition.
+/// Unknown ids beside which one further above, or below, is taken for chance: it is not looked for twice, as each look holds up a
+/// partition, and stays unknown while nobody answers.
 const CHANCE_IDS: usize = 3;
 
 /// Bytes before the data: a zero byte and the id.
@@ -123,6 +126,20 @@ struct Answers {
     unknown: HashMap<u32, i64>,
 }
 
+impl Answers {
+    /// The greatest known id.
+    fn last(&self) -> u32 {
+        self.schemas.keys().map(|&(id, _)| id).max().unwrap_or(0)
+    }
+
+    /// Whether `id`, which has no schema, is taken for one that a payload begins with by chance.
+    fn takes_for_chance(&self, id: u32) -> bool {
+        let others = self.unknown.len() - usize::from(self.unknown.contains_key(&id));
+        let is_next = id.checked_sub(self.last()).is_some_and(|above| (1..=NEW_IDS).contains(&above));
+        others >= CHANCE_IDS && !is_next
+    }
+}
+
 impl Registry {
     /// A registry of which nothing is known. Contacts nobody yet.
     ///
@@ -176,15 +193,19 @@ impl Registry {
         if !is_due(&known) || self.is_looking.swap(true, Ordering::Relaxed) {
             return false;
         }
-        // As if it had just been told: whether there is an answer or none, it is asked for again in a minute.
+        // As if it had just been told: nobody else asks beside this look.
         known.unknown.insert(id, now_ms);
         true
     }
 
-    /// Asks again for `id`. Nothing waits for the answer, so none is a reason to ask later.
+    /// Asks again for `id`. Nothing waits for the answer; without one, whoever meets the id next asks and waits.
     pub async fn look_again(&self, id: u32, format: RegistryFormat) {
         if let Err(error) = self.ask(id, format).await {
             tracing::debug!(id, %error, "could not ask for a schema again that was unknown");
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            if !known.takes_for_chance(id) {
+                known.unknown.remove(&id);
+            }
         }
         self.is_looking.store(false, Ordering::Relaxed);
     }
@@ -265,9 +286,7 @@ impl Registry {
     /// Whether `id` is one that a registry could have given away since: they are counted up. Each is looked for twice only once.
     fn may_be_new(&self, id: u32) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let last = known.schemas.keys().map(|&(id, _)| id).max().unwrap_or(0);
-        let by_chance = known.unknown.len() >= CHANCE_IDS;
-        id > last && !known.unknown.contains_key(&id) && (id - last <= NEW_IDS || !by_chance)
+        id > known.last() && !known.unknown.contains_key(&id) && !known.takes_for_chance(id)
     }
 
     /// Asks for something that every registry has, to prove address and login.

@@ -38,7 +38,7 @@ impl Asker {
                     patiently(&*self.clock, &what, || registry.ask(id, by_registry.format())).await?;
                 }
                 Needs::Target(target) => return Ok(Some(target)),
-                Needs::Nothing | Needs::Note(_) => return Ok(None),
+                Needs::Nothing | Needs::Note(_) | Needs::Stray(_) => return Ok(None),
             }
         }
     }

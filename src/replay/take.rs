@@ -12,7 +12,7 @@ use crate::layout::window::replay_key;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{SealedPart, file_metadata};
 use crate::pipeline::open_batch::again::{Again, Wanted};
-use crate::pipeline::open_batch::{OpenBatch, Opened};
+use crate::pipeline::open_batch::{OpenBatch, Opened, Workspace};
 use crate::record::{OffsetRange, TopicPartition};
 use crate::replay::schemas::Asker;
 use crate::spool::part::{Block, Finished};
@@ -23,6 +23,7 @@ use std::sync::Arc;
 /// Dead letters being taken again.
 pub(super) struct Taking {
     batch: OpenBatch,
+    workspace: Workspace,
     rows_max: usize,
     asker: Asker,
     finished: BTreeMap<usize, Finished>,
@@ -62,7 +63,8 @@ impl Taking {
         let batch = OpenBatch::new(archive, 0, None, dir, opened);
         let asker = asker.clone();
         let (finished, rows) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { batch, rows_max, asker, finished, rows, letters: 0, most_blocks: 0, floor: 0 })
+        let workspace = Workspace::default();
+        Ok(Self { batch, workspace, rows_max, asker, finished, rows, letters: 0, most_blocks: 0, floor: 0 })
     }
 
     /// Whether what cannot be spilled (parts, and what is kept for their footers) takes more than half of the memory that there is.
@@ -86,7 +88,7 @@ impl Taking {
             self.asker.prepare(&self.batch.archive, payload).await?;
         }
         let mut blocks = Vec::new();
-        let outcomes = self.batch.append_again(&letter.record.as_record(), wanted, &mut blocks);
+        let outcomes = self.batch.append_again(&letter.record.as_record(), wanted, &mut self.workspace, &mut blocks);
         let mut is_row = false;
         for (wanted, outcome) in wanted.iter().zip(&outcomes) {
             if matches!(outcome, Again::Rows(_)) {

@@ -20,7 +20,7 @@ use crate::ledger::Destinations;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::finish::{SealedPart, file_metadata, object_metadata, receipt_object, upload_file};
 use crate::pipeline::open_batch::again::{Again, Wanted};
-use crate::pipeline::open_batch::{OpenBatch, Opened};
+use crate::pipeline::open_batch::{OpenBatch, Opened, Workspace};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
 use crate::registry::{Lookup, Registry, Target};
 use crate::spool::Spool;
@@ -178,7 +178,7 @@ impl World {
             let timestamp = Some(KAFKA_MS + (offset - first) * 60_000);
             let value = Some(payload.clone());
             let record = OwnedRecord { topic: "t".into(), offset, timestamp, value, ..OwnedRecord::default() };
-            batch.append(&record.as_record(), &mut Vec::new());
+            batch.append(&record.as_record(), &mut Workspace::default(), &mut Vec::new());
             end = crate::record::offset_after(offset);
         }
         assert!(batch.balance.holds() && batch.rows_agree());

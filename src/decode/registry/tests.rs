@@ -170,7 +170,7 @@ fn a_newer_version_of_a_lower_id_is_not_projected_down() {
     };
     let (newer, older) = (wire(3, &[2, 14]), wire(4, &[2, 14]));
     let first = reader(None);
-    assert_eq!(first.needs(&newer), Needs::Note(3));
+    assert_eq!(first.needs(&newer), Needs::Stray(3));
     let problem = rows(&first, &newer).expect_err("7 would be lost");
     assert_eq!((first.needs(&older), rows(&first, &older)), (Needs::Nothing, Ok(vec![json!({"a": 1})])));
     let redo = reader(Some(&[3]));

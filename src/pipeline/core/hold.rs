@@ -75,6 +75,8 @@ impl Core {
         let sampling = takeover.redo.is_none() && self.context.archives[archive].compiled.get().is_none();
         let not_before_ms = self.clock.monotonic_ms();
         let partition = &mut self.partitions[slot];
+        // Whatever is open was not begun by what this takeover found.
+        partition.open = None;
         partition.next = takeover.first;
         partition.read_from = takeover.read_from;
         partition.committed = Some(takeover.first);

@@ -1,11 +1,16 @@
 //! Keeping within memory and spool: spilling rows, sealing early, putting redone batches off.
 
+use super::relief::{self, Open, Relief, State};
 use super::{Core, Request};
 use crate::batch::rotation::SealReason;
 use crate::pipeline::partition::{Partition, Phase};
 
-/// How long a redone batch waits that had no room in the spool beside another.
+/// How long a redone batch waits that had no room beside another.
 const REDO_LATER_MS: i64 = 30_000;
+/// How long others give way to a redone batch that waits for the schema registry.
+pub(super) const REDO_PATIENCE_MS: i64 = 30_000;
+/// How long such a batch then waits: it is read again up to where it waited, for nothing if the registry is still out of reach.
+const REDO_MUCH_LATER_MS: i64 = 300_000;
 
 impl Core {
     /// What of `limit` bytes open batches have: the names of sealed ones, which stay in memory until they are committed, take theirs
@@ -24,10 +29,15 @@ impl Core {
         self.sealed_memory() > limit / 2
     }
 
-    /// Whether redone batches, which end where they were cut, take so much of `limit` bytes that others would be sealed again at once.
-    pub(in crate::pipeline) fn redo_is_large(&self, limit: usize) -> bool {
-        let redone = self.partitions.iter().filter(|partition| partition.redo.is_some());
-        redone.map(Partition::memory).sum::<usize>() > self.left_for_open(limit) / 2
+    /// What is open, for decisions about it.
+    fn open(&self) -> Vec<Open> {
+        let now_ms = self.clock.monotonic_ms();
+        let open = |(slot, partition): (usize, &Partition)| {
+            let batch = partition.open.as_ref()?;
+            let state = state(partition, now_ms);
+            Some(Open { slot, memory: batch.memory, spooled: batch.spooled(), state })
+        };
+        self.partitions.iter().enumerate().filter_map(open).collect()
     }
 
     /// Moves rows to disk until the memory of open batches is back under three quarters of what they have of `limit`.
@@ -50,25 +60,15 @@ impl Core {
             let Some(open) = self.partitions[slot].open.as_mut() else { continue };
             if let Err(error) = open.parts[part].part.spill() {
                 self.local_failure(slot, &format!("spill rows: {error}"));
+                // What was open of the partition is gone, with all its parts.
+                memory = self.partitions.iter().map(Partition::memory).sum();
                 continue;
             }
             open.memory = open.memory.saturating_sub(bytes);
             memory = memory.saturating_sub(bytes);
         }
-        if memory <= left {
-            return;
-        }
         // Nothing is left to spill: it is the parts themselves that take the room.
-        if self.redo_is_large(limit) {
-            self.yield_to_redo();
-            return self.put_off_redos();
-        }
-        let largest = (0..self.partitions.len())
-            .filter(|&slot| self.partitions[slot].redo.is_none() && self.partitions[slot].due.is_none())
-            .max_by_key(|&slot| self.partitions[slot].memory());
-        if let Some(slot) = largest {
-            self.seal_or_wait(slot, SealReason::Pressure);
-        }
+        self.relieve(relief::in_memory(&self.open(), left));
     }
 
     /// Seals the batch that takes most room, so that a full spool empties.
@@ -81,38 +81,43 @@ impl Core {
         if self.partitions.iter().any(|partition| partition.sealed.is_some()) {
             return;
         }
-        let open = |slot: usize| {
-            let partition = &self.partitions[slot];
-            Some((partition.redo.is_some(), partition.open.as_ref()?.dir().bytes(), slot))
-        };
-        let mut batches: Vec<_> = (0..self.partitions.len()).filter_map(open).collect();
-        batches.sort_unstable();
-        if let Some(&(_, _, slot)) = batches.iter().rev().find(|(redo, _, _)| !redo) {
-            return self.seal(slot, SealReason::Pressure);
-        }
-        self.yield_to_redo();
-        self.put_off_redos();
+        self.relieve(relief::in_spool(&self.open()));
     }
 
-    /// Only redone batches are open, or they fill memory, and they end where they were cut: lets the one that is furthest along finish first.
-    fn put_off_redos(&mut self) {
-        let open = |slot: usize| {
+    fn relieve(&mut self, relief: Relief) {
+        match relief {
+            Relief::Nothing => {}
+            Relief::Seal(slot) => self.seal_or_wait(slot, SealReason::Pressure),
+            Relief::Yield => self.yield_to_others(),
+            Relief::GiveWay { seal, put_off } => {
+                self.yield_to_others();
+                for slot in seal {
+                    self.seal_or_wait(slot, SealReason::Pressure);
+                }
+                self.put_off(&put_off);
+            }
+            Relief::PutOff(slots) => self.put_off(&slots),
+        }
+    }
+
+    /// Throws redone batches away, to begin them again later.
+    fn put_off(&mut self, slots: &[usize]) {
+        let now_ms = self.clock.monotonic_ms();
+        for &slot in slots {
             let partition = &self.partitions[slot];
-            partition.redo.as_ref()?;
-            Some((partition.open.as_ref()?.dir().bytes(), slot))
-        };
-        let mut batches: Vec<_> = (0..self.partitions.len()).filter_map(open).collect();
-        batches.sort_unstable();
-        batches.pop();
-        for (_, slot) in batches {
-            tracing::warn!(partition = %self.partitions[slot].held.partition, "memory or spool is full; redoing this batch later");
+            let is_stuck = state(partition, now_ms) == State::Stuck;
+            let later_ms = if is_stuck { REDO_MUCH_LATER_MS } else { REDO_LATER_MS };
+            tracing::warn!(
+                partition = %partition.held.partition, waits_for_registry = is_stuck, later_ms,
+                "memory or spool is full; redoing this batch later"
+            );
             self.take_over_again(slot);
-            self.partitions[slot].phase = Phase::Waiting { not_before_ms: self.clock.monotonic_ms() + REDO_LATER_MS };
+            self.partitions[slot].phase = Phase::Waiting { not_before_ms: now_ms + later_ms };
         }
     }
 
-    /// While redone batches fill memory or spool, nothing else is read: it would be sealed again at once.
-    fn yield_to_redo(&mut self) {
+    /// While batches that nobody can end fill memory or spool, nothing else is read: it would be sealed again at once.
+    fn yield_to_others(&mut self) {
         for partition in &mut self.partitions {
             if partition.redo.is_none() && partition.phase == Phase::Running && !partition.paused {
                 (partition.paused, partition.yields) = (true, true);
@@ -121,8 +126,12 @@ impl Core {
         }
     }
 
-    /// There is room again.
-    pub(in crate::pipeline) fn end_yielding(&mut self) {
+    /// Those that yielded go on if there is room again, of the spool and of `limit` bytes.
+    pub(in crate::pipeline) fn end_yielding(&mut self, limit: usize) {
+        let any = self.partitions.iter().any(|partition| partition.yields);
+        if !any || !relief::is_over(&self.open(), self.left_for_open(limit)) {
+            return;
+        }
         for slot in 0..self.partitions.len() {
             let partition = &mut self.partitions[slot];
             if std::mem::take(&mut partition.yields) && partition.due.is_none() && partition.phase == Phase::Running {
@@ -137,5 +146,16 @@ impl Core {
             self.partitions.iter().filter(|partition| partition.open.is_some() || partition.sealed.is_some());
         let first = open.next();
         first.is_some_and(|partition| partition.redo.is_some() && partition.sealed.is_none()) && open.next().is_none()
+    }
+}
+
+/// What can be done about the batch of `partition` that is open.
+fn state(partition: &Partition, now_ms: i64) -> State {
+    match (&partition.redo, &partition.phase) {
+        (Some(_), Phase::AwaitingSchema { since_ms, .. }) if now_ms - since_ms >= REDO_PATIENCE_MS => State::Stuck,
+        (Some(_), _) => State::Redone,
+        (None, _) if partition.due.is_some() => State::Due,
+        (None, _) if partition.sealed.is_some() => State::Behind,
+        (None, _) => State::Free,
     }
 }

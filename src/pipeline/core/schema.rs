@@ -38,11 +38,16 @@ impl Core {
         let (Some(payload), Some(by_registry)) = (record.value, self.reads_by(slot)) else { return true };
         let (format, must_exist) = (by_registry.format(), by_registry.settled().is_some());
         let needs = by_registry.needs(payload);
+        let (is_nothing, is_stray) = (needs == Needs::Nothing, matches!(needs, Needs::Stray(_)));
         let partition = &self.partitions[slot];
         match needs {
             // It was unknown to this batch and is known now: its claim must not say both.
             Needs::Nothing | Needs::Target(_)
-                if partition.redo.is_none() && partition.open.as_ref().is_some_and(|open| open.noted(payload)) =>
+                if partition.redo.is_none()
+                    && partition.open.as_ref().is_some_and(|open| {
+                        // What is broken of a stray schema is refused as the rest of it.
+                        open.noted(payload) && !(is_nothing && open.noted_stray(payload))
+                    }) =>
             {
                 self.end_before(slot);
                 false
@@ -60,16 +65,15 @@ impl Core {
                 false
             }
             // Some of its records are rows of the batch: its claim must not say that there was none.
-            Needs::Note(id)
+            Needs::Note(id) | Needs::Stray(id)
                 if partition.redo.is_none() && partition.open.as_ref().is_some_and(|open| open.has_read(id)) =>
             {
                 self.end_before(slot);
                 false
             }
-            Needs::Note(id) => {
-                self.note_unknown(slot, id);
+            Needs::Note(id) | Needs::Stray(id) => {
                 self.look_again(id, format);
-                true
+                self.note_unknown(slot, id, is_stray)
             }
         }
     }
@@ -99,13 +103,15 @@ impl Core {
     fn end_before(&mut self, slot: usize) {
         self.await_schema(slot, None);
         let partition = &mut self.partitions[slot];
-        partition.phase = Phase::AwaitingSchema { sampled_from: None, asking: None };
+        if let Phase::AwaitingSchema { asking, .. } = &mut partition.phase {
+            *asking = None;
+        }
         partition.ends = true;
         self.go_on_with_schema(slot);
     }
 
-    /// The batch of the next record keeps that there was no schema of that id.
-    fn note_unknown(&mut self, slot: usize, id: u32) {
+    /// The batch of the next record keeps that there was no schema of that id, or a stray one. False: there is no batch to take the record.
+    fn note_unknown(&mut self, slot: usize, id: u32, is_stray: bool) -> bool {
         let partition = &self.partitions[slot];
         let is_full = partition
             .open
@@ -114,11 +120,12 @@ impl Core {
         if is_full && partition.redo.is_none() && partition.due.is_none() {
             self.seal_or_wait(slot, SealReason::Schema);
         }
-        if self.ensure_open(slot)
-            && let Some(open) = &mut self.partitions[slot].open
-        {
-            open.unknown_schemas.insert(id);
+        if !self.ensure_open(slot) {
+            return false;
         }
+        let Some(open) = &mut self.partitions[slot].open else { return false };
+        open.note(id, is_stray);
+        true
     }
 
     /// Asks for an unknown schema again, if it is time to, while records are read on.
@@ -153,8 +160,9 @@ impl Core {
     /// The partition waits; the number tells the answer of its question from those of earlier ones.
     fn await_schema(&mut self, slot: usize, sampled_from: Option<i64>) -> (Held, usize, u64) {
         self.questions += 1;
+        let since_ms = self.clock.monotonic_ms();
         let partition = &mut self.partitions[slot];
-        partition.phase = Phase::AwaitingSchema { sampled_from, asking: Some(self.questions) };
+        partition.phase = Phase::AwaitingSchema { sampled_from, asking: Some(self.questions), since_ms };
         partition.paused = true;
         self.requests.push(Request::Pause(partition.held.clone()));
         (partition.held.clone(), partition.archive, self.questions)
@@ -179,7 +187,7 @@ impl Core {
     /// Starts the partition again where it waits for a schema, once it is there and no batch with another target is open.
     pub(super) fn go_on_with_schema(&mut self, slot: usize) {
         let partition = &mut self.partitions[slot];
-        let Phase::AwaitingSchema { sampled_from, asking: None } = partition.phase else { return };
+        let Phase::AwaitingSchema { sampled_from, asking: None, .. } = partition.phase else { return };
         let ends = match (&partition.next_target, &mut partition.open) {
             (Some(next), Some(open)) => !open.aim(next),
             (None, Some(_)) => partition.ends,
@@ -189,7 +197,9 @@ impl Core {
             if partition.due.is_none() {
                 self.seal_or_wait(slot, SealReason::Schema);
             }
-            if self.partitions[slot].open.is_some() {
+            let partition = &self.partitions[slot];
+            // Not sealed yet, or thrown back by what went wrong with that.
+            if partition.open.is_some() || !matches!(partition.phase, Phase::AwaitingSchema { .. }) {
                 return;
             }
         }

@@ -7,14 +7,11 @@ use crate::consume::Held;
 use crate::format::FormatError;
 use crate::pipeline::context::Halt;
 use crate::pipeline::finish::{self, Finish, SealedBatch, SealedPart, file_metadata};
-use crate::pipeline::open_batch::OpenBatch;
+use crate::pipeline::open_batch::{OpenBatch, PART_MEMORY};
 use crate::pipeline::partition::{Encoding, EncodingPart, Phase, Sealing};
 use crate::planted::{Bug, has};
 use crate::record::OffsetRange;
 use crate::spool::part::{Block, Finished};
-
-/// Bytes that a part of a sealed batch takes, about: its names and sums, and those of its object in the claim and the receipt.
-const SEALED_PART_MEMORY: usize = 1536;
 
 impl Core {
     pub(super) fn check_volume(&mut self, slot: usize) {
@@ -159,7 +156,7 @@ impl Core {
             archive: open.archive,
         };
         let missing = parts.len();
-        let memory = footers + missing * SEALED_PART_MEMORY;
+        let memory = footers + missing * PART_MEMORY;
         let watermark_ms = partition.watermark_ms;
         let encoding = Some(Encoding { batch, parts, missing });
         partition.sealed = Some(Sealing { number, first: range.first, end, watermark_ms, memory, encoding });
@@ -257,7 +254,7 @@ impl Core {
         let Some(sealing) = self.partitions[slot].sealed.as_mut() else { return };
         let Some(Encoding { mut batch, parts, .. }) = sealing.encoding.take() else { return };
         // Footers are written.
-        sealing.memory = parts.len() * SEALED_PART_MEMORY;
+        sealing.memory = parts.len() * PART_MEMORY;
         let number = sealing.number;
         for part in parts {
             let Some(file) = part.file else {

@@ -167,12 +167,13 @@ impl Core {
         true
     }
 
-    /// Makes sure that the partition has an open batch; false where the spool refused.
+    /// Makes sure that the partition has an open batch; false where the spool refused, or nothing may be opened now.
     pub(super) fn ensure_open(&mut self, slot: usize) -> bool {
         if self.partitions[slot].open.is_some() {
             return true;
         }
-        if self.shutting_down {
+        // A partition that was thrown back while a record was looked at knows no offset to begin a batch with.
+        if self.shutting_down || !self.partitions[slot].phase.may_open() {
             return false;
         }
         let own = self.context.archives[self.partitions[slot].archive].compiled.get().cloned();
@@ -214,7 +215,7 @@ impl Core {
         }
         let partition = &mut self.partitions[slot];
         let Some(open) = partition.open.as_mut() else { return };
-        let event_ms = open.append(record, &mut self.blocks);
+        let event_ms = open.append(record, &mut self.workspace, &mut self.blocks);
         let number = open.number;
         partition.records += 1;
         partition.next = offset_after(record.offset);

@@ -4,7 +4,7 @@
 //!   each dead letter and output, and nothing of it is left behind.
 //! - **A-2** What is refused makes no dead letter: it has one.
 
-use super::{EMPTY, FILTER, Found, Judged, OpenBatch, ROUTE, Row, TRANSFORM, for_each_row, judge};
+use super::{EMPTY, FILTER, Found, Judged, OpenBatch, ROUTE, Row, TRANSFORM, Workspace, for_each_row, judge};
 use crate::format;
 use crate::format::dead_letter::DeadLetterStage;
 use crate::layout::Tombstones;
@@ -40,6 +40,7 @@ impl OpenBatch {
         &mut self,
         record: &Record<'_>,
         wanted: &[Wanted],
+        workspace: &mut Workspace,
         blocks: &mut Vec<(usize, Block)>,
     ) -> Vec<Again> {
         let archive = self.archive.clone();
@@ -56,10 +57,10 @@ impl OpenBatch {
                 return vec![outcome; wanted.len()];
             }
         }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let unpacked = archive.unpack(record, &mut scratch);
+        let scratch = &mut workspace.scratch;
+        let unpacked = archive.unpack(record, scratch);
         let mut found = Vec::new();
-        for_each_row(&archive, record, unpacked, &scratch, |row| found.push(row));
+        for_each_row(&archive, record, unpacked, scratch, |row| found.push(row));
         let mut outcomes = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let outcome = match choose(&archive, record, &found, *wanted) {
@@ -76,7 +77,7 @@ impl OpenBatch {
             outcomes.push(outcome);
         }
         drop(found);
-        self.scratch = scratch;
+        scratch.clear();
         outcomes
     }
 }

@@ -93,7 +93,7 @@ fn batch_of(archive: &Arc<Archive>, payloads: &[Option<&[u8]>]) -> OpenBatch {
             value: payload.map(<[u8]>::to_vec),
             ..OwnedRecord::default()
         };
-        batch.append(&record.as_record(), &mut Vec::new());
+        batch.append(&record.as_record(), &mut Workspace::default(), &mut Vec::new());
     }
     assert!(batch.balance.holds() && batch.rows_agree(), "{:?}", batch.balance);
     batch
@@ -122,7 +122,7 @@ fn outcome(archive: &Arc<Archive>, payload: &[u8]) -> (Option<i64>, Vec<(Value, 
         value: Some(payload.to_vec()),
         ..OwnedRecord::default()
     };
-    let event_ms = batch.append(&record.as_record(), &mut Vec::new());
+    let event_ms = batch.append(&record.as_record(), &mut Workspace::default(), &mut Vec::new());
     let letters = dead_letters(&mut batch).into_iter();
     let told = letters.map(|letter| (letter["stage"].clone(), letter["reason"].clone(), letter["outputs"].clone()));
     (event_ms, told.collect())
@@ -182,7 +182,7 @@ fn dead_letters_lie_where_their_key_and_headers_say() {
             value: Some(payload.to_vec()),
             ..OwnedRecord::default()
         };
-        batch.append(&record.as_record(), &mut Vec::new());
+        batch.append(&record.as_record(), &mut Workspace::default(), &mut Vec::new());
         let header = header.map_or(null, |_| "eu");
         expected.push(format!("dead/a.b/b/{header}/k%2F1/7/dead_letters/{null}/hr=08"));
     }
@@ -392,11 +392,15 @@ fn a_batch_says_one_thing_of_each_schema() {
         value: Some(payload.to_vec()),
         ..OwnedRecord::default()
     };
-    batch.unknown_schemas.insert(7);
-    batch.append(&record(0).as_record(), &mut Vec::new());
+    batch.note(7, false);
+    batch.note(8, true);
+    let named = |id| [0, 0, 0, 0, id, 2];
+    let noted = |id| (batch.noted(&named(id)), batch.noted_stray(&named(id)));
+    assert_eq!([noted(7), noted(8), noted(9)], [(true, false), (true, true), (false, false)]);
+    batch.append(&record(0).as_record(), &mut Workspace::default(), &mut Vec::new());
     assert!(lines_of(&mut batch, 0).is_empty() && !batch.has_read(7));
     batch.unknown_schemas.clear();
-    batch.append(&record(1).as_record(), &mut Vec::new());
+    batch.append(&record(1).as_record(), &mut Workspace::default(), &mut Vec::new());
     assert_eq!(lines_of(&mut batch, 0).len(), 1);
     assert!(batch.has_read(7), "it must end before the schema counts as unknown again");
     let letters = dead_letters(&mut batch);
@@ -429,4 +433,28 @@ fn a_partition_never_goes_back_to_a_target() {
     }
     partition.reset();
     assert!(left(&partition).is_empty(), "taken over again, it begins with what is carried along");
+}
+
+/// Goal: what one large record took is not held for the next one, and batches hold no room of that kind at all.
+#[test]
+fn a_large_record_leaves_little_behind() {
+    let archive = unfolding(&[lines("lines")], None);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(folder.path(), 1 << 20, 1).expect("a spool");
+    let opened = Opened { number: 1, wall_ms: KAFKA_MS, monotonic_ms: 0 };
+    let mut batch = OpenBatch::new(archive, 0, None, spool.batch_dir().expect("a folder in it"), opened);
+    let mut workspace = Workspace::default();
+    let many = format!("[{}]", vec!["{}"; 1_000_000].join(","));
+    let long = format!(r#"[{{"id":1,"text":"{}"}}]"#, "x".repeat(4 << 20));
+    for (offset, payload) in (0..).zip([many, long, r#"[{"id":2}]"#.to_string()]) {
+        let record = OwnedRecord {
+            offset,
+            timestamp: Some(KAFKA_MS),
+            value: Some(payload.into_bytes()),
+            ..OwnedRecord::default()
+        };
+        batch.append(&record.as_record(), &mut workspace, &mut Vec::new());
+        assert!(workspace.scratch.bytes() <= 3 << 20, "{} bytes", workspace.scratch.bytes());
+    }
+    assert_eq!((batch.balance.consumed, batch.balance.outputs[0].rows), (3, 1_000_002));
 }

@@ -1,0 +1,171 @@
+//! The core alone, with a Kafka that says yes to everything: what it opens and what it lets go.
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::config;
+use crate::consume::{CommitError, CommittedOffsets, Coordinator, PlannedGuard};
+use crate::destination::{Destination, StoreKind};
+use crate::pipeline::partition::Phase;
+use crate::pipeline::start::{Parts, prepare};
+use crate::record::OwnedRecord;
+use crate::telemetry::health::Health;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::memory::InMemory;
+use std::path::Path;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const CONFIG: &str = r#"
+[kafka]
+brokers = "nowhere:9092"
+group = "g"
+[spool]
+dir = "/nowhere"
+[registry]
+url = "http://127.0.0.1:1"
+[destinations.a]
+url = "s3://a"
+[[archive]]
+name = "main"
+topics = ["t"]
+decode = { type = "avro", registry = true }
+[archive.dead_letters]
+destination = "a"
+[[archive.output]]
+name = "lines"
+format = { type = "json", compression = "none" }
+layout = { path = "{topic}/hr=%H", zone = "UTC" }
+destination = "a"
+"#;
+
+/// Holds everything, commits everything.
+struct Yes;
+
+impl Coordinator for Yes {
+    fn commit(&self, _: Held, _: i64, _: String) -> BoxFuture<'_, Result<(), CommitError>> {
+        async { Ok(()) }.boxed()
+    }
+    fn committed(&self, partitions: Vec<TopicPartition>) -> BoxFuture<'_, Result<CommittedOffsets, String>> {
+        async { Ok(partitions.into_iter().map(|partition| (partition, None)).collect()) }.boxed()
+    }
+    fn log_bounds(&self, _: TopicPartition) -> BoxFuture<'_, Result<LogBounds, String>> {
+        async { Ok(LogBounds { start: 0, end: 1_000, readable_end: 1_000 }) }.boxed()
+    }
+    fn offset_at_time(&self, _: TopicPartition, _: i64) -> BoxFuture<'_, Result<Option<i64>, String>> {
+        async { Ok(None) }.boxed()
+    }
+    fn cluster_id(&self) -> BoxFuture<'_, Result<String, String>> {
+        async { Ok("cluster".to_string()) }.boxed()
+    }
+    fn topic_id(&self, _: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
+        async { Ok(None) }.boxed()
+    }
+    fn planned(&self, _: &Held) -> PlannedGuard {
+        PlannedGuard::new(|| {})
+    }
+    fn is_held(&self, _: &Held) -> bool {
+        true
+    }
+}
+
+/// A core that holds partition 0 of `t`, which has been archived up to offset 100, and reads on there.
+struct Trial {
+    core: Core,
+    folder: TempDir,
+    // Its tasks end with it, behind the core.
+    _runtime: Runtime,
+}
+
+/// A schema that the registry has said it has not.
+const UNKNOWN: u32 = 9;
+
+impl Trial {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = config::parse(CONFIG, Path::new(""), &|_| None);
+        let config = config.unwrap_or_else(|errors| panic!("the test's own configuration: {errors}"));
+        let memory = Destination::from_store("a", "s3://a", Arc::new(InMemory::new()), StoreKind::Memory);
+        let parts = Parts {
+            coordinator: Arc::new(Yes),
+            clock: Arc::new(ManualClock::at(1_763_712_000_000)),
+            destinations: BTreeMap::from([("s3://a".to_string(), Arc::new(memory))]),
+            topics: BTreeMap::from([("t".to_string(), 1)]),
+            health: Health::new(),
+            resume_from_receipts: false,
+            process: 1,
+        };
+        let context = runtime.block_on(prepare(&config, parts)).unwrap_or_else(|failure| panic!("{failure:?}"));
+        context.registry.as_ref().expect("it is configured").forget(UNKNOWN);
+        let spool = Spool::open(&folder.path().join("spool"), 1 << 30, 1).expect("a spool");
+        let pool = EncodePool::new(0, 1 << 20).expect("an encoder");
+        let mut core = Core::new(context, spool, pool, runtime.handle().clone(), Arc::new(Status::default()));
+        let held = Held { partition: TopicPartition { topic: "t".into(), partition: 0 }, assignment: 1 };
+        let mut partition = Partition::new(held, 0);
+        (partition.next, partition.read_from) = (100, 100);
+        partition.phase = Phase::Running;
+        core.partitions.push(partition);
+        core.rebuild_index();
+        Self { core, folder, _runtime: runtime }
+    }
+
+    /// The spool folder is gone, and a file lies in its place.
+    fn break_spool(&self) {
+        let path = self.folder.path().join("spool");
+        std::fs::remove_dir_all(&path).expect("the spool");
+        std::fs::write(&path, "").expect("a file");
+    }
+
+    fn mend_spool(&self) {
+        std::fs::remove_file(self.folder.path().join("spool")).expect("the file");
+    }
+
+    fn partition(&mut self) -> &mut Partition {
+        &mut self.core.partitions[0]
+    }
+}
+
+fn record_of(schema: u32, offset: i64) -> OwnedRecord {
+    let value = [&[0][..], &schema.to_be_bytes(), &[2]].concat();
+    OwnedRecord {
+        topic: "t".to_string(),
+        offset,
+        timestamp: Some(1_763_712_000_000),
+        value: Some(value),
+        ..OwnedRecord::default()
+    }
+}
+
+/// Goal: a record whose id is noted in a batch that cannot be opened is let go: what `reset` left behind is no offset to begin
+/// a batch with, not even where the spool is back a moment later.
+#[test]
+fn a_failed_spool_lets_the_record_go_that_was_looked_at() {
+    let mut trial = Trial::new();
+    let record = record_of(UNKNOWN, 100);
+    trial.break_spool();
+    assert!(!trial.core.is_readable(0, &record.as_record()));
+    assert!(matches!(trial.partition().phase, Phase::Waiting { .. }), "{:?}", trial.partition().phase);
+    trial.mend_spool();
+    trial.core.append(0, &record.as_record());
+    assert!(!trial.core.ensure_open(0) && trial.partition().open.is_none());
+    // Taken over again, it begins where it was.
+    (trial.partition().next, trial.partition().phase) = (100, Phase::Running);
+    crate::consume::SourceSink::record(&mut trial.core, &record.as_record());
+    let open = trial.partition().open.as_ref().map(|open| (open.first, open.balance.consumed));
+    assert_eq!(open, Some((100, 1)));
+}
+
+/// Goal: a partition that a person must look at is not started again by what it waited for when it was stopped.
+#[test]
+fn a_batch_that_cannot_be_sealed_before_another_schema_stops_its_partition() {
+    let mut trial = Trial::new();
+    assert!(trial.core.ensure_open(0));
+    let open = trial.partition().open.as_mut().expect("it was just opened");
+    open.balance.consumed += 1;
+    trial.partition().phase = Phase::AwaitingSchema { sampled_from: None, asking: None, since_ms: 0 };
+    trial.partition().ends = true;
+    trial.core.go_on_with_schema(0);
+    let phase = &trial.partition().phase;
+    assert!(matches!(phase, Phase::Stopped(reason) if reason.contains("the balance")), "{phase:?}");
+}
