@@ -94,6 +94,8 @@ impl Trial {
             topics: BTreeMap::from([("t".to_string(), 1)]),
             health: Health::new(),
             resume_from_receipts: false,
+            schedule: None,
+            owner: None,
             process: 1,
         };
         let context = runtime.block_on(prepare(&config, parts)).unwrap_or_else(|failure| panic!("{failure:?}"));
