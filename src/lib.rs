@@ -8,7 +8,7 @@
 //!   times; [`mod@format`]: rows, blocks and files.
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
-//! - [`ledger`]: what receipts say of an archive.
+//! - [`ledger`]: what receipts say of an archive; [`verify`]: whether it is complete.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`cli`], [`commands`]: what a user types and calls.
@@ -38,3 +38,4 @@ pub mod spool;
 pub mod telemetry;
 pub mod transform;
 pub mod upload;
+pub mod verify;
