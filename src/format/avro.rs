@@ -385,15 +385,13 @@ pub(super) fn count_blocks(file: impl Read) -> io::Result<u64> {
     let schema = |text: &str| text.parse::<serde_avro_fast::Schema>().map_err(io::Error::other);
     let (of_header, of_block) = (schema(HEADER_SCHEMA)?, schema(BLOCK_SCHEMA)?);
     let mut file = BufReader::new(file);
-    let header: FoundHeader =
-        serde_avro_fast::from_datum_reader(&mut file, &of_header).map_err(io::Error::other)?;
+    let header: FoundHeader = serde_avro_fast::from_datum_reader(&mut file, &of_header).map_err(io::Error::other)?;
     if header.magic.0 != MAGIC {
         return Err(io::Error::other("no Avro container file"));
     }
     let mut rows = 0;
     while !file.fill_buf()?.is_empty() {
-        let block: FoundBlock =
-            serde_avro_fast::from_datum_reader(&mut file, &of_block).map_err(io::Error::other)?;
+        let block: FoundBlock = serde_avro_fast::from_datum_reader(&mut file, &of_block).map_err(io::Error::other)?;
         if block.sync.0 != header.sync.0 {
             return Err(io::Error::other("a block that does not end in the file's marker"));
         }

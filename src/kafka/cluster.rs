@@ -61,7 +61,8 @@ impl KafkaCluster {
     ) -> BoxFuture<'_, Result<T, String>> {
         let meta = self.meta.clone();
         let asked = tokio::task::spawn_blocking(move || question(&meta));
-        async move { asked.await.unwrap_or_else(|error| Err(format!("the question was not finished: {error}"))) }.boxed()
+        async move { asked.await.unwrap_or_else(|error| Err(format!("the question was not finished: {error}"))) }
+            .boxed()
     }
 }
 
@@ -143,7 +144,9 @@ fn count(
                 tracing::warn!("{}", failed(error));
                 empty += 1;
             }
-            None if empty >= EMPTY_MAX => return Err(format!("count the records of {partition} {span}: nothing comes")),
+            None if empty >= EMPTY_MAX => {
+                return Err(format!("count the records of {partition} {span}: nothing comes"));
+            }
             None => empty += 1,
         }
     }
@@ -155,9 +158,7 @@ fn reader(config: &KafkaConfig, isolation: Isolation) -> Result<BaseConsumer, Ka
     let mut client = asking(config, isolation)?;
     // A position that is not there any more is told, and nothing else is read instead.
     client.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
-    client
-        .create()
-        .map_err(|error| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() })
+    client.create().map_err(|error| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() })
 }
 
 /// Where reading stands.

@@ -60,7 +60,8 @@ impl Recogniser {
             writer.segment(segment.value_limit, parts);
             if is_name {
                 let ending = regex::escape(&ending);
-                write!(writer.text, r"(?:\+replay-(?P<replay>[0-9]{{1,10}}))?{ending}").expect("a string takes everything");
+                write!(writer.text, r"(?:\+replay-(?P<replay>[0-9]{{1,10}}))?{ending}")
+                    .expect("a string takes everything");
             }
         }
         let shape = Regex::new(&format!("^(?s:{})$", writer.text)).expect("only escaped text and fixed shapes");
@@ -143,7 +144,9 @@ impl Writer {
     fn segment(&mut self, value_limit: usize, parts: &[Part]) {
         for (index, part) in parts.iter().enumerate() {
             match part {
-                Part::Text(text) | Part::Output(text) | Part::Generation(text) => self.text.push_str(&regex::escape(text)),
+                Part::Text(text) | Part::Output(text) | Part::Generation(text) => {
+                    self.text.push_str(&regex::escape(text))
+                }
                 Part::Topic if self.topic.is_none() => {
                     self.topic = Some((index == 0, value_limit.min(TOPIC_BYTES_MAX)));
                     write!(self.text, "(?P<topic>{}+)", class(ByteSet::ENCODED)).expect("a string takes everything");

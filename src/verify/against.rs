@@ -122,7 +122,10 @@ impl Side {
         }
         match &self.committed {
             None if self.reach.vouched.is_some() => {
-                notes.push(("no_offset", "the group has no committed offset: it expired, or its name was changed".into()));
+                notes.push((
+                    "no_offset",
+                    "the group has no committed offset: it expired, or its name was changed".into(),
+                ));
             }
             None => {}
             Some(committed) => self.compare_committed(committed, &mut faults, &mut notes),
@@ -155,7 +158,10 @@ impl Side {
                 Some(OffsetState::Plan { end, .. }) => format!("a batch is planned to {end}"),
                 _ => "its batch is about to be committed, or somebody has set the offset back".to_string(),
             };
-            notes.push(("ahead", format!("receipts reach {covered}, and the group's committed offset is {offset}: {what}")));
+            notes.push((
+                "ahead",
+                format!("receipts reach {covered}, and the group's committed offset is {offset}: {what}"),
+            ));
         }
         let mut from = covered;
         if let Some(open) = self.reach.open.filter(|open| open.first < offset) {
@@ -173,7 +179,13 @@ impl Side {
 
 /// What counts say: `None`: nothing is wrong. More records in Kafka than were read is a fault; fewer only where they cannot have
 /// gone: the topic is known not to be compacted, and the log still begins at or before the range.
-pub(super) fn compare_count(range: OffsetRange, consumed: u64, found: u64, is_compacted: Option<bool>, log_start: i64) -> Option<Fault> {
+pub(super) fn compare_count(
+    range: OffsetRange,
+    consumed: u64,
+    found: u64,
+    is_compacted: Option<bool>,
+    log_start: i64,
+) -> Option<Fault> {
     let all_there = is_compacted == Some(false) && log_start <= range.first;
     let is_wrong = found > consumed || (found < consumed && all_there);
     is_wrong.then_some(Fault::Count { consumed, found })
@@ -211,7 +223,9 @@ mod tests {
 
     #[test]
     fn fewer_records_are_no_fault_where_they_may_have_gone() {
-        let wrong = |consumed, found, compacted, start| compare_count(range(10, 20), consumed, found, compacted, start).is_some();
+        let wrong = |consumed, found, compacted, start| {
+            compare_count(range(10, 20), consumed, found, compacted, start).is_some()
+        };
         for compacted in [None, Some(true), Some(false)] {
             assert!(!wrong(5, 5, compacted, 0));
             assert!(wrong(5, 6, compacted, 0));

@@ -203,13 +203,19 @@ mod tests {
 
     #[test]
     fn each_break_is_told_once() {
-        let (gap, unfinished) = (|first, end| Break::Gap(range(first, end)), |first, end| Break::Unfinished(range(first, end)));
-        let reach = |vouched, open: Option<(i64, i64)>| Reach { vouched, open: open.map(|(first, end)| range(first, end)) };
+        let (gap, unfinished) =
+            (|first, end| Break::Gap(range(first, end)), |first, end| Break::Unfinished(range(first, end)));
+        let reach =
+            |vouched, open: Option<(i64, i64)>| Reach { vouched, open: open.map(|(first, end)| range(first, end)) };
         let cases = [
             (vec![], vec![], reach(None, None)),
             (vec![vouched(5, 10), vouched(10, 20)], vec![], reach(Some(20), None)),
             (vec![vouched(0, 10), vouched(12, 20)], vec![gap(10, 12)], reach(Some(20), None)),
-            (vec![vouched(0, 10), vouched(8, 20)], vec![Break::Overlap(range(0, 10), range(8, 10))], reach(Some(20), None)),
+            (
+                vec![vouched(0, 10), vouched(8, 20)],
+                vec![Break::Overlap(range(0, 10), range(8, 10))],
+                reach(Some(20), None),
+            ),
             // One that lies within another does not shorten it.
             (
                 vec![vouched(0, 30), vouched(8, 20), vouched(30, 40)],
@@ -231,7 +237,11 @@ mod tests {
                 vec![gap(10, 12), unfinished(12, 20)],
                 reach(Some(10), Some((20, 30))),
             ),
-            (vec![vouched(0, 10), unreadable(10, None), vouched(20, 30)], vec![told(10, Some(20))], reach(Some(30), None)),
+            (
+                vec![vouched(0, 10), unreadable(10, None), vouched(20, 30)],
+                vec![told(10, Some(20))],
+                reach(Some(30), None),
+            ),
             (
                 vec![vouched(0, 10), unreadable(10, Some(15)), vouched(20, 30)],
                 vec![told(10, Some(15)), gap(15, 20)],
@@ -247,9 +257,10 @@ mod tests {
     #[test]
     fn between_batches_that_are_not_selected_nothing_is_told() {
         let unselected = |first, end| Batch::Vouched { range: range(first, end), selected: false };
-        assert_eq!(follow(&[unselected(0, 10), vouched(12, 20), vouched(22, 30), unselected(35, 40)]).0, [Break::Gap(
-            range(20, 22)
-        )]);
+        assert_eq!(
+            follow(&[unselected(0, 10), vouched(12, 20), vouched(22, 30), unselected(35, 40)]).0,
+            [Break::Gap(range(20, 22))]
+        );
     }
 
     proptest! {

@@ -109,11 +109,15 @@ impl Kind {
             Self::Unfinished => {
                 "restore its receipt if it was deleted; else move the claim away and archive the range again: siltstone backfill --missing"
             }
-            Self::Unreached => "add the destination to the configuration and verify again: these objects were not looked at",
+            Self::Unreached => {
+                "add the destination to the configuration and verify again: these objects were not looked at"
+            }
             Self::BeyondLog => {
                 "the topic was deleted and made again, or its log was cut: use a new generation of the archive for the new topic"
             }
-            Self::TopicId => "the topic was deleted and made again: use a new generation of the archive for the new topic",
+            Self::TopicId => {
+                "the topic was deleted and made again: use a new generation of the archive for the new topic"
+            }
             Self::Count => {
                 "more in Kafka: the batch lacks records, archive it again elsewhere and compare; fewer: the log was changed, look at its cleanup and its transactions"
             }

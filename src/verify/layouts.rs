@@ -36,9 +36,8 @@ pub(super) struct Layouts {
 impl Layouts {
     /// Takes in a layout.
     pub(super) fn add(&mut self, fingerprint: String, layout: Arc<Layout>) {
-        let of_output = |output: &OutputLayout| {
-            (output.name.clone(), output.place.clone(), output.place.extension(&output.format))
-        };
+        let of_output =
+            |output: &OutputLayout| (output.name.clone(), output.place.clone(), output.place.extension(&output.format));
         let dead = &layout.dead_letters;
         let letters = (DEAD_LETTERS.to_string(), dead.place.clone(), dead.extension());
         for (output, place, extension) in layout.outputs.iter().map(of_output).chain([letters]) {

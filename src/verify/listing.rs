@@ -3,9 +3,9 @@
 //!
 //! Memory: one page of each of [`LISTINGS_MAX`] listings, and [`STRANGERS_MAX`] strangers.
 
+use super::Counters;
 use super::layouts::Names;
 use super::table::{Seen, Table, digest};
-use super::Counters;
 use crate::bucket::CONTROL_FOLDER;
 use crate::destination::Destination;
 use crate::destination::fault::{Fault, Verdict};
@@ -134,7 +134,10 @@ pub(super) fn outermost(mut folders: Vec<Folder>) -> Vec<Folder> {
     for folder in folders {
         // From the whole destination down to the folder itself.
         let above = std::iter::once("").chain(folder.name.match_indices('/').map(|(at, _)| &folder.name[..at]));
-        if above.into_iter().any(|above| above != folder.name && kept.contains_key(&(folder.destination, above.to_string()))) {
+        if above
+            .into_iter()
+            .any(|above| above != folder.name && kept.contains_key(&(folder.destination, above.to_string())))
+        {
             continue;
         }
         let place = (folder.destination, folder.name.clone());

@@ -109,7 +109,11 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::document`].
-    pub(super) async fn replay(&self, partition: &TopicPartition, (first, n): (i64, u32)) -> Result<ReplayDocument, Failure> {
+    pub(super) async fn replay(
+        &self,
+        partition: &TopicPartition,
+        (first, n): (i64, u32),
+    ) -> Result<ReplayDocument, Failure> {
         let (bucket, what) = (&self.bucket, format!("{partition}: replay {n} of the batch at {first}"));
         let generation = bucket.generation();
         match self.tolerantly(&what, || bucket.replay_receipt(partition, first, n)).await? {

@@ -139,7 +139,13 @@ impl<'r> Run<'r> {
         (self.tell)(Told::Finding(finding))
     }
 
-    fn find(&mut self, index: usize, range: (i64, Option<i64>), place: Option<(String, String)>, fault: Fault) -> Result<(), Failure> {
+    fn find(
+        &mut self,
+        index: usize,
+        range: (i64, Option<i64>),
+        place: Option<(String, String)>,
+        fault: Fault,
+    ) -> Result<(), Failure> {
         let (archive, partition) = self.archive(index);
         let archive = archive.name.clone();
         self.emit(Finding { archive, partition, first: range.0, end: range.1, place, replay: None, fault })
@@ -272,7 +278,14 @@ impl<'r> Run<'r> {
     }
 
     /// Objects that a receipt names and that must be there.
-    fn add(&mut self, index: usize, range: OffsetRange, objects: &[ReceiptObject], owner: Owner, filling: &mut Filling) {
+    fn add(
+        &mut self,
+        index: usize,
+        range: OffsetRange,
+        objects: &[ReceiptObject],
+        owner: Owner,
+        filling: &mut Filling,
+    ) {
         let is_first = self.is_first_pass();
         for object in objects {
             let Some(destination) = self.scope.destination(&object.destination) else {
@@ -334,7 +347,9 @@ impl<'r> Run<'r> {
             }
         }
         if open > 0 && self.is_first_pass() {
-            let what = format!("{open} replays of dead letters were begun and are not finished: siltstone dead-letters replay");
+            let what = format!(
+                "{open} replays of dead letters were begun and are not finished: siltstone dead-letters replay"
+            );
             self.note(index, "open_replay", what)?;
         }
         Ok(())

@@ -132,7 +132,9 @@ fn beside(receipt: &Receipt, stranger: &Stranger) -> Fault {
     let folder = stranger.key.rsplit_once('/').map_or("", |(folder, _)| folder);
     let same = receipt.objects.iter().find(|object| object.output == stranger.output && object.folder == folder);
     match same {
-        Some(object) => Fault::Doubled { beside: format!("{}/{}, which the receipt names", object.destination, object.key) },
+        Some(object) => {
+            Fault::Doubled { beside: format!("{}/{}, which the receipt names", object.destination, object.key) }
+        }
         None => unvouched(stranger, "the receipt of its batch does not name it"),
     }
 }
