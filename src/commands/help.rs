@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 9] = [
+pub const PAGES: [(&str, &str, &str); 10] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -25,6 +25,11 @@ pub const PAGES: [(&str, &str, &str); 9] = [
         "dead-letters",
         "list and show what could not become rows, and write it after a fix",
         include_str!("../guide/dead-letters.md"),
+    ),
+    (
+        "verify",
+        "prove that an archive is complete, or find what is missing, damaged or unknown",
+        include_str!("../guide/verify.md"),
     ),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
