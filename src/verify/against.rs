@@ -74,6 +74,11 @@ impl Counting {
     }
 }
 
+/// Ranges, and what is wrong with them.
+type Faults = Vec<(OffsetRange, Fault)>;
+/// Words and sentences that are told besides.
+type Notes = Vec<(&'static str, String)>;
+
 /// What receipts of one Kafka partition say that Kafka can tell, too.
 #[derive(Debug, Default)]
 pub(super) struct Side {
@@ -94,8 +99,8 @@ pub(super) struct Side {
 }
 
 impl Side {
-    /// Takes in a receipt.
-    pub(super) fn receipt(&mut self, range: OffsetRange, topic_id: Option<&String>, consumed: u64) {
+    /// Takes in a receipt. `counts`: its records are to be counted.
+    pub(super) fn receipt(&mut self, range: OffsetRange, topic_id: Option<&String>, consumed: u64, counts: bool) {
         if self.last.is_none_or(|last| range.end >= last.end) {
             self.last = Some(range);
         }
@@ -105,13 +110,13 @@ impl Side {
             let (other, _) = self.other_topic.get_or_insert_with(|| (range, expected.clone()));
             other.end = other.end.max(range.end);
         }
-        if self.log_start.is_some_and(|start| start <= range.first) && range.first < range.end {
+        if counts && self.log_start.is_some_and(|start| start <= range.first) && range.first < range.end {
             self.counted.push((range, consumed));
         }
     }
 
     /// What is wrong with where receipts end: ranges, and what; and what is told besides.
-    pub(super) fn compare(&self, bounds: LogBounds) -> (Vec<(OffsetRange, Fault)>, Vec<(&'static str, String)>) {
+    pub(super) fn compare(&self, bounds: LogBounds) -> (Faults, Notes) {
         let (mut faults, mut notes) = (Vec::new(), Vec::new());
         if let Some((range, id)) = &self.other_topic {
             let found = self.topic_id.clone().unwrap_or_default();
@@ -133,12 +138,7 @@ impl Side {
         (faults, notes)
     }
 
-    fn compare_committed(
-        &self,
-        committed: &Committed,
-        faults: &mut Vec<(OffsetRange, Fault)>,
-        notes: &mut Vec<(&'static str, String)>,
-    ) {
+    fn compare_committed(&self, committed: &Committed, faults: &mut Faults, notes: &mut Notes) {
         let offset = committed.offset;
         let metadata = OffsetMetadata::decode(&committed.metadata);
         let covered = match (self.reach.vouched, &metadata) {
@@ -278,7 +278,7 @@ mod tests {
     fn receipts_of_another_topic_are_told_once() {
         let mut side = Side { topic_id: Some("new".into()), log_start: Some(15), ..Side::default() };
         for (first, id) in [(0, "old"), (10, "old"), (20, "new")] {
-            side.receipt(range(first, first + 10), Some(&id.to_string()), 7);
+            side.receipt(range(first, first + 10), Some(&id.to_string()), 7, true);
         }
         assert_eq!(side.counted, [(range(20, 30), 7)], "those before the log's begin cannot be counted");
         let (faults, _) = side.compare(LogBounds { start: 15, end: 30, readable_end: 30 });

@@ -62,7 +62,7 @@ fn of_objects(receipt: &Receipt, name: &str, output: &OutputBalance, layout: Opt
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::receipt;
+    use super::super::tests::world::receipt;
     use super::*;
     use crate::bucket::receipt::LostRows;
 

@@ -22,7 +22,9 @@
 pub mod against;
 pub mod chain;
 mod check;
+mod compare;
 mod deep;
+mod examine;
 pub mod finding;
 mod layouts;
 mod listing;
@@ -32,8 +34,6 @@ mod run;
 mod scope;
 mod stranger;
 pub mod table;
-#[cfg(test)]
-mod testing;
 #[cfg(test)]
 mod tests;
 

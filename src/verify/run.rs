@@ -1,25 +1,23 @@
 //! One verification: passes over receipts and listings, then bytes, then Kafka.
 
-use super::against::{Side, compare_count};
+use super::against::Side;
 use super::chain::{Batch, Break, Chain};
 use super::finding::{Fault, Finding, Note};
-use super::listing::{self, Folder, Judge, Known, STRANGERS_MAX, failed};
+use super::listing::{self, Folder, Judge, Known, STRANGERS_MAX};
 use super::read::{Document, READS_MAX, Reader, ReplayDocument, Unreadable, spawned};
 use super::repair::Repairs;
 use super::scope::{Archive, Scope};
 use super::stranger::{Lookup, Resolved};
 use super::table::{Filling, Owner, Table, digest};
-use super::{Options, Parts, Summary, Told, Verified, check, deep};
+use super::{Options, Parts, Summary, Told, Verified, check};
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::bucket::replays::ReplayReceipt;
 use crate::config::Config;
-use crate::destination::Destination;
 use crate::exit::{Exit, Failure};
 use crate::ledger;
 use crate::record::{OffsetRange, TopicPartition};
-use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
-use object_store::{Error, ObjectStoreExt};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,17 +29,17 @@ const FOLDERS_MAX: usize = 100_000;
 /// See the module.
 pub(super) struct Run<'r> {
     options: &'r Options,
-    parts: Parts,
+    pub(super) parts: Parts,
     tell: &'r mut (dyn FnMut(Told) -> Result<(), Failure> + Send),
-    scope: Scope,
-    summary: Summary,
+    pub(super) scope: Scope,
+    pub(super) summary: Summary,
     repairs: Repairs,
     /// With a window of time: the folders that receipts name; `None`: too many.
     folders: Option<BTreeSet<(usize, String)>>,
     /// By index of the Kafka partition and destination: objects that cannot be reached, and the range of their batches.
     unreached: BTreeMap<(usize, String), (u64, OffsetRange)>,
     /// What Kafka says, by index of the Kafka partition.
-    sides: BTreeMap<usize, Side>,
+    pub(super) sides: BTreeMap<usize, Side>,
     started_ms: i64,
 }
 
@@ -127,19 +125,19 @@ impl<'r> Run<'r> {
         self.summary.passes == 1
     }
 
-    fn archive(&self, index: usize) -> (&Archive, TopicPartition) {
+    pub(super) fn archive(&self, index: usize) -> (&Archive, TopicPartition) {
         let (archive, partition) = &self.scope.partitions[index];
         (&self.scope.archives[*archive], partition.clone())
     }
 
-    fn emit(&mut self, finding: Finding) -> Result<(), Failure> {
+    pub(super) fn emit(&mut self, finding: Finding) -> Result<(), Failure> {
         *self.summary.findings.entry(finding.kind()).or_default() += 1;
         self.parts.counters.findings.fetch_add(1, Ordering::Relaxed);
         self.repairs.add(&finding);
         (self.tell)(Told::Finding(finding))
     }
 
-    fn find(
+    pub(super) fn find(
         &mut self,
         index: usize,
         range: (i64, Option<i64>),
@@ -151,7 +149,7 @@ impl<'r> Run<'r> {
         self.emit(Finding { archive, partition, first: range.0, end: range.1, place, replay: None, fault })
     }
 
-    fn note(&mut self, index: usize, note: &'static str, what: String) -> Result<(), Failure> {
+    pub(super) fn note(&mut self, index: usize, note: &'static str, what: String) -> Result<(), Failure> {
         let (archive, partition) = self.archive(index);
         let archive = archive.name.clone();
         (self.tell)(Told::Note(Note { note, archive, of: Some(partition.to_string()), what }))
@@ -252,7 +250,7 @@ impl<'r> Run<'r> {
         let reader = archive.reader.clone();
         let layout = archive.layouts.get(&reader, &receipt.fingerprint).await?;
         if let Some(side) = self.sides.get_mut(&index) {
-            side.receipt(range, receipt.topic_id.as_ref(), receipt.balance.consumed);
+            side.receipt(range, receipt.topic_id.as_ref(), receipt.balance.consumed, selected);
         }
         if !selected {
             return Ok(());
@@ -461,255 +459,9 @@ impl<'r> Run<'r> {
         }
         listing.await.map_err(|error| Failure::new(Exit::Failed, format!("list the bucket: {error}")))?
     }
-
-    /// Names what is missing, has another size or is named twice. Reads the receipts of these objects again, and looks for each by its
-    /// name.
-    async fn examine(&mut self, table: &Arc<Table>) -> Result<(), Failure> {
-        let mut running = FuturesUnordered::new();
-        for number in table.faulty_owners() {
-            if running.len() >= READS_MAX {
-                let findings: Option<Vec<Finding>> = running.try_next().await?;
-                findings.into_iter().flatten().try_for_each(|finding| self.emit(finding))?;
-            }
-            let (archive, partition) = self.archive(table.owner(number).partition as usize);
-            let examination = Examination {
-                reader: archive.reader.clone(),
-                archive: archive.name.clone(),
-                partition,
-                destinations: self.scope.destinations.clone(),
-                table: table.clone(),
-                number,
-            };
-            running.push(spawned(examination.examine()));
-        }
-        while let Some(findings) = running.try_next().await? {
-            findings.into_iter().try_for_each(|finding| self.emit(finding))?;
-        }
-        Ok(())
-    }
-
-    /// Reads the objects of one Kafka partition back.
-    async fn read_back(&mut self, index: usize) -> Result<(), Failure> {
-        let (archive, partition) = self.archive(index);
-        let reader = archive.reader.clone();
-        let mut batches = reader.batches(&partition).await?;
-        let mut running = FuturesUnordered::new();
-        while let Some((_, document)) = batches.try_next().await? {
-            let Document::Receipt(receipt) = document else { continue };
-            let Receipt { first, end, objects, fingerprint, .. } = *receipt;
-            if !self.scope.takes(&objects) {
-                continue;
-            }
-            for object in objects {
-                if running.len() >= deep::OBJECTS_MAX {
-                    let checked = running.try_next().await?;
-                    self.tell_read_back(index, checked)?;
-                }
-                running.extend(self.checking(index, object, &fingerprint, (first, end, None)));
-            }
-        }
-        let mut replays = reader.replays(&partition).await?;
-        while let Some(((first, n), document)) = replays.try_next().await? {
-            let ReplayDocument::Receipt(receipt) = document else { continue };
-            let ReplayReceipt { replay, objects, .. } = *receipt;
-            let selected = self.scope.takes(&objects);
-            for object in objects.into_iter().filter(|_| selected) {
-                if running.len() >= deep::OBJECTS_MAX {
-                    let checked = running.try_next().await?;
-                    self.tell_read_back(index, checked)?;
-                }
-                running.extend(self.checking(index, object, &replay.fingerprint, (first, replay.end, Some(n))));
-            }
-        }
-        while let Some(checked) = running.try_next().await? {
-            self.tell_read_back(index, Some(checked))?;
-        }
-        Ok(())
-    }
-
-    /// The reading of one object; `None`: its destination is not known.
-    fn checking(
-        &self,
-        index: usize,
-        object: ReceiptObject,
-        fingerprint: &str,
-        batch: (i64, i64, Option<u32>),
-    ) -> Option<impl Future<Output = Result<Checked, Failure>> + use<>> {
-        let (archive, _) = self.archive(index);
-        let layout = archive.layouts.read_before(fingerprint).cloned();
-        let destination = self.scope.destinations[self.scope.destination(&object.destination)?].clone();
-        let counters = self.parts.counters.clone();
-        let place = (object.destination.clone(), object.key.clone());
-        Some(spawned(async move {
-            let faults = deep::check(destination, object, layout, counters).await?;
-            Ok(Checked { batch, place, faults })
-        }))
-    }
-
-    fn tell_read_back(&mut self, index: usize, checked: Option<Checked>) -> Result<(), Failure> {
-        let Some(Checked { batch: (first, end, replay), place, faults }) = checked else { return Ok(()) };
-        self.summary.read_back += 1;
-        for fault in faults {
-            let (archive, partition) = self.archive(index);
-            let archive = archive.name.clone();
-            let place = Some(place.clone());
-            self.emit(Finding { archive, partition, first, end: Some(end), place, replay, fault })?;
-        }
-        Ok(())
-    }
-
-    /// What Kafka is asked before receipts are read.
-    async fn ask_before(&mut self, topics: Option<&BTreeMap<String, i32>>) -> Result<(), Failure> {
-        let (Some(cluster), Some(topics)) = (self.parts.cluster.clone(), topics) else { return Ok(()) };
-        for index in 0..self.scope.partitions.len() {
-            let (_, partition) = self.archive(index);
-            let is_known = topics.get(&*partition.topic).is_some_and(|&count| partition.partition < count);
-            if !is_known {
-                self.note(index, "unknown_to_kafka", "Kafka has no such partition: nothing is compared".to_string())?;
-                continue;
-            }
-            let unreached = |error: String| unreachable(&partition.to_string(), &error);
-            let committed = cluster.committed(vec![partition.clone()]).await.map_err(unreached)?;
-            let committed = committed.into_iter().next().and_then(|(_, committed)| committed);
-            let bounds = cluster.bounds(partition.clone()).await.map_err(unreached)?;
-            let topic_id = cluster.topic_id(partition.topic.to_string()).await.map_err(unreached)?;
-            self.sides.insert(index, Side { committed, log_start: Some(bounds.start), topic_id, ..Side::default() });
-        }
-        Ok(())
-    }
-
-    /// What Kafka is asked after receipts were read.
-    async fn compare_with_kafka(&mut self) -> Result<(), Failure> {
-        let Some(cluster) = self.parts.cluster.clone() else { return Ok(()) };
-        for (index, mut side) in std::mem::take(&mut self.sides) {
-            let (_, partition) = self.archive(index);
-            let unreached = |error: String| unreachable(&partition.to_string(), &error);
-            let bounds = cluster.bounds(partition.clone()).await.map_err(unreached)?;
-            let (faults, notes) = side.compare(bounds);
-            for (range, fault) in faults {
-                self.find(index, (range.first, Some(range.end)), None, fault)?;
-            }
-            for (note, what) in notes {
-                self.note(index, note, what)?;
-            }
-            if side.other_topic.is_some() {
-                // Its offsets are other records.
-                continue;
-            }
-            let counted = std::mem::take(&mut side.counted);
-            let ranges: Vec<OffsetRange> = counted.iter().map(|(range, _)| *range).collect();
-            let counters = self.parts.counters.clone();
-            let seen = Box::new(move |count| {
-                counters.counted.fetch_add(count, Ordering::Relaxed);
-            });
-            let found = cluster.count(partition.clone(), ranges, seen).await.map_err(unreached)?;
-            let is_compacted = cluster.is_compacted(partition.topic.to_string()).await.map_err(unreached)?;
-            let start = cluster.bounds(partition.clone()).await.map_err(unreached)?.start;
-            let mut uncounted = 0_u64;
-            for ((range, consumed), found) in counted.into_iter().zip(found) {
-                let Some(found) = found else {
-                    uncounted += 1;
-                    continue;
-                };
-                if let Some(fault) = compare_count(range, consumed, found, is_compacted, start) {
-                    self.find(index, (range.first, Some(range.end)), None, fault)?;
-                }
-            }
-            if uncounted > 0 {
-                let what = format!("the records of {uncounted} batches could not be counted: the log ends before them");
-                self.note(index, "uncounted", what)?;
-            }
-        }
-        Ok(())
-    }
 }
 
-/// An object that was read back.
-struct Checked {
-    /// First offset and end of its batch, and which replay of it.
-    batch: (i64, i64, Option<u32>),
-    place: (String, String),
-    faults: Vec<Fault>,
-}
-
-fn unreachable(what: &str, error: &str) -> Failure {
+/// Kafka did not answer; `what` was asked.
+pub(super) fn unreachable(what: &str, error: &str) -> Failure {
     Failure::new(Exit::Unreachable, format!("{what}: {error}"))
-}
-
-/// Looks into what one receipt names.
-struct Examination {
-    reader: Reader,
-    archive: Arc<str>,
-    partition: TopicPartition,
-    destinations: Arc<Vec<Arc<Destination>>>,
-    table: Arc<Table>,
-    number: u32,
-}
-
-impl Examination {
-    async fn examine(self) -> Result<Vec<Finding>, Failure> {
-        let Owner { replay, first, .. } = self.table.owner(self.number);
-        let (end, objects) = match replay {
-            0 => match self.reader.document(&self.partition, first).await? {
-                Document::Receipt(receipt) => (receipt.end, receipt.objects),
-                _ => return Ok(Vec::new()),
-            },
-            n => match self.reader.replay(&self.partition, (first, n)).await? {
-                ReplayDocument::Receipt(receipt) => (receipt.replay.end, receipt.objects),
-                _ => return Ok(Vec::new()),
-            },
-        };
-        let mut findings = Vec::new();
-        for object in objects {
-            let faults = self.faults(&object).await?;
-            findings.extend(faults.into_iter().map(|fault| Finding {
-                archive: self.archive.clone(),
-                partition: self.partition.clone(),
-                first,
-                end: Some(end),
-                place: Some((object.destination.clone(), object.key.clone())),
-                replay: (replay > 0).then_some(replay),
-                fault,
-            }));
-        }
-        Ok(findings)
-    }
-
-    async fn faults(&self, object: &ReceiptObject) -> Result<Vec<Fault>, Failure> {
-        let place = digest(&object.destination, &object.key);
-        let Some(marks) = self.table.marks(place, self.number).filter(|_| self.table.takes(place)) else {
-            return Ok(Vec::new());
-        };
-        let mut faults = Vec::new();
-        if marks.is_missing() || marks.has_wrong_size() {
-            let found = self.size(object).await?;
-            match found {
-                None => faults.push(Fault::Missing { bytes: object.bytes }),
-                Some(found) if found != object.bytes => faults.push(Fault::Size { expected: object.bytes, found }),
-                // Replaced since, or a listing that was not up to date.
-                Some(_) => {}
-            }
-        }
-        if marks.is_doubled() {
-            let first = self.table.first_owner(place).map(|owner| (owner.first, owner.replay));
-            let beside = match first {
-                Some((first, 0)) => format!("the receipt of the batch at {first}, which names it, too"),
-                Some((first, n)) => format!("the receipt of replay {n} of the batch at {first}, which names it, too"),
-                None => "another receipt that names it".to_string(),
-            };
-            faults.push(Fault::Doubled { beside });
-        }
-        Ok(faults)
-    }
-
-    async fn size(&self, object: &ReceiptObject) -> Result<Option<u64>, Failure> {
-        let destination = self.destinations.iter().find(|destination| destination.id() == object.destination);
-        let Some(destination) = destination else { return Ok(None) };
-        let path = destination.path(&object.key).map_err(|error| Failure::new(Exit::Stopped, error.to_string()))?;
-        match destination.store().head(&path).await {
-            Ok(found) => Ok(Some(found.size)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failed(&format!("look for {}/{}", destination.id(), object.key), &error)),
-        }
-    }
 }

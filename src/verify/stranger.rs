@@ -25,10 +25,13 @@ pub(super) enum Resolved {
     Finding(Box<Finding>),
 }
 
+/// Receipts, with the index of their archive.
+type Remembered = VecDeque<(usize, Arc<Receipt>)>;
+
 /// Looks strangers up, one archive's or several'.
 #[derive(Clone, Default)]
 pub(super) struct Lookup {
-    remembered: Arc<Mutex<VecDeque<(usize, Arc<Receipt>)>>>,
+    remembered: Arc<Mutex<Remembered>>,
 }
 
 impl Lookup {

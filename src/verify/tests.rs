@@ -1,8 +1,9 @@
 //! Whole verifications of archives made up: what is planted is found, and nothing else is told.
 
+pub(super) mod world;
+
 use super::against::Cluster;
 use super::finding::{Fault, Kind};
-use super::testing::{BATCH, Broker, START_MS, Seen, World, receipt};
 use super::{Counters, Options, Parts, missing};
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::receipt::{Absent, LostRows};
@@ -12,6 +13,7 @@ use crate::record::{OffsetRange, TopicPartition};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use world::{BATCH, Broker, START_MS, Seen, World, receipt};
 
 const PRESETS: [&str; 3] = ["hive", "secor", "fluentd"];
 

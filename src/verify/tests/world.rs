@@ -1,8 +1,5 @@
 //! Archives made up for tests: receipts, claims and objects as `run` writes them, in memory or in a folder, and what can be done to them.
 
-use super::against::{Cluster, Counting};
-use super::finding::{Finding, Kind, Note};
-use super::{Counters, Options, Parts, Told, Verified, verify};
 use crate::bucket::Bucket;
 use crate::bucket::claim::{CLAIM_VERSION, Claim, ClaimedObject, claim_key};
 use crate::bucket::identity::StoredStart;
@@ -19,6 +16,9 @@ use crate::ledger::Destinations;
 use crate::pipeline::start::open_destinations;
 use crate::record::{OffsetRange, TopicPartition};
 use crate::upload::hex;
+use crate::verify::against::{Cluster, Counting};
+use crate::verify::finding::{Finding, Kind, Note};
+use crate::verify::{Counters, Options, Parts, Told, Verified, verify};
 use flate2::write::GzEncoder;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -30,14 +30,14 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 /// 2025-11-21T08:00:00Z.
-pub(super) const START_MS: i64 = 1_763_712_000_000;
+pub(in crate::verify) const START_MS: i64 = 1_763_712_000_000;
 const HOUR_MS: i64 = 3_600_000;
 /// Offsets of a batch.
-pub(super) const BATCH: i64 = 100;
+pub(in crate::verify) const BATCH: i64 = 100;
 const TOPIC: &str = "t";
 
 /// A receipt that names these keys at a destination `d`, with so many rows each.
-pub(super) fn receipt(first: i64, end: i64, objects: &[(&str, u64)]) -> Receipt {
+pub(in crate::verify) fn receipt(first: i64, end: i64, objects: &[(&str, u64)]) -> Receipt {
     let rows = objects.iter().map(|(_, rows)| rows).sum();
     let objects = objects.iter().map(|&(key, rows)| object("d", key, rows, &[])).collect();
     Receipt {
@@ -96,19 +96,19 @@ fn lines(rows: u64, seed: &str) -> Vec<u8> {
 }
 
 /// An archive of one topic.
-pub(super) struct World {
-    pub(super) config: Config,
-    pub(super) destinations: Destinations,
-    pub(super) destination: Arc<Destination>,
+pub(in crate::verify) struct World {
+    pub(in crate::verify) config: Config,
+    pub(in crate::verify) destinations: Destinations,
+    pub(in crate::verify) destination: Arc<Destination>,
     template: KeyTemplate,
     /// By Kafka partition and number of the batch.
-    pub(super) receipts: BTreeMap<(i32, i64), Receipt>,
+    pub(in crate::verify) receipts: BTreeMap<(i32, i64), Receipt>,
     _folder: Option<tempfile::TempDir>,
 }
 
 impl World {
     /// An empty archive in memory, with names of that preset.
-    pub(super) async fn in_memory(preset: &str) -> Self {
+    pub(in crate::verify) async fn in_memory(preset: &str) -> Self {
         let id = "s3://bucket/archive";
         let config = config(id, preset);
         let store = Arc::new(InMemory::new());
@@ -118,7 +118,7 @@ impl World {
     }
 
     /// The same in a local folder.
-    pub(super) async fn in_folder(preset: &str) -> Self {
+    pub(in crate::verify) async fn in_folder(preset: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = config(&format!("file://{}/archive", folder.path().display()), preset);
         let destinations = open_destinations(&config).expect("opened");
@@ -143,23 +143,23 @@ impl World {
         Self { config, destinations, destination, template, receipts: BTreeMap::new(), _folder: folder }
     }
 
-    pub(super) fn id(&self) -> String {
+    pub(in crate::verify) fn id(&self) -> String {
         self.destination.id().to_string()
     }
 
-    pub(super) fn partition(partition: i32) -> TopicPartition {
+    pub(in crate::verify) fn partition(partition: i32) -> TopicPartition {
         TopicPartition::new(TOPIC, partition)
     }
 
     /// Key of an object of that batch, in the `window`th hour.
-    pub(super) fn key(&self, partition: i32, range: OffsetRange, window: i64) -> String {
+    pub(in crate::verify) fn key(&self, partition: i32, range: OffsetRange, window: i64) -> String {
         let event_ms = START_MS + window * HOUR_MS;
         let values = WindowValues { topic: TOPIC, partition, event_ms, fields: &[], headers: &[], key: None };
         self.template.window(&values).key(range)
     }
 
     /// Archives batch `number` of `partition` with `windows` objects of 5 rows each. Every third offset holds no record.
-    pub(super) async fn archive(&mut self, partition: i32, number: i64, windows: i64) {
+    pub(in crate::verify) async fn archive(&mut self, partition: i32, number: i64, windows: i64) {
         let range = OffsetRange::new(number * BATCH, (number + 1) * BATCH);
         let mut receipt = receipt(range.first, range.end, &[]);
         receipt.partition = partition;
@@ -184,7 +184,7 @@ impl World {
     }
 
     /// Archives `batches` batches of each of `partitions` Kafka partitions.
-    pub(super) async fn fill(&mut self, partitions: i32, batches: i64, windows: i64) {
+    pub(in crate::verify) async fn fill(&mut self, partitions: i32, batches: i64, windows: i64) {
         for partition in 0..partitions {
             for number in 0..batches {
                 self.archive(partition, number, windows).await;
@@ -192,33 +192,33 @@ impl World {
         }
     }
 
-    pub(super) fn receipt(&self, partition: i32, number: i64) -> Receipt {
+    pub(in crate::verify) fn receipt(&self, partition: i32, number: i64) -> Receipt {
         self.receipts[&(partition, number)].clone()
     }
 
-    pub(super) async fn put(&self, key: &str, bytes: Vec<u8>) {
+    pub(in crate::verify) async fn put(&self, key: &str, bytes: Vec<u8>) {
         let path = self.destination.path(key).expect("a key");
         self.destination.store().put(&path, bytes.into()).await.expect("written");
     }
 
-    pub(super) async fn get(&self, key: &str) -> Vec<u8> {
+    pub(in crate::verify) async fn get(&self, key: &str) -> Vec<u8> {
         let path = self.destination.path(key).expect("a key");
         self.destination.store().get(&path).await.expect("there").bytes().await.expect("read").to_vec()
     }
 
-    pub(super) async fn delete(&self, key: &str) {
+    pub(in crate::verify) async fn delete(&self, key: &str) {
         let path = self.destination.path(key).expect("a key");
         self.destination.store().delete(&path).await.expect("deleted");
     }
 
     /// Writes the receipt, whatever is there.
-    pub(super) async fn write(&self, receipt: &Receipt) {
+    pub(in crate::verify) async fn write(&self, receipt: &Receipt) {
         let key = receipt_key(&receipt.topic_partition(), 1, receipt.first);
         self.put(&key, serde_json::to_vec(receipt).expect("JSON")).await;
     }
 
     /// Writes the claim of what `receipt` says.
-    pub(super) async fn claim(&self, receipt: &Receipt) {
+    pub(in crate::verify) async fn claim(&self, receipt: &Receipt) {
         let keys = receipt.objects.iter().map(|object| ClaimedObject {
             output: object.output.clone(),
             destination: object.destination.clone(),
@@ -243,16 +243,16 @@ impl World {
         self.put(&key, serde_json::to_vec(&claim).expect("JSON")).await;
     }
 
-    pub(super) fn receipt_key(&self, partition: i32, number: i64) -> String {
+    pub(in crate::verify) fn receipt_key(&self, partition: i32, number: i64) -> String {
         receipt_key(&Self::partition(partition), 1, number * BATCH)
     }
 
-    pub(super) fn claim_key(&self, partition: i32, number: i64) -> String {
+    pub(in crate::verify) fn claim_key(&self, partition: i32, number: i64) -> String {
         claim_key(&Self::partition(partition), 1, number * BATCH)
     }
 
     /// Replays dead letters of that batch; gives the key of the object. `finished`: with a receipt.
-    pub(super) async fn replay(&self, partition: i32, number: i64, finished: bool) -> String {
+    pub(in crate::verify) async fn replay(&self, partition: i32, number: i64, finished: bool) -> String {
         let of = self.receipt(partition, number);
         let key = replay_key(&of.objects[0].key, self.extension(), 1).expect("room for it");
         let bytes = lines(2, &key);
@@ -297,11 +297,11 @@ impl World {
     }
 
     /// Everything that `verify` tells.
-    pub(super) async fn verify(&self, options: &Options) -> Seen {
+    pub(in crate::verify) async fn verify(&self, options: &Options) -> Seen {
         self.verify_with(options, None).await
     }
 
-    pub(super) async fn verify_with(&self, options: &Options, cluster: Option<Arc<dyn Cluster>>) -> Seen {
+    pub(in crate::verify) async fn verify_with(&self, options: &Options, cluster: Option<Arc<dyn Cluster>>) -> Seen {
         let parts = Parts {
             destinations: self.destinations.clone(),
             clock: Arc::new(SystemClock::new()),
@@ -331,33 +331,33 @@ fn config(url: &str, preset: &str) -> Config {
 
 /// What was told.
 #[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) findings: Vec<Finding>,
-    pub(super) notes: Vec<Note>,
-    pub(super) verified: Verified,
+pub(in crate::verify) struct Seen {
+    pub(in crate::verify) findings: Vec<Finding>,
+    pub(in crate::verify) notes: Vec<Note>,
+    pub(in crate::verify) verified: Verified,
 }
 
 impl Seen {
     /// Kinds, Kafka partitions and first offsets, sorted.
-    pub(super) fn told(&self) -> Vec<(Kind, i32, i64)> {
+    pub(in crate::verify) fn told(&self) -> Vec<(Kind, i32, i64)> {
         let mut told: Vec<_> =
             self.findings.iter().map(|found| (found.kind(), found.partition.partition, found.first)).collect();
         told.sort_unstable();
         told
     }
 
-    pub(super) fn notes(&self) -> Vec<&'static str> {
+    pub(in crate::verify) fn notes(&self) -> Vec<&'static str> {
         self.notes.iter().map(|note| note.note).collect()
     }
 }
 
 /// A Kafka made up: the records of each partition are at these offsets.
 #[derive(Default)]
-pub(super) struct Broker {
-    pub(super) logs: BTreeMap<TopicPartition, (LogBounds, Vec<i64>)>,
-    pub(super) committed: BTreeMap<TopicPartition, Committed>,
-    pub(super) is_compacted: Option<bool>,
-    pub(super) asked: Mutex<Vec<OffsetRange>>,
+pub(in crate::verify) struct Broker {
+    pub(in crate::verify) logs: BTreeMap<TopicPartition, (LogBounds, Vec<i64>)>,
+    pub(in crate::verify) committed: BTreeMap<TopicPartition, Committed>,
+    pub(in crate::verify) is_compacted: Option<bool>,
+    pub(in crate::verify) asked: Mutex<Vec<OffsetRange>>,
 }
 
 impl Cluster for Broker {
