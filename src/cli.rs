@@ -48,6 +48,11 @@ pub enum Command {
     /// the start and kept in the bucket as a job, so processes can be added, killed and started again: each command line with the same
     /// arguments goes on with the same job. A range must lie below what the live group has committed.
     Backfill(BackfillArgs),
+    /// Prove that the archive is complete, or say what is wrong: `siltstone help verify`.
+    ///
+    /// Compares receipts with each other and with a listing of the bucket: gaps, overlaps, missing, doubled and unknown objects, sizes.
+    /// Only reads. Exit code 0: complete; 8: something is wrong.
+    Verify(VerifyArgs),
     /// List and show dead letters, and write those that decode now: `siltstone help dead-letters`.
     ///
     /// Works with the bucket alone: Kafka is not asked.
@@ -154,6 +159,38 @@ pub struct InspectArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
     /// A JSON object a line and partition instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only this archive.
+    #[arg(long, value_name = "NAME")]
+    pub archive: Option<String>,
+    /// Only this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Only this Kafka partition. May be repeated, or name several: 0,3,7.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: Vec<i32>,
+    /// Only batches with objects that have event times from this time on, as in 2025-11-21T08:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub since: Option<i64>,
+    /// Only batches with objects that have event times before this time.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub until: Option<i64>,
+    /// Also read every object back: its checksum, and its rows counted.
+    #[arg(long)]
+    pub deep: bool,
+    /// Also ask Kafka: what the group has committed, where logs begin and end, how many records there are in each batch.
+    #[arg(long)]
+    pub against_kafka: bool,
+    /// A JSON object a line: one for each finding and note, the last one the summary.
     #[arg(long)]
     pub json: bool,
 }
@@ -408,6 +445,9 @@ mod tests {
             ("dead-letters replay -c a.toml --stage decode,row --limit 5", true),
             ("dead-letters replay -c a.toml --stage lost", false),
             ("dead-letters", false),
+            ("verify -c a.toml --archive a --topic t --partition 0,3 --deep --against-kafka --json", true),
+            ("verify -c a.toml --since 2025-11-21T08:00:00Z --until 2025-11-22T08:00:00Z", true),
+            ("verify -c a.toml --partition -1", false),
             ("run -c a.toml --log-format xml", false),
             ("walk", false),
             ("", false),

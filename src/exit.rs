@@ -24,6 +24,8 @@ pub enum Exit {
     Incomplete = 6,
     /// A second signal: left at once. Nothing is lost; what was open is read again.
     Interrupted = 7,
+    /// `verify` found something that is wrong.
+    Findings = 8,
 }
 
 /// An error with the exit code it leads to.

@@ -8,7 +8,7 @@
 //!   times; [`mod@format`]: rows, blocks and files.
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
-//! - [`ledger`]: what receipts say of an archive; [`backfill`]: any range of offsets archived again, or for the first time.
+//! - [`ledger`]: what receipts say of an archive; [`backfill`]: any range of offsets archived; [`verify`]: whether all is there.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`cli`], [`commands`]: what a user types and calls.
@@ -39,3 +39,4 @@ pub mod spool;
 pub mod telemetry;
 pub mod transform;
 pub mod upload;
+pub mod verify;

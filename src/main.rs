@@ -58,6 +58,12 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Inspect(args) => {
             commands::inspect::inspect(args, &commands::load(&args.config.config)?, &mut out).await
         }
+        Command::Verify(args) => {
+            let config = commands::load(&args.config.config)?;
+            // Not the locked one: what verifies may move from thread to thread.
+            drop(out);
+            commands::verify::run(args, &config, &mut io::stdout()).await
+        }
         Command::DeadLetters(command) => {
             let config = commands::load(&command.config().config)?;
             commands::dead_letters::dead_letters(command, &config, &mut out).await

@@ -184,6 +184,11 @@ impl Bucket {
         Self { generation, ..self }
     }
 
+    /// The archive's generation, from 1.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
     /// Where they are.
     pub fn destination(&self) -> &Arc<Destination> {
         &self.destination

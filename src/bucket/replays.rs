@@ -240,6 +240,30 @@ impl Bucket {
         Ok(names)
     }
 
+    /// Which documents of replays a Kafka partition has, by first offset of the batch and number: whether there is a claim, and
+    /// whether there is a receipt. Lists as [`Bucket::finished_replays`].
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn listed_replays(
+        &self,
+        partition: &TopicPartition,
+    ) -> Result<BTreeMap<(i64, u32), (bool, bool)>, BucketError> {
+        let key = folder(partition, self.generation);
+        let prefix = self.destination.path(&key)?;
+        let mut listed = self.destination.store().list(Some(&prefix));
+        let mut found: BTreeMap<(i64, u32), (bool, bool)> = BTreeMap::new();
+        while let Some(object) = listed.try_next().await.map_err(|error| self.store_error("list", &key, &error))? {
+            let Some(name) = object.location.filename() else { continue };
+            let claim = name.strip_suffix(".claim").map(|name| format!("{name}.json"));
+            let Some(replay) = parse_name(claim.as_deref().unwrap_or(name)) else { continue };
+            let documents = found.entry(replay).or_default();
+            documents.0 |= claim.is_some();
+            documents.1 |= claim.is_none();
+        }
+        Ok(found)
+    }
+
     /// The receipt of replay `n` of the batch that begins at `first`; `None`: it is not finished.
     ///
     /// # Errors
@@ -331,11 +355,15 @@ mod tests {
         assert_eq!(bucket.replay_claim(&partition, 10, 1).await.expect("read"), Some(first.clone()));
         assert!(!bucket.is_replay_finished(&partition, 10, 1).await.expect("looked for"));
         assert_eq!(bucket.finished_replays(&partition).await.expect("listed"), []);
+        let begun = BTreeMap::from([((10, 1), (true, false))]);
+        assert_eq!(bucket.listed_replays(&partition).await.expect("listed"), begun);
         bucket.put_replay_receipt(&receipt(&first)).await.expect("written");
         bucket.put_replay_receipt(&receipt(&first)).await.expect("and again");
         assert!(bucket.put_replay_receipt(&receipt(&second)).await.is_err(), "of other rows");
         assert!(bucket.is_replay_finished(&partition, 10, 1).await.expect("looked for"));
         assert_eq!(bucket.finished_replays(&partition).await.expect("listed"), [(10, 1)]);
+        let finished = BTreeMap::from([((10, 1), (true, true))]);
+        assert_eq!(bucket.listed_replays(&partition).await.expect("listed"), finished);
         assert_eq!(bucket.replay_receipt(&partition, 10, 1).await.expect("read"), Some(receipt(&first)));
         assert_eq!(bucket.replay_receipt(&partition, 10, 2).await.expect("read"), None);
         for (first, n) in [(10, 2), (11, 1)] {

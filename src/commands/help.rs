@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 10] = [
+pub const PAGES: [(&str, &str, &str); 11] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -27,6 +27,11 @@ pub const PAGES: [(&str, &str, &str); 10] = [
         include_str!("../guide/dead-letters.md"),
     ),
     ("backfill", "any range of offsets or times, archived beside the live group", include_str!("../guide/backfill.md")),
+    (
+        "verify",
+        "prove that an archive is complete, or find what is missing, damaged or unknown",
+        include_str!("../guide/verify.md"),
+    ),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
     ("benchmarks", "what it costs and how that was measured", include_str!("../guide/benchmarks.md")),

@@ -9,6 +9,7 @@ pub mod help;
 pub mod inspect;
 pub mod preview;
 pub mod run;
+pub mod verify;
 
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};

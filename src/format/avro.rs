@@ -38,7 +38,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
 
 /// Most values of a block, nulls counted: of wide rows with hardly a value in them a block holds fewer.
@@ -376,25 +376,28 @@ impl Format for AvroFormat {
     }
 
     fn count_rows(&self, file: File) -> io::Result<u64> {
-        let schema = |text: &str| text.parse::<serde_avro_fast::Schema>().map_err(io::Error::other);
-        let (of_header, of_block) = (schema(HEADER_SCHEMA)?, schema(BLOCK_SCHEMA)?);
-        let mut file = BufReader::new(file);
-        let header: FoundHeader =
-            serde_avro_fast::from_datum_reader(&mut file, &of_header).map_err(io::Error::other)?;
-        if header.magic.0 != MAGIC {
-            return Err(io::Error::other("no Avro container file"));
-        }
-        let mut rows = 0;
-        while !file.fill_buf()?.is_empty() {
-            let block: FoundBlock =
-                serde_avro_fast::from_datum_reader(&mut file, &of_block).map_err(io::Error::other)?;
-            if block.sync.0 != header.sync.0 {
-                return Err(io::Error::other("a block that does not end in the file's marker"));
-            }
-            rows += u64::try_from(block.count).map_err(io::Error::other)?;
-        }
-        Ok(rows)
+        count_blocks(file)
     }
+}
+
+/// Rows of a container file, as the heads of its blocks tell.
+pub(super) fn count_blocks(file: impl Read) -> io::Result<u64> {
+    let schema = |text: &str| text.parse::<serde_avro_fast::Schema>().map_err(io::Error::other);
+    let (of_header, of_block) = (schema(HEADER_SCHEMA)?, schema(BLOCK_SCHEMA)?);
+    let mut file = BufReader::new(file);
+    let header: FoundHeader = serde_avro_fast::from_datum_reader(&mut file, &of_header).map_err(io::Error::other)?;
+    if header.magic.0 != MAGIC {
+        return Err(io::Error::other("no Avro container file"));
+    }
+    let mut rows = 0;
+    while !file.fill_buf()?.is_empty() {
+        let block: FoundBlock = serde_avro_fast::from_datum_reader(&mut file, &of_block).map_err(io::Error::other)?;
+        if block.sync.0 != header.sync.0 {
+            return Err(io::Error::other("a block that does not end in the file's marker"));
+        }
+        rows += u64::try_from(block.count).map_err(io::Error::other)?;
+    }
+    Ok(rows)
 }
 
 /// Puts blocks behind each other.

@@ -19,8 +19,7 @@ use crc32fast::Hasher;
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Compress, FlushCompress};
 use std::cell::RefCell;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
@@ -110,7 +109,7 @@ impl Codec {
     }
 
     /// Plain rows of a whole file.
-    pub(crate) fn reader(self, file: File) -> io::Result<Box<dyn BufRead>> {
+    pub(crate) fn reader(self, file: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
         let file = BufReader::new(file);
         Ok(match self {
             Self::None => Box::new(file),
@@ -120,7 +119,7 @@ impl Codec {
     }
 
     /// Lines of a whole file of rows that are a line each.
-    pub(crate) fn count_lines(self, file: File) -> io::Result<u64> {
+    pub(crate) fn count_lines(self, file: impl Read + 'static) -> io::Result<u64> {
         let mut rows = self.reader(file)?;
         let mut count = 0;
         loop {

@@ -21,7 +21,7 @@ use crate::layout::DeadLetterFormat;
 use crate::parse::text::{write_base64, write_json_string};
 use crate::record::Record;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 /// Codec of dead letters in lines.
@@ -122,6 +122,14 @@ fn write_bytes(bytes: Option<&[u8]>, rows: &mut Vec<u8>) {
     match bytes {
         Some(bytes) => write_base64(bytes, rows),
         None => rows.extend_from_slice(b"null"),
+    }
+}
+
+/// Dead letters in an object, from its bytes from begin to end; `None`: they are counted from the end of the file (Parquet).
+pub fn count_dead_letters(format: DeadLetterFormat, bytes: Box<dyn Read + Send>) -> Option<io::Result<u64>> {
+    match format {
+        DeadLetterFormat::Json => Some(CODEC.count_lines(bytes)),
+        DeadLetterFormat::Parquet => None,
     }
 }
 

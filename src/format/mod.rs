@@ -23,13 +23,13 @@ pub mod raw;
 #[cfg(test)]
 mod testing;
 
-pub use dead_letter::dead_letters;
+pub use dead_letter::{count_dead_letters, dead_letters};
 
-use crate::layout::{Column, Keep, OutputFormat, SchemaSource};
+use crate::layout::{Column, Compression, Keep, OutputFormat, SchemaSource};
 use crate::record::Record;
 use parquet::PageRules;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 /// Makes the format of an output. `keep` is what it keeps of Kafka's own; `pinned` the columns that were inferred and
@@ -188,6 +188,20 @@ pub trait Format: Send + Sync {
     fn count_rows(&self, file: File) -> io::Result<u64>;
 }
 
+/// Rows of an object of `output`, from its bytes from begin to end; `None`: they are counted from the end of the file (Parquet).
+/// Needs no schema. The error is of the bytes, or says that they are no such file.
+pub fn count_streamed(output: &OutputFormat, bytes: Box<dyn Read + Send>) -> Option<io::Result<u64>> {
+    let codec = |compression: &Compression| compress::Codec::new(*compression).map_err(io::Error::other);
+    match output {
+        OutputFormat::Raw { compression, newlines } => {
+            Some(codec(compression).and_then(|codec| raw::RawFormat::new(codec, *newlines).count(bytes)))
+        }
+        OutputFormat::Json { compression } => Some(codec(compression).and_then(|codec| codec.count_lines(bytes))),
+        OutputFormat::Avro { .. } => Some(avro::count_blocks(bytes)),
+        OutputFormat::Parquet { .. } | OutputFormat::Envelope { .. } => None,
+    }
+}
+
 /// `Content-Type` and `Content-Encoding` of an object of `format`. Compressed text is either its text with an encoding
 /// (`encoded`), which clients may undo on the way, or a file of its codec: never the bytes of one under the type of the other.
 pub fn content_headers(format: &dyn Format, encoded: bool) -> (&'static str, Option<&'static str>) {
@@ -225,7 +239,7 @@ pub trait Assembler: Send {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{AvroCodec, Compression, DeadLetterFormat, Newlines, Pages, UnknownFields};
+    use crate::layout::{AvroCodec, DeadLetterFormat, Newlines, Pages, UnknownFields};
 
     fn parquet() -> OutputFormat {
         OutputFormat::Parquet {
@@ -247,12 +261,19 @@ mod tests {
         OutputFormat::Avro { codec, schema, unknown, block_bytes: 1 << 20 }
     }
 
-    fn count(format: &dyn Format, file: &[u8]) -> io::Result<u64> {
+    fn count(output: &OutputFormat, format: &dyn Format, file: &[u8]) -> io::Result<u64> {
         use std::io::Seek;
         let mut stored = tempfile::tempfile().expect("a temporary file");
         stored.write_all(file).expect("written");
         stored.rewind().expect("back at its begin");
-        format.count_rows(stored)
+        let counted = format.count_rows(stored);
+        let streamed = count_streamed(output, Box::new(io::Cursor::new(file.to_vec())));
+        match (&counted, streamed) {
+            (Ok(counted), Some(streamed)) => assert_eq!(streamed.expect("as from the file"), *counted),
+            (Err(_), Some(streamed)) => drop(streamed.expect_err("as from the file")),
+            (_, None) => assert_eq!(format.extension(), "parquet"),
+        }
+        counted
     }
 
     #[test]
@@ -290,10 +311,10 @@ mod tests {
             for blocks in [vec![], vec![block(1)], vec![block(1000), block(23)]] {
                 let rows: u32 = blocks.iter().map(|(_, count)| count).sum();
                 let file = testing::file_of(&*format, &blocks, &[]);
-                assert_eq!(count(&*format, &file).expect("a file of its own"), u64::from(rows), "{output:?}");
+                assert_eq!(count(&output, &*format, &file).expect("a file of its own"), u64::from(rows), "{output:?}");
                 // A file of plain lines is one wherever it is cut.
                 if rows > 0 && output != (OutputFormat::Json { compression: Compression::None }) {
-                    count(&*format, &file[..file.len() - 1]).expect_err("it was cut off");
+                    count(&output, &*format, &file[..file.len() - 1]).expect_err("it was cut off");
                 }
             }
         }

@@ -78,9 +78,16 @@ impl Format for RawFormat {
     }
 
     fn count_rows(&self, file: File) -> io::Result<u64> {
+        self.count(file)
+    }
+}
+
+impl RawFormat {
+    /// Rows of a whole file.
+    pub(super) fn count(&self, bytes: impl Read + 'static) -> io::Result<u64> {
         match self.newlines {
-            Newlines::Refuse | Newlines::Escape => self.codec.count_lines(file),
-            Newlines::Length => count_frames(&mut *self.codec.reader(file)?),
+            Newlines::Refuse | Newlines::Escape => self.codec.count_lines(bytes),
+            Newlines::Length => count_frames(&mut *self.codec.reader(bytes)?),
         }
     }
 }

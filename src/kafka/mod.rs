@@ -27,6 +27,7 @@
 
 mod batch_queue;
 pub mod client;
+pub mod cluster;
 pub mod coordinator;
 pub mod demo;
 mod group;
@@ -44,6 +45,7 @@ mod trouble;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::KafkaCluster;
 pub use coordinator::KafkaCoordinator;
 pub use held::PlannedGuard;
 pub use meta::{Cluster, MetaClient, TopicInfo};

@@ -13,6 +13,7 @@ pub mod encode;
 pub mod extension;
 mod language;
 pub mod preset;
+pub mod recognise;
 mod telling;
 pub mod template;
 pub mod window;

@@ -1,0 +1,177 @@
+//! Reads objects back: their SHA-256, and how many rows they have.
+//!
+//! Memory for each of [`OBJECTS_MAX`] objects: some pieces of it as the store sends them, what unpacking it takes, and of Parquet its
+//! footer. What the store shows as metadata proves nothing here, and is not looked at.
+
+use super::Counters;
+use super::finding::Fault;
+use super::listing::failed;
+use crate::bucket::receipt::ReceiptObject;
+use crate::destination::Destination;
+use crate::exit::{Exit, Failure};
+use crate::format::{count_dead_letters, count_streamed};
+use crate::layout::Layout;
+use crate::pipeline::archive::DEAD_LETTERS;
+use crate::upload::hex;
+use bytes::{Buf, Bytes};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error, ObjectStoreExt};
+use parquet::file::metadata::ParquetMetaDataReader;
+use sha2::{Digest, Sha256};
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc;
+
+/// Objects read side by side.
+pub(super) const OBJECTS_MAX: usize = 4;
+/// Pieces of an object on their way from the store to who counts its rows.
+const PIECES_MAX: usize = 4;
+/// Most bytes of a Parquet footer that is read.
+const FOOTER_MAX: u64 = 256 << 20;
+/// How often a reading that breaks off begins again.
+const TRIES_MAX: usize = 3;
+
+/// What is wrong with `object`, as its bytes tell. One that is not there, or has another size, is told by the listing.
+///
+/// # Errors
+/// A store that refuses or does not answer, several times.
+pub(super) async fn check(
+    destination: Arc<Destination>,
+    object: ReceiptObject,
+    layout: Option<Arc<Layout>>,
+    counters: Arc<Counters>,
+) -> Result<Vec<Fault>, Failure> {
+    let path = destination.path(&object.key).map_err(|error| Failure::new(Exit::Stopped, error.to_string()))?;
+    let what = format!("read {}/{}", destination.id(), object.key);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match read(&destination, &path, &object, layout.clone(), &counters).await {
+            Ok(Some(found)) => return Ok(compare(&object, found)),
+            Ok(None) | Err(Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(error) if tries >= TRIES_MAX => return Err(failed(&what, &error)),
+            Err(error) => tracing::warn!(tries, "{what}: {error}; reading it again"),
+        }
+    }
+}
+
+/// What was found in an object.
+struct Found {
+    sha256: String,
+    /// `None`: nobody knows how they are counted.
+    rows: Option<Result<u64, String>>,
+}
+
+fn compare(object: &ReceiptObject, found: Found) -> Vec<Fault> {
+    if let Some(expected) = object.sha256.as_ref().filter(|&expected| *expected != found.sha256) {
+        // One fault: what its rows are then says nothing more.
+        return vec![Fault::Checksum { expected: expected.clone(), found: found.sha256 }];
+    }
+    match (object.rows, found.rows) {
+        (Some(expected), Some(found)) if found != Ok(expected) => vec![Fault::Rows { expected, found }],
+        _ => Vec::new(),
+    }
+}
+
+/// Reads an object once. `None`: it has another size than its receipt says.
+async fn read(
+    destination: &Destination,
+    path: &Path,
+    object: &ReceiptObject,
+    layout: Option<Arc<Layout>>,
+    counters: &Counters,
+) -> Result<Option<Found>, Error> {
+    let got = destination.store().get(path).await?;
+    if got.meta.size != object.bytes {
+        return Ok(None);
+    }
+    let (pieces, received) = mpsc::channel::<Bytes>(PIECES_MAX);
+    let output = object.output.clone();
+    let of_layout = layout.clone();
+    let counting = tokio::task::spawn_blocking(move || {
+        let bytes = Box::new(Pieces { received, piece: Bytes::new(), ended: false });
+        count(of_layout.as_deref()?, &output, bytes)
+    });
+    let (mut stream, mut hash) = (got.into_stream(), Sha256::new());
+    let mut is_counted = true;
+    while let Some(bytes) = stream.try_next().await? {
+        if bytes.is_empty() {
+            continue;
+        }
+        hash.update(&bytes);
+        counters.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // Who counts may know enough, or have given up.
+        is_counted = is_counted && pieces.send(bytes).await.is_ok();
+    }
+    // An empty piece is the end: without it the stream has broken off, and what was counted means nothing.
+    drop(pieces.send(Bytes::new()).await);
+    drop(pieces);
+    let counted = counting.await.map_err(|source| Error::JoinError { source })?;
+    let rows = match counted {
+        Some(counted) => Some(counted.map_err(|error| error.to_string())),
+        None if layout.as_deref().is_some_and(|layout| is_parquet(layout, &object.output)) => {
+            Some(footer_rows(destination, path, object.bytes).await?)
+        }
+        None => None,
+    };
+    Ok(Some(Found { sha256: hex(&hash.finalize()), rows }))
+}
+
+/// Rows of an object of `output`, counted from begin to end; `None`: they are not counted like that, or nobody knows the output.
+fn count(layout: &Layout, output: &str, bytes: Box<dyn Read + Send>) -> Option<io::Result<u64>> {
+    if output == DEAD_LETTERS {
+        return count_dead_letters(layout.dead_letters.format, bytes);
+    }
+    let output = layout.outputs.iter().find(|known| known.name == output)?;
+    count_streamed(&output.format, bytes)
+}
+
+fn is_parquet(layout: &Layout, output: &str) -> bool {
+    if output == DEAD_LETTERS {
+        return layout.dead_letters.extension() == "parquet";
+    }
+    let output = layout.outputs.iter().find(|known| known.name == output);
+    output.is_some_and(|output| output.place.extension(&output.format) == "parquet")
+}
+
+/// Rows as the footer of a Parquet file tells them, whose bytes were just read as a whole.
+async fn footer_rows(destination: &Destination, path: &Path, bytes: u64) -> Result<Result<u64, String>, Error> {
+    const TAIL: u64 = 8;
+    if bytes < TAIL {
+        return Ok(Err(format!("{bytes} bytes are no Parquet file")));
+    }
+    let tail = destination.store().get_range(path, bytes - TAIL..bytes).await?;
+    let footer = u64::from(tail.get(..4).map_or(0, |mut length| length.get_u32_le()));
+    if tail.get(4..) != Some(b"PAR1") || footer + TAIL > bytes || footer > FOOTER_MAX {
+        return Ok(Err("it has no footer of a Parquet file at its end".to_string()));
+    }
+    let footer = destination.store().get_range(path, bytes - TAIL - footer..bytes - TAIL).await?;
+    let decoded = ParquetMetaDataReader::decode_metadata(&footer).map_err(|error| error.to_string());
+    let rows = decoded.map(|metadata| metadata.file_metadata().num_rows());
+    Ok(rows.and_then(|rows| u64::try_from(rows).map_err(|_| format!("its footer says {rows} rows"))))
+}
+
+/// Pieces of an object as a reader of them.
+struct Pieces {
+    received: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+    ended: bool,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() && !self.ended {
+            match self.received.blocking_recv() {
+                Some(piece) if piece.is_empty() => self.ended = true,
+                Some(piece) => self.piece = piece,
+                None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            }
+        }
+        let count = self.piece.len().min(into.len());
+        into[..count].copy_from_slice(&self.piece[..count]);
+        self.piece.advance(count);
+        Ok(count)
+    }
+}

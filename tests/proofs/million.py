@@ -1,0 +1,298 @@
+"""`siltstone verify` over a large archive made up in a local folder: how long it takes, how much memory, and that it finds
+exactly what is wrong.
+
+Makes an archive of one topic as `run` leaves it (claims, receipts, objects, layout), of 1,000,000 objects and 100,000 receipts if not
+told otherwise, plants 20 faults, two of every kind that a listing can tell, and runs `siltstone verify --json` under `time -v`. Then
+plants two faults that only bytes tell and runs it with `--deep` over one Kafka partition. Fails where another set of faults is found, where it takes
+longer than 2 minutes or more than 200 MiB. Removes what it made.
+"""
+
+import argparse
+import collections
+import datetime
+import gzip
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TOPIC = "t"
+BATCH = 1_000
+START = datetime.datetime(2025, 11, 1, tzinfo=datetime.timezone.utc)
+SECONDS_MAX = 120
+MIB_MAX = 200
+CONTENT = gzip.compress(b"{}\n", mtime=0)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+NAME = "{topic}+{partition:05}+{first:020}-{end:020}"
+
+
+def place(url, path):
+    return {"path": path, "name": NAME, "zone": "UTC", "destinations": [url]}
+
+
+def layout(url):
+    """A stored layout: its text, whose SHA-256 is its fingerprint."""
+    value = {
+        "version": 1,
+        "code": {"rows": 1, "tzdata": "2026a"},
+        "archive": TOPIC,
+        "generation": 1,
+        "decode": {"type": "json", "validate": False},
+        "timestamp": {"source": "kafka", "format": "auto", "zone": "UTC", "fallback": "kafka"},
+        "tombstones": "keep",
+        "outputs": [
+            {
+                "name": "json",
+                "format": {"type": "json", "compression": {"codec": "gzip", "level": 6}},
+                "keep": None,
+                "place": place(url, "{topic}/dt=%Y-%m-%d/hr=%H"),
+            }
+        ],
+        "dead_letters": {"place": place(url, "_dead/{topic}/dt=%Y-%m-%d")},
+    }
+    text = json.dumps(value, separators=(",", ":"))
+    return text, hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write(path, data):
+    """Without a sync: nobody needs it after a power cut."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.write(file, data)
+    os.close(file)
+
+
+class Archive:
+    """Names and documents. Batch n of a Kafka partition has objects in the hours n // 10 and behind."""
+
+    def __init__(self, root, partitions, batches, windows):
+        self.root, self.partitions, self.batches, self.windows = str(root), partitions, batches, windows
+        self.url = f"file://{root}"
+        self.layout, self.fingerprint = layout(self.url)
+
+    def folder(self, hour):
+        return (START + datetime.timedelta(hours=hour)).strftime(f"{TOPIC}/dt=%Y-%m-%d/hr=%H")
+
+    def name(self, partition, first, end):
+        return f"{TOPIC}+{partition:05}+{first:020}-{end:020}.json.gz"
+
+    def key(self, partition, number, window, end=None):
+        first = number * BATCH
+        return f"{self.folder(number // 10 + window)}/{self.name(partition, first, end or first + BATCH)}"
+
+    def document(self, partition, number, ending):
+        return f"{self.root}/_siltstone/receipts/v1/{TOPIC}/{partition:05}/{number * BATCH:020}.{ending}"
+
+    def receipt(self, partition, number):
+        objects = []
+        for window in range(self.windows):
+            key = self.key(partition, number, window)
+            start = START + datetime.timedelta(hours=number // 10 + window)
+            start_ms = int(start.timestamp() * 1_000)
+            objects.append(
+                {
+                    "output": "json", "destination": self.url, "key": key, "folder": key.rsplit("/", 1)[0],
+                    "records": 1, "rows": 1, "bytes": len(CONTENT), "sha256": SHA256,
+                    "event_min_ms": start_ms, "event_max_ms": start_ms + 3_599_999,
+                }
+            )  # fmt: skip
+        balance = {"archived": self.windows, "rows": self.windows, "dead_lettered": 0}
+        first = number * BATCH
+        return {
+            "version": 1, "topic": TOPIC, "partition": partition, "first": first, "end": first + BATCH, "cluster_id": "c",
+            "archive": TOPIC, "generation": 1, "fingerprint": self.fingerprint, "writer": "0.1.0", "reason": "age",
+            "balance": {"consumed": self.windows, "outputs": {"json": balance}}, "objects": objects,
+        }  # fmt: skip
+
+    def claim(self, receipt):
+        names = ("topic", "partition", "first", "end", "fingerprint", "generation")
+        keys = [{name: object[name] for name in ("output", "destination", "key")} for object in receipt["objects"]]
+        return {"version": 1, "spool_bytes": 1, "keys": keys} | {name: receipt[name] for name in names}
+
+    def put_receipt(self, receipt, partition, number):
+        write(self.document(partition, number, "json"), json.dumps(receipt).encode())
+
+    def make_folders(self):
+        for hour in range(self.batches // 10 + self.windows + 1):
+            os.makedirs(f"{self.root}/{self.folder(hour)}", exist_ok=True)
+        for partition in range(self.partitions):
+            os.makedirs(os.path.dirname(self.document(partition, 0, "json")))
+        os.makedirs(f"{self.root}/_siltstone/layouts")
+        write(f"{self.root}/_siltstone/layouts/{self.fingerprint}.json", self.layout.encode())
+        identity = {"format": 1, "cluster_id": "c", "group": "siltstone"}
+        write(f"{self.root}/_siltstone/archive.json", json.dumps(identity).encode())
+
+    def fill(self, partition):
+        for number in range(self.batches):
+            receipt = self.receipt(partition, number)
+            write(self.document(partition, number, "claim"), json.dumps(self.claim(receipt)).encode())
+            self.put_receipt(receipt, partition, number)
+            for object in receipt["objects"]:
+                write(f"{self.root}/{object['key']}", CONTENT)
+
+
+class Faults:
+    """Plants faults, each in a batch of its own, and remembers what must be told."""
+
+    def __init__(self, archive, partitions):
+        self.archive, self.partitions, self.number, self.expected = archive, partitions, 0, collections.Counter()
+
+    def next(self):
+        self.number += 1
+        step = max(2, (self.archive.batches - 4) // 24)
+        return self.partitions[self.number % len(self.partitions)], 1 + (self.number * step) % (self.archive.batches - 3)
+
+    def told(self, kind, partition, first):
+        self.expected[kind, partition, first] += 1
+
+    def path(self, key):
+        return f"{self.archive.root}/{key}"
+
+    def plant(self, kind):
+        partition, number = self.next()
+        archive, first = self.archive, number * BATCH
+        receipt = archive.receipt(partition, number)
+        key = receipt["objects"][0]["key"]
+        if kind == "gap":
+            for object in receipt["objects"]:
+                os.remove(self.path(object["key"]))
+            os.remove(archive.document(partition, number, "json"))
+            os.remove(archive.document(partition, number, "claim"))
+        elif kind == "overlap":
+            first += 10
+            other = receipt | {"first": first, "end": first + 10, "objects": []}
+            other["balance"] = {"consumed": 0, "outputs": {"json": {"archived": 0, "rows": 0}}}
+            path = archive.document(partition, number, "json").replace(f"{number * BATCH:020}", f"{first:020}")
+            write(path, json.dumps(other).encode())
+        elif kind == "missing":
+            os.remove(self.path(key))
+        elif kind == "size":
+            write(self.path(key), CONTENT + b"x")
+        elif kind == "doubled":
+            write(self.path(archive.key(partition, number, 0, end=first + BATCH + 7)), CONTENT)
+        elif kind == "named twice":
+            kind, behind = "doubled", archive.receipt(partition, number + 1)
+            behind["objects"].append(receipt["objects"][0] | {"output": "dead_letters"})
+            archive.put_receipt(behind, partition, number + 1)
+            first += BATCH
+        elif kind == "unvouched":
+            first += 33
+            write(f"{self.path(key).rsplit('/', 1)[0]}/{archive.name(partition, first, first + 1)}", CONTENT)
+        elif kind == "unbalanced":
+            receipt["balance"]["consumed"] += 1
+            archive.put_receipt(receipt, partition, number)
+        elif kind == "unreadable":
+            write(archive.document(partition, number, "json"), b'{"version":1,')
+        elif kind == "unfinished":
+            os.remove(archive.document(partition, number, "json"))
+        elif kind == "unreached":
+            copy = receipt["objects"][0] | {"destination": "s3://elsewhere", "output": "dead_letters"}
+            receipt["objects"].append(copy)
+            archive.put_receipt(receipt, partition, number)
+        elif kind == "checksum":
+            write(self.path(key), CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+        elif kind == "rows":
+            receipt["objects"][0] |= {"rows": 2, "records": 2}
+            receipt["balance"] = {"consumed": archive.windows + 1}
+            receipt["balance"]["outputs"] = {"json": {"archived": archive.windows + 1, "rows": archive.windows + 1}}
+            archive.put_receipt(receipt, partition, number)
+        else:
+            raise ValueError(kind)
+        self.told(kind, partition, first)
+
+
+LISTED = [
+    "gap", "overlap", "missing", "size", "doubled", "named twice", "unvouched", "unbalanced", "unreadable", "unfinished",
+]  # fmt: skip
+
+
+def verify(binary, config, arguments):
+    """Findings, summary, seconds, MiB."""
+    command = ["/usr/bin/time", "-v", str(binary), "verify", "-c", str(config), "--json", *arguments]
+    began = time.monotonic()
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - began
+    if ended.returncode not in (0, 8):
+        sys.exit(f"verify ended with {ended.returncode}:\n{ended.stderr}")
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    found = re.search(r"Maximum resident set size \(kbytes\): (\d+)", ended.stderr)
+    notes = [line for line in lines if line["kind"] == "note"]
+    if notes:
+        sys.exit(f"unexpected notes: {notes[:3]}")
+    findings = [line for line in lines[:-1] if line["kind"] != "note"]
+    return findings, lines[-1], seconds, int(found[1]) / 1024
+
+
+def compare(findings, expected):
+    """Whether these were told, and nothing else. One that names a destination that is not there is told of the Kafka partition."""
+    found = collections.Counter((line["kind"], line["partition"], line["first"]) for line in findings)
+    for what, difference in (("not found", expected - found), ("not planted", found - expected)):
+        for kind, partition, first in difference:
+            print(f"FAIL  {what}: {kind} of {TOPIC}/{partition} at {first}")
+    return found == expected
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--receipts", type=int, default=100_000, help="of 20 Kafka partitions")
+    parser.add_argument("--windows", type=int, default=10, help="objects of each")
+    parser.add_argument("--binary", type=Path, help="instead of a release build of this tree")
+    parser.add_argument("--dir", type=Path, help="where the archive is made; a temporary folder if not given")
+    arguments = parser.parse_args()
+    binary = arguments.binary
+    if binary is None:
+        subprocess.run(["cargo", "build", "--release", "--bin", "siltstone"], cwd=ROOT, check=True)
+        binary = ROOT / "target/release/siltstone"
+    folder = Path(tempfile.mkdtemp(prefix="siltstone-million-", dir=arguments.dir))
+    try:
+        good = prove(binary, folder, arguments.receipts // 20, arguments.windows)
+    finally:
+        shutil.rmtree(folder)
+    sys.exit(0 if good else 1)
+
+
+def prove(binary, folder, batches, windows):
+    archive = Archive(folder / "archive", 20, batches, windows)
+    began = time.monotonic()
+    archive.make_folders()
+    with multiprocessing.Pool(2) as pool:
+        pool.map(archive.fill, range(archive.partitions), chunksize=1)
+    objects = archive.partitions * batches * windows
+    print(f"made {objects} objects and {archive.partitions * batches} receipts in {time.monotonic() - began:.0f} s", flush=True)
+    config = folder / "siltstone.toml"
+    config.write_text(
+        f'[kafka]\nbrokers = "127.0.0.1:1"\ngroup = "siltstone"\n[destinations.main]\nurl = "{archive.url}"\n'
+        f'[[archive]]\nname = "{TOPIC}"\ntopics = ["{TOPIC}"]\n'
+    )
+    good = True
+    findings, summary, seconds, mib = verify(binary, config, [])
+    print(f"clean: {summary['listed']} listed, {len(findings)} findings, {seconds:.1f} s, {mib:.0f} MiB", flush=True)
+    good &= compare(findings, collections.Counter()) and summary["listed"] == objects
+    faults = Faults(archive, list(range(19)))
+    for kind in LISTED * 2:
+        faults.plant(kind)
+    findings, summary, seconds, mib = verify(binary, config, [])
+    good &= compare(findings, faults.expected)
+    print(f"20 faults: {summary['listed']} listed, {len(findings)} findings, {summary['passes']} passes, {seconds:.1f} s, {mib:.0f} MiB")
+    if seconds > SECONDS_MAX or mib > MIB_MAX:
+        print(f"FAIL  at most {SECONDS_MAX} s and {MIB_MAX} MiB are allowed")
+        good = False
+    # What only bytes tell, and a destination that is not there, in the last Kafka partition alone.
+    faults = Faults(archive, [19])
+    for kind in ("checksum", "rows", "unreached"):
+        faults.plant(kind)
+    findings, summary, seconds, mib = verify(binary, config, ["--deep", "--partition", "19"])
+    good &= compare(findings, faults.expected)
+    print(f"--deep, one Kafka partition: {summary['read_back']} read back, {len(findings)} findings, {seconds:.1f} s, {mib:.0f} MiB")
+    return good
+
+
+if __name__ == "__main__":
+    main()
