@@ -8,7 +8,7 @@
 //!   times; [`mod@format`]: rows, blocks and files.
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
-//! - [`ledger`]: what receipts say of an archive.
+//! - [`ledger`]: what receipts say of an archive; [`reader`]: the rows of its objects, and which objects are meant.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`cli`], [`commands`]: what a user types and calls.
@@ -31,6 +31,7 @@ pub mod ledger;
 pub mod parse;
 pub mod pipeline;
 pub mod planted;
+pub mod reader;
 pub mod record;
 pub mod registry;
 pub mod replay;
