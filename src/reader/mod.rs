@@ -12,8 +12,15 @@
 //! - [`merge`]: rows of many objects in one order; [`find`]: where one offset is.
 
 pub mod columns;
+pub mod find;
+pub mod merge;
+pub mod plan;
 pub mod ranges;
+pub mod records;
 pub mod row;
 pub mod rows;
 pub mod shape;
 pub mod told;
+
+#[cfg(test)]
+mod tests;

@@ -86,23 +86,23 @@ impl From<ParquetError> for Trouble {
 impl Trouble {
     /// What it means for whoever reads the object called `name`: [`Exit::Stopped`] where it is gone or damaged.
     pub fn of_object(self, name: &str) -> Failure {
-    let error = match self {
-        Self::Store(error) => error,
-        Self::Damaged(what) => {
-            return Failure::new(Exit::Stopped, format!("{name} is damaged: {what}; restore it, or leave it out"));
+        let error = match self {
+            Self::Store(error) => error,
+            Self::Damaged(what) => {
+                return Failure::new(Exit::Stopped, format!("{name} is damaged: {what}; restore it, or leave it out"));
+            }
+        };
+        let fault = Fault::of(&error);
+        if fault.kind == FaultKind::NotFound {
+            let what =
+                format!("{name} is not there, and its receipt says that it was: restore it, or leave it out ({fault})");
+            return Failure::new(Exit::Stopped, what);
         }
-    };
-    let fault = Fault::of(&error);
-    if fault.kind == FaultKind::NotFound {
-        let what =
-            format!("{name} is not there, and its receipt says that it was: restore it, or leave it out ({fault})");
-        return Failure::new(Exit::Stopped, what);
+        let exit = match fault.verdict() {
+            Verdict::Retry => Exit::Unreachable,
+            Verdict::Refused => Exit::Refused,
+            Verdict::Stop => Exit::Stopped,
+        };
+        Failure::new(exit, format!("read {name}: {fault}"))
     }
-    let exit = match fault.verdict() {
-        Verdict::Retry => Exit::Unreachable,
-        Verdict::Refused => Exit::Refused,
-        Verdict::Stop => Exit::Stopped,
-    };
-    Failure::new(exit, format!("read {name}: {fault}"))
-}
 }

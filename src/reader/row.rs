@@ -33,7 +33,8 @@ impl Body {
             Self::Json(line) => line.len(),
             Self::Payload(payload) => payload.as_ref().map_or(0, Vec::len),
             Self::Record(record) => {
-                let header = |(name, value): &(String, Option<Vec<u8>>)| name.len() + value.as_ref().map_or(0, Vec::len);
+                let header =
+                    |(name, value): &(String, Option<Vec<u8>>)| name.len() + value.as_ref().map_or(0, Vec::len);
                 let headers: usize = record.headers.iter().map(header).sum();
                 record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len) + headers
             }

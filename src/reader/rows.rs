@@ -38,7 +38,7 @@ const BATCHES_MAX: usize = 2;
 pub const BATCH_BYTES: usize = 64 << 10;
 
 /// Rows after which a batch is handed on, and that are made of columns at once.
-const BATCH_ROWS: usize = 256;
+const BATCH_ROWS: usize = 128;
 
 /// Longest row: far more than Kafka lets a record be.
 const ROW_BYTES_MAX: usize = 1 << 30;

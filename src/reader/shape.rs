@@ -84,6 +84,11 @@ impl Shape {
         self.kind == Kind::Envelope
     }
 
+    /// Whether whole row groups of its objects are in memory.
+    pub(super) fn has_row_groups(&self) -> bool {
+        matches!(self.kind, Kind::Parquet | Kind::Envelope | Kind::DeadLetters)
+    }
+
     /// Whether its rows are JSON made of columns.
     pub fn has_columns(&self) -> bool {
         matches!(self.kind, Kind::Avro | Kind::Parquet)

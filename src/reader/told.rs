@@ -76,12 +76,7 @@ impl Teller {
         Self::new(&rule, Some(&keep), false, false)
     }
 
-    fn new(
-        rule: &TimestampRule,
-        keep: Option<&Keep>,
-        has_columns: bool,
-        payload_is_row: bool,
-    ) -> Result<Self, String> {
+    fn new(rule: &TimestampRule, keep: Option<&Keep>, has_columns: bool, payload_is_row: bool) -> Result<Self, String> {
         let mut paths: Vec<Vec<String>> = Vec::new();
         let mut place = |path: Vec<String>| {
             paths.push(path);
