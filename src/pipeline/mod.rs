@@ -19,6 +19,8 @@ pub mod partition;
 pub mod sample;
 pub mod start;
 pub mod takeover;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod unpack;
 
 use self::core::{Core, Request};
