@@ -20,15 +20,18 @@ use crate::format::parquet::schema::REST_COLUMN;
 use crate::layout::{Column, ColumnKind, Keep, KeptColumn};
 use crate::parse::text::{write_base64, write_json_string};
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, TimestampMillisecondType};
+use arrow_array::types::{ArrowPrimitiveType, Float64Type, TimestampMicrosecondType, TimestampMillisecondType};
 use arrow_array::{
     Array, ArrayRef, BinaryArray, ListArray, MapArray, PrimitiveArray, RecordBatch, StringArray, StructArray,
 };
+use arrow_buffer::OffsetBuffer;
 use arrow_json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
-use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, TimeUnit};
+use chrono::{DateTime, SecondsFormat, Utc};
 use parquet::basic::LogicalType;
 use parquet::schema::types::SchemaDescriptor;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Marks a field whose text is JSON.
@@ -256,16 +259,82 @@ impl EncoderFactory for Values {
         &self,
         field: &'a FieldRef,
         array: &'a dyn Array,
-        _options: &'a EncoderOptions,
+        options: &'a EncoderOptions,
     ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
         let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
+            // The library's own write what is inside as if it were the list or map itself, which has no mark.
+            DataType::List(element) => {
+                let list: &ListArray = array.as_list();
+                Box::new(List(list.offsets(), make_encoder(element, list.values(), options)?))
+            }
+            DataType::Map(entry, _) => {
+                let map = array.as_map();
+                let DataType::Struct(pair) = entry.data_type() else { return Ok(None) };
+                let keys = map.keys().as_string_opt().ok_or_else(|| {
+                    ArrowError::JsonError(format!("a map with keys of type {}", map.keys().data_type()))
+                })?;
+                Box::new(Entries(map.offsets(), keys, make_encoder(&pair[1], map.values(), options)?))
+            }
             DataType::Binary => Box::new(Base64(array.as_binary())),
             DataType::Float64 => Box::new(Double(array.as_primitive())),
+            DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+                Box::new(Instant(array.as_primitive::<TimestampMicrosecondType>(), DateTime::from_timestamp_micros))
+            }
+            DataType::Timestamp(TimeUnit::Millisecond, Some(_)) => {
+                Box::new(Instant(array.as_primitive::<TimestampMillisecondType>(), DateTime::from_timestamp_millis))
+            }
             DataType::Utf8 if field.metadata().contains_key(JSON) => Box::new(JsonText(array.as_string())),
             _ => return Ok(None),
         };
         Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
     }
+}
+
+struct List<'a>(&'a OffsetBuffer<i32>, NullableEncoder<'a>);
+
+impl Encoder for List<'_> {
+    fn encode(&mut self, at: usize, out: &mut Vec<u8>) {
+        out.push(b'[');
+        let begin = out.len();
+        for element in range(self.0, at) {
+            write_value(&mut self.1, element, out);
+            out.push(b',');
+        }
+        close(begin, b']', out);
+    }
+}
+
+struct Entries<'a>(&'a OffsetBuffer<i32>, &'a StringArray, NullableEncoder<'a>);
+
+impl Encoder for Entries<'_> {
+    fn encode(&mut self, at: usize, out: &mut Vec<u8>) {
+        out.push(b'{');
+        let begin = out.len();
+        for entry in range(self.0, at) {
+            write_json_string(self.1.value(entry), out);
+            out.push(b':');
+            write_value(&mut self.2, entry, out);
+            out.push(b',');
+        }
+        close(begin, b'}', out);
+    }
+}
+
+/// The elements of list or map `at`. Offsets of arrow's arrays are never negative.
+fn range(offsets: &OffsetBuffer<i32>, at: usize) -> Range<usize> {
+    offsets[at].unsigned_abs() as usize..offsets[at + 1].unsigned_abs() as usize
+}
+
+fn write_value(values: &mut NullableEncoder<'_>, at: usize, out: &mut Vec<u8>) {
+    if values.is_null(at) { out.extend_from_slice(b"null") } else { values.encode(at, out) }
+}
+
+/// Puts `end` in place of the comma behind the last element, where anything was written since `begin`.
+fn close(begin: usize, end: u8, out: &mut Vec<u8>) {
+    if out.len() > begin {
+        out.pop();
+    }
+    out.push(end);
 }
 
 struct Base64<'a>(&'a BinaryArray);
@@ -291,6 +360,19 @@ impl Encoder for Double<'_> {
             (false, false) => "-Infinity",
         };
         write_json_string(name, out);
+    }
+}
+
+/// Instants, and how the library's own are made of them: it knows no zone by its name.
+struct Instant<'a, T: ArrowPrimitiveType>(&'a PrimitiveArray<T>, fn(i64) -> Option<DateTime<Utc>>);
+
+impl<T: ArrowPrimitiveType<Native = i64>> Encoder for Instant<'_, T> {
+    fn encode(&mut self, at: usize, out: &mut Vec<u8>) {
+        let value = self.0.value(at);
+        match (self.1)(value) {
+            Some(instant) => write_json_string(&instant.to_rfc3339_opts(SecondsFormat::AutoSi, true), out),
+            None => out.extend_from_slice(value.to_string().as_bytes()),
+        }
     }
 }
 
