@@ -1,6 +1,7 @@
 //! The command line: what was typed, nothing of what it means.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// Archives Kafka topics to object stores as hourly gzip and Parquet objects, exactly once.
@@ -53,6 +54,19 @@ pub enum Command {
     /// Compares receipts with each other and with a listing of the bucket: gaps, overlaps, missing, doubled and unknown objects, sizes.
     /// Only reads. Exit code 0: complete; 8: something is wrong.
     Verify(VerifyArgs),
+    /// List the objects of an archive, by topic, time and Kafka partition: `siltstone help read`.
+    ///
+    /// From the receipts in the bucket: no folder of objects is listed and no object read.
+    Ls(LsArgs),
+    /// Print the records of any time range or offsets, from objects of any format: `siltstone help read`.
+    ///
+    /// Reads only the objects that can hold them, and writes to a pipe what they hold: JSON lines byte for byte, the columns of Avro and
+    /// Parquet as JSON, raw payloads, whole records.
+    Cat(CatArgs),
+    /// Say where an offset is: in which objects, among the dead letters, or nowhere and why: `siltstone help read`.
+    ///
+    /// Exits with 1 where it is nowhere.
+    Find(FindArgs),
     /// List and show dead letters, and write those that decode now: `siltstone help dead-letters`.
     ///
     /// Works with the bucket alone: Kafka is not asked.
@@ -195,6 +209,174 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
+/// Which part of an archive.
+#[derive(Clone, Debug, Args)]
+pub struct PartArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only of this archive.
+    #[arg(long, value_name = "NAME")]
+    pub archive: Option<String>,
+    /// Only of these Kafka partitions: 0-3,7.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = partitions)]
+    pub partition: Vec<RangeInclusive<i32>>,
+    /// Only of this output.
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Only with an event time from this time on: 2025-11-21T08:00:00Z, 2025-11-21 (its begin in UTC), or 90s, 15m, 2h, 3d ago.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<Moment>,
+    /// Only with an event time before this time.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<Moment>,
+    /// Only from this offset on.
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    pub from_offset: Option<i64>,
+    /// Only below this offset.
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    pub to_offset: Option<i64>,
+}
+
+/// A time, or how long ago it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Milliseconds UTC.
+    At(i64),
+    /// Milliseconds before now.
+    Ago(i64),
+}
+
+impl Moment {
+    /// Milliseconds UTC, where it is `now_ms`.
+    pub fn at(self, now_ms: i64) -> i64 {
+        match self {
+            Self::At(ms) => ms,
+            Self::Ago(ms) => now_ms.saturating_sub(ms),
+        }
+    }
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    const UNITS: [(char, i64); 4] = [('s', 1_000), ('m', 60_000), ('h', 3_600_000), ('d', 86_400_000)];
+    let ago =
+        UNITS.iter().find_map(|&(unit, ms)| text.strip_suffix(unit)?.parse::<u32>().ok().map(|n| i64::from(n) * ms));
+    if let Some(ago) = ago {
+        return Ok(Moment::Ago(ago));
+    }
+    let day = || instant(&format!("{text}T00:00:00Z"));
+    instant(text)
+        .or_else(|_| day())
+        .map(Moment::At)
+        .map_err(|_| "a time is needed: 2025-11-21T08:00:00Z, a day as 2025-11-21, or 90s, 15m, 2h, 3d ago".to_string())
+}
+
+fn partitions(text: &str) -> Result<RangeInclusive<i32>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) if first <= last => Ok(i32::from(first)..=i32::from(last)),
+        _ => Err("a partition or several are needed, as 7 or 0-3".to_string()),
+    }
+}
+
+/// `ls`.
+#[derive(Clone, Debug, Args)]
+pub struct LsArgs {
+    /// Which part of the archive.
+    #[command(flatten)]
+    pub part: PartArgs,
+    /// Only of this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// A line for each folder instead of each object.
+    #[arg(long, conflicts_with = "summary")]
+    pub folders: bool,
+    /// A line for each Kafka partition and output instead of each object.
+    #[arg(long)]
+    pub summary: bool,
+    /// A JSON object a line instead of a table; the last one has the totals.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// In which order `cat` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CatOrder {
+    /// By Kafka partition and offset, object by object.
+    Offset,
+    /// By event time, the objects of all partitions merged.
+    Time,
+}
+
+/// `cat`.
+#[derive(Clone, Debug, Args)]
+pub struct CatArgs {
+    /// Which part of the archive. Without --output: the first output of each archive.
+    #[command(flatten)]
+    pub part: PartArgs,
+    /// The topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: String,
+    /// The order; by default time, or offset where offsets are given.
+    #[arg(long, value_name = "ORDER", value_enum)]
+    pub order: Option<CatOrder>,
+    /// Only lines in which this regular expression is found.
+    #[arg(long, value_name = "REGEX")]
+    pub grep: Option<String>,
+    /// Only rows that meet this condition, in the language of filters: .status >= 500. Of raw payloads and whole records: their JSON.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub condition: Option<String>,
+    /// At most so many.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Go on with what is archived from now on, until interrupted.
+    #[arg(short = 'f', long)]
+    pub follow: bool,
+    /// Each row in a JSON object that also says which object and row it is, and its offset and event time where they are known.
+    #[arg(long, conflicts_with = "raw")]
+    pub json: bool,
+    /// Payloads alone, of outputs that have them: the values of whole records, a line each.
+    #[arg(long)]
+    pub raw: bool,
+}
+
+/// `find`.
+#[derive(Clone, Debug, Args)]
+pub struct FindArgs {
+    /// Which record: topic/partition/offset.
+    #[arg(value_name = "RECORD", value_parser = record_id)]
+    pub record: RecordId,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// A JSON object a line instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The name of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordId {
+    /// Topic.
+    pub topic: String,
+    /// Kafka partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
+fn record_id(text: &str) -> Result<RecordId, String> {
+    let mut parts = text.split('/');
+    if let (Some(topic), Some(partition), Some(offset), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        && let (Ok(partition), Ok(offset)) = (partition.parse::<u16>(), offset.parse::<i64>())
+        && !topic.is_empty()
+        && offset >= 0
+    {
+        return Ok(RecordId { topic: topic.to_string(), partition: partition.into(), offset });
+    }
+    Err("topic/partition/offset is needed, as in access/3/123456".to_string())
+}
+
 /// `dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum DeadLettersCommand {
@@ -317,7 +499,7 @@ pub struct BackfillArgs {
     #[arg(long, value_name = "TOPIC")]
     pub topic: String,
     /// Only these Kafka partitions: 0-3,7. Without it: all.
-    #[arg(long, value_name = "N", value_parser = partitions)]
+    #[arg(long, value_name = "N", value_parser = partition_numbers)]
     pub partition: Option<Partitions>,
     /// From this offset on, in each partition. Without it: from the first one that Kafka has.
     #[arg(long, value_name = "OFFSET", conflicts_with_all = ["from_time", "to_time"], value_parser = clap::value_parser!(i64).range(0..))]
@@ -359,7 +541,7 @@ pub struct BackfillArgs {
 pub type Partitions = std::collections::BTreeSet<i32>;
 
 /// Reads `0-3,7`.
-fn partitions(text: &str) -> Result<Partitions, String> {
+fn partition_numbers(text: &str) -> Result<Partitions, String> {
     let number = |text: &str| match text.trim().parse::<i32>() {
         Ok(number) if number >= 0 => Ok(number),
         _ => Err(format!("{text:?} is no Kafka partition: numbers and ranges are needed, as in 0-3,7")),
@@ -409,6 +591,18 @@ mod tests {
     }
 
     #[test]
+    fn moments_are_times_days_or_ages() {
+        let at = |text: &str| moment(text).map(|moment| moment.at(1_000_000_000_000));
+        assert_eq!(at("2025-11-21T08:00:00+01:00"), Ok(1_763_708_400_000));
+        assert_eq!(at("2025-11-21"), Ok(1_763_683_200_000));
+        assert_eq!(at("90s"), Ok(999_999_910_000));
+        assert_eq!(at("3d"), Ok(1_000_000_000_000 - 3 * 86_400_000));
+        for wrong in ["", "h", "-1h", "2025-11", "2025-11-21T08:00:00", "1w"] {
+            at(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
     fn commands_are_read() {
         for (line, good) in [
             ("run -c a.toml --drain --resume-from-receipts --log-format json --log-level debug", true),
@@ -434,6 +628,18 @@ mod tests {
             ("demo --records 0", false),
             ("help", true),
             ("help layout", true),
+            ("ls -c a.toml --topic t --partition 0-3,7 --since 2025-11-21 --until 2h --folders --json", true),
+            ("ls -c a.toml --partition 3-1", false),
+            ("ls -c a.toml --folders --summary", false),
+            ("ls -c a.toml --since yesterday", false),
+            ("cat -c a.toml --topic t --since 2025-11-21T08:00:00Z --grep 50[0-9] -n 10 -f --json", true),
+            ("cat -c a.toml --topic t --from-offset 5 --to-offset 9 --order time --where .a==1 --raw", true),
+            ("cat -c a.toml", false),
+            ("cat -c a.toml --topic t --json --raw", false),
+            ("find t.u/3/123456 -c a.toml --json", true),
+            ("find t/3 -c a.toml", false),
+            ("find t/-3/1 -c a.toml", false),
+            ("find t/3/1/1 -c a.toml", false),
             ("dead-letters list -c a.toml --archive a --topic t --partition 0,3 --partition 7 --reasons --json", true),
             ("dead-letters show -c a.toml --offset 17 --raw", true),
             ("dead-letters show -c a.toml --json --raw", false),

@@ -9,6 +9,7 @@
 //! - [`spool`]: local parts; [`batch`]: the batch and its rules.
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
 //! - [`ledger`]: what receipts say of an archive; [`backfill`]: any range of offsets archived; [`verify`]: whether all is there.
+//! - [`reader`]: the rows of archived objects, and which objects are meant.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`cli`], [`commands`]: what a user types and calls.
@@ -32,6 +33,7 @@ pub mod ledger;
 pub mod parse;
 pub mod pipeline;
 pub mod planted;
+pub mod reader;
 pub mod record;
 pub mod registry;
 pub mod replay;

@@ -64,6 +64,12 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
             drop(out);
             commands::verify::run(args, &config, &mut io::stdout()).await
         }
+        Command::Ls(args) => commands::ls::ls(args, &commands::load(&args.part.config.config)?, &mut out).await,
+        Command::Cat(args) => {
+            let config = commands::load(&args.part.config.config)?;
+            commands::cat::cat(args, &config, &mut out, &mut io::stderr()).await
+        }
+        Command::Find(args) => commands::find::find(args, &commands::load(&args.config.config)?, &mut out).await,
         Command::DeadLetters(command) => {
             let config = commands::load(&command.config().config)?;
             commands::dead_letters::dead_letters(command, &config, &mut out).await

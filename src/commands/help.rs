@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 11] = [
+pub const PAGES: [(&str, &str, &str); 12] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -21,6 +21,7 @@ pub const PAGES: [(&str, &str, &str); 11] = [
     ),
     ("decode", "what payloads can be and what rows they become", include_str!("../guide/decode.md")),
     ("transform", "programs that change, drop and route rows; filters", include_str!("../guide/transform.md")),
+    ("read", "list, print and find what is archived", include_str!("../guide/read.md")),
     (
         "dead-letters",
         "list and show what could not become rows, and write it after a fix",

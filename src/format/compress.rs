@@ -30,6 +30,9 @@ use zstd::zstd_safe::CParameter;
 /// memory that compression needs.
 pub const BLOCK_BYTES: usize = 1 << 20;
 
+/// Bytes of each buffer while reading.
+const READ_BYTES: usize = 16 << 10;
+
 /// Empty deflate block with the final bit set: closes the one stream of a gzip file.
 const DEFLATE_END: [u8; 2] = [0x03, 0x00];
 
@@ -108,14 +111,29 @@ impl Codec {
         Ok(Box::new(TextAssembler { codec: self, out, sum: Hasher::new(), plain_bytes: 0, blocks: 0 }))
     }
 
-    /// Plain rows of a whole file.
-    pub(crate) fn reader(self, file: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
-        let file = BufReader::new(file);
+    /// Plain rows of a whole file, or of an object that was compressed as this says.
+    pub(crate) fn reader<R: Read + 'static>(self, file: R) -> io::Result<Box<dyn BufRead>> {
+        let file = BufReader::with_capacity(READ_BYTES, file);
         Ok(match self {
             Self::None => Box::new(file),
-            Self::Gzip(_) => Box::new(BufReader::new(MultiGzDecoder::new(file))),
-            Self::Zstd(_) => Box::new(BufReader::new(zstd::Decoder::with_buffer(file)?)),
+            Self::Gzip(_) => Box::new(BufReader::with_capacity(READ_BYTES, MultiGzDecoder::new(file))),
+            Self::Zstd(_) => Box::new(BufReader::with_capacity(READ_BYTES, zstd::Decoder::with_buffer(file)?)),
         })
+    }
+
+    /// The same where somebody on the way may have undone the codec, as stores do that are told of it by `Content-Encoding`: bytes that do
+    /// not begin as a file of the codec are taken as they are.
+    pub(crate) fn lenient_reader<R: Read + 'static>(self, object: R) -> io::Result<Box<dyn BufRead>> {
+        let magic: &[u8] = match self {
+            Self::None => &[],
+            Self::Gzip(_) => &[0x1f, 0x8b],
+            Self::Zstd(_) => &[0x28, 0xb5, 0x2f, 0xfd],
+        };
+        let mut object = object;
+        let mut begin = Vec::with_capacity(magic.len());
+        Read::take(&mut object, magic.len() as u64).read_to_end(&mut begin)?;
+        let codec = if begin == magic || begin.is_empty() { self } else { Self::None };
+        codec.reader(io::Cursor::new(begin).chain(object))
     }
 
     /// Lines of a whole file of rows that are a line each.
@@ -241,7 +259,6 @@ mod tests {
     use crate::format::testing::assembled;
     use flate2::read::{GzDecoder, GzEncoder};
     use proptest::prelude::*;
-    use std::io::Read;
 
     fn file(codec: Codec, blocks: &[&[u8]]) -> Vec<u8> {
         let encode = |rows: &&[u8]| codec.encode(rows, 1).expect("takes any bytes");

@@ -20,12 +20,13 @@ use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, 
 use crate::layout::DeadLetterFormat;
 use crate::parse::text::{write_base64, write_json_string};
 use crate::record::Record;
+use letter::Letter;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 /// Codec of dead letters in lines.
-const CODEC: Codec = Codec::Gzip(6);
+pub(crate) const CODEC: Codec = Codec::Gzip(6);
 
 /// What a record failed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,12 +74,42 @@ pub struct Failure<'a> {
 /// Adds one dead letter to `rows`, which are of that format.
 pub fn append(format: DeadLetterFormat, record: &Record<'_>, failure: &Failure<'_>, rows: &mut Vec<u8>) {
     match format {
-        DeadLetterFormat::Json => append_line(record, failure, rows),
+        DeadLetterFormat::Json => {
+            let said = Said {
+                index: failure.index as u64,
+                row: failure.row,
+                stage: failure.stage.as_str(),
+                outputs: failure.outputs,
+                reason: failure.reason,
+            };
+            append_line(record, &said, rows);
+        }
         DeadLetterFormat::Parquet => append_dead_letter(record, failure, rows),
     }
 }
 
-fn append_line(record: &Record<'_>, failure: &Failure<'_>, rows: &mut Vec<u8>) {
+/// Adds a dead letter that was read as the line that says the same.
+pub fn append_letter(letter: &Letter, rows: &mut Vec<u8>) {
+    let said = Said {
+        index: letter.index.into(),
+        row: letter.row,
+        stage: &letter.stage,
+        outputs: &letter.outputs,
+        reason: &letter.reason,
+    };
+    append_line(&letter.record.as_record(), &said, rows);
+}
+
+/// What a line says beside the record.
+struct Said<'a, T> {
+    index: u64,
+    row: Option<u32>,
+    stage: &'a str,
+    outputs: &'a [T],
+    reason: &'a str,
+}
+
+fn append_line<T: AsRef<str>>(record: &Record<'_>, failure: &Said<'_, T>, rows: &mut Vec<u8>) {
     rows.extend_from_slice(b"{\"topic\":");
     write_json_string(record.topic, rows);
     let (partition, offset, index) = (record.partition, record.offset, failure.index);
@@ -105,13 +136,13 @@ fn append_line(record: &Record<'_>, failure: &Failure<'_>, rows: &mut Vec<u8>) {
         rows.extend_from_slice(format!(",\"row\":{row}").as_bytes());
     }
     rows.extend_from_slice(b",\"stage\":");
-    write_json_string(failure.stage.as_str(), rows);
+    write_json_string(failure.stage, rows);
     rows.extend_from_slice(b",\"outputs\":[");
     for (index, output) in failure.outputs.iter().enumerate() {
         if index > 0 {
             rows.push(b',');
         }
-        write_json_string(output, rows);
+        write_json_string(output.as_ref(), rows);
     }
     rows.extend_from_slice(b"],\"reason\":");
     write_json_string(failure.reason, rows);

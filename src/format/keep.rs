@@ -17,7 +17,7 @@
 
 use crate::layout::{Keep, KeptColumn};
 use crate::parse::text::{write_base64, write_json_string};
-use crate::record::Record;
+use crate::record::{Headers, Record};
 
 /// Name of `column` without its prefix.
 pub fn base_name(column: KeptColumn) -> &'static str {
@@ -76,7 +76,7 @@ impl JsonKeep {
             rows.push(b':');
             match column {
                 KeptColumn::Key => self.write_key(record.key, rows),
-                KeptColumn::Headers => write_headers(record, rows),
+                KeptColumn::Headers => write_header_list(record.headers, rows),
                 KeptColumn::Timestamp => match record.timestamp {
                     Some(ms) => rows.extend_from_slice(ms.to_string().as_bytes()),
                     None => rows.extend_from_slice(b"null"),
@@ -112,13 +112,14 @@ impl JsonKeep {
     }
 }
 
-fn write_headers(record: &Record<'_>, rows: &mut Vec<u8>) {
+/// Writes an array of headers.
+pub(crate) fn write_header_list(headers: &dyn Headers, rows: &mut Vec<u8>) {
     rows.push(b'[');
-    for index in 0..record.headers.len() {
+    for index in 0..headers.len() {
         if index > 0 {
             rows.push(b',');
         }
-        let (name, value) = record.headers.get(index);
+        let (name, value) = headers.get(index);
         rows.extend_from_slice(b"{\"name\":");
         write_json_string(name, rows);
         rows.extend_from_slice(b",\"value\":");
@@ -129,7 +130,7 @@ fn write_headers(record: &Record<'_>, rows: &mut Vec<u8>) {
 }
 
 /// Writes null, a string, or the base64 of what is not UTF-8; returns whether it was base64.
-fn write_bytes(bytes: Option<&[u8]>, rows: &mut Vec<u8>) -> bool {
+pub(crate) fn write_bytes(bytes: Option<&[u8]>, rows: &mut Vec<u8>) -> bool {
     let Some(bytes) = bytes else {
         rows.extend_from_slice(b"null");
         return false;

@@ -21,7 +21,7 @@ mod object;
 pub mod parquet;
 pub mod raw;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use dead_letter::{count_dead_letters, dead_letters};
 

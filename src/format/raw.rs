@@ -50,22 +50,7 @@ impl Format for RawFormat {
     }
 
     fn append_row(&self, row: &Row<'_>, rows: &mut Vec<u8>) -> Result<Appended, RowError> {
-        let payload = row.record.value;
-        match self.newlines {
-            Newlines::Refuse => {
-                let line = payload.unwrap_or_default();
-                if memchr::memchr(b'\n', line).is_some() {
-                    return Err(RowError("the payload holds a newline, and the rule is to refuse it".to_string()));
-                }
-                rows.extend_from_slice(line);
-                rows.push(b'\n');
-            }
-            Newlines::Escape => {
-                append_escaped(payload.unwrap_or_default(), rows);
-                rows.push(b'\n');
-            }
-            Newlines::Length => append_framed(payload, rows)?,
-        }
+        append_payload(self.newlines, row.record.value, rows)?;
         Ok(Appended::default())
     }
 
@@ -90,6 +75,97 @@ impl RawFormat {
             Newlines::Length => count_frames(&mut *self.codec.reader(bytes)?),
         }
     }
+}
+
+/// Adds a payload (`None`: a tombstone) by the rule of its output.
+///
+/// # Errors
+/// The rule refuses it; nothing is added.
+pub fn append_payload(newlines: Newlines, payload: Option<&[u8]>, rows: &mut Vec<u8>) -> Result<(), RowError> {
+    match newlines {
+        Newlines::Refuse => {
+            let line = payload.unwrap_or_default();
+            if memchr::memchr(b'\n', line).is_some() {
+                return Err(RowError("the payload holds a newline, and the rule is to refuse it".to_string()));
+            }
+            rows.extend_from_slice(line);
+            rows.push(b'\n');
+        }
+        Newlines::Escape => {
+            append_escaped(payload.unwrap_or_default(), rows);
+            rows.push(b'\n');
+        }
+        Newlines::Length => append_framed(payload, rows)?,
+    }
+    Ok(())
+}
+
+/// Reads back what [`append_payload`] wrote. The outer `None`: there is no further one. A tombstone that is a line is an empty payload.
+///
+/// # Errors
+/// The bytes end within a payload, or it has more than `bytes_max`.
+pub fn next_payload(
+    newlines: Newlines,
+    rows: &mut dyn BufRead,
+    bytes_max: usize,
+) -> io::Result<Option<Option<Vec<u8>>>> {
+    match newlines {
+        Newlines::Refuse => Ok(next_line(rows, bytes_max)?.map(Some)),
+        Newlines::Escape => Ok(next_line(rows, bytes_max)?.map(|line| Some(unescaped(line)))),
+        Newlines::Length => next_frame(rows, bytes_max),
+    }
+}
+
+/// The next line, without its newline; `None` behind the last one.
+///
+/// # Errors
+/// The last one has no newline, or it has more than `bytes_max` bytes.
+pub fn next_line(rows: &mut dyn BufRead, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    Read::take(&mut *rows, (bytes_max as u64).saturating_add(1)).read_until(b'\n', &mut line)?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) if line.len() >= bytes_max => Err(io::Error::other(format!("a line of more than {bytes_max} bytes"))),
+        Some(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "its last line has no end")),
+    }
+}
+
+fn next_frame(rows: &mut dyn BufRead, bytes_max: usize) -> io::Result<Option<Option<Vec<u8>>>> {
+    if rows.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let mut length = [0; 4];
+    rows.read_exact(&mut length)?;
+    let length = match u32::from_be_bytes(length) {
+        TOMBSTONE_LENGTH => return Ok(Some(None)),
+        length => length as usize,
+    };
+    if length > bytes_max {
+        return Err(io::Error::other(format!("a payload of {length} bytes, where at most {bytes_max} are read")));
+    }
+    // Room grows with what is there: a damaged length is not believed.
+    let mut payload = Vec::new();
+    if Read::take(&mut *rows, length as u64).read_to_end(&mut payload)? < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some(Some(payload)))
+}
+
+/// Undoes [`append_escaped`].
+fn unescaped(line: Vec<u8>) -> Vec<u8> {
+    if memchr::memchr(b'\\', &line).is_none() {
+        return line;
+    }
+    let mut payload = Vec::with_capacity(line.len());
+    let mut bytes = line.iter();
+    while let Some(&byte) = bytes.next() {
+        match byte {
+            b'\\' => payload.extend(bytes.next().map(|&escaped| if escaped == b'n' { b'\n' } else { escaped })),
+            other => payload.push(other),
+        }
+    }
+    payload
 }
 
 fn append_escaped(payload: &[u8], rows: &mut Vec<u8>) {
@@ -147,19 +223,6 @@ mod tests {
         Ok(rows)
     }
 
-    /// What a reader does to get the payloads of an escaped file back.
-    fn unescape(line: &[u8]) -> Vec<u8> {
-        let mut bytes = line.iter();
-        let mut payload = Vec::new();
-        while let Some(&byte) = bytes.next() {
-            match byte {
-                b'\\' if bytes.next() == Some(&b'n') => payload.push(b'\n'),
-                other => payload.push(other),
-            }
-        }
-        payload
-    }
-
     #[test]
     fn each_rule_writes_its_rows() {
         let payloads: [Option<&[u8]>; 3] = [Some(b"a\\b"), Some(b""), None];
@@ -195,31 +258,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn escaping_is_reversible(payloads: Vec<Vec<u8>>) {
-            let borrowed: Vec<Option<&[u8]>> = payloads.iter().map(|payload| Some(payload.as_slice())).collect();
-            let rows = rows_of(Newlines::Escape, &borrowed).expect("takes every record");
-            let lines: Vec<Vec<u8>> = rows.split_inclusive(|&b| b == b'\n').map(|l| unescape(&l[..l.len() - 1])).collect();
-            prop_assert_eq!(lines, payloads);
-        }
-
-        #[test]
-        fn frames_are_reversible(payloads: Vec<Option<Vec<u8>>>) {
-            let borrowed: Vec<Option<&[u8]>> = payloads.iter().map(Option::as_deref).collect();
-            let rows = rows_of(Newlines::Length, &borrowed).expect("takes every record");
-            let mut unread = rows.as_slice();
-            let mut found = Vec::new();
-            while let Some((length, rest)) = unread.split_first_chunk::<4>() {
-                match u32::from_be_bytes(*length) {
-                    TOMBSTONE_LENGTH => { found.push(None); unread = rest; }
-                    length => {
-                        let (payload, rest) = rest.split_at(length as usize);
-                        found.push(Some(payload.to_vec()));
-                        unread = rest;
+        fn what_is_written_is_read_back(payloads: Vec<Option<Vec<u8>>>) {
+            for newlines in [Newlines::Escape, Newlines::Length] {
+                let borrowed: Vec<Option<&[u8]>> = payloads.iter().map(Option::as_deref).collect();
+                let rows = rows_of(newlines, &borrowed).expect("takes every record");
+                let (mut unread, mut found) = (rows.as_slice(), Vec::new());
+                while let Some(payload) = next_payload(newlines, &mut unread, usize::MAX >> 1).expect("well formed") {
+                    found.push(payload);
+                }
+                let told = |payload: &Option<Vec<u8>>| match newlines {
+                    Newlines::Length => payload.clone(),
+                    _ => Some(payload.clone().unwrap_or_default()),
+                };
+                prop_assert_eq!(found, payloads.iter().map(told).collect::<Vec<_>>());
+                if !rows.is_empty() {
+                    // Without its last byte an empty line is no line at all; everything else is noticed.
+                    let (mut cut, mut whole) = (&rows[..rows.len() - 1], 0);
+                    while let Ok(Some(_)) = next_payload(newlines, &mut cut, usize::MAX >> 1) {
+                        whole += 1;
                     }
+                    prop_assert_eq!(whole, payloads.len() - 1);
                 }
             }
-            prop_assert!(unread.is_empty());
-            prop_assert_eq!(found, payloads);
+        }
+    }
+
+    #[test]
+    fn longer_ones_than_allowed_are_refused() {
+        for (newlines, rows) in [(Newlines::Refuse, &b"abcd\n"[..]), (Newlines::Length, b"\0\0\0\x04abcd")] {
+            next_payload(newlines, &mut &rows[..], 3).expect_err("four bytes");
+            assert_eq!(next_payload(newlines, &mut &rows[..], 4).expect("four bytes"), Some(Some(b"abcd".to_vec())));
         }
     }
 }

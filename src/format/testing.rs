@@ -42,7 +42,7 @@ pub(super) fn row_of<T>(value: Option<&[u8]>, json: Option<&str>, then: impl FnO
 }
 
 /// The file that `blocks` of plain rows, each with its count, make.
-pub(super) fn file_of(format: &dyn Format, blocks: &[(Vec<u8>, u32)], metadata: &[(String, String)]) -> Vec<u8> {
+pub(crate) fn file_of(format: &dyn Format, blocks: &[(Vec<u8>, u32)], metadata: &[(String, String)]) -> Vec<u8> {
     let encode = |(rows, count): &(Vec<u8>, u32)| format.encode_block(rows, *count).expect("append_row accepted them");
     assembled(|out| format.assemble(out), blocks.iter().map(encode), metadata)
 }

@@ -24,6 +24,20 @@ pub fn write_json_string(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect("a string is JSON, and a Vec takes every byte");
 }
 
+/// Standard base64, padded.
+pub fn base64(bytes: &[u8]) -> String {
+    BASE64.encode(bytes)
+}
+
+/// Text, or the base64 of what is none.
+pub fn text_or_base64(bytes: Option<&[u8]>) -> (Option<&str>, Option<String>) {
+    let Some(bytes) = bytes else { return (None, None) };
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(_) => (None, Some(base64(bytes))),
+    }
+}
+
 /// Writes the standard base64 of `bytes`, padded, as a JSON string.
 pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');

@@ -20,6 +20,8 @@ pub mod sample;
 pub mod schedule;
 pub mod start;
 pub mod takeover;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod unpack;
 
 use self::core::{Core, Request};

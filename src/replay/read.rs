@@ -6,24 +6,17 @@
 
 use super::find::{DeadBatch, DeadObject, place_of};
 use crate::destination::Destination;
-use crate::destination::fault::{Fault, FaultKind, Verdict};
 use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::letter::{FEED_BYTES_MAX, Letter, Lines};
 use crate::ledger::Destinations;
+use crate::reader::ranges::{Ranges, Trouble, open_parquet};
 use crate::record::{OffsetRange, TopicPartition};
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use futures::{FutureExt, TryStreamExt};
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::ParquetRecordBatchStreamBuilder;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use std::ops::Range;
-use std::sync::Arc;
+use parquet::arrow::async_reader::ParquetRecordBatchStream;
 
 /// Rows of Parquet that are made letters at once.
 const BATCH_ROWS: usize = 64;
@@ -93,57 +86,6 @@ struct Unpacking {
     ended: bool,
 }
 
-/// An object of which parts are read.
-struct Ranges {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    bytes: u64,
-}
-
-fn external(error: object_store::Error) -> ParquetError {
-    ParquetError::External(Box::new(error))
-}
-
-impl AsyncFileReader for Ranges {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
-    }
-
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
-        async move {
-            let bytes = self.bytes;
-            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
-            Ok(Arc::new(reader.load_and_finish(self, bytes).await?))
-        }
-        .boxed()
-    }
-}
-
-/// Why there is no next letter.
-enum Trouble {
-    Damaged(String),
-    Store(object_store::Error),
-}
-
-impl From<ParquetError> for Trouble {
-    fn from(error: ParquetError) -> Self {
-        match error {
-            ParquetError::External(source) => match source.downcast::<object_store::Error>() {
-                Ok(error) => Self::Store(*error),
-                Err(other) => Self::Damaged(other.to_string()),
-            },
-            other => Self::Damaged(other.to_string()),
-        }
-    }
-}
-
 impl Letters {
     /// Opens an object of `batch`. Its name tells what it is: Parquet, or else gzip JSON lines.
     ///
@@ -165,7 +107,7 @@ impl Letters {
             true => columns(destination, path).await,
             false => lines(destination, path).await,
         };
-        let source = opened.map_err(|trouble| failure(&name, trouble))?;
+        let source = opened.map_err(|trouble| trouble.of_object(&name))?;
         Ok(Self { partition: batch.partition.clone(), range: batch.range, name, source, order: Order::default() })
     }
 
@@ -178,7 +120,7 @@ impl Letters {
             Source::Lines(unpacking) => unpacking.next().await,
             Source::Columns { batches, letters } => next_of_columns(batches, letters).await,
         };
-        let letter = next.map_err(|trouble| failure(&self.name, trouble))?;
+        let letter = next.map_err(|trouble| trouble.of_object(&self.name))?;
         letter.map(|letter| self.checked(letter)).transpose()
     }
 
@@ -189,11 +131,11 @@ impl Letters {
             && self.range.contains(record.offset);
         if is_of_batch {
             let ordered = self.order.next(&letter);
-            return ordered.map(|()| letter).map_err(|what| failure(&self.name, Trouble::Damaged(what)));
+            return ordered.map(|()| letter).map_err(|what| Trouble::Damaged(what).of_object(&self.name));
         }
         let place = format!("{}/{} offset {}", record.topic, record.partition, record.offset);
         let what = format!("it holds a dead letter of {place}, and is of {} {}", self.partition, self.range);
-        Err(failure(&self.name, Trouble::Damaged(what)))
+        Err(Trouble::Damaged(what).of_object(&self.name))
     }
 }
 
@@ -204,11 +146,7 @@ async fn lines(destination: &Destination, path: Path) -> Result<Source, Trouble>
 }
 
 async fn columns(destination: &Destination, path: Path) -> Result<Source, Trouble> {
-    // Not every store gives the end of an object without being told where it is.
-    let bytes = destination.store().head(&path).await.map_err(Trouble::Store)?.size;
-    let reader = Ranges { store: destination.store().clone(), path, bytes };
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
-    let batches = Box::new(builder.with_batch_size(BATCH_ROWS).build()?);
+    let batches = Box::new(open_parquet(destination.store(), path).await?.with_batch_size(BATCH_ROWS).build()?);
     Ok(Source::Columns { batches, letters: Vec::new().into_iter() })
 }
 
@@ -256,25 +194,4 @@ impl Unpacking {
         let piece = self.unread.split_to(self.unread.len().min(FEED_BYTES_MAX));
         self.lines.feed(&piece).map_err(damaged)
     }
-}
-
-fn failure(name: &str, trouble: Trouble) -> Failure {
-    let error = match trouble {
-        Trouble::Store(error) => error,
-        Trouble::Damaged(what) => {
-            return Failure::new(Exit::Stopped, format!("{name} is damaged: {what}; restore it, or leave it out"));
-        }
-    };
-    let fault = Fault::of(&error);
-    if fault.kind == FaultKind::NotFound {
-        let what =
-            format!("{name} is not there, and its receipt says that it was: restore it, or leave it out ({fault})");
-        return Failure::new(Exit::Stopped, what);
-    }
-    let exit = match fault.verdict() {
-        Verdict::Retry => Exit::Unreachable,
-        Verdict::Refused => Exit::Refused,
-        Verdict::Stop => Exit::Stopped,
-    };
-    Failure::new(exit, format!("read {name}: {fault}"))
 }

@@ -5,8 +5,6 @@ use super::schemas::Asker;
 use super::select::Selection;
 use super::take::Taking;
 use super::{LETTERS_MAX, Limits, PARTS_MAX, Replayer, Step};
-use crate::bucket::identity::StoredStart;
-use crate::bucket::receipt::{Balance, RECEIPT_VERSION, Receipt};
 use crate::bucket::replays::ReplayReceipt;
 use crate::bucket::{Bucket, CONTROL_FOLDER};
 use crate::clock::SystemClock;
@@ -18,14 +16,12 @@ use crate::format::dead_letter::letter::Letter;
 use crate::layout::{OutputFormat, RegistryFormat};
 use crate::ledger::Destinations;
 use crate::pipeline::archive::Archive;
-use crate::pipeline::finish::{SealedPart, file_metadata, object_metadata, receipt_object, upload_file};
 use crate::pipeline::open_batch::again::{Again, Wanted};
-use crate::pipeline::open_batch::{OpenBatch, Opened, Workspace};
-use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
-use crate::registry::{Lookup, Registry, Target};
+use crate::pipeline::testing::archive_batch;
+use crate::record::{OffsetRange, OwnedRecord, TopicPartition, offset_after};
+use crate::registry::{Lookup, Registry};
 use crate::spool::Spool;
 use crate::spool::part::BLOCKS_MAX;
-use crate::upload::{PutRule, UploadSettings, put_file};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -165,61 +161,16 @@ impl World {
     /// The same with what a registry says.
     async fn archived_by(&self, config: &Config, first: i64, payloads: &[Vec<u8>], schemas: &Schemas) {
         let (_, destinations) = self.seen(None, 0);
-        let layout = &config.archives[0].layout;
-        let archive = Arc::new(Archive::compile(layout, &destinations, &BTreeMap::new(), schemas).expect("compiles"));
-        archive.bucket.ensure_identity("c", "g", StoredStart::default()).await.expect("taken");
-        archive.bucket.put_layout(layout).await.expect("stored");
-        let mut spool = Spool::open(self.spool.path(), 1 << 30, 1).expect("a spool");
-        let dir = spool.batch_dir().expect("a folder");
-        let opened = Opened { number: 1, wall_ms: KAFKA_MS, monotonic_ms: 0 };
-        let mut batch = OpenBatch::new(archive.clone(), first, None, dir.clone(), opened);
-        let mut end = first;
-        for (offset, payload) in (first..).zip(payloads) {
-            let timestamp = Some(KAFKA_MS + (offset - first) * 60_000);
-            let value = Some(payload.clone());
-            let record = OwnedRecord { topic: "t".into(), offset, timestamp, value, ..OwnedRecord::default() };
-            batch.append(&record.as_record(), &mut Workspace::default(), &mut Vec::new());
-            end = crate::record::offset_after(offset);
-        }
-        assert!(batch.balance.holds() && batch.rows_agree());
-        let (range, partition) = (OffsetRange::new(first, end), TopicPartition::new("t", 0));
-        let mut objects = Vec::new();
-        for open in batch.parts {
-            let output = &archive.outputs[open.output];
-            let (key, rows, records) = (output.keys.key(&open.window, range), open.rows, open.records);
-            let event_ms = (open.event_min_ms, open.event_max_ms);
-            let block = open.part.cut_last(file_metadata(&partition, range, &archive));
-            let file = block.encode().expect("encoded").expect("finished");
-            let folder = open.window.folder.to_string();
-            let part = SealedPart { output: open.output, folder, key, file, rows, records, event_ms };
-            let metadata = object_metadata(&partition, range, &archive);
-            let file = upload_file(output, &part, false, metadata, PutRule::ReplaceUntold);
-            let settings = UploadSettings::within(1 << 20, 1 << 20);
-            let placed = put_file(&output.destinations[0], &file, settings).await.expect("put");
-            objects.push(receipt_object(&archive, &part, URL, placed));
-        }
-        let receipt = Receipt {
-            version: RECEIPT_VERSION,
-            topic: "t".into(),
-            partition: 0,
-            first,
-            end,
-            topic_id: None,
-            cluster_id: "c".into(),
-            archive: "a".into(),
-            generation: 1,
-            fingerprint: archive.fingerprint.clone(),
-            writer: "0".into(),
-            schemas: BTreeMap::new(),
-            target: archive.target.as_ref().map(Target::to_string),
-            reason: "age".into(),
-            watermark_ms: None,
-            balance: Balance::default(),
-            objects,
-            lost: Vec::new(),
-            written_ms: None,
-        };
-        archive.bucket.put_receipt(&receipt, None).await.expect("vouched for");
+        let records: Vec<OwnedRecord> = (first..)
+            .zip(payloads)
+            .map(|(offset, payload)| {
+                let timestamp = Some(KAFKA_MS + (offset - first) * 60_000);
+                let value = Some(payload.clone());
+                OwnedRecord { topic: "t".into(), offset, timestamp, value, ..OwnedRecord::default() }
+            })
+            .collect();
+        let range = OffsetRange::new(first, records.last().map_or(first, |last| offset_after(last.offset)));
+        archive_batch(config, &destinations, self.spool.path(), range, &records, schemas).await;
     }
 
     /// Bytes by key.

@@ -270,6 +270,35 @@ fn the_demo_needs_nothing_and_counts_its_own_archive() {
     assert!(data(".json.gz") > 0 || data(".parquet") > 0, "{:?}", archive.objects.keys());
 }
 
+/// An archive, as people and pipes read it: the demo's, which needs no server.
+#[test]
+fn an_archive_is_listed_printed_and_searched() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("demo").display().to_string();
+    siltstone(&["demo", "--records", "3000", "--dir", &folder]).expect(0);
+    let config = format!("{folder}/demo.toml");
+    let run = |arguments: &[&str]| siltstone(&[arguments, &["-c", &config]].concat());
+    let lines = |arguments: &[&str]| -> Vec<Value> {
+        let out = run(arguments).expect(0).out;
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let listed = lines(&["ls", "--output", "json", "--json"]);
+    assert_eq!(listed.last().unwrap()["total"]["rows"], 3000);
+    run(&["ls", "--folders"]).expect(0).prints(&["json/access/dt=", "6000 rows", "4 Kafka partitions"]);
+    let mut ids = [lines(&["cat", "--topic", "access"]), lines(&["cat", "--topic", "access", "--output", "parquet"])]
+        .map(|rows| rows.iter().map(|row| row["id"].as_i64().unwrap()).collect::<Vec<_>>());
+    ids.iter_mut().for_each(|ids| ids.sort_unstable());
+    assert_eq!(ids[0], (0..3000).collect::<Vec<_>>());
+    assert_eq!(ids[0], ids[1]);
+    let some = lines(&["cat", "--topic", "access", "--where", ".status >= 500", "--grep", "GET", "-n", "3"]);
+    assert!(some.len() == 3 && some.iter().all(|row| row["status"].as_i64() >= Some(500)), "{some:?}");
+    run(&["cat", "--topic", "access", "--since", "2h", "--until", "2h"]).expect(0).says(&["--output NAME"]);
+    run(&["find", "access/0/5"]).expect(0).prints(&["access/0 offset 5", "json"]);
+    run(&["find", "access/0/99999999"]).expect(1).prints(&["not archived yet"]);
+    run(&["cat", "--topic", "nobody"]).expect(2).says(&["nobody"]);
+    run(&["cat", "--topic", "access", "--output", "parquet", "--raw"]).expect(2).says(&["--raw"]);
+}
+
 /// A SASL_SSL listener, from the configuration to the archive.
 #[test]
 fn scram_over_tls_archives() {

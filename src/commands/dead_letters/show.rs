@@ -6,12 +6,12 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::letter::Letter;
+use crate::parse::text::text_or_base64;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::open_destinations;
+use crate::reader::row::shown_headers;
 use crate::replay::find::{batches, sites};
 use crate::replay::read::Letters;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::TryStreamExt;
 use serde::Serialize;
 use std::io::Write;
@@ -109,15 +109,6 @@ fn one_record(only: &mut Option<Letter>, letter: Letter) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Text, or base64 of what is none.
-fn text_or_base64(bytes: Option<&[u8]>) -> (Option<&str>, Option<String>) {
-    let Some(bytes) = bytes else { return (None, None) };
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (Some(text), None),
-        Err(_) => (None, Some(BASE64.encode(bytes))),
-    }
-}
-
 fn as_shown<'a>(object: &'a str, letter: &'a Letter) -> Shown<'a> {
     let record = &letter.record;
     let ((key, key_base64), (value, value_base64)) =
@@ -135,11 +126,7 @@ fn as_shown<'a>(object: &'a str, letter: &'a Letter) -> Shown<'a> {
         reason: &letter.reason,
         key,
         key_base64,
-        headers: record
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_ref().map(|value| BASE64.encode(value))))
-            .collect(),
+        headers: shown_headers(record),
         value,
         value_base64,
     }

@@ -2,45 +2,24 @@
 //! releases are passed over.
 
 use super::letter::Letter;
-use crate::record::{HeaderList, OwnedRecord};
+use crate::format::parquet::envelope::read::{column, records};
 use arrow_array::cast::AsArray;
-use arrow_array::{
-    Array, BinaryArray, Int32Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
-    TimestampMillisecondArray,
-};
+use arrow_array::{Array, Int32Array, ListArray, RecordBatch, StringArray};
 
 /// The letters of `batch`.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn letters(batch: &RecordBatch) -> Result<Vec<Letter>, String> {
-    let topic: &StringArray = column(batch, "topic")?;
-    let partition: &Int32Array = column(batch, "partition")?;
-    let offset: &Int64Array = column(batch, "offset")?;
-    let timestamp: &TimestampMillisecondArray = column(batch, "timestamp")?;
-    let beyond: &Int64Array = column(batch, "timestamp_beyond")?;
-    let key: &BinaryArray = column(batch, "key")?;
-    let value: &BinaryArray = column(batch, "value")?;
-    let headers: &ListArray = column(batch, "headers")?;
+    let records = records(batch)?;
     let index: &Int32Array = column(batch, "index")?;
     let numbers: &Int32Array = column(batch, "row")?;
     let stage: &StringArray = column(batch, "stage")?;
     let outputs: &ListArray = column(batch, "outputs")?;
     let reason: &StringArray = column(batch, "reason")?;
-    let bytes = |of: &BinaryArray, at: usize| of.is_valid(at).then(|| of.value(at).to_vec());
     let number = |of: i32| u32::try_from(of).map_err(|_| format!("{of} is no number of a dead letter"));
     let mut letters = Vec::with_capacity(batch.num_rows());
-    for at in 0..batch.num_rows() {
-        let beyond = beyond.is_valid(at).then(|| beyond.value(at));
-        let record = OwnedRecord {
-            topic: topic.value(at).to_string(),
-            partition: partition.value(at),
-            offset: offset.value(at),
-            timestamp: timestamp.is_valid(at).then(|| timestamp.value(at)).or(beyond),
-            key: bytes(key, at),
-            value: bytes(value, at),
-            headers: header_list(&headers.value(at))?,
-        };
+    for (at, record) in records.into_iter().enumerate() {
         letters.push(Letter {
             record,
             index: number(index.value(at))?,
@@ -51,21 +30,6 @@ pub fn letters(batch: &RecordBatch) -> Result<Vec<Letter>, String> {
         });
     }
     Ok(letters)
-}
-
-fn column<'b, T: Array + 'static>(batch: &'b RecordBatch, name: &str) -> Result<&'b T, String> {
-    let found = batch.column_by_name(name).ok_or_else(|| format!("it has no column {name}"))?;
-    let kind = found.data_type();
-    found.as_any().downcast_ref().ok_or_else(|| format!("its column {name} is of type {kind}"))
-}
-
-fn header_list(headers: &dyn Array) -> Result<HeaderList, String> {
-    let wrong = || "its headers are no keys and values".to_string();
-    let headers: &StructArray = headers.as_struct_opt().ok_or_else(wrong)?;
-    let keys = headers.column_by_name("key").and_then(|keys| keys.as_string_opt::<i32>()).ok_or_else(wrong)?;
-    let values = headers.column_by_name("value").and_then(|values| values.as_binary_opt::<i32>()).ok_or_else(wrong)?;
-    let value = |at: usize| values.is_valid(at).then(|| values.value(at).to_vec());
-    Ok((0..headers.len()).map(|at| (keys.value(at).to_string(), value(at))).collect())
 }
 
 fn texts(list: &dyn Array) -> Result<Vec<String>, String> {

@@ -149,7 +149,7 @@ impl Lines {
 mod tests {
     use super::*;
     use crate::format::dead_letter::columns;
-    use crate::format::dead_letter::{DeadLetterStage, Failure, append, dead_letters};
+    use crate::format::dead_letter::{DeadLetterStage, Failure, append, append_letter, dead_letters};
     use crate::format::testing::file_of;
     use crate::layout::DeadLetterFormat;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -250,6 +250,10 @@ mod tests {
             // Parquet has 31 bits for it, which no record has rows for.
             wanted.row = wanted.row.map(|row| row / 2);
             let letters = vec![letter(4), wanted, letter(6)];
+            let mut lines = Vec::new();
+            letters.iter().for_each(|letter| append_letter(letter, &mut lines));
+            let again: Vec<Letter> = lines.split_inclusive(|&byte| byte == b'\n').map(|line| Letter::from_line(line).expect("a line")).collect();
+            prop_assert_eq!(&again, &letters);
             prop_assert_eq!(&of_columns(written_as(DeadLetterFormat::Parquet, &letters)), &letters);
             prop_assert_eq!(read(&written(&letters), piece), Ok(letters));
         }

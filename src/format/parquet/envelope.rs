@@ -23,6 +23,8 @@
 //!
 //! Lossless: (topic, partition, offset) is a record and nothing of it is left out. Nothing here can refuse one.
 
+pub mod read;
+
 use super::encode::Encoder;
 use super::pages::PageRules;
 use super::row::{END, VALUE, push_bytes, push_field};

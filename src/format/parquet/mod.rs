@@ -16,7 +16,7 @@
 mod check;
 mod columns;
 mod encode;
-pub(in crate::format) mod envelope;
+pub mod envelope;
 pub mod infer;
 mod kept;
 mod number;

@@ -1,0 +1,94 @@
+//! What the pipeline leaves of a batch, for tests of what reads archives.
+
+use super::archive::Archive;
+use super::finish::{SealedPart, file_metadata, object_metadata, receipt_object, upload_file};
+use super::open_batch::{OpenBatch, Opened, Workspace};
+use crate::batch::balance;
+use crate::bucket::identity::StoredStart;
+use crate::bucket::receipt::{Balance, OutputBalance, RECEIPT_VERSION, Receipt};
+use crate::config::Config;
+use crate::decode::Schemas;
+use crate::ledger::Destinations;
+use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
+use crate::registry::Target;
+use crate::spool::Spool;
+use crate::upload::{PutRule, UploadSettings, put_file};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Archives `records`, all of one Kafka partition, as the batch that covers `range`, with the first archive of `config`: objects, layout
+/// and receipt.
+pub(crate) async fn archive_batch(
+    config: &Config,
+    destinations: &Destinations,
+    spool: &Path,
+    range: OffsetRange,
+    records: &[OwnedRecord],
+    schemas: &Schemas,
+) {
+    let layout = &config.archives[0].layout;
+    let archive = Arc::new(Archive::compile(layout, destinations, &BTreeMap::new(), schemas).expect("compiles"));
+    archive.bucket.ensure_identity("c", "g", StoredStart::default()).await.expect("taken");
+    archive.bucket.put_layout(layout).await.expect("stored");
+    let mut spool = Spool::open(spool, 1 << 30, 1).expect("a spool");
+    let dir = spool.batch_dir().expect("a folder");
+    let opened = Opened { number: 1, wall_ms: 0, monotonic_ms: 0 };
+    let mut batch = OpenBatch::new(archive.clone(), range.first, None, dir.clone(), opened);
+    for record in records {
+        batch.append(&record.as_record(), &mut Workspace::default(), &mut Vec::new());
+    }
+    assert!(batch.balance.holds() && batch.rows_agree());
+    let first = records.first().expect("a record");
+    let partition = TopicPartition::new(first.topic.as_str(), first.partition);
+    let balance = of_receipt(&archive, &batch.balance);
+    let mut objects = Vec::new();
+    for open in batch.parts {
+        let output = &archive.outputs[open.output];
+        let (key, rows, records) = (output.keys.key(&open.window, range), open.rows, open.records);
+        let event_ms = (open.event_min_ms, open.event_max_ms);
+        let block = open.part.cut_last(file_metadata(&partition, range, &archive));
+        let file = block.encode().expect("encoded").expect("finished");
+        let folder = open.window.folder.to_string();
+        let part = SealedPart { output: open.output, folder, key, file, rows, records, event_ms };
+        for destination in &output.destinations {
+            let metadata = object_metadata(&partition, range, &archive);
+            let file = upload_file(output, &part, false, metadata, PutRule::ReplaceUntold);
+            let settings = UploadSettings::within(1 << 20, 1 << 20);
+            let placed = put_file(destination, &file, settings).await.expect("put");
+            objects.push(receipt_object(&archive, &part, destination.id(), placed));
+        }
+    }
+    let receipt = Receipt {
+        version: RECEIPT_VERSION,
+        topic: partition.topic.to_string(),
+        partition: partition.partition,
+        first: range.first,
+        end: range.end,
+        topic_id: None,
+        cluster_id: "c".into(),
+        archive: layout.archive.clone(),
+        generation: layout.generation,
+        fingerprint: archive.fingerprint.clone(),
+        writer: "0".into(),
+        schemas: archive.schemas.clone(),
+        target: archive.target.as_ref().map(Target::to_string),
+        reason: "age".into(),
+        watermark_ms: None,
+        balance,
+        objects,
+        lost: Vec::new(),
+        written_ms: None,
+    };
+    archive.bucket.put_receipt(&receipt, None).await.expect("vouched for");
+}
+
+fn of_receipt(archive: &Archive, balance: &balance::Balance) -> Balance {
+    let mut outputs = BTreeMap::new();
+    for (output, counted) in archive.outputs.iter().zip(&balance.outputs) {
+        let dropped = counted.dropped.iter().map(|(rule, count)| (rule.to_string(), *count)).collect();
+        let balance::OutputBalance { archived, rows, dead_lettered, .. } = *counted;
+        outputs.insert(output.name.clone(), OutputBalance { archived, rows, dead_lettered, dropped });
+    }
+    Balance { consumed: balance.consumed, outputs, ..Balance::default() }
+}

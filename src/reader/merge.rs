@@ -1,0 +1,192 @@
+//! Rows of many objects in one order.
+//!
+//! - [`Order::Offset`]: object by object as they come: by Kafka partition and offset. [`AHEAD_MAX`] objects are opened before their turn, so
+//!   that their first rows are there.
+//! - [`Order::Time`]: merged by event time. Objects come by their earliest event time, and one is opened as soon as its earliest row could
+//!   be the next one. Rows of one object stay in its order: where records of one Kafka partition are not in the order of their event times,
+//!   rows are not either. A row whose time cannot be told stays with the row before it.
+//!
+//! # Memory
+//! At most [`OPEN_MAX`] objects are merged (Parquet counts [`PARQUET_WEIGHT`], for its row groups), [`AHEAD_MAX`] more are opened ahead; see
+//! [`super::rows`] for what each takes. Where more overlap, those that do not fit come after one that ends, whatever their times:
+//! [`Merge::is_crowded`] says so.
+
+use super::plan::Chosen;
+use super::row::Row;
+use super::rows::{Place, Rows};
+use super::shape::Shape;
+use super::told::Told;
+use crate::exit::Failure;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Objects that are merged at once.
+pub const OPEN_MAX: usize = 32;
+
+/// Objects that are opened before their turn.
+pub const AHEAD_MAX: usize = 3;
+
+/// How many objects of other formats an open one of Parquet counts.
+pub const PARQUET_WEIGHT: usize = 4;
+
+/// In which order rows come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As the objects come.
+    Offset,
+    /// By event time.
+    Time,
+}
+
+/// An object whose rows are wanted.
+pub struct Source {
+    /// Which.
+    pub chosen: Chosen,
+    /// Where it lies.
+    pub place: Place,
+    /// How it is read.
+    pub shape: Arc<Shape>,
+}
+
+/// A row, and where it comes from.
+pub struct Item {
+    /// The row.
+    pub row: Row,
+    /// What it tells.
+    pub told: Told,
+    /// Its object.
+    pub source: Arc<Source>,
+}
+
+/// What comes next.
+pub enum Next {
+    /// A row.
+    Row(Box<Item>),
+    /// Another object is to be [pushed](Merge::push), or [no more](Merge::end).
+    WantsObject,
+    /// All rows were given.
+    End,
+}
+
+/// An object that is being read.
+struct Open {
+    source: Arc<Source>,
+    rows: Rows,
+    weight: usize,
+}
+
+/// Gives the rows of objects in one order.
+pub struct Merge {
+    order: Order,
+    /// Opened ahead, in their order.
+    ahead: VecDeque<Open>,
+    /// Those that are merged, with their next row, by the time of that and their number.
+    open: BTreeMap<(i64, u64), (Open, Row, Told)>,
+    /// The one whose rows come as they lie.
+    current: Option<Open>,
+    pushed: u64,
+    ended: bool,
+    is_crowded: bool,
+}
+
+impl Merge {
+    /// Nothing yet.
+    pub fn new(order: Order) -> Self {
+        let (ahead, open) = (VecDeque::new(), BTreeMap::new());
+        Self { order, ahead, open, current: None, pushed: 0, ended: false, is_crowded: false }
+    }
+
+    /// Adds the next object; in the order of time none may come whose earliest event time is before that of one pushed before.
+    pub fn push(&mut self, source: Source) {
+        let weight = if source.shape.has_row_groups() { PARQUET_WEIGHT } else { 1 };
+        let rows = Rows::start(source.place.clone(), source.shape.clone());
+        self.ahead.push_back(Open { source: Arc::new(source), rows, weight });
+    }
+
+    /// No object comes any more.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Whether more objects overlapped than are merged at once, so that rows are not in order of time.
+    pub fn is_crowded(&self) -> bool {
+        self.is_crowded
+    }
+
+    /// What comes next.
+    ///
+    /// # Errors
+    /// As [`Rows::next`].
+    pub async fn next(&mut self) -> Result<Next, Failure> {
+        match self.order {
+            Order::Offset => self.next_as_it_lies().await,
+            Order::Time => self.next_by_time().await,
+        }
+    }
+
+    fn wants_object(&self) -> bool {
+        !self.ended && self.ahead.len() < AHEAD_MAX
+    }
+
+    async fn next_as_it_lies(&mut self) -> Result<Next, Failure> {
+        loop {
+            if self.wants_object() {
+                return Ok(Next::WantsObject);
+            }
+            let Some(current) = &mut self.current else {
+                self.current = self.ahead.pop_front();
+                if self.current.is_none() {
+                    return Ok(Next::End);
+                }
+                continue;
+            };
+            match current.rows.next().await? {
+                Some(row) => {
+                    let (source, told) = (current.source.clone(), current.source.shape.teller.tell(&row));
+                    return Ok(Next::Row(Box::new(Item { row, told, source })));
+                }
+                None => self.current = None,
+            }
+        }
+    }
+
+    async fn next_by_time(&mut self) -> Result<Next, Failure> {
+        loop {
+            if self.wants_object() {
+                return Ok(Next::WantsObject);
+            }
+            let earliest = self.open.first_key_value().map(|(&(time, _), _)| time);
+            let is_due = self.ahead.front().is_some_and(|front| {
+                let from = front.source.chosen.object.event_min_ms.unwrap_or(i64::MIN);
+                earliest.is_none_or(|earliest| from <= earliest)
+            });
+            if is_due && self.has_room() {
+                let Some(opened) = self.ahead.pop_front() else { continue };
+                let from = opened.source.chosen.object.event_min_ms.unwrap_or(i64::MIN);
+                self.pushed += 1;
+                self.put_back(opened, (from, self.pushed)).await?;
+                continue;
+            }
+            self.is_crowded |= is_due;
+            let Some(((time, number), (opened, row, told))) = self.open.pop_first() else { return Ok(Next::End) };
+            let source = opened.source.clone();
+            self.put_back(opened, (time, number)).await?;
+            return Ok(Next::Row(Box::new(Item { row, told, source })));
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let weight: usize = self.open.values().map(|(open, ..)| open.weight).sum();
+        let next = self.ahead.front().map_or(0, |front| front.weight);
+        self.open.is_empty() || weight + next <= OPEN_MAX
+    }
+
+    /// Merges `opened` by its next row, which is at least as late as `key` where its time is not known. Leaves it out where it is at its end.
+    async fn put_back(&mut self, mut opened: Open, key: (i64, u64)) -> Result<(), Failure> {
+        if let Some(row) = opened.rows.next().await? {
+            let told = opened.source.shape.teller.tell(&row);
+            self.open.insert((told.event_ms.unwrap_or(key.0), key.1), (opened, row, told));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,272 @@
+//! Which objects are meant: by archive, topic, Kafka partition, output, offsets and event times, as receipts tell them.
+
+use super::rows::Place;
+use super::shape::Shape;
+use crate::bucket::receipt::{Receipt, ReceiptObject};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::layout::SchemaSource;
+use crate::ledger::{self, Destinations, Site};
+use crate::pipeline::start::patiently;
+use crate::record::{OffsetRange, TopicPartition};
+use crate::replay::layouts::Layouts;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// Which objects and rows are meant: those that meet all of it.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Only of this archive.
+    pub archive: Option<String>,
+    /// Only of this topic.
+    pub topic: Option<String>,
+    /// Only of these Kafka partitions; of all where it is empty.
+    pub partitions: Vec<RangeInclusive<i32>>,
+    /// Only of this output.
+    pub output: Option<String>,
+    /// Only with an event time from here on, milliseconds UTC.
+    pub since_ms: Option<i64>,
+    /// Only with an event time before this, milliseconds UTC.
+    pub until_ms: Option<i64>,
+    /// Only of these offsets.
+    pub offsets: OffsetRange,
+}
+
+/// Every offset there can be.
+pub const ALL_OFFSETS: OffsetRange = OffsetRange { first: 0, end: i64::MAX };
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            archive: None,
+            topic: None,
+            partitions: Vec::new(),
+            output: None,
+            since_ms: None,
+            until_ms: None,
+            offsets: ALL_OFFSETS,
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether there can be something in that Kafka partition.
+    pub fn takes_partition(&self, partition: &TopicPartition) -> bool {
+        self.topic.as_deref().is_none_or(|topic| topic == &*partition.topic)
+            && (self.partitions.is_empty() || self.partitions.iter().any(|range| range.contains(&partition.partition)))
+    }
+
+    /// Whether there can be something in that object.
+    pub fn takes_object(&self, object: &ReceiptObject) -> bool {
+        self.output.as_deref().is_none_or(|output| output == object.output)
+            && self.since_ms.is_none_or(|since| object.event_max_ms.is_none_or(|last| last >= since))
+            && self.until_ms.is_none_or(|until| object.event_min_ms.is_none_or(|first| first < until))
+    }
+
+    /// Whether every row of that object is meant, as far as times go.
+    pub fn takes_all_times_of(&self, object: &ReceiptObject) -> bool {
+        self.since_ms.is_none_or(|since| object.event_min_ms.is_some_and(|first| first >= since))
+            && self.until_ms.is_none_or(|until| object.event_max_ms.is_some_and(|last| last < until))
+    }
+
+    /// Whether a row of that event time is meant.
+    pub fn takes_time(&self, event_ms: i64) -> bool {
+        self.since_ms.is_none_or(|since| event_ms >= since) && self.until_ms.is_none_or(|until| event_ms < until)
+    }
+
+    /// Whether every row of a batch of that range is meant, as far as offsets go.
+    pub fn takes_all_offsets_of(&self, range: OffsetRange) -> bool {
+        self.offsets.first <= range.first && range.end <= self.offsets.end
+    }
+}
+
+/// An object that is meant.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The Kafka partition of its records.
+    pub partition: TopicPartition,
+    /// What its batch covers.
+    pub range: OffsetRange,
+    /// The layout that it was written with.
+    pub fingerprint: String,
+    /// What its receipt says of it, at the first destination.
+    pub object: ReceiptObject,
+    /// Ids of the destinations that have it.
+    pub destinations: Vec<String>,
+    /// It was written by that replay of the batch's dead letters.
+    pub replay: Option<u32>,
+    /// Every offset of the batch is one record and one row here, in order: the row of an offset is its distance from the first.
+    pub is_dense: bool,
+}
+
+/// A batch, and which of its objects are meant.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// What its receipt says.
+    pub receipt: Receipt,
+    /// Its objects, and those of replays of its dead letters, by output and event time.
+    pub objects: Vec<Chosen>,
+}
+
+/// The archives and Kafka partitions that are meant.
+///
+/// # Errors
+/// As [`ledger::sites`].
+pub async fn sites<'c>(
+    config: &'c Config,
+    destinations: &Destinations,
+    clock: &dyn Clock,
+    wanted: &Wanted,
+) -> Result<Vec<Site<'c>>, Failure> {
+    let takes = |partition: &TopicPartition| wanted.takes_partition(partition);
+    ledger::sites(config, destinations, clock, wanted.archive.as_deref(), takes).await
+}
+
+/// The batches of `partition` that share an offset with what is meant, in offset order, with the objects that are meant: perhaps none.
+///
+/// # Errors
+/// A store that refuses or does not answer, a receipt that is damaged.
+pub async fn batches<'s>(
+    site: &'s Site<'_>,
+    partition: &'s TopicPartition,
+    clock: &'s dyn Clock,
+    wanted: &'s Wanted,
+) -> Result<BoxStream<'s, Result<Batch, Failure>>, Failure> {
+    let replays = patiently(clock, "list replays", || site.bucket.finished_replays(partition)).await?;
+    let replays = Arc::new(replays);
+    let receipts = site.receipts(partition, clock, wanted.offsets).await?;
+    let with_objects = move |receipt: Receipt| {
+        let replays = replays.clone();
+        async move { batch(site, clock, wanted, receipt, &replays).await }
+    };
+    Ok(receipts.and_then(with_objects).boxed())
+}
+
+/// The objects of one batch that are meant. `replays`: the finished ones of the Kafka partition.
+///
+/// # Errors
+/// As [`batches`].
+pub async fn batch(
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    wanted: &Wanted,
+    receipt: Receipt,
+    replays: &[(i64, u32)],
+) -> Result<Batch, Failure> {
+    let (partition, range) = (receipt.topic_partition(), OffsetRange::new(receipt.first, receipt.end));
+    let mut objects = Vec::new();
+    let dense = dense_outputs(&receipt);
+    for object in receipt.objects.iter().filter(|object| wanted.takes_object(object)) {
+        let is_dense = dense.contains(&object.output.as_str());
+        add(&mut objects, &partition, range, &receipt.fingerprint, object, None, is_dense);
+    }
+    let begin = replays.partition_point(|&(first, _)| first < receipt.first);
+    for &(_, n) in replays[begin..].iter().take_while(|&&(first, _)| first == receipt.first) {
+        let what = format!("the receipt of replay {n} of {partition} {range}");
+        let found = patiently(clock, &what, || site.bucket.replay_receipt(&partition, receipt.first, n)).await?;
+        let Some(replay) = found else { continue };
+        for object in replay.objects.iter().filter(|object| wanted.takes_object(object)) {
+            add(&mut objects, &partition, range, &replay.replay.fingerprint, object, Some(n), false);
+        }
+    }
+    let order = |chosen: &Chosen| {
+        let object = &chosen.object;
+        (object.output.clone(), object.event_min_ms, chosen.replay, object.key.clone())
+    };
+    objects.sort_by_cached_key(order);
+    Ok(Batch { receipt, objects })
+}
+
+/// The outputs of which one object has every offset of the batch as one row, in order.
+fn dense_outputs(receipt: &Receipt) -> Vec<&str> {
+    let offsets = u64::try_from(receipt.end - receipt.first).unwrap_or_default();
+    let is_whole = |object: &&ReceiptObject| object.records == Some(offsets) && object.rows == Some(offsets);
+    receipt.objects.iter().filter(is_whole).map(|object| object.output.as_str()).collect()
+}
+
+/// Adds `object`, or the destination of one that is there already.
+fn add(
+    objects: &mut Vec<Chosen>,
+    partition: &TopicPartition,
+    range: OffsetRange,
+    fingerprint: &str,
+    object: &ReceiptObject,
+    replay: Option<u32>,
+    is_dense: bool,
+) {
+    let destination = object.destination.clone();
+    if let Some(known) = objects.iter_mut().find(|known| known.object.key == object.key) {
+        known.destinations.push(destination);
+        return;
+    }
+    objects.push(Chosen {
+        partition: partition.clone(),
+        range,
+        fingerprint: fingerprint.to_string(),
+        object: object.clone(),
+        destinations: vec![destination],
+        replay,
+        is_dense,
+    });
+}
+
+impl Chosen {
+    /// Where it is read.
+    ///
+    /// # Errors
+    /// [`Exit::Config`]: the configuration has none of its destinations.
+    pub fn place(&self, destinations: &Destinations) -> Result<Place, Failure> {
+        let known: Vec<_> = self.destinations.iter().filter_map(|id| destinations.get(id).cloned()).collect();
+        if known.is_empty() {
+            let (key, ids) = (&self.object.key, self.destinations.join(", "));
+            let what = format!("{key} lies at {ids}, which this configuration has no destination for; add it");
+            return Err(Failure::new(Exit::Config, what));
+        }
+        // What was kept in place of another object may have more rows than anybody counted.
+        let rows = self.object.rows.filter(|_| self.object.kept.is_none());
+        Ok(Place { key: self.object.key.clone(), destinations: known, rows })
+    }
+}
+
+/// How the objects of one archive are read: each of its layouts is read once.
+pub struct Shapes {
+    layouts: Layouts,
+    known: HashMap<(String, String), Arc<Shape>>,
+}
+
+impl Shapes {
+    /// Of the archive of `site`.
+    pub fn new(site: &Site<'_>) -> Self {
+        Self { layouts: Layouts::new(&site.archive.layout), known: HashMap::new() }
+    }
+
+    /// How `chosen` is read.
+    ///
+    /// # Errors
+    /// The store refuses or does not answer; [`Exit::Stopped`]: its layout is gone, damaged or of a later release.
+    pub async fn of(&mut self, site: &Site<'_>, clock: &dyn Clock, chosen: &Chosen) -> Result<Arc<Shape>, Failure> {
+        let (fingerprint, output) = (&chosen.fingerprint, &chosen.object.output);
+        if let Some(known) = self.known.get(&(fingerprint.clone(), output.clone())) {
+            return Ok(known.clone());
+        }
+        let unusable = |what: String| {
+            let what = format!("{}: the layout that wrote it cannot be used: {what}", chosen.object.key);
+            Failure::new(Exit::Stopped, what)
+        };
+        let layout = self.layouts.get(&site.bucket, clock, fingerprint).await?.map_err(unusable)?;
+        let found = layout.outputs.iter().find(|known| known.name == *output);
+        let pinned = match found.and_then(|found| found.format.schema()) {
+            Some(SchemaSource::Infer) => {
+                let read = || site.bucket.get_schema(&layout.archive, output, 1);
+                patiently(clock, &format!("the schema of {output}"), read).await?
+            }
+            _ => None,
+        };
+        let shape = Arc::new(Shape::of(&layout, output, pinned).map_err(unusable)?);
+        self.known.insert((fingerprint.clone(), output.clone()), shape.clone());
+        Ok(shape)
+    }
+}
