@@ -169,7 +169,9 @@ fn reader(config: &KafkaConfig, isolation: Isolation) -> Result<BaseConsumer<Rea
     let mut client = asking(config, isolation)?;
     // A position that is not there any more is told, and nothing else is read instead.
     client.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
-    client.create().map_err(|error| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() })
+    client
+        .create_with_context(Reading)
+        .map_err(|error| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() })
 }
 
 /// Where reading stands.
