@@ -11,10 +11,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError as ClientError;
 use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,17 @@ const EMPTY_MAX: u32 = 300;
 const TELL_EVERY: u64 = 10_000;
 /// Settings of consumers, which the client that asks for a topic's settings warns of.
 const CONSUMER_SETTINGS: [&str; 4] = ["group.id", "enable.auto.commit", "isolation.level", "allow.auto.create.topics"];
+
+/// Errors come back from the poll; the end of a log is one of them, and nothing to be logged.
+struct Reading;
+
+impl ClientContext for Reading {
+    fn error(&self, error: ClientError, reason: &str) {
+        tracing::debug!("{error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Reading {}
 
 /// A cluster that is asked. Each question runs on a thread for blocking work.
 pub struct KafkaCluster {
@@ -154,15 +165,17 @@ fn count(
     Ok(counting.end(position))
 }
 
-fn reader(config: &KafkaConfig, isolation: Isolation) -> Result<BaseConsumer, KafkaError> {
+fn reader(config: &KafkaConfig, isolation: Isolation) -> Result<BaseConsumer<Reading>, KafkaError> {
     let mut client = asking(config, isolation)?;
     // A position that is not there any more is told, and nothing else is read instead.
     client.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
-    client.create().map_err(|error| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() })
+    client
+        .create_with_context(Reading)
+        .map_err(|error| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() })
 }
 
 /// Where reading stands.
-fn at(consumer: &BaseConsumer, partition: &TopicPartition) -> Option<i64> {
+fn at(consumer: &BaseConsumer<Reading>, partition: &TopicPartition) -> Option<i64> {
     let positions = consumer.position().ok()?;
     let found = positions.find_partition(&partition.topic, partition.partition)?;
     match found.offset() {

@@ -9,8 +9,8 @@
 //! ```
 //! # Guarantees
 //! - **V-1** Nothing is written, no group is joined, no offset is committed.
-//! - **V-2** A finding is true at the moment it is told, also while the archive goes on: whatever looks wrong is looked for a second time,
-//!   by its name. Batches that are on their way are told as such.
+//! - **V-2** What goes on meanwhile is no fault: whatever seems to be missing, of another size or unknown is looked for a second time, by
+//!   its name, before it is told. Batches that are on their way are told as such.
 //! - **V-3** One fault is told once.
 //! - **V-4** Memory does not grow with the archive: [`ENTRIES_MAX`] objects are held at a time, 32 bytes each, and 16 for each receipt
 //!   that names one of them. Where there are more, receipts and listings are read again, once for each further pass: twice as many

@@ -192,7 +192,8 @@ impl Expected {
 
     fn check(self, seen: &Seen, what: &str) {
         assert_eq!(seen.told(), self.told, "{what}: {:#?}", seen.findings);
-        let again = self.again.into_iter().map(|(of, ranges)| (of, super::repair::merged(ranges))).collect();
+        let again: BTreeMap<TopicPartition, Vec<OffsetRange>> =
+            self.again.into_iter().map(|(of, ranges)| (of, super::repair::merged(ranges))).collect();
         assert_eq!(seen.verified.repairs, again, "{what}");
         let count: u64 = seen.verified.summary.findings.values().sum();
         assert_eq!(count, seen.findings.len() as u64);
