@@ -157,11 +157,11 @@ pub async fn batch(
     replays: &[(i64, u32)],
 ) -> Result<Batch, Failure> {
     let (partition, range) = (receipt.topic_partition(), OffsetRange::new(receipt.first, receipt.end));
-    let mut objects = Vec::new();
+    let mut objects = Objects { partition: &partition, range, found: Vec::new(), by_key: HashMap::new() };
     let dense = dense_outputs(&receipt);
     for object in receipt.objects.iter().filter(|object| wanted.takes_object(object)) {
         let is_dense = dense.contains(&object.output.as_str());
-        add(&mut objects, &partition, range, &receipt.fingerprint, object, None, is_dense);
+        objects.add(&receipt.fingerprint, object, None, is_dense);
     }
     let begin = replays.partition_point(|&(first, _)| first < receipt.first);
     for &(_, n) in replays[begin..].iter().take_while(|&&(first, _)| first == receipt.first) {
@@ -169,13 +169,14 @@ pub async fn batch(
         let found = patiently(clock, &what, || site.bucket.replay_receipt(&partition, receipt.first, n)).await?;
         let Some(replay) = found else { continue };
         for object in replay.objects.iter().filter(|object| wanted.takes_object(object)) {
-            add(&mut objects, &partition, range, &replay.replay.fingerprint, object, Some(n), false);
+            objects.add(&replay.replay.fingerprint, object, Some(n), false);
         }
     }
     let order = |chosen: &Chosen| {
         let object = &chosen.object;
         (object.output.clone(), object.event_min_ms, chosen.replay, object.key.clone())
     };
+    let mut objects = objects.found;
     objects.sort_by_cached_key(order);
     Ok(Batch { receipt, objects })
 }
@@ -187,30 +188,33 @@ fn dense_outputs(receipt: &Receipt) -> Vec<&str> {
     receipt.objects.iter().filter(is_whole).map(|object| object.output.as_str()).collect()
 }
 
-/// Adds `object`, or the destination of one that is there already.
-fn add(
-    objects: &mut Vec<Chosen>,
-    partition: &TopicPartition,
+/// The objects of a batch, each once whatever its destinations.
+struct Objects<'b> {
+    partition: &'b TopicPartition,
     range: OffsetRange,
-    fingerprint: &str,
-    object: &ReceiptObject,
-    replay: Option<u32>,
-    is_dense: bool,
-) {
-    let destination = object.destination.clone();
-    if let Some(known) = objects.iter_mut().find(|known| known.object.key == object.key) {
-        known.destinations.push(destination);
-        return;
+    found: Vec<Chosen>,
+    /// Places in `found`.
+    by_key: HashMap<String, usize>,
+}
+
+impl Objects<'_> {
+    fn add(&mut self, fingerprint: &str, object: &ReceiptObject, replay: Option<u32>, is_dense: bool) {
+        let destination = object.destination.clone();
+        if let Some(&known) = self.by_key.get(&object.key) {
+            self.found[known].destinations.push(destination);
+            return;
+        }
+        self.by_key.insert(object.key.clone(), self.found.len());
+        self.found.push(Chosen {
+            partition: self.partition.clone(),
+            range: self.range,
+            fingerprint: fingerprint.to_string(),
+            object: object.clone(),
+            destinations: vec![destination],
+            replay,
+            is_dense,
+        });
     }
-    objects.push(Chosen {
-        partition: partition.clone(),
-        range,
-        fingerprint: fingerprint.to_string(),
-        object: object.clone(),
-        destinations: vec![destination],
-        replay,
-        is_dense,
-    });
 }
 
 impl Chosen {

@@ -2,7 +2,7 @@
 
 use crate::format::raw::append_payload;
 use crate::layout::Newlines;
-use crate::parse::text::text_or_base64;
+use crate::parse::text::{base64, text_or_base64};
 use crate::record::OwnedRecord;
 use serde::Serialize;
 
@@ -103,15 +103,9 @@ impl<'a> ShownRecord<'a> {
             timestamp: record.timestamp,
             key,
             key_base64,
-            headers: shown_headers(record),
+            headers: record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref().map(base64))).collect(),
             value,
             value_base64,
         }
     }
-}
-
-/// Headers in their order: names, and base64 of what is not null.
-pub fn shown_headers(record: &OwnedRecord) -> Vec<(&str, Option<String>)> {
-    let base64 = |value: &Vec<u8>| crate::parse::text::base64(value);
-    record.headers.iter().map(|(name, value)| (name.as_str(), value.as_ref().map(base64))).collect()
 }

@@ -94,9 +94,7 @@ impl<'o> Printer<'o> {
 
     /// Prints a row, if it is one that is meant; `true`: enough are printed.
     pub(super) fn print(&mut self, item: &Item) -> Result<bool, Unprinted> {
-        if !self.sieve.takes(item) {
-            return Ok(false);
-        }
+        let Some(untold) = self.sieve.in_range(item) else { return Ok(false) };
         self.line.clear();
         let newlines = item.source.shape.newlines();
         match self.form {
@@ -112,7 +110,7 @@ impl<'o> Printer<'o> {
             Some(payload) if is_framed => payload.unwrap_or_default(),
             _ => self.line.strip_suffix(b"\n").unwrap_or(&self.line),
         };
-        if !self.sieve.matches(searched) {
+        if !self.sieve.takes(item, searched, untold) {
             return Ok(false);
         }
         self.out.write_all(&self.line)?;

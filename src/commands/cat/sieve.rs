@@ -44,40 +44,52 @@ impl Sieve {
         })
     }
 
-    /// Whether the row is one of the offsets and times that are meant, and meets the condition.
-    pub(super) fn takes(&mut self, item: &Item) -> bool {
+    /// Whether the row is one of the offsets and times that are meant, and what of them it does not tell; `None`: it is none of them.
+    pub(super) fn in_range(&self, item: &Item) -> Option<Untold> {
         let chosen = &item.source.chosen;
+        let mut untold = Untold::default();
         if !self.wanted.takes_all_offsets_of(chosen.range) {
             let by_place = || chosen.is_dense.then(|| chosen.range.first + i64::try_from(item.row.index).unwrap_or(0));
             match item.told.offset.or_else(by_place) {
-                Some(offset) if !self.wanted.offsets.contains(offset) => return false,
+                Some(offset) if !self.wanted.offsets.contains(offset) => return None,
                 Some(_) => {}
-                None => self.unplaced += 1,
+                None => untold.offset = true,
             }
         }
         if !self.wanted.takes_all_times_of(&chosen.object) {
             match item.told.event_ms {
-                Some(event_ms) if !self.wanted.takes_time(event_ms) => return false,
+                Some(event_ms) if !self.wanted.takes_time(event_ms) => return None,
                 Some(_) => {}
-                None => self.untimed += 1,
+                None => untold.time = true,
             }
         }
-        self.condition.as_ref().is_none_or(|condition| match meets(condition, item) {
-            Ok(meets) => meets,
-            Err(why) => {
-                if self.failing.0 == 0 {
-                    self.failing.1 = why;
-                }
-                self.failing.0 += 1;
-                false
-            }
-        })
+        Some(untold)
     }
 
-    /// Whether the printed line is one that is looked for.
-    pub(super) fn matches(&self, line: &[u8]) -> bool {
-        self.grep.as_ref().is_none_or(|regex| regex.is_match(line))
+    /// Whether its line has what is looked for, and it meets the condition; the line first, which costs less.
+    pub(super) fn takes(&mut self, item: &Item, line: &[u8], untold: Untold) -> bool {
+        if !self.grep.as_ref().is_none_or(|regex| regex.is_match(line)) {
+            return false;
+        }
+        let meets = self.condition.as_ref().map_or(Ok(true), |condition| meets(condition, item));
+        if let Err(why) = &meets {
+            if self.failing.0 == 0 {
+                self.failing.1.clone_from(why);
+            }
+            self.failing.0 += 1;
+        }
+        let takes = meets.unwrap_or(false);
+        self.unplaced += u64::from(takes && untold.offset);
+        self.untimed += u64::from(takes && untold.time);
+        takes
     }
+}
+
+/// What a row does not tell, where it would have to be known whether it is meant.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Untold {
+    offset: bool,
+    time: bool,
 }
 
 /// Whether a row meets a condition; of payloads their JSON is asked, or the text of one that is none.

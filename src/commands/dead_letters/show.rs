@@ -9,7 +9,7 @@ use crate::format::dead_letter::letter::Letter;
 use crate::parse::text::text_or_base64;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::open_destinations;
-use crate::reader::row::shown_headers;
+use crate::reader::row::ShownRecord;
 use crate::replay::find::{batches, sites};
 use crate::replay::read::Letters;
 use futures::TryStreamExt;
@@ -20,25 +20,14 @@ use std::io::Write;
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     object: &'a str,
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
+    #[serde(flatten)]
+    record: ShownRecord<'a>,
     index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     row: Option<u32>,
-    timestamp: Option<i64>,
     stage: &'a str,
     outputs: &'a [String],
     reason: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
-    headers: Vec<(&'a str, Option<String>)>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
 }
 
 /// Writes dead letters to `out`, in the order of archives, Kafka partitions and offsets.
@@ -110,25 +99,14 @@ fn one_record(only: &mut Option<Letter>, letter: Letter) -> Result<(), Failure> 
 }
 
 fn as_shown<'a>(object: &'a str, letter: &'a Letter) -> Shown<'a> {
-    let record = &letter.record;
-    let ((key, key_base64), (value, value_base64)) =
-        (text_or_base64(record.key.as_deref()), text_or_base64(record.value.as_deref()));
     Shown {
         object,
-        topic: &record.topic,
-        partition: record.partition,
-        offset: record.offset,
+        record: ShownRecord::of(&letter.record),
         index: letter.index,
         row: letter.row,
-        timestamp: record.timestamp,
         stage: &letter.stage,
         outputs: &letter.outputs,
         reason: &letter.reason,
-        key,
-        key_base64,
-        headers: shown_headers(record),
-        value,
-        value_base64,
     }
 }
 
