@@ -163,8 +163,24 @@ pub async fn store(site: &Site<'_>, clock: &dyn Clock, job: Job) -> Result<Made,
             Made { job: *found, is_resumed: true, is_ended }
         }
     };
-    check_overlap(site, clock, &made.job).await?;
-    Ok(made)
+    if made.is_resumed {
+        check_overlap(site, clock, &made.job).await?;
+        return Ok(made);
+    }
+    if patiently(clock, &what, || bucket.is_job_ended(&made.job.name)).await? {
+        let problem =
+            format!("the name {} was used by a job whose document is gone: give another --job", made.job.name);
+        return Err(Failure::new(Exit::Config, problem));
+    }
+    match check_overlap(site, clock, &made.job).await {
+        Err(refused) if refused.exit == Exit::Stopped => {
+            // It has archived nothing and never will, so it must not stand in anybody's way.
+            patiently(clock, &what, || bucket.end_job(&made.job.name, clock.wall_ms())).await?;
+            let message = format!("{}. This one is withdrawn: ask again under another --job", refused.message);
+            Err(Failure::new(refused.exit, message))
+        }
+        outcome => outcome.map(|()| made),
+    }
 }
 
 /// # Errors
@@ -176,8 +192,8 @@ pub async fn check_overlap(site: &Site<'_>, clock: &dyn Clock, job: &Job) -> Res
             return Err(Failure::new(
                 Exit::Stopped,
                 format!(
-                    "the job {} wants offsets [{}, {}) of {}/{}, and the job {} that has not ended has some of them, too. Wait for it (its \
-                     processes: siltstone backfill --job {}), or stop its processes and cancel one of the two with --job NAME --cancel",
+                    "the job {} wants offsets [{}, {}) of {}/{}, and the job {} that has not ended has some of them, too. Wait for it, or \
+                     stop its processes and give it up with --job {} --cancel",
                     job.name, range.first, range.end, job.topic, range.partition, other.name, other.name
                 ),
             ));

@@ -8,7 +8,7 @@ use crate::consume::{Coordinator, LogBounds};
 use crate::exit::{Exit, Failure};
 use crate::kafka::look;
 use crate::pipeline::schedule::{union, without};
-use crate::pipeline::start::first_bounds;
+use crate::pipeline::start::{first_bounds, patiently};
 use crate::record::{OffsetRange, TopicPartition};
 use futures::TryStreamExt;
 
@@ -55,10 +55,11 @@ pub async fn resolve(
         let wanted = wanted(site, coordinator, request, &partition, bounds, live).await?;
         let taken = vouched(site, clock, &partition, wanted).await?;
         let left = without(vec![wanted], taken);
+        let left = with_unfinished(left, &unfinished(site, clock, &partition).await?, live);
         let count = |ranges: &[OffsetRange]| -> u64 {
             ranges.iter().map(|range| (range.end - range.first).unsigned_abs()).sum()
         };
-        resolved.skipped += count(&union(vec![wanted])) - count(&left);
+        resolved.skipped += count(&union(vec![wanted])).saturating_sub(count(&left));
         let range =
             |range: OffsetRange| JobRange { partition: partition.partition, first: range.first, end: range.end };
         resolved.ranges.extend(left.into_iter().map(range));
@@ -133,6 +134,34 @@ async fn end_before(
     })
 }
 
+/// Batches that are claimed and have no receipt. A claim is finished whole or not at all.
+async fn unfinished(
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    partition: &TopicPartition,
+) -> Result<Vec<OffsetRange>, Failure> {
+    let bucket = &site.ledger.bucket;
+    let mut unfinished = Vec::new();
+    for listed in patiently(clock, "list claims", || bucket.listed_from(partition, 0)).await? {
+        if listed.receipt {
+            continue;
+        }
+        let what = format!("{partition}: the claim of {}", listed.first);
+        let claim = patiently(clock, &what, || bucket.get_claim(partition, listed.first)).await?;
+        unfinished.extend(claim.map(|claim| OffsetRange::new(claim.first, claim.end)));
+    }
+    Ok(unfinished)
+}
+
+/// `ranges`, with all of each unfinished batch that they meet below `live`.
+fn with_unfinished(ranges: Vec<OffsetRange>, unfinished: &[OffsetRange], live: i64) -> Vec<OffsetRange> {
+    let meets = |batch: &&OffsetRange| {
+        batch.end <= live && ranges.iter().any(|range| range.first < batch.end && batch.first < range.end)
+    };
+    let met: Vec<OffsetRange> = unfinished.iter().filter(meets).copied().collect();
+    union(ranges.into_iter().chain(met).collect())
+}
+
 /// What receipts vouch for of `wanted`.
 async fn vouched(
     site: &Site<'_>,
@@ -142,4 +171,22 @@ async fn vouched(
 ) -> Result<Vec<OffsetRange>, Failure> {
     let receipts = site.ledger.receipts(partition, clock, wanted).await?;
     receipts.map_ok(|receipt| OffsetRange::new(receipt.first, receipt.end)).try_collect().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_is_met_is_wanted_whole() {
+        let of = |ranges: &[(i64, i64)]| -> Vec<OffsetRange> {
+            ranges.iter().map(|&(first, end)| OffsetRange::new(first, end)).collect()
+        };
+        let claims = of(&[(2000, 4000), (9000, 9500)]);
+        let with = |ranges: &[(i64, i64)]| with_unfinished(of(ranges), &claims, 9200);
+        assert_eq!(with(&[(3000, 5000)]), of(&[(2000, 5000)]));
+        assert_eq!(with(&[(0, 3000)]), of(&[(0, 4000)]));
+        assert_eq!(with(&[(0, 2000), (4000, 5000)]), of(&[(0, 2000), (4000, 5000)]));
+        assert_eq!(with(&[(9000, 9200)]), of(&[(9000, 9200)]), "the live group finishes what reaches beyond it");
+    }
 }

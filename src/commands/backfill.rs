@@ -61,6 +61,9 @@ pub async fn backfill(
     let request = request(args);
     let name = args.job.clone().unwrap_or_else(|| job::default_name(&args.topic, &request));
     if args.cancel {
+        if patiently(&*clock, "cancel the job", || site.ledger.bucket.job(&name)).await?.is_none() {
+            return Err(Failure::new(Exit::Config, format!("there is no job {name} to cancel")));
+        }
         patiently(&*clock, "cancel the job", || site.ledger.bucket.end_job(&name, clock.wall_ms())).await?;
         return say(out, args.json, &Said::Cancelled { job: &name }, || format!("job {name} is cancelled"));
     }
@@ -100,7 +103,9 @@ pub async fn backfill(
         _ => Err(Failure::new(
             Exit::Stopped,
             format!(
-                "nothing vouches for {left} offsets of job {name}, which has ended or was cancelled: ask for them under another --job"
+                "nothing vouches for {left} offsets of job {name}, whose group {} is through with it: it was cancelled, or receipts of it are \
+                 gone. Ask for them under another --job",
+                made.job.group
             ),
         )),
     }

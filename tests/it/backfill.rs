@@ -138,13 +138,19 @@ fn a_job_that_others_could_meet_is_refused() {
     let way = trial.block(&topic);
     let mut stuck = backfill(&trial, &topic, &["--job", "one", "--partition", "0", "--chunk", "1000"]);
     stuck.until_says("batch sealed");
-    run(&["--job", "two", "--from-offset", "1000"]).expect(5).says(&["one", "two", "--cancel"]);
+    run(&["--job", "two", "--from-offset", "1000"]).expect(5).says(&["one", "two", "--cancel", "withdrawn"]);
     run(&["--job", "one", "--partition", "1"]).expect(2).says(&["was made for"]);
-    run(&["--job", "two", "--cancel"]).expect(0).prints(&["cancelled"]);
+    run(&["--job", "three", "--cancel"]).expect(2).says(&["no job three"]);
+    run(&["--job", "one", "--partition", "0", "--cancel"]).expect(0).prints(&["cancelled"]);
     stuck.signal(Signal::KILL);
     std::fs::remove_file(way).unwrap();
-    run(&["--job", "one", "--partition", "0", "--chunk", "5000"]).expect(0);
-    assert_eq!(ranges(&trial.archive(), 0), [(0, 1000), (1000, 2000)]);
+    run(&["--job", "one", "--partition", "0", "--chunk", "5000"])
+        .expect(5)
+        .says(&["2000 offsets of job one", "cancelled"]);
+    // It begins inside the claim that the cancelled job has left, which is finished whole.
+    run(&["--job", "inside", "--partition", "0", "--from-offset", "500", "--to-offset", "700", "--chunk", "5000"])
+        .expect(0);
+    assert_eq!(ranges(&trial.archive(), 0), [(0, 1000)]);
     run(&["--job", "rest", "--parallel", "1"]).expect(0);
     trial.drained(&topic);
 }

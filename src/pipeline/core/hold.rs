@@ -25,6 +25,9 @@ impl Core {
     /// Starts the takeover of partitions just held: one read of their offsets, then each on its own.
     pub(in crate::pipeline) fn begin_takeover(&mut self, held: Vec<Held>) {
         let held = self.within_schedule(held);
+        if held.is_empty() {
+            return;
+        }
         let context = self.context.clone();
         let report = self.report.clone();
         let archives: Vec<(Held, usize)> = held

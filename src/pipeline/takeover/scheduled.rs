@@ -117,7 +117,7 @@ async fn skip_finished(
     let partition = &held.partition;
     let listed = context
         .while_held(held, "list claims and receipts", || async {
-            match archive.bucket.listed_from(partition, offset).await {
+            match archive.bucket.listed_from(partition, 0).await {
                 Ok(listed) => Try::Done(listed),
                 Err(error) => Try::of(&error),
             }
@@ -127,6 +127,11 @@ async fn skip_finished(
     let Some(mut position) = schedule.next(partition, offset) else {
         return Ok(Ahead { position: offset, entry: None, next: Next::Nothing });
     };
+    position = behind_the_batch_before(context, archive, held, &listed, position).await?;
+    match schedule.next(partition, position) {
+        Some(next) => position = next,
+        None => return Ok(Ahead { position, entry: None, next: Next::Nothing }),
+    }
     loop {
         let index = listed.partition_point(|listed: &Listed| listed.first < position);
         let here = listed.get(index).filter(|listed| listed.first == position);
@@ -144,6 +149,16 @@ async fn skip_finished(
             })
             .await?;
         let receipt = entry.as_ref().and_then(|entry| entry.receipt.as_ref());
+        if let Some(entry) = entry.as_ref()
+            && let Some(other) = listed.get(index + 1).filter(|other| other.first < entry.reach())
+        {
+            return Err(Halt::Stop(format!(
+                "{partition}: the batch [{first}, {}) is claimed, and another one begins inside it at offset {}: one of them was made by \
+                 another job while this one was given up. `siltstone verify` shows what is there; delete the claim that has no receipt",
+                entry.reach(),
+                other.first
+            )));
+        }
         let Some(receipt) = receipt else {
             let limit = listed.get(index + 1).map(|listed| listed.first);
             return Ok(Ahead { position, entry, next: Next::Batch { limit } });
@@ -159,5 +174,38 @@ async fn skip_finished(
             Some(next) => position = next,
             None => return Ok(Ahead { position: end, entry: None, next: Next::Nothing }),
         }
+    }
+}
+
+/// Where one may begin at `position` or behind it: a batch that begins below may reach over it.
+///
+/// # Errors
+/// [`Halt::Stop`]: that batch is claimed and not finished.
+async fn behind_the_batch_before(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    listed: &[Listed],
+    position: i64,
+) -> Result<i64, Halt> {
+    let index = listed.partition_point(|listed| listed.first < position);
+    let Some(before) = index.checked_sub(1).and_then(|index| listed.get(index)) else { return Ok(position) };
+    let (partition, first) = (&held.partition, before.first);
+    let entry = context
+        .while_held(held, "read the claim below an offset", || async {
+            match archive.bucket.entry_at(partition, first).await {
+                Ok(entry) => Try::Done(entry),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await?;
+    let Some(entry) = entry.filter(|entry| entry.reach() > position) else { return Ok(position) };
+    match entry.receipt {
+        Some(receipt) => Ok(receipt.end),
+        None => Err(Halt::Stop(format!(
+            "{partition}: offset {position} lies inside the batch [{first}, {}), which was claimed and never finished: it is finished whole, by a \
+             backfill from offset {first} on",
+            entry.reach()
+        ))),
     }
 }
