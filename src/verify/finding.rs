@@ -86,15 +86,15 @@ impl Kind {
     /// What a person does about it.
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Gap => "archive the range again: siltstone backfill --missing; what Kafka no longer holds is lost",
+            Self::Gap => {
+                "archive the range: siltstone backfill --from-offset and --to-offset; what Kafka no longer holds is lost"
+            }
             Self::Overlap => {
                 "find out which of the two batches is right (same rows, or another topic of that name), and keep one: its rows are in the archive twice"
             }
-            Self::Missing => {
-                "restore it from a backup or an older version of the bucket, or archive the batch again: siltstone backfill --missing"
-            }
+            Self::Missing => "restore it from a backup or an older version of the bucket",
             Self::Size | Self::Checksum | Self::Rows => {
-                "restore it as its receipt says, or delete it and archive the batch again: siltstone backfill --missing"
+                "restore it as its receipt says, from a backup or an older version of the bucket"
             }
             Self::Doubled => "compare the objects; keep the one that a receipt names, and move the other one away",
             Self::Unvouched => {
@@ -107,7 +107,7 @@ impl Kind {
                 "a newer version: use the newer release; else restore the document, or move it away and archive the range again"
             }
             Self::Unfinished => {
-                "restore its receipt if it was deleted; else move the claim away and archive the range again: siltstone backfill --missing"
+                "restore its receipt if it was deleted; else a backfill over its offsets finishes it: siltstone backfill --from-offset and --to-offset"
             }
             Self::Unreached => {
                 "add the destination to the configuration and verify again: these objects were not looked at"

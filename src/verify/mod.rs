@@ -216,7 +216,7 @@ pub async fn verify(
 
 /// The ranges that must be archived again, by Kafka partition: gaps, and the whole ranges of batches of which an object is missing,
 /// has another size or, with [`Options::deep`], other bytes or rows. With [`Parts::cluster`] also what the live group has committed
-/// and nobody vouches for. Merged, sorted, half-open; what `siltstone backfill --missing` does, no more and no less.
+/// and nobody vouches for. Merged, sorted, half-open; what must be archived again to mend the archive, no more and no less.
 ///
 /// Kafka may not hold all of it any more: who archives again finds out.
 ///

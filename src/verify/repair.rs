@@ -1,4 +1,4 @@
-//! What `backfill --missing` must archive again: no more than what was found to be missing or damaged. Pure.
+//! What must be archived again to mend an archive: no more than what was found to be missing or damaged. Pure.
 
 use super::finding::Finding;
 use crate::record::{OffsetRange, TopicPartition};
