@@ -11,6 +11,7 @@ use crate::registry::Target;
 use crate::spool::part::Finished;
 use std::collections::HashSet;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// What a held partition is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +106,8 @@ pub struct Partition {
     pub sealed: Option<Sealing>,
     /// A batch of a state that was thrown away, still on its way: nothing is taken over before it has ended.
     pub settling: Option<u64>,
+    /// What asks the registry for it: ends when the answer is not waited for any more.
+    pub question: Option<Question>,
     /// `open` should be sealed as soon as `sealed` is done.
     pub due: Option<SealReason>,
     /// Something came that belongs to the next batch while this one could not be sealed: the source starts at `next` again.
@@ -127,6 +130,15 @@ pub struct Partition {
     pub records: u64,
     /// Next offset a reader could reach when last asked, for lag.
     pub log_end: Option<i64>,
+}
+
+/// A task that asks for something; it ends when this is dropped.
+pub struct Question(pub JoinHandle<()>);
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A sealed batch on its way.
@@ -195,6 +207,7 @@ impl Partition {
             open: None,
             sealed: None,
             settling: None,
+            question: None,
             due: None,
             turned_away: false,
             paused: false,

@@ -4,6 +4,7 @@
 //!   gives way to it. One that waits for the schema registry goes nowhere, so nobody gives way to it for long.
 //! - **M-2** A batch that others can be sealed beside is sealed only where that gives room: not for a few names, again and again, while
 //!   it is others that take it.
+//! - **M-3** A batch that waits for its store holds up its own partition, and no other.
 
 /// What is open of a partition.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +41,11 @@ pub(super) enum Relief {
     Nothing,
     /// This batch ends.
     Seal(usize),
-    /// No batch ends, and none but redone ones takes records: too small to give room, they would end again at once.
-    Yield,
+    /// Those that can be sealed only once the one before is through take no more records: their store does not keep up.
+    Yield {
+        /// This batch of another partition ends.
+        seal: Option<usize>,
+    },
     /// Nothing is read but one redone batch.
     GiveWay {
         /// These end.
@@ -55,8 +59,8 @@ pub(super) enum Relief {
 
 /// What makes room where open batches take more than `left` bytes of memory and nothing is left to spill.
 ///
-/// Past a batch that nobody can end, small ones may take an eighth of `left` beyond it: so those that write elsewhere than to a
-/// store that hangs go on, in batches of a sixteenth.
+/// Past batches that nobody can end, those that can be sealed take an eighth of `left` together: so what is written elsewhere than
+/// to a store that hangs goes on.
 pub(super) fn in_memory(open: &[Open], left: usize) -> Relief {
     let all = memory(open, |_| true);
     if all <= left {
@@ -87,15 +91,35 @@ pub(super) fn in_memory(open: &[Open], left: usize) -> Relief {
     if fixed <= left / 2 || largest.memory >= left / 16 {
         return Relief::Seal(largest.slot);
     }
-    if all > left / 8 * 9 { Relief::Yield } else { Relief::Nothing }
+    let behind = memory(open, |state| state == State::Behind);
+    let free = open.iter().filter(|open| open.state == State::Free).max_by_key(|open| open.memory);
+    let seal = free.filter(|_| all - fixed - behind > left / 8).map(|open| open.slot);
+    if seal.is_some() || fixed + behind > left { Relief::Yield { seal } } else { Relief::Nothing }
 }
 
-/// Whether those that yielded can go on: there is room again, or those that they would yield to are put off at need.
-pub(super) fn is_over(open: &[Open], left: usize) -> bool {
+/// Who of those that yielded can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GoOn {
+    /// Nobody: a redone batch takes the room.
+    Nobody,
+    /// Those that have no sealed batch on its way.
+    Through,
+    /// All: there is room again, or those that they would yield to are put off at need.
+    All,
+}
+
+/// Who of those that yielded can go on.
+pub(super) fn who_goes_on(open: &[Open], left: usize) -> GoOn {
     let all = memory(open, |_| true);
     let redone = memory(open, |state| state == State::Redone);
     let stuck = memory(open, |state| state == State::Stuck);
-    all <= left / 4 * 3 || (redone <= left / 2 && (redone + stuck > left / 2 || all <= left))
+    if all <= left / 4 * 3 || (redone <= left / 2 && (redone + stuck > left / 2 || all <= left)) {
+        GoOn::All
+    } else if redone <= left / 2 {
+        GoOn::Through
+    } else {
+        GoOn::Nobody
+    }
 }
 
 /// What makes room where the spool is full and nothing is on its way up.
@@ -153,16 +177,29 @@ mod tests {
         assert_eq!(in_memory(&open(&[(Free, 0), (Due, 1_601)]), LEFT), Relief::Nothing);
     }
 
-    /// Goal: the store of one archive hangs, and the others write no object for each poll.
+    /// Goal: the store of one archive hangs, and the others go on, but write no object for each poll.
     #[test]
     fn nobody_ends_for_a_few_names_beside_a_batch_that_waits_for_its_store() {
         assert_eq!(in_memory(&open(&[(Due, 1_590), (Free, 50)]), LEFT), Relief::Nothing);
         assert_eq!(in_memory(&open(&[(Due, 1_590), (Free, 100)]), LEFT), Relief::Seal(1));
-        let many = open(&[(Due, 1_590), (Free, 90), (Free, 90), (Behind, 90)]);
-        assert_eq!(in_memory(&many, LEFT), Relief::Yield);
-        assert!(!is_over(&many, LEFT));
-        // Age has ended them.
-        assert!(is_over(&open(&[(Due, 1_590)]), LEFT));
+        assert_eq!(in_memory(&open(&[(Due, 1_590), (Free, 90), (Free, 90)]), LEFT), Relief::Nothing);
+        // Together they have an eighth, however much the others take.
+        let many = open(&[(Due, 2_900), (Free, 60), (Free, 70), (Free, 80)]);
+        assert_eq!(in_memory(&many, LEFT), Relief::Yield { seal: Some(3) });
+        // It is those of the hanging store that wait, before the others have to.
+        let behind = open(&[(Due, 1_500), (Behind, 101), (Free, 20)]);
+        assert_eq!(in_memory(&behind, LEFT), Relief::Seal(1));
+        let behind = open(&[(Due, 1_450), (Behind, 80), (Behind, 80), (Free, 20)]);
+        assert_eq!(in_memory(&behind, LEFT), Relief::Yield { seal: None });
+    }
+
+    #[test]
+    fn nobody_waits_for_the_store_of_another() {
+        for others in [&[(Due, 1_590), (Due, 90), (Due, 90)][..], &[(Due, 1_590), (Behind, 90), (Behind, 90)][..]] {
+            assert_eq!(who_goes_on(&open(others), LEFT), GoOn::Through);
+        }
+        assert_eq!(who_goes_on(&open(&[(Due, 1_590)]), LEFT), GoOn::All);
+        assert_eq!(who_goes_on(&open(&[(Redone, 1_000), (Due, 300)]), LEFT), GoOn::Nobody);
     }
 
     /// Goal: one redone batch gets through. What can end ends first, and gives room that need not be redone.
@@ -170,8 +207,8 @@ mod tests {
     fn all_give_way_to_the_redone_batch_that_is_furthest_along() {
         let batches = open(&[(Redone, 500), (Redone, 700), (Free, 300), (Behind, 100), (Due, 100)]);
         assert_eq!(in_memory(&batches, LEFT), give_way(&[2], &[0]));
-        assert!(!is_over(&batches, LEFT));
-        assert!(is_over(&open(&[(Redone, 1_100), (Free, 100)]), LEFT), "there is room again");
+        assert_eq!(who_goes_on(&batches, LEFT), GoOn::Nobody);
+        assert_eq!(who_goes_on(&open(&[(Redone, 1_100), (Free, 100)]), LEFT), GoOn::All, "there is room again");
         assert_eq!(in_memory(&open(&[(Redone, 1_700)]), LEFT), give_way(&[], &[]));
     }
 
@@ -181,7 +218,7 @@ mod tests {
         assert_eq!(in_memory(&open(&[(Stuck, 900), (Redone, 801)]), LEFT), give_way(&[], &[0]));
         let beside = open(&[(Stuck, 1_500), (Redone, 10), (Free, 100)]);
         assert_eq!(in_memory(&beside, LEFT), Relief::PutOff(vec![0]));
-        assert!(is_over(&beside, LEFT));
+        assert_eq!(who_goes_on(&beside, LEFT), GoOn::All);
         // No more of them than it takes, and none where nobody else needs room.
         let two = open(&[(Stuck, 400), (Stuck, 900), (Free, 400)]);
         assert_eq!(in_memory(&two, LEFT), Relief::PutOff(vec![1]));

@@ -1,6 +1,6 @@
 //! Keeping within memory and spool: spilling rows, sealing early, putting redone batches off.
 
-use super::relief::{self, Open, Relief, State};
+use super::relief::{self, GoOn, Open, Relief, State};
 use super::{Core, Request};
 use crate::batch::rotation::SealReason;
 use crate::pipeline::partition::{Partition, Phase};
@@ -88,9 +88,14 @@ impl Core {
         match relief {
             Relief::Nothing => {}
             Relief::Seal(slot) => self.seal_or_wait(slot, SealReason::Pressure),
-            Relief::Yield => self.yield_to_others(),
+            Relief::Yield { seal } => {
+                self.give_way(|partition| partition.sealed.is_some());
+                if let Some(slot) = seal {
+                    self.seal_or_wait(slot, SealReason::Pressure);
+                }
+            }
             Relief::GiveWay { seal, put_off } => {
-                self.yield_to_others();
+                self.give_way(|_| true);
                 for slot in seal {
                     self.seal_or_wait(slot, SealReason::Pressure);
                 }
@@ -116,10 +121,10 @@ impl Core {
         }
     }
 
-    /// While batches that nobody can end fill memory or spool, nothing else is read: it would be sealed again at once.
-    fn yield_to_others(&mut self) {
+    /// While batches that nobody can end fill memory or spool, these are not read: they would be sealed again at once.
+    fn give_way(&mut self, these: impl Fn(&Partition) -> bool) {
         for partition in &mut self.partitions {
-            if partition.redo.is_none() && partition.phase == Phase::Running && !partition.paused {
+            if partition.redo.is_none() && partition.phase == Phase::Running && !partition.paused && these(partition) {
                 (partition.paused, partition.yields) = (true, true);
                 self.requests.push(Request::Pause(partition.held.clone()));
             }
@@ -128,12 +133,17 @@ impl Core {
 
     /// Those that yielded go on if there is room again, of the spool and of `limit` bytes.
     pub(in crate::pipeline) fn end_yielding(&mut self, limit: usize) {
-        let any = self.partitions.iter().any(|partition| partition.yields);
-        if !any || !relief::is_over(&self.open(), self.left_for_open(limit)) {
+        if !self.partitions.iter().any(|partition| partition.yields) {
             return;
         }
+        let who = relief::who_goes_on(&self.open(), self.left_for_open(limit));
         for slot in 0..self.partitions.len() {
             let partition = &mut self.partitions[slot];
+            match who {
+                GoOn::Nobody => return,
+                GoOn::Through if partition.sealed.is_some() => continue,
+                GoOn::Through | GoOn::All => {}
+            }
             if std::mem::take(&mut partition.yields) && partition.due.is_none() && partition.phase == Phase::Running {
                 self.go_on_reading(slot);
             }

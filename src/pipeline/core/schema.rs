@@ -10,7 +10,7 @@ use crate::decode::{ByRegistry, Needs};
 use crate::layout::RegistryFormat;
 use crate::pipeline::archive::Archive;
 use crate::pipeline::context::{Context, Halt, Try};
-use crate::pipeline::partition::Phase;
+use crate::pipeline::partition::{self, Phase};
 use crate::pipeline::start::chain;
 use crate::pipeline::takeover::attempt;
 use crate::record::Record;
@@ -137,17 +137,18 @@ impl Core {
     fn ask_for_schema(&mut self, slot: usize, asked: Question, sampled_from: Option<i64>) {
         let (context, report) = (self.context.clone(), self.report.clone());
         let (held, _, question) = self.await_schema(slot, sampled_from);
-        self.tasks.spawn(async move {
+        let asks = self.tasks.spawn(async move {
             let asked = halting_on_panic(ask(&context, &held, asked), "ask for a schema");
             let result = asked.await.map(|()| None);
             drop(report.send(Completion::SchemaKnown { held, question, result }));
         });
+        self.partitions[slot].question = Some(partition::Question(asks));
     }
 
     fn ask_for_target(&mut self, slot: usize, target: Target) {
         let (context, report) = (self.context.clone(), self.report.clone());
         let (held, archive, question) = self.await_schema(slot, None);
-        self.tasks.spawn(async move {
+        let asks = self.tasks.spawn(async move {
             let archive = &context.archives[archive];
             let asked = context.while_held(&held, "ask the schema registry", || async {
                 attempt(&held, archive.at_target(&context, &target).await.map(Some))
@@ -155,6 +156,7 @@ impl Core {
             let result = halting_on_panic(asked, "project rows onto another schema").await;
             drop(report.send(Completion::SchemaKnown { held, question, result }));
         });
+        self.partitions[slot].question = Some(partition::Question(asks));
     }
 
     /// The partition waits; the number tells the answer of its question from those of earlier ones.

@@ -74,7 +74,7 @@ struct Trial {
     core: Core,
     folder: TempDir,
     // Its tasks end with it, behind the core.
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 /// A schema that the registry has said it has not.
@@ -109,7 +109,7 @@ impl Trial {
         partition.phase = Phase::Running;
         core.partitions.push(partition);
         core.rebuild_index();
-        Self { core, folder, _runtime: runtime }
+        Self { core, folder, runtime }
     }
 
     /// The spool folder is gone, and a file lies in its place.
@@ -170,4 +170,22 @@ fn a_batch_that_cannot_be_sealed_before_another_schema_stops_its_partition() {
     trial.core.go_on_with_schema(0);
     let phase = &trial.partition().phase;
     assert!(matches!(phase, Phase::Stopped(reason) if reason.contains("the balance")), "{phase:?}");
+}
+
+/// Goal: nobody asks a registry that is out of reach for what is not waited for any more.
+#[test]
+fn a_partition_that_is_taken_over_again_asks_no_more() {
+    let mut trial = Trial::new();
+    assert!(!trial.core.is_readable(0, &record_of(UNKNOWN + 1, 100).as_record()));
+    let asks = trial.partition().question.as_ref().expect("it asks").0.abort_handle();
+    trial.runtime.block_on(tokio::task::yield_now());
+    assert!(!asks.is_finished());
+    trial.core.take_over_again(0);
+    let ended = async {
+        while !asks.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = trial.runtime.block_on(async { tokio::time::timeout(std::time::Duration::from_secs(10), ended).await });
+    ended.expect("the question ended with the wait");
 }

@@ -102,7 +102,14 @@ impl Trial {
     /// The same under another name, for processes that start before others have read theirs.
     fn write_as(&self, name: &str) -> String {
         let path = self.dir.path().join(name);
-        std::fs::write(&path, self.text()).expect("written");
+        // At once, and not twice the same: a process that was just started may be reading it.
+        let text = self.text();
+        if std::fs::read_to_string(&path).is_ok_and(|written| written == text) {
+            return path.display().to_string();
+        }
+        let new = path.with_extension("new");
+        std::fs::write(&new, text).expect("written");
+        std::fs::rename(&new, &path).expect("renamed");
         path.display().to_string()
     }
 
