@@ -74,6 +74,11 @@ impl Recogniser {
         self.shape.as_str() == other.shape.as_str() && self.topic == other.topic
     }
 
+    /// Whether keys tell where their batch ends.
+    pub fn tells_end(&self) -> bool {
+        self.shape.capture_names().flatten().any(|name| name == "end")
+    }
+
     /// What `key` tells; `None`: it is no such key.
     pub fn read<'k>(&self, key: &'k str) -> Option<Told<'k>> {
         let found = self.shape.captures(key)?;

@@ -361,12 +361,22 @@ impl<'r> Run<'r> {
         self.emit(Finding { archive, partition, first: owner.first, end: None, place, replay, fault })
     }
 
-    /// Layouts that cannot be read: nobody knows their names.
+    /// Layouts that cannot be read, whose names nobody knows; names that tell little.
     fn tell_of_layouts(&mut self) -> Result<(), Failure> {
         for archive in &mut self.scope.archives {
             for what in std::mem::take(&mut archive.layouts.troubles) {
                 let what = format!("{what}; objects that nobody vouches for are not recognised by its names");
                 (self.tell)(Told::Note(Note { note: "layout", archive: archive.name.clone(), of: None, what }))?;
+            }
+            let silent = archive.layouts.names.iter().filter(|names| !names.recogniser.tells_end());
+            let outputs: BTreeSet<&str> = silent.map(|names| names.output.as_str()).collect();
+            if !outputs.is_empty() {
+                let outputs = outputs.into_iter().collect::<Vec<_>>().join(", ");
+                let what = format!(
+                    "names of {outputs} do not tell where a batch ends: a second object of one that ended elsewhere would have had the same \
+                     name, so it is not proven that there never was one; what nobody vouches for is told by its first offset alone"
+                );
+                (self.tell)(Told::Note(Note { note: "names", archive: archive.name.clone(), of: None, what }))?;
             }
         }
         Ok(())

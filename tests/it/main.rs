@@ -26,3 +26,4 @@ mod rows;
 mod spool;
 mod stores;
 mod support;
+mod verify;

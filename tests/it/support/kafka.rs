@@ -2,6 +2,7 @@
 
 use super::{DEADLINE, setting, unique};
 use futures::executor::block_on;
+use rdkafka::Message as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -89,7 +90,23 @@ impl Topic {
     }
 
     pub(crate) fn named(name: &str, partitions: i32) -> Self {
+        Self::with_settings(name, partitions, &[])
+    }
+
+    /// A topic of which Kafka soon keeps the newest record of each key alone.
+    pub(crate) fn compacted(partitions: i32) -> Self {
+        let settings = [
+            ("cleanup.policy", "compact"),
+            ("segment.ms", "100"),
+            ("min.cleanable.dirty.ratio", "0.01"),
+            ("max.compaction.lag.ms", "100"),
+        ];
+        Self::with_settings(&unique("t"), partitions, &settings)
+    }
+
+    fn with_settings(name: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", "8388608");
+        let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let created = block_on(admin().create_topics([&topic], &options())).expect("an answer");
         created.into_iter().for_each(|one| drop(one.expect("created")));
         // The controller has answered; that the broker knows it too takes a moment.
@@ -231,6 +248,22 @@ impl Topic {
         let deleted = deleted.find_partition(&self.name, partition).expect("the partition");
         deleted.error().expect("deleted");
         assert_eq!(deleted.offset(), Offset::Offset(offset), "where the log begins now");
+    }
+
+    /// The offsets of the records that Kafka still has of partition 0.
+    pub(crate) fn kept(&self) -> Vec<i64> {
+        let reader = member("nobody");
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(&self.name, 0, Offset::Beginning).expect("an offset");
+        reader.assign(&from).expect("assigned");
+        let end = self.ends().get(&0).copied().unwrap_or_default();
+        let mut kept = Vec::new();
+        // The newest record is never compacted away.
+        while kept.last().is_none_or(|&last: &i64| last + 1 < end) {
+            let record = reader.poll(DEADLINE).expect("a record within the deadline").expect("a record");
+            kept.push(record.offset());
+        }
+        kept
     }
 
     pub(crate) fn grow(&self, partitions: usize) {

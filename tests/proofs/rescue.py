@@ -1,0 +1,292 @@
+"""An archive that is begun late, proven complete, damaged, mended and brought back to Kafka.
+
+    scripts/rescue.sh [--records 60000] [--seed S] [--release] [--keep]
+
+1. A topic is full before its archiver starts, which begins at the end and archives what comes from then on.
+2. What is older is backfilled by three processes of one job, each killed at a random time and started again.
+3. `verify --deep --against-kafka` must find nothing.
+4. Ten objects are deleted, cut short or changed by one bit. `verify --deep` must name these ten and nothing else.
+5. `backfill --missing` must put back exactly those, and leave every other object as it was.
+6. All is restored to a fresh topic by a process that is killed and started again. A plain consumer then reads both topics: keys,
+   payloads, headers, timestamps and Kafka partitions must be the same, record by record.
+
+Records have keys and none, headers with repeats and nulls, tombstones, empty and binary payloads, and times out of order.
+"""
+
+import argparse
+import json
+import os
+import random
+import secrets
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "reader"))
+
+from stores import open_store
+from trial import Failed, Trial, drop_topic, program, services, tail
+
+PARTITIONS = 6
+CHUNK = 1_000
+BASE_MS = int(time.time() * 1000) - 6 * 3_600_000
+DEADLINE = 180
+DAMAGED = 10
+
+
+def record(number, dice):
+    """Key, payload, headers and time of one record, of every kind that Kafka has."""
+    key = dice.choice([None, b"", f"user-{number % 997}".encode(), bytes([0, 255, number % 256])])
+    payload = dice.choice([None, b"", dice.randbytes(dice.randrange(1, 300)), json.dumps({"id": number}).encode(), "zwölf".encode()])
+    names = dice.choices(["trace", "tenant", "", "größe"], k=dice.randrange(0, 4))
+    headers = [(name, dice.choice([None, b"", b"value", bytes([200, 0])])) for name in names]
+    return key, payload, headers, BASE_MS + number % 5 * 1_700_000 + dice.randrange(0, 900_000)
+
+
+class Rescue:
+    def __init__(self, args):
+        self.args, self.dice = args, random.Random(args.seed)
+        self.program = program(args.release)
+        self.trial = Trial("rescue", "s3", "gzip")
+        self.target = f"{self.trial.topic}-back"
+        self.config = self.write_config()
+        self.store = open_store(self.trial.url)
+        self.job = None
+
+    def write_config(self):
+        trial = self.trial
+        lines = [
+            "[kafka]", f"brokers = {json.dumps(trial.brokers)}", f"group = {json.dumps(trial.group)}", 'start = "latest"',
+            "[kafka.client]", '"session.timeout.ms" = "6000"', '"heartbeat.interval.ms" = "2000"',
+            "[spool]", f"dir = {json.dumps(str(trial.folder / 'spool'))}",
+            "[destinations.main]", f"url = {json.dumps(trial.url)}", f"endpoint = {json.dumps(os.environ['S3_ENDPOINT'])}",
+            f"region = {json.dumps(os.environ['AWS_REGION'])}",
+            "[rotate]", 'age = "2s"',
+            "[[archive]]", 'name = "rescue"', f"topics = [{json.dumps(trial.topic)}]", 'decode = "raw"', 'timestamp = "kafka"',
+            "[[archive.output]]", 'name = "records"', 'format = "envelope"', 'layout = { preset = "hive" }']
+        path = trial.folder / "siltstone.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    # ---- Kafka ------------------------------------------------------------------------------------------------------
+
+    def create(self, topic):
+        from confluent_kafka.admin import AdminClient, NewTopic
+
+        for answer in AdminClient({"bootstrap.servers": self.trial.brokers}).create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
+            answer.result(30)
+
+    def produce(self, first, count):
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.trial.brokers, "enable.idempotence": True, "linger.ms": 20})
+        for number in range(first, first + count):
+            key, payload, headers, time_ms = record(number, self.dice)
+            while True:
+                try:
+                    producer.produce(self.trial.topic, key=key, value=payload, headers=headers, timestamp=time_ms, partition=number % PARTITIONS)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+        if producer.flush(60):
+            raise Failed("Kafka did not take all records")
+
+    def read(self, topic):
+        """Everything that a reader of committed records sees, by Kafka partition and in its order."""
+        from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+        consumer = Consumer({
+            "bootstrap.servers": self.trial.brokers, "group.id": "rescue-look", "enable.auto.commit": False,
+            "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "error"})
+        found, left, heard = {p: [] for p in range(PARTITIONS)}, set(range(PARTITIONS)), time.monotonic()
+        consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
+        while left:
+            messages = consumer.consume(5_000, timeout=1)
+            if messages:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > 60:
+                raise Failed(f"{topic}: Kafka says nothing of the Kafka partitions {sorted(left)}")
+            for message in messages:
+                if message.error() is None:
+                    record = (message.key(), message.value(), message.headers(), message.timestamp())
+                    found[message.partition()].append(record)
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                elif not message.error().retriable():
+                    raise Failed(f"{topic}: {message.error()}")
+        consumer.close()
+        return found
+
+    def ends(self):
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.trial.brokers, "group.id": "rescue-look"})
+        ends = {p: consumer.get_watermark_offsets(TopicPartition(self.trial.topic, p), timeout=30)[1] for p in range(PARTITIONS)}
+        consumer.close()
+        return ends
+
+    def committed(self):
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.trial.brokers, "group.id": self.trial.group})
+        found = consumer.committed([TopicPartition(self.trial.topic, p) for p in range(PARTITIONS)], timeout=30)
+        consumer.close()
+        return {one.partition: one.offset for one in found}
+
+    # ---- processes --------------------------------------------------------------------------------------------------
+
+    def start(self, name, *words):
+        log = open(self.trial.folder / f"{name}.log", "a")
+        out = open(self.trial.folder / f"{name}.out", "a")
+        return subprocess.Popen([self.program, *words, "-c", self.config], stdout=out, stderr=log)
+
+    def said(self, name):
+        return (self.trial.folder / f"{name}.out").read_text()
+
+    def ended(self, name, process, expected):
+        code = process.wait(DEADLINE)
+        if code != expected:
+            raise Failed(f"{name} ended with {code}:\n{self.said(name)[-3000:]}\n{tail(self.trial.folder / f'{name}.log')}")
+
+    def to_its_end(self, name, expected, *words):
+        self.ended(name, self.start(name, *words), expected)
+        return [json.loads(line) for line in self.said(name).splitlines()]
+
+    def until(self, what, holds):
+        deadline = time.monotonic() + DEADLINE
+        while not holds():
+            if time.monotonic() > deadline:
+                raise Failed(f"not within {DEADLINE} s: {what}")
+            time.sleep(0.2)
+
+    def killed(self, words, count, what):
+        """`count` processes that do the same, each killed once while it is at work and started again, to the end of all."""
+        processes = [[f"{what}-{number}", self.start(f"{what}-{number}", *words)] for number in range(count)]
+        kills = 0
+        for one in processes:
+            time.sleep(self.dice.uniform(0.4, 1.5))
+            if one[1].poll() is None:
+                one[1].kill()
+                kills += 1
+            one[1].wait()
+            one[1] = self.start(one[0], *words)
+        for name, process in processes:
+            self.ended(name, process, 0)
+        return kills
+
+    # ---- the proof --------------------------------------------------------------------------------------------------
+
+    def run(self):
+        began, records = time.monotonic(), self.args.records
+        self.create(self.trial.topic)
+        self.create(self.target)
+        self.produce(0, records)
+        live = self.start("live", "run")
+        self.until("the live group has begun", lambda: all(offset > 0 for offset in self.committed().values()))
+        self.produce(records, records // 10)
+        words = ["backfill", "--topic", self.trial.topic, "--job", "older", "--chunk", str(CHUNK), "--json"]
+        kills = self.killed(words, 3, "backfill")
+        self.produce(records * 11 // 10, records // 10)
+        self.until("the live group has all", lambda: self.committed() == self.ends())
+        self.verified("complete", 0, "--against-kafka")
+        self.damage()
+        self.mended()
+        live.terminate()
+        self.ended("live", live, 0)
+        self.verified("at-the-end", 0, "--against-kafka")
+        words = ["restore", "--topic", self.trial.topic, "--to-topic", self.target, "--preserve-partitions", "--job", "back", "--json"]
+        kills += self.killed(words, 1, "restore")
+        compared = self.compare()
+        print(f"ok rescue records={compared} kills={kills} objects={len(self.objects())} damaged={DAMAGED} mended={DAMAGED} "
+              f"seconds={time.monotonic() - began:.0f}", flush=True)
+        if not self.args.keep:
+            for topic in (self.trial.topic, self.target):
+                drop_topic(self.trial.brokers, topic)
+            self.trial.clean()
+
+    def objects(self):
+        """Every data object with what S3 says of it: when it was written and what it is."""
+        client, prefix = self.store.client, self.store.prefix
+        found = {}
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.store.bucket, Prefix=prefix):
+            for one in page.get("Contents", ()):
+                key = one["Key"][len(prefix):]
+                if not key.startswith("_siltstone/") and not key.endswith("/"):
+                    found[key] = (one["ETag"], one["LastModified"], one["Size"])
+        return found
+
+    def verified(self, name, expected, *words):
+        *findings, summary = self.to_its_end(f"verify-{name}", expected, "verify", "--deep", "--json", *words)
+        findings = [finding for finding in findings if finding["kind"] != "note"]
+        if (expected == 0) != (not findings):
+            raise Failed(f"verify {name}: {findings}, {summary}")
+        return findings
+
+    def damage(self):
+        self.before = self.objects()
+        self.harmed = {}
+        for number, key in enumerate(self.dice.sample(sorted(self.before), DAMAGED)):
+            full, bytes_ = self.store.prefix + key, self.store.read(key)
+            kind = ("missing", "size", "checksum")[number % 3]
+            if kind == "missing":
+                self.store.delete_full(full)
+            else:
+                position = self.dice.randrange(len(bytes_))
+                changed = bytes_[:-1] if kind == "size" else bytes_[:position] + bytes([bytes_[position] ^ 1]) + bytes_[position + 1:]
+                # With what the store was told of it before: only its bytes are not what they were.
+                metadata = self.store.client.head_object(Bucket=self.store.bucket, Key=full)["Metadata"]
+                self.store.client.put_object(Bucket=self.store.bucket, Key=full, Body=changed, Metadata=metadata)
+            self.harmed[key] = kind
+        found = {finding["key"]: finding["kind"] for finding in self.verified("damaged", 8)}
+        if found != self.harmed:
+            raise Failed(f"verify found {found} and not {self.harmed}")
+        self.after_harm = self.objects()
+
+    def mended(self):
+        lines = self.to_its_end("missing", 0, "backfill", "--topic", self.trial.topic, "--missing", "--deep", "--job", "mend", "--json")
+        after = self.objects()
+        if set(after) != set(self.before):
+            raise Failed(f"other objects than before: {set(after) ^ set(self.before)}")
+        touched = {key for key in after if after[key] != self.after_harm.get(key)}
+        if touched != set(self.harmed):
+            raise Failed(f"backfill --missing has written {sorted(touched)} and not {sorted(self.harmed)}")
+        other = [key for key in touched if after[key][2] != self.before[key][2]]
+        if other:
+            raise Failed(f"not of the size that they had: {other}")
+        self.verified("mended", 0)
+        return lines
+
+    def compare(self):
+        archived, restored = self.read(self.trial.topic), self.read(self.target)
+        for partition in range(PARTITIONS):
+            ours, theirs = archived[partition], restored[partition]
+            for offset, (one, other) in enumerate(zip(ours, theirs)):
+                if one != other:
+                    raise Failed(f"Kafka partition {partition}, record {offset}: {one} came back as {other}")
+            if len(ours) != len(theirs):
+                raise Failed(f"Kafka partition {partition}: {len(ours)} records, and {len(theirs)} came back")
+        count = sum(len(records) for records in archived.values())
+        if count != self.args.records * 12 // 10:
+            raise Failed(f"{count} records in Kafka")
+        return count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=60_000)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
+    parser.add_argument("--release", action="store_true", help="use target/release")
+    parser.add_argument("--keep", action="store_true", help="delete neither topics nor objects")
+    args = parser.parse_args()
+    rescue = None
+    try:
+        services(["s3"])
+        rescue = Rescue(args)
+        rescue.run()
+    except Failed as failed:
+        where = f", left as it is: {rescue.trial.folder}" if rescue else ""
+        sys.exit(f"WRONG, seed {args.seed}: {failed}{where}")
+
+
+if __name__ == "__main__":
+    main()
