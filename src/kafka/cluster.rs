@@ -2,43 +2,27 @@
 
 use super::KafkaError;
 use super::client::asking;
+use super::look::{self, Gone};
 use super::meta::MetaClient;
-use crate::config::{Isolation, KafkaConfig};
+use crate::config::KafkaConfig;
 use crate::consume::{CommittedOffsets, LogBounds};
-use crate::record::{OffsetRange, TopicPartition, offset_after};
+use crate::record::{OffsetRange, TopicPartition};
 use crate::verify::against::{Cluster, Counting};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError as ClientError;
 use rdkafka::message::Message;
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one question may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
-/// How long one poll waits, and how many in a row may bring nothing: 60 s.
-const WAIT: Duration = Duration::from_millis(200);
-const EMPTY_MAX: u32 = 300;
 /// Records that are counted before somebody is told.
 const TELL_EVERY: u64 = 10_000;
 /// Settings of consumers, which the client that asks for a topic's settings warns of.
 const CONSUMER_SETTINGS: [&str; 4] = ["group.id", "enable.auto.commit", "isolation.level", "allow.auto.create.topics"];
-
-/// Errors come back from the poll; the end of a log is one of them, and nothing to be logged.
-struct Reading;
-
-impl ClientContext for Reading {
-    fn error(&self, error: ClientError, reason: &str) {
-        tracing::debug!("{error}: {reason}");
-    }
-}
-
-impl ConsumerContext for Reading {}
 
 /// A cluster that is asked. Each question runs on a thread for blocking work.
 pub struct KafkaCluster {
@@ -130,56 +114,17 @@ fn count(
 ) -> Result<Vec<Option<u64>>, String> {
     let mut counting = Counting::new(ranges);
     let Some(span) = counting.span() else { return Ok(counting.end(0)) };
-    let failed = |error: ClientError| format!("count the records of {partition} {span}: {error}");
-    let consumer = reader(config, config.isolation).map_err(|error| error.to_string())?;
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(span.first)).map_err(failed)?;
-    consumer.assign(&list).map_err(failed)?;
-    let (mut position, mut empty, mut untold) = (span.first, 0, 0);
-    while position < span.end {
-        match consumer.poll(WAIT) {
-            Some(Ok(message)) => {
-                (position, empty, untold) = (offset_after(message.offset()), 0, untold + 1);
-                counting.record(message.offset());
-                if untold >= TELL_EVERY {
-                    seen(std::mem::take(&mut untold));
-                }
-            }
-            // Markers of transactions may lie between the last record and the end: everything readable is covered.
-            Some(Err(ClientError::PartitionEOF(_))) => {
-                position = at(&consumer, partition).unwrap_or(position).max(position);
-                break;
-            }
-            Some(Err(error)) if empty >= EMPTY_MAX => return Err(failed(error)),
-            Some(Err(error)) => {
-                tracing::warn!("{}", failed(error));
-                empty += 1;
-            }
-            None if empty >= EMPTY_MAX => {
-                return Err(format!("count the records of {partition} {span}: nothing comes"));
-            }
-            None => empty += 1,
+    let mut untold = 0;
+    // A position that is not there any more is told, and nothing else is counted instead.
+    let position = look::walk(config, partition, span, Gone::Refuse, |message| {
+        counting.record(message.offset());
+        untold += 1;
+        if untold >= TELL_EVERY {
+            seen(std::mem::take(&mut untold));
         }
-    }
+        true
+    });
+    let position = position.map_err(|error| format!("count the records of {partition} {span}: {error}"))?;
     seen(untold);
     Ok(counting.end(position))
-}
-
-fn reader(config: &KafkaConfig, isolation: Isolation) -> Result<BaseConsumer<Reading>, KafkaError> {
-    let mut client = asking(config, isolation)?;
-    // A position that is not there any more is told, and nothing else is read instead.
-    client.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
-    client
-        .create_with_context(Reading)
-        .map_err(|error| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() })
-}
-
-/// Where reading stands.
-fn at(consumer: &BaseConsumer<Reading>, partition: &TopicPartition) -> Option<i64> {
-    let positions = consumer.position().ok()?;
-    let found = positions.find_partition(&partition.topic, partition.partition)?;
-    match found.offset() {
-        Offset::Offset(offset) => Some(offset),
-        _ => None,
-    }
 }

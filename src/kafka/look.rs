@@ -4,19 +4,53 @@ use super::KafkaError;
 use super::client::asking;
 use crate::config::KafkaConfig;
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition, offset_after};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError as ClientError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long one poll waits, and how many may bring nothing: 20 s.
+/// How long one poll waits, and how many in a row may bring nothing: 60 s.
 const WAIT: Duration = Duration::from_millis(200);
-const EMPTY_MAX: u32 = 100;
+const EMPTY_MAX: u32 = 300;
+
+/// Errors come back from the poll; the end of a log is one of them, and nothing to be logged.
+struct Reading;
+
+impl ClientContext for Reading {
+    fn error(&self, error: ClientError, reason: &str) {
+        tracing::debug!("{error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Reading {}
+
+/// What becomes of a position that Kafka has deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// It is passed over: the first record that is still there is the next one.
+    PassOver,
+    /// It is an error.
+    Refuse,
+}
+
+fn reader(config: &KafkaConfig, gone: Gone) -> Result<BaseConsumer<Reading>, KafkaError> {
+    let mut client = asking(config, config.isolation)?;
+    let reset = match gone {
+        Gone::PassOver => "earliest",
+        Gone::Refuse => "error",
+    };
+    client.set("enable.partition.eof", "true").set("auto.offset.reset", reset);
+    client.create_with_context(Reading).map_err(|error| failed(config, &error))
+}
+
+fn failed(config: &KafkaConfig, error: &ClientError) -> KafkaError {
+    KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() }
+}
 
 /// The newest records of `partitions`, at most `count` of each, in the order of topics, partitions and offsets. Ends once
-/// nothing has come for 20 s: what is missing then is left out.
+/// nothing has come for 60 s: what is missing then is left out.
 ///
 /// # Errors
 /// [`KafkaError`]: a setting is wrong, or no client can be made.
@@ -25,14 +59,10 @@ pub fn newest(
     partitions: &[TopicPartition],
     count: usize,
 ) -> Result<Vec<OwnedRecord>, KafkaError> {
-    let mut client = asking(config, config.isolation)?;
-    client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
-    let failed =
-        |error: ClientError| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() };
-    let consumer: BaseConsumer = client.create().map_err(failed)?;
+    let consumer = reader(config, Gone::PassOver)?;
     let mut records = Vec::new();
     for of_topic in partitions.chunk_by(|one, other| one.topic == other.topic) {
-        read(&consumer, of_topic, count, &mut records).map_err(failed)?;
+        read(&consumer, of_topic, count, &mut records).map_err(|error| failed(config, &error))?;
     }
     records.sort_by(|one, other| {
         (&one.topic, one.partition, one.offset).cmp(&(&other.topic, other.partition, other.offset))
@@ -43,7 +73,7 @@ pub fn newest(
 /// One past the last record of `range` whose Kafka timestamp is before `ms`; `range.first` where none is. Reads all of the range.
 ///
 /// # Errors
-/// [`KafkaError`]: a setting is wrong, no client can be made, or nothing has come for 20 s.
+/// [`KafkaError`]: a setting is wrong, no client can be made, or nothing has come for 60 s.
 pub fn end_before(
     config: &KafkaConfig,
     partition: &TopicPartition,
@@ -51,7 +81,7 @@ pub fn end_before(
     ms: i64,
 ) -> Result<i64, KafkaError> {
     let mut end = range.first;
-    walk(config, partition, range, |message| {
+    walk(config, partition, range, Gone::PassOver, |message| {
         if message.timestamp().to_millis().is_some_and(|at| at < ms) {
             end = offset_after(message.offset());
         }
@@ -71,44 +101,48 @@ pub fn first_of(
     count: usize,
 ) -> Result<Vec<OwnedRecord>, KafkaError> {
     let mut records = Vec::new();
-    walk(config, partition, range, |message| {
+    walk(config, partition, range, Gone::PassOver, |message| {
         records.push(owned(message));
         records.len() < count
     })?;
     Ok(records)
 }
 
-/// Hands over the records of `range` in order, until `take` has enough.
-fn walk(
+/// Hands over the records of `range` in order, until `take` has enough. Gives the position behind the last one, or where the log ends
+/// for this reader: markers of transactions may lie between.
+///
+/// # Errors
+/// As [`end_before`].
+pub(super) fn walk(
     config: &KafkaConfig,
     partition: &TopicPartition,
     range: OffsetRange,
+    gone: Gone,
     mut take: impl FnMut(&BorrowedMessage<'_>) -> bool,
-) -> Result<(), KafkaError> {
-    if range.first >= range.end {
-        return Ok(());
+) -> Result<i64, KafkaError> {
+    let mut position = range.first;
+    if position >= range.end {
+        return Ok(position);
     }
-    let mut client = asking(config, config.isolation)?;
-    // What Kafka has deleted is passed over.
-    client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
-    let failed =
-        |error: ClientError| KafkaError::Create { brokers: config.brokers.clone(), problem: error.to_string() };
-    let consumer: BaseConsumer = client.create().map_err(failed)?;
+    let consumer = reader(config, gone)?;
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(range.first)).map_err(failed)?;
-    consumer.assign(&list).map_err(failed)?;
+    let from = Offset::Offset(range.first);
+    list.add_partition_offset(&partition.topic, partition.partition, from).map_err(|error| failed(config, &error))?;
+    consumer.assign(&list).map_err(|error| failed(config, &error))?;
     let (mut empty, mut reasons) = (0, String::new());
     while empty < EMPTY_MAX {
         match consumer.poll(WAIT) {
-            Some(Ok(message)) if message.offset() >= range.end => return Ok(()),
+            Some(Ok(message)) if message.offset() >= range.end => return Ok(message.offset()),
             Some(Ok(message)) => {
-                empty = 0;
-                if !take(&message) || offset_after(message.offset()) >= range.end {
-                    return Ok(());
+                (empty, position) = (0, offset_after(message.offset()));
+                if !take(&message) || position >= range.end {
+                    return Ok(position);
                 }
             }
-            // The log cannot end below the range: what is missing there are markers and compacted records.
-            Some(Err(ClientError::PartitionEOF(_))) => return Ok(()),
+            // Everything readable is covered.
+            Some(Err(ClientError::PartitionEOF(_))) => {
+                return Ok(at(&consumer, partition).unwrap_or(position).max(position));
+            }
             Some(Err(error)) => (empty, reasons) = (empty + 1, error.to_string()),
             None => empty += 1,
         }
@@ -117,9 +151,19 @@ fn walk(
     Err(KafkaError::Unreachable { brokers: config.brokers.clone(), seconds, reasons })
 }
 
+/// Where reading stands.
+fn at(consumer: &BaseConsumer<Reading>, partition: &TopicPartition) -> Option<i64> {
+    let positions = consumer.position().ok()?;
+    let found = positions.find_partition(&partition.topic, partition.partition)?;
+    match found.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }
+}
+
 /// Reads the newest records of one topic's partitions.
 fn read(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Reading>,
     partitions: &[TopicPartition],
     count: usize,
     records: &mut Vec<OwnedRecord>,
