@@ -15,6 +15,9 @@ use std::time::Duration;
 const WAIT: Duration = Duration::from_millis(200);
 const EMPTY_MAX: u32 = 300;
 
+/// How often a log is read on that seems to end within a range: a new leader may not know its end for a moment.
+const SHORT_MAX: usize = 10;
+
 /// Errors come back from the poll; the end of a log is one of them, and nothing to be logged.
 struct Reading;
 
@@ -73,21 +76,28 @@ pub fn newest(
 /// One past the last record of `range` whose Kafka timestamp is before `ms`; `range.first` where none is. Reads all of the range.
 ///
 /// # Errors
-/// [`KafkaError`]: a setting is wrong, no client can be made, or nothing has come for 60 s.
+/// [`KafkaError`]: a setting is wrong, no client can be made, nothing has come for 60 s, or the log ends within the range.
 pub fn end_before(
     config: &KafkaConfig,
     partition: &TopicPartition,
     range: OffsetRange,
     ms: i64,
 ) -> Result<i64, KafkaError> {
-    let mut end = range.first;
-    walk(config, partition, range, Gone::PassOver, |message| {
-        if message.timestamp().to_millis().is_some_and(|at| at < ms) {
-            end = offset_after(message.offset());
+    let (mut end, mut position) = (range.first, range.first);
+    for _ in 0..SHORT_MAX {
+        let rest = OffsetRange::new(position, range.end);
+        position = walk(config, partition, rest, Gone::PassOver, |message| {
+            if message.timestamp().to_millis().is_some_and(|at| at < ms) {
+                end = offset_after(message.offset());
+            }
+            true
+        })?;
+        if position >= range.end {
+            return Ok(end);
         }
-        true
-    })?;
-    Ok(end)
+    }
+    let reasons = format!("the log of {partition} ends at offset {position}, and is to be read up to {}", range.end);
+    Err(KafkaError::Unreachable { brokers: config.brokers.clone(), seconds: 0, reasons })
 }
 
 /// At most `count` records from the beginning of `range`.

@@ -47,7 +47,7 @@ pub(super) enum Completion {
     ReadBack { answers: Vec<(Held, i64, Option<Committed>)> },
     SchemaKnown { held: Held, question: u64, result: Result<Option<Arc<Archive>>, Halt> },
     OutOfRange { held: Held, result: Result<LogBounds, Halt> },
-    LogEnds { ends: Result<Vec<(TopicPartition, i64)>, String> },
+    LogEnds { ends: Result<Vec<(TopicPartition, LogBounds)>, String> },
     DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>>, topic_ids: TopicIds },
 }
 

@@ -218,19 +218,24 @@ impl<S: Source> Pipeline<S> {
             return (only_decided_open || late).then(|| Ended::Shutdown { complete, stopped: self.stopped() });
         }
         let ends = self.core.drain_to.as_ref()?;
-        if let Some(reason) = self.stopped() {
+        let stopped = self.stopped();
+        // A schedule is carried out as far as it can be.
+        if self.core.context.schedule.is_none()
+            && let Some(reason) = stopped
+        {
             return Some(Ended::Fatal(reason));
         }
         let committed = &self.core.drain_committed;
         // A partition without any record up to its end has nothing to commit.
         let drained = |partition: &TopicPartition| {
             let mut held = self.core.partitions.iter();
-            held.any(|held| held.held.partition == *partition && held.phase == Phase::Drained && held.is_idle())
+            let is_through = |phase: &Phase| matches!(phase, Phase::Drained | Phase::Stopped(_));
+            held.any(|held| held.held.partition == *partition && is_through(&held.phase) && held.is_idle())
         };
         let done = ends.iter().all(|(partition, &end)| {
             committed.get(partition).is_some_and(|&offset| offset >= end) || drained(partition)
         });
-        (idle && done).then_some(Ended::Done)
+        (idle && done).then(|| stopped.map_or(Ended::Done, Ended::Fatal))
     }
 
     /// Why a partition is stopped, if one is.

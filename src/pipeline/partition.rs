@@ -130,6 +130,8 @@ pub struct Partition {
     pub records: u64,
     /// Next offset a reader could reach when last asked, for lag.
     pub log_end: Option<i64>,
+    /// When last asked, the log ended before what the schedule has to come: it was truncated.
+    pub is_log_short: bool,
 }
 
 /// A task that asks for something; it ends when this is dropped.
@@ -219,6 +221,7 @@ impl Partition {
             topic_id: None,
             records: 0,
             log_end: None,
+            is_log_short: false,
         }
     }
 

@@ -118,6 +118,8 @@ impl Core {
 
     pub(super) fn halted(&mut self, slot: usize, halt: Halt) {
         match halt {
+            // What is not held any more and not yet taken away must not count as drained: the batch was thrown away.
+            Halt::NotHeld if self.partitions[slot].phase == Phase::Drained => self.take_over_again(slot),
             Halt::NotHeld => {}
             Halt::Rejoin(reason) => {
                 let held = self.partitions[slot].held.clone();

@@ -4,7 +4,7 @@
 
 use super::{Completion, Core, Request, TopicIds};
 use crate::batch::metadata::OffsetMetadata;
-use crate::consume::{Committed, Held};
+use crate::consume::{Committed, Held, LogBounds};
 use crate::pipeline::context::Context;
 use crate::pipeline::partition::Phase;
 use crate::planted::{Bug, has};
@@ -83,7 +83,7 @@ impl Core {
             }
             for partition in partitions {
                 match context.coordinator.log_bounds(partition.clone()).await {
-                    Ok(bounds) => ends.push((partition, bounds.readable_end)),
+                    Ok(bounds) => ends.push((partition, bounds)),
                     Err(reason) => {
                         // The next round asks again; to wait for every partition here would pile up rounds.
                         failed = Some(format!("read the log's end of {partition}: {reason}"));
@@ -95,7 +95,7 @@ impl Core {
         });
     }
 
-    pub(super) fn log_ends(&mut self, ends: Result<Vec<(TopicPartition, i64)>, String>) {
+    pub(super) fn log_ends(&mut self, ends: Result<Vec<(TopicPartition, LogBounds)>, String>) {
         self.asking.log_ends = false;
         let ends = match ends {
             Ok(ends) => ends,
@@ -103,9 +103,15 @@ impl Core {
         };
         // Records alone prove nothing: they may have been fetched before Kafka went away.
         self.context.health.kafka_well();
-        for (partition, end) in ends {
-            if let Some(slot) = self.slot(&partition.topic, partition.partition) {
-                self.partitions[slot].log_end = Some(end);
+        for (partition, bounds) in ends {
+            let Some(slot) = self.slot(&partition.topic, partition.partition) else { continue };
+            let partition = &mut self.partitions[slot];
+            partition.log_end = Some(bounds.readable_end);
+            let is_short =
+                partition.phase == Phase::Running && partition.stretch.is_some_and(|stretch| bounds.end < stretch.end);
+            // Once may be a leader that does not know its end yet. The takeover says what is wrong.
+            if std::mem::replace(&mut partition.is_log_short, is_short) && is_short {
+                self.take_over_again(slot);
             }
         }
     }
