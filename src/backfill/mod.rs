@@ -10,7 +10,12 @@
 //! - **B-3** No two jobs that share an offset are under way: a job that overlaps another one is refused, and both are named. Each looks for the other
 //!   after its own document is stored, so at most one of two goes on.
 //! - **B-4** The live group's offsets are read and never committed.
+//! - **B-5** A job that mends holds what verifying the archive has found, and no more. Each of its batches is archived again exactly as it was cut
+//!   once, as far as a receipt, a claim or the names of objects tell that.
+//! - **B-6** A job that archives elsewhere writes to its own destination alone, and takes nothing that lies there for the live group's.
 
+pub mod elsewhere;
 pub mod job;
+pub mod missing;
 pub mod resolve;
 pub mod tally;

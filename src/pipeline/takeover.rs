@@ -17,6 +17,7 @@ use crate::config::Start;
 use crate::consume::{Committed, Held, LogBounds};
 use crate::effect::Effect;
 use crate::planted::{Bug, has};
+use crate::upload::Look;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -83,30 +84,16 @@ pub async fn take_over(
         return Err(Halt::Stop(recreated(&partition.topic, known, found)));
     }
     let offset = back_to_claimed_first(context, archive, held, offset, metadata.previous_first).await?;
-    let mut chain = Chain { previous_first: metadata.previous_first, watermark_ms: metadata.watermark_ms };
+    let mut chain = Chain::of(&metadata, topic_id);
     let (position, entry) = follow_receipts(context, archive, held, offset, &mut chain).await?;
-    let Chain { previous_first, watermark_ms } = chain;
     if position > offset {
         tracing::info!(%partition, offset, position, "receipts prove finished batches above the committed offset");
-        let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
-        (done.watermark_ms, done.previous_first, done.topic_id) = (watermark_ms, previous_first, topic_id.clone());
-        done.target.clone_from(&metadata.target);
-        context.commit(Effect::ChainCommit, held, position, done.encode()).await?;
+        commit_chain(context, archive, held, position, &chain, &metadata).await?;
     }
     let log = log_bounds(context, held).await?;
     let unfinished = unfinished(&metadata, offset, position, entry.as_ref());
-    let target = match &unfinished {
-        Some(unfinished) => unfinished.target.clone(),
-        None => metadata.target.clone(),
-    };
-    let redo = match unfinished {
-        None => None,
-        Some(unfinished) => Some(redo(context, archive, held, position, unfinished).await?),
-    };
-    let at_target = match target.filter(|_| archive.layout.needs_target()) {
-        Some(target) => at_target(context, archive, held, &target).await?,
-        None => None,
-    };
+    let (redo, at_target) = begin_with(context, archive, held, position, unfinished, &metadata).await?;
+    let Chain { previous_first, watermark_ms, topic_id } = chain;
     check_bounds(archive, held, position, redo.as_ref().map(|redo| redo.end), log)?;
     let read_from = position.max(log.start);
     let stretch = None;
@@ -115,8 +102,31 @@ pub async fn take_over(
 
 /// What is carried along finished batches.
 struct Chain {
+    topic_id: Option<String>,
     previous_first: Option<i64>,
     watermark_ms: Option<i64>,
+}
+
+impl Chain {
+    fn of(metadata: &OffsetMetadata, topic_id: Option<String>) -> Self {
+        Self { topic_id, previous_first: metadata.previous_first, watermark_ms: metadata.watermark_ms }
+    }
+}
+
+/// Moves the group's offset along finished batches to `position`. `before`: what is committed.
+async fn commit_chain(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    position: i64,
+    chain: &Chain,
+    before: &OffsetMetadata,
+) -> Result<(), Halt> {
+    let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
+    done.topic_id.clone_from(&chain.topic_id);
+    (done.watermark_ms, done.previous_first) = (chain.watermark_ms, chain.previous_first);
+    done.target.clone_from(&before.target);
+    context.commit(Effect::ChainCommit, held, position, done.encode()).await
 }
 
 pub(super) fn recreated(topic: &str, known: &str, found: &str) -> String {
@@ -150,7 +160,7 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
                 target: claim.target.clone(),
                 unknown_schemas: Some(claim.unknown_schemas.clone()),
                 spool_bytes: claim.spool_bytes,
-                earlier: Earlier { claimed: claim.keys.clone(), vouched },
+                earlier: Earlier { claimed: claim.keys.clone(), vouched, ..Earlier::default() },
             });
         }
         if let Some(receipt) = &entry.receipt {
@@ -160,7 +170,7 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
                 target: receipt.target.clone(),
                 unknown_schemas: None,
                 spool_bytes: 0,
-                earlier: Earlier { claimed: Vec::new(), vouched },
+                earlier: Earlier { vouched, ..Earlier::default() },
             });
         }
     }
@@ -175,6 +185,27 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
         }),
         _ => None,
     }
+}
+
+/// How the partition begins at `position`: the batch that must be redone, and the compiled layout at the target that it or the one before has.
+async fn begin_with(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    position: i64,
+    unfinished: Option<Unfinished>,
+    metadata: &OffsetMetadata,
+) -> Result<(Option<Redo>, Option<Arc<Archive>>), Halt> {
+    let target = unfinished.as_ref().map_or(&metadata.target, |unfinished| &unfinished.target).clone();
+    let redo = match unfinished {
+        None => None,
+        Some(unfinished) => Some(redo(context, archive, held, position, unfinished).await?),
+    };
+    let at_target = match target.filter(|_| archive.layout.needs_target()) {
+        Some(target) => at_target(context, archive, held, &target).await?,
+        None => None,
+    };
+    Ok((redo, at_target))
 }
 
 async fn redo(
@@ -397,6 +428,23 @@ pub async fn committed_of(context: &Context, held: &Held) -> Result<Option<Commi
         .await
 }
 
+/// What the bucket holds about the batch that begins exactly at `first`.
+async fn entry_at(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    first: i64,
+) -> Result<Option<Entry>, Halt> {
+    context
+        .while_held(held, "read a claim and a receipt", || async {
+            match archive.bucket.entry_at(&held.partition, first).await {
+                Ok(entry) => Try::Done(entry),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await
+}
+
 /// Where a partition that nobody ever archived starts.
 async fn start_offset(context: &Context, archive: &ArchiveContext, held: &Held) -> Result<i64, Halt> {
     let partition = &held.partition;
@@ -433,15 +481,7 @@ async fn back_to_claimed_first(
     previous_first: Option<i64>,
 ) -> Result<i64, Halt> {
     let Some(previous_first) = previous_first.filter(|&previous| previous < offset) else { return Ok(offset) };
-    let entry = context
-        .while_held(held, "read the claim below the committed offset", || async {
-            match archive.bucket.entry_at(&held.partition, previous_first).await {
-                Ok(entry) => Try::Done(entry),
-                Err(error) => Try::of(&error),
-            }
-        })
-        .await?;
-    match entry {
+    match entry_at(context, archive, held, previous_first).await? {
         Some(entry) if entry.reach() > offset => Ok(previous_first),
         Some(_) => Ok(offset),
         None => not_elsewhere(context, archive, held, previous_first).await.map(|()| offset),
@@ -500,7 +540,7 @@ async fn follow_receipts(
             continue;
         }
         let Some(receipt) = &entry.receipt else { return Ok((position, Some(entry))) };
-        if !super::finish::objects_are_intact(context, held, receipt).await? {
+        if !super::finish::objects_are_intact(context, held, receipt, Look::Shown).await? {
             tracing::warn!(partition = %held.partition, first = entry.first, "objects of a receipt are missing or damaged; redoing the batch");
             return Ok((position, Some(entry)));
         }

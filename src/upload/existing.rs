@@ -1,7 +1,7 @@
 //! What is in the bucket under a file's key.
 
 use super::read::hash_stream;
-use super::{CountRecords, Target, UploadError, hex, metadata_name};
+use super::{CountRecords, Look, Target, UploadError, hex, metadata_name};
 use crate::destination::{Destination, StoreKind};
 use object_store::path::Path;
 use object_store::{Attribute, GetOptions, GetResultPayload, ObjectStoreExt, UpdateVersion};
@@ -64,6 +64,14 @@ pub(super) async fn shown(target: &Target<'_>) -> Result<Option<Shown>, UploadEr
 pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, UploadError> {
     let found = head(target.destination, &target.location).await.map_err(|error| target.store_error(&error))?;
     let Some(Head { mut shown, version }) = found else { return Ok(None) };
+    let by_bytes = target.file.look == Look::Bytes;
+    if by_bytes {
+        let found = borne_out(target.destination, &target.location, shown).await;
+        match found.map_err(|error| target.store_error(&error))? {
+            Some(found) => shown = found,
+            None => return Ok(None),
+        }
+    }
     let same = shown.bytes == target.file.bytes
         && match &shown.sha256 {
             Some(sha256) => *sha256 == hex(&target.file.sha256),
@@ -75,10 +83,24 @@ pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, Up
     let told = shown.records.is_some();
     if !same && !told {
         let read = read(target.destination, &target.location, &target.file.count).await;
-        (shown.records, shown.sha256) = read.map_err(|error| target.store_error(&error))?;
+        let (records, sha256) = read.map_err(|error| target.store_error(&error))?;
+        (shown.records, shown.sha256) = (records, sha256.or(shown.sha256.filter(|_| by_bytes)));
     }
     let counted = !told && shown.records.is_some();
     Ok(Some(Existing { shown, same, version, counted, stays: false }))
+}
+
+/// What is shown, as far as the bytes bear it out: with another SHA-256 than that of the bytes it tells no records. `None`: the object is
+/// gone.
+pub(super) async fn borne_out(
+    destination: &Destination,
+    location: &Path,
+    shown: Shown,
+) -> Result<Option<Shown>, object_store::Error> {
+    let Some(digest) = stored_sha256(destination, location).await? else { return Ok(None) };
+    let sha256 = Some(hex(&digest));
+    let records = shown.records.filter(|_| shown.sha256 == sha256);
+    Ok(Some(Shown { sha256, records, ..shown }))
 }
 
 /// Records and SHA-256 of an object that is a local file.
