@@ -122,7 +122,10 @@ pub async fn name_to_mend(
             return Ok(name);
         }
     }
-    Err(Failure::new(Exit::Config, format!("{MENDED_MAX} jobs have mended the same: give this one another name with --job")))
+    Err(Failure::new(
+        Exit::Config,
+        format!("{MENDED_MAX} jobs have mended the same: give this one another name with --job"),
+    ))
 }
 
 /// How often the same is mended under names of its own.

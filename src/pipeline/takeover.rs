@@ -429,12 +429,7 @@ pub async fn committed_of(context: &Context, held: &Held) -> Result<Option<Commi
 }
 
 /// What the bucket holds about the batch that begins exactly at `first`.
-async fn entry_at(
-    context: &Context,
-    archive: &ArchiveContext,
-    held: &Held,
-    first: i64,
-) -> Result<Option<Entry>, Halt> {
+async fn entry_at(context: &Context, archive: &ArchiveContext, held: &Held, first: i64) -> Result<Option<Entry>, Halt> {
     context
         .while_held(held, "read a claim and a receipt", || async {
             match archive.bucket.entry_at(&held.partition, first).await {

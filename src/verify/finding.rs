@@ -86,9 +86,7 @@ impl Kind {
     /// What a person does about it.
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Gap => {
-                "siltstone backfill --missing --topic T archives it, of what Kafka still holds"
-            }
+            Self::Gap => "siltstone backfill --missing --topic T archives it, of what Kafka still holds",
             Self::Overlap => {
                 "find out which of the two batches is right (same rows, or another topic of that name), and keep one: its rows are in the archive twice"
             }
@@ -111,9 +109,7 @@ impl Kind {
             Self::Unreadable => {
                 "a newer version: use the newer release; else restore the document, or move it away; then siltstone backfill --missing --topic T archives the batch again"
             }
-            Self::Unfinished => {
-                "siltstone backfill --missing --topic T finishes it, of what Kafka still holds"
-            }
+            Self::Unfinished => "siltstone backfill --missing --topic T finishes it, of what Kafka still holds",
             Self::Unreached => {
                 "add the destination to the configuration and verify again: these objects were not looked at"
             }

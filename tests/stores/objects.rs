@@ -5,7 +5,9 @@ use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 use siltstone::destination::StoreKind;
 use siltstone::destination::fault::Verdict;
-use siltstone::upload::{How, Look, Placed, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file};
+use siltstone::upload::{
+    How, Look, Placed, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file,
+};
 use std::io::Read;
 use std::sync::Arc;
 

@@ -27,11 +27,9 @@ impl Core {
                 Phase::Sampling { caught_up, .. } => *caught_up,
                 Phase::AwaitingSchema { sampled_from, .. } => sampled_from.is_none(),
                 Phase::Waiting { .. } | Phase::TakingOver => !waits_for_its_turn,
-                Phase::Starting { .. }
-                | Phase::Running
-                | Phase::OutOfRange
-                | Phase::Drained
-                | Phase::Stopped(_) => true,
+                Phase::Starting { .. } | Phase::Running | Phase::OutOfRange | Phase::Drained | Phase::Stopped(_) => {
+                    true
+                }
             };
             let of_archive = self.partitions.iter().filter(|partition| partition.archive == archive);
             let exhausted = of_archive.map(|partition| &partition.phase).all(is_exhausted);
