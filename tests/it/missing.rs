@@ -166,14 +166,14 @@ fn a_job_that_mends_is_gone_on_with_by_others() {
     let all: Vec<Range> = ranges(&before).into_iter().collect();
     let damaged: Vec<Range> = all.iter().copied().skip(1).step_by(2).collect();
     assert!(damaged.len() >= 4, "{all:?}");
-    let damage = || {
+    let damage = |trial: &Trial| {
         for &range in &damaged {
             trial.damage(&objects(&before, range)[0], flip);
         }
     };
     let redone = |ended: &Ended| ended.err.matches("redoing an unfinished batch").count();
     for round in 0..2 {
-        damage();
+        damage(&trial);
         let failpoint = [("SILTSTONE_FAILPOINT", "end-commit:before:2")];
         let aborted = backfill_in(&failpoint, &trial, &topic, &["--missing", "--deep"]).wait(DEADLINE);
         assert_eq!(aborted.signal, Some(6), "{}", aborted.err);
@@ -188,9 +188,9 @@ fn a_job_that_mends_is_gone_on_with_by_others() {
         assert_eq!(verified(&trial, 0, &["--deep"]), json!({}));
     }
     // The job of that name has ended, and does nothing again.
-    trial.kafka = String::new();
+    trial.kafka = "[kafka.client]\n\"session.timeout.ms\" = \"6000\"".to_string();
     let named = ["--missing", "--deep", "--job", "mine"];
-    damage();
+    damage(&trial);
     let mut killed = backfill(&trial, &topic, &named);
     killed.until_says("batch committed");
     let others = [backfill(&trial, &topic, &named), backfill(&trial, &topic, &named)];
@@ -198,7 +198,7 @@ fn a_job_that_mends_is_gone_on_with_by_others() {
     drop(killed.wait(DEADLINE));
     others.into_iter().for_each(|other| drop(other.wait(DEADLINE).expect(0)));
     assert_eq!(data(&trial.archive()), data(&before));
-    damage();
+    damage(&trial);
     let ended = backfill(&trial, &topic, &named).wait(DEADLINE).expect(0);
     assert_eq!((events(&ended)["job"]["ended"].clone(), redone(&ended)), (json!(true), 0));
 }
@@ -297,6 +297,7 @@ fn a_range_is_archived_again_elsewhere_in_another_layout() {
     let topic = Topic::create(2);
     topic.send_good(0, 6_000, 2);
     let mut trial = Trial::on_s3(&topic);
+    trial.kafka = "[kafka.client]\n\"session.timeout.ms\" = \"6000\"".to_string();
     trial.rotate = "records = 500".to_string();
     let live = trial.drained(&topic);
     let times = trial.times();
