@@ -13,8 +13,8 @@
 //!   this try has and cannot put, as nobody can replace the poorer object that is there.
 //! - **E-5** What is put is what the claim announced: a redo that names an object otherwise (other rules of a time zone, another
 //!   release) stops before it puts anything.
-//! - **E-6** Where somebody has read an object back and found it damaged ([`Look::Bytes`]), nothing is believed that a store shows: an
-//!   object is as its receipt says if its bytes are. A damaged one tells no rows: it gives way to one with as many as its receipt says,
+//! - **E-6** Where objects of a receipt are missing or damaged ([`Look::Bytes`]), nothing is believed that a store shows: an object is as its
+//!   receipt says if its bytes are. A damaged one tells no rows: it gives way to one with as many as its receipt says,
 //!   and is kept, with the SHA-256 that it has and its rows named as lost, where Kafka can give no more as many.
 
 use super::context::{Context, Halt, Try};
@@ -39,7 +39,7 @@ pub struct Earlier {
     pub claimed: Vec<ClaimedObject>,
     /// Its receipt, of which an object is missing or damaged.
     pub vouched: Option<Box<Receipt>>,
-    /// What tells whether objects of it are intact. [`Look::Bytes`] where somebody has found one damaged whose size is right.
+    /// What tells whether objects of it are intact. [`Look::Bytes`] where a receipt was found whose objects are not.
     pub look: Look,
 }
 

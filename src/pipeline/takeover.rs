@@ -153,6 +153,8 @@ struct Unfinished {
 fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Option<&Entry>) -> Option<Unfinished> {
     if let Some(entry) = entry.filter(|entry| entry.first == position) {
         let vouched = entry.receipt.clone().map(Box::new);
+        // Objects of it are not as it says: whatever was done to them, what they show may be left from before.
+        let look = if vouched.is_some() { Look::Bytes } else { Look::Shown };
         if let Some(claim) = &entry.claim {
             return Some(Unfinished {
                 end: claim.end,
@@ -160,7 +162,7 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
                 target: claim.target.clone(),
                 unknown_schemas: Some(claim.unknown_schemas.clone()),
                 spool_bytes: claim.spool_bytes,
-                earlier: Earlier { claimed: claim.keys.clone(), vouched, ..Earlier::default() },
+                earlier: Earlier { claimed: claim.keys.clone(), vouched, look },
             });
         }
         if let Some(receipt) = &entry.receipt {
@@ -170,7 +172,7 @@ fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Opti
                 target: receipt.target.clone(),
                 unknown_schemas: None,
                 spool_bytes: 0,
-                earlier: Earlier { vouched, ..Earlier::default() },
+                earlier: Earlier { claimed: Vec::new(), vouched, look },
             });
         }
     }

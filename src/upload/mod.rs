@@ -434,8 +434,10 @@ async fn after_failure(
     }
     match existing(target).await {
         Ok(Some(found)) if settled(target, &found).is_some() || ((exists || denied) && first) => Ok(found),
-        // It holds fewer records, and a rule of the bucket protects it. Any other refusal may pass.
-        Ok(Some(found)) if fault.is_protected() && found.shown.records.is_some() => {
+        // It holds fewer records, or is damaged, and a rule of the bucket protects it. Any other refusal may pass.
+        Ok(Some(found))
+            if fault.is_protected() && (found.shown.records.is_some() || target.file.look == Look::Bytes) =>
+        {
             Ok(Existing { stays: true, ..found })
         }
         // Refused as existing, and yet not there, or another one than a moment ago: somebody is at it.

@@ -51,13 +51,10 @@ pub async fn take_over(
     let mut chain = Chain::of(&metadata, topic_id);
     let ahead = skip_finished(context, archive, schedule, held, offset, &mut chain).await?;
     let position = ahead.position;
-    let mut unfinished = match ahead.next {
+    let unfinished = match ahead.next {
         Next::Nothing => None,
         Next::Batch { .. } => unfinished(&metadata, offset, position, ahead.entry.as_ref()),
     };
-    if let Some(unfinished) = &mut unfinished {
-        unfinished.earlier.look = schedule.look(partition, position);
-    }
     if position > offset {
         commit_chain(context, archive, held, position, &chain, &metadata).await?;
     }
