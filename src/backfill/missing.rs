@@ -66,11 +66,12 @@ pub async fn find(
     let mut found = Found::default();
     let mut tell = |told| {
         if let Told::Finding(finding) = told {
-            tracing::info!("{finding}");
+            tracing::debug!("{finding}");
             found.add(&finding);
         }
         Ok(())
     };
+    tracing::info!(topic = options.topic, deep = options.deep, "verifying the archive for what is missing");
     verify::verify(config, parts, &options, &mut tell).await?;
     Ok(found.into_missing(&live, RANGES_MAX))
 }

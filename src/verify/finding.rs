@@ -120,7 +120,7 @@ impl Kind {
                 "the topic was deleted and made again: use a new generation of the archive for the new topic"
             }
             Self::Count => {
-                "more in Kafka: the batch lacks records, archive it again elsewhere and compare; fewer: the log was changed, look at its cleanup and its transactions"
+                "more in Kafka: the batch lacks records, archive its range elsewhere (siltstone backfill --into) and compare; fewer: the log was changed, look at its cleanup and its transactions"
             }
         }
     }
