@@ -185,4 +185,51 @@ mod tests {
         assert!(!is_of_the_system(&Error::from(ErrorKind::UnexpectedEof)));
         assert!(!is_of_the_system(&Error::other(parquet::errors::ParquetError::EOF("cut off".to_string()))));
     }
+
+    /// Goal: an object whose bytes were changed behind its metadata is taken for what it shows, unless its bytes are to tell: then it gives way, or
+    /// is kept as what it is.
+    #[tokio::test]
+    async fn bytes_tell_what_metadata_hide() {
+        use super::super::{How, PutRule, UploadFile, UploadSettings, is_there, put_file};
+        use object_store::memory::InMemory;
+        use object_store::{ObjectStore, PutOptions};
+        use std::sync::Arc;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (content, damaged) = (b"rows".to_vec(), b"rowS".to_vec());
+        let path = folder.path().join("x.part");
+        std::fs::write(&path, &content).expect("written");
+        let digest = |bytes: &[u8]| -> [u8; 32] { <sha2::Sha256 as sha2::Digest>::digest(bytes).into() };
+        let sha256 = hex(&digest(&content));
+        let file = |look, rule| UploadFile {
+            path: path.clone(),
+            key: "x".to_string(),
+            bytes: 4,
+            sha256: digest(&content),
+            records: 1,
+            content_type: "text/plain".to_string(),
+            content_encoding: None,
+            metadata: Vec::new(),
+            rule,
+            count: Arc::new(|_| Ok(1)),
+            check_existing: true,
+            look,
+        };
+        let store = Arc::new(InMemory::new());
+        let destination = Destination::from_store("main", "memory:///", store.clone(), StoreKind::Memory);
+        let settings = UploadSettings::within(1 << 20, 1 << 20);
+        let location = Path::from("x");
+        let put = async |look, rule| put_file(&destination, &file(look, rule), settings).await.expect("put");
+        put(Look::Shown, PutRule::ReplaceUntold).await;
+        let shown = store.get(&location).await.expect("there").attributes;
+        let options = PutOptions { attributes: shown, ..PutOptions::default() };
+        store.put_opts(&location, damaged.clone().into(), options).await.expect("damaged");
+        let there = async |look| is_there(&destination, "x", 4, Some(&sha256), look).await.expect("an answer");
+        assert!(there(Look::Shown).await && !there(Look::Bytes).await);
+        assert_eq!(put(Look::Shown, PutRule::ReplaceUntold).await.how, How::AlreadyThere);
+        let kept = put(Look::Bytes, PutRule::KeepUntold).await;
+        assert_eq!((kept.how, kept.records, kept.sha256), (How::Kept, None, Some(hex(&digest(&damaged)))));
+        assert_eq!(put(Look::Bytes, PutRule::ReplaceUntold).await.how, How::New);
+        assert!(there(Look::Bytes).await);
+        assert_eq!(put(Look::Bytes, PutRule::ReplaceUntold).await.how, How::AlreadyThere);
+    }
 }
