@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_place_that_others_have_is_refused() {
-        let config = config("");
+        let config = config("[[archive.output]]\nformat.type='json'\ndestination='main'");
         assert_eq!(into(&config, "file:///again").expect("a folder").archives[0].layout.outputs.len(), 1);
         into(&config, "other").expect("a section that no archive uses");
         for (place, says) in [
