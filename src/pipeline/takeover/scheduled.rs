@@ -4,9 +4,8 @@
 //! redone exactly as it was cut, and no new batch reaches over the beginning of another. The group's committed offset only tells how far this
 //! job is; what is archived is asked of the bucket.
 
-use super::{
-    Chain, Takeover, back_to_claimed_first, begin_with, commit_chain, entry_at, recreated, topic_id, unfinished,
-};
+use super::redo::{begin_with, unfinished};
+use super::{Chain, Takeover, back_to_claimed_first, commit_chain, entry_at, recreated, topic_id};
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::{Entry, Listed};
 use crate::consume::{Committed, Held};
