@@ -43,11 +43,12 @@ pub enum Command {
     ///
     /// Only reads: it never joins the group, commits or writes.
     Inspect(InspectArgs),
-    /// Archive any range of offsets or times, beside the live group: `siltstone help backfill`.
+    /// Archive any range of offsets or times, or what `verify` finds missing, beside the live group: `siltstone help backfill`.
     ///
     /// The same pipeline, layout and guarantees as `run`, under a group of its own. What receipts vouch for is skipped. The range is fixed at
     /// the start and kept in the bucket as a job, so processes can be added, killed and started again: each command line with the same
-    /// arguments goes on with the same job. A range must lie below what the live group has committed.
+    /// arguments goes on with the same job. A range must lie below what the live group has committed. With --missing damaged batches are archived
+    /// again as they were cut; with --into the range is archived again at another destination.
     Backfill(BackfillArgs),
     /// Prove that the archive is complete, or say what is wrong: `siltstone help verify`.
     ///
@@ -514,7 +515,18 @@ pub struct BackfillArgs {
     /// order is left out.
     #[arg(long, value_name = "TIME", value_parser = instant)]
     pub to_time: Option<i64>,
-    /// Name of the job. Without it: a name that follows from the other arguments.
+    /// What verifying the archive finds missing or damaged, instead of a range: gaps, and batches whose objects or receipts are gone. Those are
+    /// archived again exactly as they were cut, and nothing else.
+    #[arg(long, conflicts_with_all = ["from_offset", "to_offset", "from_time", "to_time", "into"])]
+    pub missing: bool,
+    /// With --missing: read all objects back, and also mend those whose bytes are damaged while their size is right.
+    #[arg(long, requires = "missing")]
+    pub deep: bool,
+    /// Archive the range again at this destination, in the layout of this configuration: a URL, or the name of a section [destinations.NAME]. The
+    /// archive's own destinations are neither read nor written. `siltstone help backfill` says how to read the new place.
+    #[arg(long, value_name = "URL")]
+    pub into: Option<String>,
+    /// Name of the job. Without it: a name that follows from the other arguments, with --missing from what was found.
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
     /// Offsets of a batch, about: batches end at multiples of it. Fixed when the job is made.
@@ -623,6 +635,11 @@ mod tests {
             ("backfill -c a.toml --topic t --from-time 2025-11-21T08:00:00Z --to-offset 9", false),
             ("backfill -c a.toml --topic t --partition 3-1", false),
             ("backfill -c a.toml --topic t --cancel", false),
+            ("backfill -c a.toml --topic t --partition 0 --missing --deep --dry-run", true),
+            ("backfill -c a.toml --topic t --missing --from-offset 3", false),
+            ("backfill -c a.toml --topic t --deep", false),
+            ("backfill -c a.toml --topic t --into s3://b/x --from-offset 3", true),
+            ("backfill -c a.toml --topic t --into s3://b/x --missing", false),
             ("backfill -c a.toml", false),
             ("demo --dir /tmp/x --records 10", true),
             ("demo --records 0", false),

@@ -24,7 +24,7 @@ pub enum Exit {
     Incomplete = 6,
     /// A second signal: left at once. Nothing is lost; what was open is read again.
     Interrupted = 7,
-    /// `verify` found something that is wrong.
+    /// `verify` found something that is wrong, or `backfill --missing` could not mend all of it.
     Findings = 8,
 }
 

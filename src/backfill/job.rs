@@ -1,7 +1,7 @@
 //! A job: made once, found again by its name, turned into what the pipeline needs.
 
-use super::resolve::{Resolved, resolve};
-use crate::bucket::jobs::{JOB_VERSION, Job, JobOutcome, JobRequest};
+use super::resolve::Resolved;
+use crate::bucket::jobs::{JOB_VERSION, Job, JobOutcome, JobRange, JobRequest};
 use crate::clock::Clock;
 use crate::config::{ArchiveConfig, Config, KafkaConfig, Rotate, Start, TopicPatterns};
 use crate::consume::Coordinator;
@@ -27,6 +27,10 @@ pub struct Site<'c> {
     pub ledger: ledger::Site<'c>,
     /// The live group.
     pub group: String,
+    /// The group that the archive there belongs to.
+    pub owner: String,
+    /// It is not the place of the live archive.
+    pub is_elsewhere: bool,
     /// How to reach Kafka.
     pub kafka: KafkaConfig,
 }
@@ -46,30 +50,39 @@ pub fn group_of(live: &str, name: &str) -> String {
     format!("{live}-backfill-{name}")
 }
 
-/// The job for `request`, resolved now.
+/// What a job is wanted for.
+pub struct Wish<'w> {
+    /// The topic.
+    pub topic: &'w str,
+    /// What was asked for.
+    pub request: &'w JobRequest,
+    /// Its name.
+    pub name: &'w str,
+    /// Batches end at multiples of it.
+    pub chunk: i64,
+}
+
+/// The job for what was wished, as it was resolved now.
 ///
 /// # Errors
-/// As [`resolve`].
+/// Kafka does not answer.
 pub async fn draft(
     site: &Site<'_>,
     coordinator: &dyn Coordinator,
     clock: &dyn Clock,
-    request: &JobRequest,
-    partitions: &[TopicPartition],
-    name: Option<&str>,
-    chunk: i64,
+    wish: &Wish<'_>,
+    resolved: Resolved,
 ) -> Result<Job, Failure> {
-    let topic = partitions.first().map_or("", |partition| &*partition.topic);
+    let &Wish { topic, request, name, chunk } = wish;
     let unreachable = |reason| Failure::new(Exit::Unreachable, format!("ask Kafka about topic {topic}: {reason}"));
     let cluster_id = coordinator.cluster_id().await.map_err(unreachable)?;
     let topic_id = coordinator.topic_id(topic).await.map_err(unreachable)?;
-    let Resolved { ranges, skipped } = resolve(site, coordinator, clock, request, partitions).await?;
-    let name = name.map_or_else(|| default_name(topic, request), str::to_string);
+    let Resolved { ranges, read_back, skipped } = resolved;
     let layout = &site.archive.layout;
     Ok(Job {
         version: JOB_VERSION,
-        group: group_of(&site.group, &name),
-        name,
+        group: group_of(&site.group, name),
+        name: name.to_string(),
         archive: site.archive.name.clone(),
         topic: topic.to_string(),
         topic_id,
@@ -79,6 +92,7 @@ pub async fn draft(
         fingerprint: layout.fingerprint(),
         chunk,
         ranges,
+        read_back,
         skipped,
         made_ms: Some(clock.wall_ms()),
     })
@@ -86,8 +100,43 @@ pub async fn draft(
 
 /// The name of a job that was given none: the same for the same request.
 pub fn default_name(topic: &str, request: &JobRequest) -> String {
-    let request = serde_json::to_string(request).expect("a request holds only numbers and strings");
-    let digest = Sha256::digest(format!("{topic}\n{request}"));
+    name_of(topic, &format!("{topic}\n{}", to_json(request)))
+}
+
+/// The same for a job that mends what was found: each time that the same is found, and nothing mends it yet.
+///
+/// # Errors
+/// A store that does not answer or refuses.
+pub async fn name_to_mend(
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    topic: &str,
+    request: &JobRequest,
+    found: &Resolved,
+) -> Result<String, Failure> {
+    let found = format!("{topic}\n{}\n{}\n{}", to_json(request), to_json(&found.ranges), to_json(&found.read_back));
+    let name = name_of(&format!("{topic}-missing"), &found);
+    for time in 1..=MENDED_MAX {
+        let name = if time == 1 { name.clone() } else { format!("{name}-{time}") };
+        if !patiently(clock, "look for a job", || site.ledger.bucket.is_job_ended(&name)).await? {
+            return Ok(name);
+        }
+    }
+    Err(Failure::new(
+        Exit::Config,
+        format!("{MENDED_MAX} jobs have mended the same: give this one another name with --job"),
+    ))
+}
+
+/// How often the same is mended under names of its own.
+const MENDED_MAX: u32 = 1_000;
+
+fn to_json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("requests and ranges hold only numbers and strings")
+}
+
+fn name_of(topic: &str, wanted: &str) -> String {
+    let digest = Sha256::digest(wanted);
     let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let allowed = |character: char| if character.is_ascii_alphanumeric() || character == '_' { character } else { '-' };
     let topic: String = topic.chars().map(allowed).take(80).collect();
@@ -147,6 +196,24 @@ fn check_layout(site: &Site<'_>, job: &Job) -> Result<(), Failure> {
     ))
 }
 
+/// The job that is under way for just this request, if there is one: the first by name.
+///
+/// # Errors
+/// It was made with another layout. A store that does not answer or refuses.
+pub async fn under_way(
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    topic: &str,
+    request: &JobRequest,
+) -> Result<Option<Made>, Failure> {
+    let jobs = patiently(clock, "list jobs", || site.ledger.bucket.jobs_under_way()).await?;
+    let generation = site.archive.layout.generation;
+    let same = |job: &Job| job.topic == topic && job.request == *request && job.generation == generation;
+    let Some(job) = jobs.into_iter().find(same) else { return Ok(None) };
+    check_layout(site, &job)?;
+    Ok(Some(Made { job, is_resumed: true, is_ended: false }))
+}
+
 /// Stores the job, or finds the one that another process has stored meanwhile.
 ///
 /// # Errors
@@ -204,9 +271,12 @@ pub async fn check_overlap(site: &Site<'_>, clock: &dyn Clock, job: &Job) -> Res
 
 /// What the pipeline archives of the job.
 pub fn schedule(job: &Job) -> Schedule {
-    let ranges =
-        job.ranges.iter().map(|range| (TopicPartition::new(job.topic.as_str(), range.partition), range.range()));
-    Schedule::new(ranges, job.chunk, job.topic_id.clone())
+    let of = |number: i32| TopicPartition::new(job.topic.as_str(), number);
+    let placed = |range: &JobRange| (of(range.partition), range.range());
+    let (batches, ranges): (Vec<_>, Vec<_>) = job.ranges.iter().partition(|range| range.batch);
+    let (batches, ranges) = (batches.into_iter().map(placed), ranges.into_iter().map(placed));
+    Schedule::with_batches(ranges, batches, job.chunk, job.topic_id.clone())
+        .reading_back(job.read_back.iter().map(|batch| (of(batch.partition), batch.first)))
 }
 
 /// The configuration of a process of the job: the same archive, its topic alone, another group, and no rule that ends a batch but the schedule.

@@ -2,9 +2,9 @@
 
 use super::job::Site;
 use crate::batch::metadata::OffsetMetadata;
-use crate::bucket::jobs::{JobRange, JobRequest};
+use crate::bucket::jobs::{JobBatch, JobRange, JobRequest};
 use crate::clock::Clock;
-use crate::consume::{Coordinator, LogBounds};
+use crate::consume::{Committed, Coordinator, LogBounds};
 use crate::exit::{Exit, Failure};
 use crate::kafka::look;
 use crate::pipeline::schedule::{union, without};
@@ -15,17 +15,26 @@ use futures::TryStreamExt;
 /// What was asked for, as offsets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolved {
-    /// What nothing vouches for.
+    /// What there is to archive.
     pub ranges: Vec<JobRange>,
+    /// Batches whose objects are read before they are taken for intact.
+    pub read_back: Vec<JobBatch>,
     /// Offsets of those that were asked for which receipts vouch for.
     pub skipped: u64,
+}
+
+/// What the live group has committed, if it has begun with this generation of the archive.
+pub fn live_offset(site: &Site<'_>, committed: Option<&Committed>) -> Option<i64> {
+    let committed = committed?;
+    let metadata = OffsetMetadata::decode(&committed.metadata)?;
+    (metadata.generation == site.archive.layout.generation).then_some(committed.offset)
 }
 
 /// The offsets of `request` in `partitions`, without those that receipts vouch for.
 ///
 /// # Errors
-/// [`Exit::Config`]: a range reaches beyond what the live group has committed, or there is no such partition. Kafka or a store that does not
-/// answer or refuses.
+/// [`Exit::Config`]: a range reaches beyond what the live group has committed (elsewhere: beyond the log), or there is no such partition. Kafka
+/// or a store that does not answer or refuses.
 pub async fn resolve(
     site: &Site<'_>,
     coordinator: &dyn Coordinator,
@@ -38,11 +47,11 @@ pub async fn resolve(
     let committed = coordinator.committed(partitions.to_vec()).await.map_err(unreachable)?;
     for (partition, committed) in committed {
         let bounds = first_bounds(clock, coordinator, &partition).await?;
-        let ours = committed.filter(|committed| {
-            let metadata = OffsetMetadata::decode(&committed.metadata);
-            metadata.is_some_and(|metadata| metadata.generation == site.archive.layout.generation)
-        });
-        let Some(live) = ours.map(|committed| committed.offset) else {
+        let limit = match site.is_elsewhere {
+            true => Some(bounds.readable_end),
+            false => live_offset(site, committed.as_ref()),
+        };
+        let Some(limit) = limit else {
             return Err(Failure::new(
                 Exit::Config,
                 format!(
@@ -52,80 +61,71 @@ pub async fn resolve(
                 ),
             ));
         };
-        let wanted = wanted(site, coordinator, request, &partition, bounds, live).await?;
+        let wanted = wanted(site, coordinator, request, &partition, bounds, limit).await?;
         let taken = vouched(site, clock, &partition, wanted).await?;
         let left = without(vec![wanted], taken);
-        let left = with_unfinished(left, &unfinished(site, clock, &partition).await?, live);
+        let left = with_unfinished(left, &unfinished(site, clock, &partition).await?, limit);
         let count = |ranges: &[OffsetRange]| -> u64 {
             ranges.iter().map(|range| (range.end - range.first).unsigned_abs()).sum()
         };
         resolved.skipped += count(&union(vec![wanted])).saturating_sub(count(&left));
-        let range =
-            |range: OffsetRange| JobRange { partition: partition.partition, first: range.first, end: range.end };
-        resolved.ranges.extend(left.into_iter().map(range));
+        resolved.ranges.extend(left.into_iter().map(|range| JobRange::new(partition.partition, range)));
     }
     resolved.ranges.sort_unstable_by_key(|range| (range.partition, range.first));
     Ok(resolved)
 }
 
-/// The offsets of one Kafka partition that are asked for, perhaps none. `live` is where the live group is.
+/// The offsets of one Kafka partition that are asked for, perhaps none, and never beyond `limit`.
 async fn wanted(
     site: &Site<'_>,
     coordinator: &dyn Coordinator,
     request: &JobRequest,
     partition: &TopicPartition,
     bounds: LogBounds,
-    live: i64,
+    limit: i64,
 ) -> Result<OffsetRange, Failure> {
+    let refused = |what: String| Err(Failure::new(Exit::Config, format!("{partition}: {what}")));
+    let reach = match site.is_elsewhere {
+        true => format!("offset {limit}, where the log ends"),
+        false => format!("offset {limit}, up to which the live group {} has archived", site.group),
+    };
     let unreachable = |reason| Failure::new(Exit::Unreachable, format!("{partition}: {reason}"));
     let first = match (request.from_offset, request.from_ms) {
         (Some(offset), _) => offset,
         (None, Some(ms)) => {
             let found = coordinator.offset_at_time(partition.clone(), ms).await.map_err(unreachable)?;
-            found.unwrap_or(live)
+            found.unwrap_or(limit)
         }
         (None, None) => bounds.start,
     };
     let end = match (request.to_offset, request.to_ms) {
-        (Some(offset), _) if offset > live => {
-            return Err(Failure::new(
-                Exit::Config,
-                format!(
-                    "{partition}: --to-offset {offset} reaches beyond offset {live}, up to which the live group {} has archived: it will do \
-                     the rest itself. Ask for at most {live}",
-                    site.group
-                ),
-            ));
+        (Some(offset), _) if offset > limit => {
+            let rest = if site.is_elsewhere { "" } else { ": it will do the rest itself" };
+            return refused(format!("--to-offset {offset} reaches beyond {reach}{rest}. Ask for at most {limit}"));
         }
         (Some(offset), _) => offset,
-        (None, Some(ms)) => end_before(site, coordinator, partition, ms, live).await?,
-        (None, None) => live,
+        (None, Some(ms)) => end_before(site, coordinator, partition, ms, limit).await?,
+        (None, None) => limit,
     };
-    if request.from_offset.is_some_and(|first| first >= end.max(live) && first > bounds.start) {
-        return Err(Failure::new(
-            Exit::Config,
-            format!(
-                "{partition}: --from-offset {first} is not below offset {live}, up to which the live group {} has archived",
-                site.group
-            ),
-        ));
+    if request.from_offset.is_some_and(|first| first >= end.max(limit) && first > bounds.start) {
+        return refused(format!("--from-offset {first} is not below {reach}"));
     }
-    Ok(OffsetRange::new(first, end.max(first).min(live.max(first))))
+    Ok(OffsetRange::new(first, end.max(first).min(limit.max(first))))
 }
 
-/// One past the last record below `live` whose Kafka timestamp is before `ms`. Kafka's own look-up by time finds the first record at or behind
+/// One past the last record below `limit` whose Kafka timestamp is before `ms`. Kafka's own look-up by time finds the first record at or behind
 /// a time; one that is out of order may follow it, so the log is read from there on.
 async fn end_before(
     site: &Site<'_>,
     coordinator: &dyn Coordinator,
     partition: &TopicPartition,
     ms: i64,
-    live: i64,
+    limit: i64,
 ) -> Result<i64, Failure> {
     let unreachable = |reason| Failure::new(Exit::Unreachable, format!("{partition}: {reason}"));
     let hint = coordinator.offset_at_time(partition.clone(), ms).await.map_err(unreachable)?;
-    let Some(hint) = hint.filter(|&hint| hint < live) else { return Ok(live) };
-    let (config, of, range) = (site.kafka.clone(), partition.clone(), OffsetRange::new(hint, live));
+    let Some(hint) = hint.filter(|&hint| hint < limit) else { return Ok(limit) };
+    let (config, of, range) = (site.kafka.clone(), partition.clone(), OffsetRange::new(hint, limit));
     let read = tokio::task::spawn_blocking(move || look::end_before(&config, &of, range, ms));
     let found =
         read.await.map_err(|error| Failure::new(Exit::Failed, format!("{partition}: read the log: {error}")))?;

@@ -12,6 +12,10 @@
 //! ```
 //! Offsets are half-open, in Kafka's partitions of `topic`; ranges are disjoint and in order. `skipped` counts offsets that were asked for and
 //! that receipts vouched for already. Readers accept fields they do not know.
+//!
+//! A job that mends (`request` has `missing`) holds the ranges that were found: with `"batch": true` those that are one batch again as they
+//! were once, whatever the chunk. `read_back` names batches (`partition`, `first`) of which an object is damaged that has the right size: no job
+//! takes their objects for intact without reading them. A job with `into` in its request lies at that destination, not at the archive's own.
 
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
 use crate::effect::Effect;
@@ -53,6 +57,9 @@ pub struct Job {
     pub chunk: i64,
     /// What there is to archive.
     pub ranges: Vec<JobRange>,
+    /// Batches whose objects are read before they are taken for intact.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_back: Vec<JobBatch>,
     /// Offsets that were asked for and vouched for already.
     pub skipped: u64,
     /// Wall time of whoever made it, for people.
@@ -78,6 +85,19 @@ pub struct JobRequest {
     /// Kafka timestamps are below it, milliseconds UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_ms: Option<i64>,
+    /// What verifying the archive finds missing or damaged, instead of a range.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub missing: bool,
+    /// With `missing`: objects were read back to find it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deep: bool,
+    /// The destination that it is archived into again, instead of those of the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into: Option<String>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Offsets `[first, end)` of a Kafka partition.
@@ -89,9 +109,26 @@ pub struct JobRange {
     pub first: i64,
     /// One past the last offset.
     pub end: i64,
+    /// It is one batch, whatever the chunk.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub batch: bool,
+}
+
+/// A batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct JobBatch {
+    /// Kafka partition.
+    pub partition: i32,
+    /// First offset.
+    pub first: i64,
 }
 
 impl JobRange {
+    /// Offsets of a Kafka partition, in batches as the chunk says.
+    pub fn new(partition: i32, range: OffsetRange) -> Self {
+        Self { partition, first: range.first, end: range.end, batch: false }
+    }
+
     /// Its offsets.
     pub fn range(&self) -> OffsetRange {
         OffsetRange::new(self.first, self.end)

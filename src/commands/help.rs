@@ -27,7 +27,11 @@ pub const PAGES: [(&str, &str, &str); 12] = [
         "list and show what could not become rows, and write it after a fix",
         include_str!("../guide/dead-letters.md"),
     ),
-    ("backfill", "any range of offsets or times, archived beside the live group", include_str!("../guide/backfill.md")),
+    (
+        "backfill",
+        "any range of offsets or times, or what is missing, archived beside the live group",
+        include_str!("../guide/backfill.md"),
+    ),
     (
         "verify",
         "prove that an archive is complete, or find what is missing, damaged or unknown",

@@ -36,6 +36,7 @@ pub async fn run(args: &VerifyArgs, config: &Config, out: &mut (dyn Write + Send
         since_ms: args.since,
         until_ms: args.until,
         deep: args.deep,
+        counts: true,
         entries_max: ENTRIES_MAX,
     };
     let destinations = open_destinations(config)?;

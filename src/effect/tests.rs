@@ -55,7 +55,7 @@ const ALLOWED: &[(&str, &str, usize, &str)] = &[
     ("kafka/coordinator.rs", "CommitMode", 2, "the same"),
     ("kafka/demo.rs", ".commit(", 1, "the same"),
     ("pipeline/takeover.rs", "context.commit(", 2, "through the door"),
-    ("pipeline/takeover/scheduled.rs", "context.commit(", 2, "through the door"),
+    ("pipeline/takeover/scheduled.rs", "context.commit(", 1, "through the door"),
     ("pipeline/finish.rs", "context.commit(", 4, "through the door"),
     ("spool/mod.rs", "room.delete(", 2, "a method of the module itself, which goes through the door"),
     (

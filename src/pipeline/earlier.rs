@@ -13,6 +13,9 @@
 //!   this try has and cannot put, as nobody can replace the poorer object that is there.
 //! - **E-5** What is put is what the claim announced: a redo that names an object otherwise (other rules of a time zone, another
 //!   release) stops before it puts anything.
+//! - **E-6** Where objects of a receipt are missing or damaged ([`Look::Bytes`]), nothing is believed that a store shows: an object is as its
+//!   receipt says if its bytes are. A damaged one tells no rows: it gives way to one with as many as its receipt says,
+//!   and is kept, with the SHA-256 that it has and its rows named as lost, where Kafka can give no more as many.
 
 use super::context::{Context, Halt, Try};
 use super::finish::{SealedBatch, count_records};
@@ -20,7 +23,7 @@ use super::start::chain;
 use crate::bucket::Place;
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
-use crate::upload::{self, PutRule};
+use crate::upload::{self, Look, PutRule};
 use std::collections::BTreeSet;
 
 /// Why an object of a receipt is not the one that this batch would have put.
@@ -36,6 +39,8 @@ pub struct Earlier {
     pub claimed: Vec<ClaimedObject>,
     /// Its receipt, of which an object is missing or damaged.
     pub vouched: Option<Box<Receipt>>,
+    /// What tells whether objects of it are intact. [`Look::Bytes`] where a receipt was found whose objects are not.
+    pub look: Look,
 }
 
 impl Earlier {
@@ -98,7 +103,8 @@ pub async fn intact(context: &Context, batch: &SealedBatch, object: Place<'_>) -
     };
     let is_there = context
         .while_held(&batch.held, "look at an object of a receipt", || async {
-            match upload::is_there(destination, &vouched.key, vouched.bytes, vouched.sha256.as_deref()).await {
+            let sha256 = vouched.sha256.as_deref();
+            match upload::is_there(destination, &vouched.key, vouched.bytes, sha256, batch.look()).await {
                 Ok(is_there) => Try::Done(is_there),
                 Err(error) => Try::Again(chain(&error)),
             }
@@ -149,7 +155,7 @@ async fn kept_alone(
     let count = batch.archive.outputs.iter().find(|of| of.name == output).map(count_records);
     let shown = context
         .while_held(&batch.held, "look at a claimed object", || async {
-            match upload::shown(destination, key, count.as_ref()).await {
+            match upload::shown(destination, key, count.as_ref(), batch.look()).await {
                 Ok(shown) => Try::Done(shown),
                 Err(error) => Try::Again(chain(&error)),
             }
@@ -190,7 +196,7 @@ mod tests {
                 "generation": 1, "fingerprint": "f", "writer": "0", "reason": "age",
                 "balance": {"consumed": 9, "outputs": {}}, "objects": objects, "lost": lost
             }));
-            Earlier { claimed: Vec::new(), vouched: Some(Box::new(receipt.expect("a receipt"))) }
+            Earlier { vouched: Some(Box::new(receipt.expect("a receipt"))), ..Earlier::default() }
         };
         let lost = |key: &str, rows| LostRows { output: "json".into(), destination: "d".into(), key: key.into(), rows };
         let first = vouched(vec![object("x", 80), object("y", 5)], Vec::new());

@@ -22,7 +22,7 @@ use crate::record::{OffsetRange, TopicPartition, offset_after};
 use crate::registry::Target;
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
-use crate::upload::{self, CountRecords, How, Placed, PutRule, UploadError, UploadFile};
+use crate::upload::{self, CountRecords, How, Look, Placed, PutRule, UploadError, UploadFile};
 use futures::stream::{FuturesOrdered, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,6 +76,13 @@ pub struct SealedBatch {
     pub unknown_schemas: BTreeSet<u32>,
     /// Deleted with the batch.
     pub dir: Arc<BatchDir>,
+}
+
+impl SealedBatch {
+    /// What tells whether objects that are there are its own.
+    pub fn look(&self) -> Look {
+        self.earlier.as_ref().map_or(Look::Shown, |earlier| earlier.look)
+    }
 }
 
 /// How a sealed batch ended.
@@ -186,7 +193,9 @@ async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<Option<rece
         if !found.receipt.is_of_batch(&receipt) {
             return Ok(None);
         }
-        if found.receipt.covers(&receipt) && objects_are_intact(context, &batch.held, &found.receipt).await? {
+        let covers = found.receipt.covers(&receipt);
+        // Those of this try were looked at when they were put.
+        if covers && objects_are_intact(context, &batch.held, &found.receipt, Look::Shown).await? {
             tracing::info!(partition = %batch.held.partition, range = %batch.range, "another try has vouched for this batch");
             return Ok(Some(found.receipt.balance));
         }
@@ -387,6 +396,7 @@ async fn upload_one(
     let metadata = object_metadata(&batch.held.partition, batch.range, &batch.archive);
     let file = UploadFile {
         check_existing: batch.earlier.is_some(),
+        look: batch.look(),
         ..upload_file(output, part, batch.content_encoding, metadata, rule)
     };
     let room = context.upload_room(destination);
@@ -437,6 +447,7 @@ pub fn upload_file(
         rule,
         count: count_records(output),
         check_existing: false,
+        look: Look::Shown,
     }
 }
 
@@ -573,16 +584,16 @@ fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
 ///
 /// # Errors
 /// [`Halt`].
-pub async fn objects_are_intact(context: &Context, held: &Held, receipt: &Receipt) -> Result<bool, Halt> {
+pub async fn objects_are_intact(context: &Context, held: &Held, receipt: &Receipt, look: Look) -> Result<bool, Halt> {
     context
         .while_held(held, "check the objects of a receipt", || async {
-            objects_are_there(context, receipt).await.map_or_else(|again| again, Try::Done)
+            objects_are_there(context, receipt, look).await.map_or_else(|again| again, Try::Done)
         })
         .await
 }
 
 /// The error is the try to make again.
-async fn objects_are_there(context: &Context, receipt: &Receipt) -> Result<bool, Try<bool>> {
+async fn objects_are_there(context: &Context, receipt: &Receipt, look: Look) -> Result<bool, Try<bool>> {
     for object in &receipt.objects {
         let Some(destination) = context.destinations.get(&object.destination) else {
             return Err(Try::Halt(Halt::Stop(format!(
@@ -590,7 +601,7 @@ async fn objects_are_there(context: &Context, receipt: &Receipt) -> Result<bool,
                 receipt.topic, receipt.partition, receipt.first, receipt.end, object.destination
             ))));
         };
-        match upload::is_there(destination, &object.key, object.bytes, object.sha256.as_deref()).await {
+        match upload::is_there(destination, &object.key, object.bytes, object.sha256.as_deref(), look).await {
             Ok(true) => {}
             Ok(false) => return Ok(false),
             Err(error) => return Err(Try::Again(chain(&error))),

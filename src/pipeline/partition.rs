@@ -4,7 +4,7 @@ use super::archive::Archive;
 use super::finish::SealedBatch;
 use super::open_batch::OpenBatch;
 use super::schedule::Stretch;
-use super::takeover::Redo;
+use super::takeover::redo::Redo;
 use crate::batch::rotation::SealReason;
 use crate::consume::Held;
 use crate::registry::Target;

@@ -5,22 +5,33 @@
 //! pieces  [1000, 2000)[2000, 4000)[4000, 4500) [9000, 9700)        chunk = 2000
 //! ```
 //! A batch of a backfill ends at the end of its piece, wherever it began. So the borders are a function of the ranges and the chunk alone,
-//! and whoever does the rest of a job cuts it as the one before would have.
+//! and whoever does the rest of a job cuts it as the one before would have. What is to be one batch again, as it was once, is cut nowhere.
 
 use crate::record::{OffsetRange, TopicPartition};
-use std::collections::BTreeMap;
+use crate::upload::Look;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The offsets of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// Disjoint, in offset order, none of them empty.
-    ranges: BTreeMap<TopicPartition, Vec<OffsetRange>>,
+    spans: BTreeMap<TopicPartition, Vec<Span>>,
     /// Batches end at multiples of it.
     chunk: i64,
     /// The id that the topic had when the job was made.
     topic_id: Option<String>,
     /// Partitions that one process archives at the same time.
     parallel: usize,
+    /// First offsets of batches whose objects are read before they are taken for intact.
+    read_back: BTreeMap<TopicPartition, BTreeSet<i64>>,
+}
+
+/// Offsets without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    range: OffsetRange,
+    /// They are one batch, whatever the chunk.
+    is_batch: bool,
 }
 
 impl Schedule {
@@ -30,18 +41,59 @@ impl Schedule {
         chunk: i64,
         topic_id: Option<String>,
     ) -> Self {
-        let mut by_partition: BTreeMap<TopicPartition, Vec<OffsetRange>> = BTreeMap::new();
+        Self::with_batches(ranges, [], chunk, topic_id)
+    }
+
+    /// The same with `batches` beside the ranges: each of them is one batch, whatever the chunk, and none is joined with another one.
+    /// Offsets that several of them have are the first one's.
+    pub fn with_batches(
+        ranges: impl IntoIterator<Item = (TopicPartition, OffsetRange)>,
+        batches: impl IntoIterator<Item = (TopicPartition, OffsetRange)>,
+        chunk: i64,
+        topic_id: Option<String>,
+    ) -> Self {
+        let mut of_ranges: BTreeMap<TopicPartition, Vec<OffsetRange>> = BTreeMap::new();
         for (partition, range) in ranges {
-            by_partition.entry(partition).or_default().push(range);
+            of_ranges.entry(partition).or_default().push(range);
         }
-        by_partition.values_mut().for_each(|ranges| *ranges = union(std::mem::take(ranges)));
-        by_partition.retain(|_, ranges| !ranges.is_empty());
-        Self { ranges: by_partition, chunk: chunk.max(1), topic_id, parallel: usize::MAX }
+        let mut of_batches: BTreeMap<TopicPartition, Vec<OffsetRange>> = BTreeMap::new();
+        for (partition, range) in batches {
+            of_ranges.entry(partition.clone()).or_default();
+            of_batches.entry(partition).or_default().push(range);
+        }
+        let mut spans = BTreeMap::new();
+        for (partition, ranges) in of_ranges {
+            let mut batches = of_batches.remove(&partition).unwrap_or_default();
+            batches.sort_unstable();
+            let mut end = i64::MIN;
+            for batch in &mut batches {
+                batch.first = batch.first.max(end);
+                end = end.max(batch.end);
+            }
+            batches.retain(|batch| batch.first < batch.end);
+            let ranges = without(ranges, batches.clone());
+            let span = |is_batch| move |range| Span { range, is_batch };
+            let mut all: Vec<Span> =
+                ranges.into_iter().map(span(false)).chain(batches.into_iter().map(span(true))).collect();
+            all.sort_unstable_by_key(|span| span.range);
+            if !all.is_empty() {
+                spans.insert(partition, all);
+            }
+        }
+        Self { spans, chunk: chunk.max(1), topic_id, parallel: usize::MAX, read_back: BTreeMap::new() }
     }
 
     /// The same, but so many partitions at the same time in each process.
     pub fn in_parallel(self, partitions: usize) -> Self {
         Self { parallel: partitions.max(1), ..self }
+    }
+
+    /// The same, but the objects of the batches that begin at these offsets are read before they are taken for intact.
+    pub fn reading_back(mut self, batches: impl IntoIterator<Item = (TopicPartition, i64)>) -> Self {
+        for (partition, first) in batches {
+            self.read_back.entry(partition).or_default().insert(first);
+        }
+        self
     }
 
     /// Partitions that one process archives at the same time.
@@ -54,36 +106,42 @@ impl Schedule {
         self.topic_id.as_deref()
     }
 
-    /// What there is to archive.
-    pub fn ranges(&self) -> &BTreeMap<TopicPartition, Vec<OffsetRange>> {
-        &self.ranges
+    /// What tells whether the objects of the batch that begins at `first` are intact.
+    pub fn look(&self, partition: &TopicPartition, first: i64) -> Look {
+        match self.read_back.get(partition).is_some_and(|firsts| firsts.contains(&first)) {
+            true => Look::Bytes,
+            false => Look::Shown,
+        }
     }
 
     /// Where each partition's last range ends.
     pub fn ends(&self) -> BTreeMap<TopicPartition, i64> {
-        let end = |ranges: &Vec<OffsetRange>| ranges.last().map_or(0, |range| range.end);
-        self.ranges.iter().map(|(partition, ranges)| (partition.clone(), end(ranges))).collect()
+        let end = |spans: &Vec<Span>| spans.last().map_or(0, |span| span.range.end);
+        self.spans.iter().map(|(partition, spans)| (partition.clone(), end(spans))).collect()
     }
 
     /// The first offset at or above `offset` that there is to archive; `None` where all is below.
     pub fn next(&self, partition: &TopicPartition, offset: i64) -> Option<i64> {
-        let range = self.ranges.get(partition)?.iter().find(|range| range.end > offset)?;
-        Some(range.first.max(offset))
+        let spans = self.spans.get(partition)?;
+        let span = spans.get(spans.partition_point(|span| span.range.end <= offset))?;
+        Some(span.range.first.max(offset))
     }
 
     /// What is archived from `offset` on without anything between: up to the end of the range that holds it. `None` where none does.
     pub fn stretch(&self, partition: &TopicPartition, offset: i64) -> Option<Stretch> {
-        let range = self.ranges.get(partition)?.iter().find(|range| range.contains(offset))?;
-        Some(Stretch { end: range.end, chunk: self.chunk })
+        let spans = self.spans.get(partition)?;
+        let span = spans.get(spans.partition_point(|span| span.range.end <= offset))?;
+        let chunk = if span.is_batch { i64::MAX } else { self.chunk };
+        span.range.contains(offset).then_some(Stretch { end: span.range.end, chunk })
     }
 
     /// How many pieces there are.
     pub fn pieces(&self) -> u64 {
-        let pieces = |range: &OffsetRange| {
-            let last = range.end.saturating_sub(1).div_euclid(self.chunk);
-            (last - range.first.div_euclid(self.chunk) + 1).unsigned_abs()
+        let pieces = |span: &Span| {
+            let last = span.range.end.saturating_sub(1).div_euclid(self.chunk);
+            if span.is_batch { 1 } else { (last - span.range.first.div_euclid(self.chunk) + 1).unsigned_abs() }
         };
-        self.ranges.values().flatten().map(pieces).sum()
+        self.spans.values().flatten().map(pieces).sum()
     }
 }
 
@@ -182,6 +240,22 @@ mod tests {
         );
         assert_eq!(schedule.next(&partition(0), 0), None);
         assert_eq!((schedule.pieces(), schedule.ends()[&partition(3)]), (4, 9700));
+    }
+
+    #[test]
+    fn what_was_a_batch_is_one_again() {
+        let of = |of: &[(i64, i64)]| ranges(of).into_iter().map(|range| (partition(3), range));
+        let schedule =
+            Schedule::with_batches(of(&[(0, 4000)]), of(&[(1900, 2100), (2100, 3000), (2900, 3050)]), 1000, None)
+                .reading_back([(partition(3), 2100)]);
+        let ends = |offset| ends_from(&schedule, offset);
+        assert_eq!((ends(0), ends(1900), ends(2100)), (vec![1000, 1900], vec![2100], vec![3000]));
+        assert_eq!((ends(2950), ends(3000), ends(3050)), (vec![3000], vec![3050], vec![4000]));
+        assert_eq!((schedule.pieces(), schedule.ends()[&partition(3)]), (6, 4000));
+        assert_eq!(
+            (schedule.look(&partition(3), 2100), schedule.look(&partition(3), 1900)),
+            (Look::Bytes, Look::Shown)
+        );
     }
 
     proptest! {

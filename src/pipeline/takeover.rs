@@ -4,11 +4,11 @@
 //! skipped forward along, an unfinished one is redone exactly as it was cut, and where group and bucket contradict
 //! each other the partition stops and says so: nothing is doubled because a group forgot.
 
+pub mod redo;
 pub mod scheduled;
 
 use super::archive::Archive;
-use super::context::{ArchiveContext, Context, Decided, Halt, Missing, Try};
-use super::earlier::Earlier;
+use super::context::{ArchiveContext, Context, Halt, Try};
 use super::schedule::Stretch;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::Entry;
@@ -17,7 +17,8 @@ use crate::config::Start;
 use crate::consume::{Committed, Held, LogBounds};
 use crate::effect::Effect;
 use crate::planted::{Bug, has};
-use std::collections::BTreeSet;
+use crate::upload::Look;
+use redo::{Redo, begin_with, unfinished};
 use std::sync::Arc;
 
 /// How a partition begins.
@@ -38,16 +39,6 @@ pub struct Takeover {
     pub previous_first: Option<i64>,
     /// The topic's id, where the client can tell.
     pub topic_id: Option<String>,
-}
-
-/// A batch whose cut is fixed.
-pub struct Redo {
-    /// Where it ends.
-    pub end: i64,
-    /// The compiled layout it was planned with.
-    pub archive: Arc<Archive>,
-    /// What is known of earlier tries.
-    pub earlier: Earlier,
 }
 
 /// Takes over one held partition. `committed`: what the coordinator holds for it, read after the assignment.
@@ -83,30 +74,16 @@ pub async fn take_over(
         return Err(Halt::Stop(recreated(&partition.topic, known, found)));
     }
     let offset = back_to_claimed_first(context, archive, held, offset, metadata.previous_first).await?;
-    let mut chain = Chain { previous_first: metadata.previous_first, watermark_ms: metadata.watermark_ms };
+    let mut chain = Chain::of(&metadata, topic_id);
     let (position, entry) = follow_receipts(context, archive, held, offset, &mut chain).await?;
-    let Chain { previous_first, watermark_ms } = chain;
     if position > offset {
         tracing::info!(%partition, offset, position, "receipts prove finished batches above the committed offset");
-        let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
-        (done.watermark_ms, done.previous_first, done.topic_id) = (watermark_ms, previous_first, topic_id.clone());
-        done.target.clone_from(&metadata.target);
-        context.commit(Effect::ChainCommit, held, position, done.encode()).await?;
+        commit_chain(context, archive, held, position, &chain, &metadata).await?;
     }
     let log = log_bounds(context, held).await?;
     let unfinished = unfinished(&metadata, offset, position, entry.as_ref());
-    let target = match &unfinished {
-        Some(unfinished) => unfinished.target.clone(),
-        None => metadata.target.clone(),
-    };
-    let redo = match unfinished {
-        None => None,
-        Some(unfinished) => Some(redo(context, archive, held, position, unfinished).await?),
-    };
-    let at_target = match target.filter(|_| archive.layout.needs_target()) {
-        Some(target) => at_target(context, archive, held, &target).await?,
-        None => None,
-    };
+    let (redo, at_target) = begin_with(context, archive, held, position, unfinished, &metadata).await?;
+    let Chain { previous_first, watermark_ms, topic_id } = chain;
     check_bounds(archive, held, position, redo.as_ref().map(|redo| redo.end), log)?;
     let read_from = position.max(log.start);
     let stretch = None;
@@ -115,8 +92,31 @@ pub async fn take_over(
 
 /// What is carried along finished batches.
 struct Chain {
+    topic_id: Option<String>,
     previous_first: Option<i64>,
     watermark_ms: Option<i64>,
+}
+
+impl Chain {
+    fn of(metadata: &OffsetMetadata, topic_id: Option<String>) -> Self {
+        Self { topic_id, previous_first: metadata.previous_first, watermark_ms: metadata.watermark_ms }
+    }
+}
+
+/// Moves the group's offset along finished batches to `position`. `before`: what is committed.
+async fn commit_chain(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    position: i64,
+    chain: &Chain,
+    before: &OffsetMetadata,
+) -> Result<(), Halt> {
+    let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
+    done.topic_id.clone_from(&chain.topic_id);
+    (done.watermark_ms, done.previous_first) = (chain.watermark_ms, chain.previous_first);
+    done.target.clone_from(&before.target);
+    context.commit(Effect::ChainCommit, held, position, done.encode()).await
 }
 
 pub(super) fn recreated(topic: &str, known: &str, found: &str) -> String {
@@ -124,130 +124,6 @@ pub(super) fn recreated(topic: &str, known: &str, found: &str) -> String {
         "topic {topic} was deleted and created again (id {known}, now {found}): its offsets would name objects of the old \
          one. Set `generation` in this archive's section one higher to archive the new topic beside the old"
     )
-}
-
-/// An unfinished batch as its claim or plan describes it.
-struct Unfinished {
-    end: i64,
-    fingerprint: String,
-    /// The schema that its rows are projected onto.
-    target: Option<String>,
-    /// The schemas that were unknown, where that is decided.
-    unknown_schemas: Option<BTreeSet<u32>>,
-    spool_bytes: u64,
-    earlier: Earlier,
-}
-
-/// The batch at `position` that was decided but not finished. Where claim and plan differ, the claim wins: objects are
-/// uploaded only after it.
-fn unfinished(metadata: &OffsetMetadata, offset: i64, position: i64, entry: Option<&Entry>) -> Option<Unfinished> {
-    if let Some(entry) = entry.filter(|entry| entry.first == position) {
-        let vouched = entry.receipt.clone().map(Box::new);
-        if let Some(claim) = &entry.claim {
-            return Some(Unfinished {
-                end: claim.end,
-                fingerprint: claim.fingerprint.clone(),
-                target: claim.target.clone(),
-                unknown_schemas: Some(claim.unknown_schemas.clone()),
-                spool_bytes: claim.spool_bytes,
-                earlier: Earlier { claimed: claim.keys.clone(), vouched },
-            });
-        }
-        if let Some(receipt) = &entry.receipt {
-            return Some(Unfinished {
-                end: receipt.end,
-                fingerprint: receipt.fingerprint.clone(),
-                target: receipt.target.clone(),
-                unknown_schemas: None,
-                spool_bytes: 0,
-                earlier: Earlier { claimed: Vec::new(), vouched },
-            });
-        }
-    }
-    match &metadata.state {
-        OffsetState::Plan { end, fingerprint, spool_bytes, .. } if offset == position => Some(Unfinished {
-            end: *end,
-            fingerprint: fingerprint.clone(),
-            target: metadata.target.clone(),
-            unknown_schemas: None,
-            spool_bytes: *spool_bytes,
-            earlier: Earlier::default(),
-        }),
-        _ => None,
-    }
-}
-
-async fn redo(
-    context: &Context,
-    archive: &ArchiveContext,
-    held: &Held,
-    first: i64,
-    unfinished: Unfinished,
-) -> Result<Redo, Halt> {
-    if unfinished.spool_bytes > context.spool_limit {
-        return Err(Halt::Stop(format!(
-            "{}: the unfinished batch [{first}, {}) takes {} bytes in the spool, but [spool] limit is {}; raise it",
-            held.partition, unfinished.end, unfinished.spool_bytes, context.spool_limit
-        )));
-    }
-    let fingerprint = match archive.compiled.get().filter(|_| has(Bug::RedoWithOwnLayout)) {
-        Some(own) => &own.fingerprint,
-        None => &unfinished.fingerprint,
-    };
-    let target = unfinished.target.as_deref().map(str::parse).transpose();
-    let target = target.map_err(|problem: String| {
-        Halt::Stop(format!(
-            "{}: the schema of the unfinished batch [{first}, {}): {problem}",
-            held.partition, unfinished.end
-        ))
-    })?;
-    let decided = Decided { target, unknown: unfinished.unknown_schemas };
-    let compiled = context
-        .while_held(held, "read a stored layout and its schemas", || async {
-            attempt(held, archive.archive_for(context, fingerprint, &decided).await)
-        })
-        .await?;
-    tracing::info!(partition = %held.partition, first, end = unfinished.end, "redoing an unfinished batch");
-    metrics::counter!("siltstone_redone_batches_total").increment(1);
-    Ok(Redo { end: unfinished.end, archive: compiled, earlier: unfinished.earlier })
-}
-
-/// The compiled layout at `target`, which an earlier batch had; `None` where that cannot be had any more: the first record
-/// decides anew then.
-async fn at_target(
-    context: &Context,
-    archive: &ArchiveContext,
-    held: &Held,
-    target: &str,
-) -> Result<Option<Arc<Archive>>, Halt> {
-    let Ok(target) = target.parse() else { return Ok(None) };
-    // Where a schema has yet to be inferred nothing was archived, whatever another layout had for a target.
-    if archive.compiled.get().is_none() {
-        return Ok(None);
-    }
-    context
-        .while_held(held, "ask the schema registry", || async {
-            match archive.at_target(context, &target).await {
-                Err(Missing::Never(reason) | Missing::Gone(reason)) => {
-                    tracing::warn!(
-                        partition = %held.partition, %target, reason,
-                        "the schema of the batch before cannot be had; the next record decides onto which one rows are projected"
-                    );
-                    Try::Done(None)
-                }
-                other => attempt(held, other.map(Some)),
-            }
-        })
-        .await
-}
-
-/// What an attempt to get a compiled layout comes to.
-pub(super) fn attempt<T>(held: &Held, found: Result<T, Missing>) -> Try<T> {
-    match found {
-        Ok(found) => Try::Done(found),
-        Err(Missing::Later(reason) | Missing::Gone(reason)) => Try::Again(reason),
-        Err(Missing::Never(reason)) => Try::Halt(Halt::Stop(format!("{}: {reason}", held.partition))),
-    }
 }
 
 /// Stops a partition whose log cannot be the one that was archived.
@@ -397,6 +273,18 @@ pub async fn committed_of(context: &Context, held: &Held) -> Result<Option<Commi
         .await
 }
 
+/// What the bucket holds about the batch that begins exactly at `first`.
+async fn entry_at(context: &Context, archive: &ArchiveContext, held: &Held, first: i64) -> Result<Option<Entry>, Halt> {
+    context
+        .while_held(held, "read a claim and a receipt", || async {
+            match archive.bucket.entry_at(&held.partition, first).await {
+                Ok(entry) => Try::Done(entry),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await
+}
+
 /// Where a partition that nobody ever archived starts.
 async fn start_offset(context: &Context, archive: &ArchiveContext, held: &Held) -> Result<i64, Halt> {
     let partition = &held.partition;
@@ -433,15 +321,7 @@ async fn back_to_claimed_first(
     previous_first: Option<i64>,
 ) -> Result<i64, Halt> {
     let Some(previous_first) = previous_first.filter(|&previous| previous < offset) else { return Ok(offset) };
-    let entry = context
-        .while_held(held, "read the claim below the committed offset", || async {
-            match archive.bucket.entry_at(&held.partition, previous_first).await {
-                Ok(entry) => Try::Done(entry),
-                Err(error) => Try::of(&error),
-            }
-        })
-        .await?;
-    match entry {
+    match entry_at(context, archive, held, previous_first).await? {
         Some(entry) if entry.reach() > offset => Ok(previous_first),
         Some(_) => Ok(offset),
         None => not_elsewhere(context, archive, held, previous_first).await.map(|()| offset),
@@ -500,7 +380,7 @@ async fn follow_receipts(
             continue;
         }
         let Some(receipt) = &entry.receipt else { return Ok((position, Some(entry))) };
-        if !super::finish::objects_are_intact(context, held, receipt).await? {
+        if !super::finish::objects_are_intact(context, held, receipt, Look::Shown).await? {
             tracing::warn!(partition = %held.partition, first = entry.first, "objects of a receipt are missing or damaged; redoing the batch");
             return Ok((position, Some(entry)));
         }

@@ -1,7 +1,7 @@
 //! What is in the bucket under a file's key.
 
 use super::read::hash_stream;
-use super::{CountRecords, Target, UploadError, hex, metadata_name};
+use super::{CountRecords, Look, Target, UploadError, hex, metadata_name};
 use crate::destination::{Destination, StoreKind};
 use object_store::path::Path;
 use object_store::{Attribute, GetOptions, GetResultPayload, ObjectStoreExt, UpdateVersion};
@@ -64,6 +64,14 @@ pub(super) async fn shown(target: &Target<'_>) -> Result<Option<Shown>, UploadEr
 pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, UploadError> {
     let found = head(target.destination, &target.location).await.map_err(|error| target.store_error(&error))?;
     let Some(Head { mut shown, version }) = found else { return Ok(None) };
+    let by_bytes = target.file.look == Look::Bytes;
+    if by_bytes {
+        let found = borne_out(target.destination, &target.location, shown).await;
+        match found.map_err(|error| target.store_error(&error))? {
+            Some(found) => shown = found,
+            None => return Ok(None),
+        }
+    }
     let same = shown.bytes == target.file.bytes
         && match &shown.sha256 {
             Some(sha256) => *sha256 == hex(&target.file.sha256),
@@ -75,10 +83,24 @@ pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, Up
     let told = shown.records.is_some();
     if !same && !told {
         let read = read(target.destination, &target.location, &target.file.count).await;
-        (shown.records, shown.sha256) = read.map_err(|error| target.store_error(&error))?;
+        let (records, sha256) = read.map_err(|error| target.store_error(&error))?;
+        (shown.records, shown.sha256) = (records, sha256.or(shown.sha256.filter(|_| by_bytes)));
     }
     let counted = !told && shown.records.is_some();
     Ok(Some(Existing { shown, same, version, counted, stays: false }))
+}
+
+/// What is shown, as far as the bytes bear it out: with another SHA-256 than that of the bytes it tells no records. `None`: the object is
+/// gone.
+pub(super) async fn borne_out(
+    destination: &Destination,
+    location: &Path,
+    shown: Shown,
+) -> Result<Option<Shown>, object_store::Error> {
+    let Some(digest) = stored_sha256(destination, location).await? else { return Ok(None) };
+    let sha256 = Some(hex(&digest));
+    let records = shown.records.filter(|_| shown.sha256 == sha256);
+    Ok(Some(Shown { sha256, records, ..shown }))
 }
 
 /// Records and SHA-256 of an object that is a local file.
@@ -162,5 +184,52 @@ mod tests {
         assert!(is_of_the_system(&Error::other(parquet::errors::ParquetError::External(Box::new(broken())))));
         assert!(!is_of_the_system(&Error::from(ErrorKind::UnexpectedEof)));
         assert!(!is_of_the_system(&Error::other(parquet::errors::ParquetError::EOF("cut off".to_string()))));
+    }
+
+    /// Goal: an object whose bytes were changed behind its metadata is taken for what it shows, unless its bytes are to tell: then it gives way, or
+    /// is kept as what it is.
+    #[tokio::test]
+    async fn bytes_tell_what_metadata_hide() {
+        use super::super::{How, PutRule, UploadFile, UploadSettings, is_there, put_file};
+        use object_store::memory::InMemory;
+        use object_store::{ObjectStore, PutOptions};
+        use std::sync::Arc;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (content, damaged) = (b"rows".to_vec(), b"rowS".to_vec());
+        let path = folder.path().join("x.part");
+        std::fs::write(&path, &content).expect("written");
+        let digest = |bytes: &[u8]| -> [u8; 32] { <sha2::Sha256 as sha2::Digest>::digest(bytes).into() };
+        let sha256 = hex(&digest(&content));
+        let file = |look, rule| UploadFile {
+            path: path.clone(),
+            key: "x".to_string(),
+            bytes: 4,
+            sha256: digest(&content),
+            records: 1,
+            content_type: "text/plain".to_string(),
+            content_encoding: None,
+            metadata: Vec::new(),
+            rule,
+            count: Arc::new(|_| Ok(1)),
+            check_existing: true,
+            look,
+        };
+        let store = Arc::new(InMemory::new());
+        let destination = Destination::from_store("main", "memory:///", store.clone(), StoreKind::Memory);
+        let settings = UploadSettings::within(1 << 20, 1 << 20);
+        let location = Path::from("x");
+        let put = async |look, rule| put_file(&destination, &file(look, rule), settings).await.expect("put");
+        put(Look::Shown, PutRule::ReplaceUntold).await;
+        let shown = store.get(&location).await.expect("there").attributes;
+        let options = PutOptions { attributes: shown, ..PutOptions::default() };
+        store.put_opts(&location, damaged.clone().into(), options).await.expect("damaged");
+        let there = async |look| is_there(&destination, "x", 4, Some(&sha256), look).await.expect("an answer");
+        assert!(there(Look::Shown).await && !there(Look::Bytes).await);
+        assert_eq!(put(Look::Shown, PutRule::ReplaceUntold).await.how, How::AlreadyThere);
+        let kept = put(Look::Bytes, PutRule::KeepUntold).await;
+        assert_eq!((kept.how, kept.records, kept.sha256), (How::Kept, None, Some(hex(&digest(&damaged)))));
+        assert_eq!(put(Look::Bytes, PutRule::ReplaceUntold).await.how, How::New);
+        assert!(there(Look::Bytes).await);
+        assert_eq!(put(Look::Bytes, PutRule::ReplaceUntold).await.how, How::AlreadyThere);
     }
 }

@@ -61,6 +61,18 @@ pub struct UploadFile {
     pub count: CountRecords,
     /// Look first whether the object is there already: for redone batches.
     pub check_existing: bool,
+    /// What tells whether an object that is there is the file.
+    pub look: Look,
+}
+
+/// What tells one object from another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Look {
+    /// Its size, and the SHA-256 that its writer has put beside it. It is read only where the store keeps no such metadata.
+    #[default]
+    Shown,
+    /// Its bytes, which are read: what is shown was true once. Metadata that they do not bear out tell nothing.
+    Bytes,
 }
 
 /// What may happen to another object that is already under the key and does not tell how many records it holds. One that does
@@ -251,8 +263,7 @@ pub fn metadata_name(kind: StoreKind, name: &str) -> String {
     }
 }
 
-/// Whether an object of `bytes` bytes and, where it is known, that SHA-256 (hex) lies under `key`. Reads the object only where
-/// the store keeps no metadata.
+/// Whether an object of `bytes` bytes and, where it is known, that SHA-256 (hex) lies under `key`.
 ///
 /// # Errors
 /// [`UploadError::Store`], [`UploadError::Key`].
@@ -261,10 +272,11 @@ pub async fn is_there(
     key: &str,
     bytes: u64,
     sha256: Option<&str>,
+    look: Look,
 ) -> Result<bool, UploadError> {
-    let Some(found) = shown(destination, key, None).await? else { return Ok(false) };
+    let Some(found) = shown(destination, key, None, Look::Shown).await? else { return Ok(false) };
     let Some(wanted) = sha256.filter(|_| found.bytes == bytes) else { return Ok(found.bytes == bytes) };
-    if let Some(stored) = found.sha256 {
+    if let Some(stored) = found.sha256.filter(|_| look == Look::Shown) {
         return Ok(stored == wanted);
     }
     let digest = existing::stored_sha256(destination, &destination.path(key)?).await;
@@ -280,13 +292,21 @@ pub async fn shown(
     destination: &Destination,
     key: &str,
     count: Option<&CountRecords>,
+    look: Look,
 ) -> Result<Option<Shown>, UploadError> {
     let location = destination.path(key)?;
     let read = async {
         let Some(mut shown) = existing::look(destination, &location).await? else { return Ok(None) };
         destination.sync(&location).await?;
+        if look == Look::Bytes {
+            match existing::borne_out(destination, &location, shown).await? {
+                Some(found) => shown = found,
+                None => return Ok(None),
+            }
+        }
         if let Some(count) = count.filter(|_| shown.records.is_none()) {
-            (shown.records, shown.sha256) = existing::read(destination, &location, count).await?;
+            let (records, sha256) = existing::read(destination, &location, count).await?;
+            (shown.records, shown.sha256) = (records, sha256.or(shown.sha256.filter(|_| look == Look::Bytes)));
         }
         Ok(Some(shown))
     };
@@ -414,8 +434,10 @@ async fn after_failure(
     }
     match existing(target).await {
         Ok(Some(found)) if settled(target, &found).is_some() || ((exists || denied) && first) => Ok(found),
-        // It holds fewer records, and a rule of the bucket protects it. Any other refusal may pass.
-        Ok(Some(found)) if fault.is_protected() && found.shown.records.is_some() => {
+        // It holds fewer records, or is damaged, and a rule of the bucket protects it. Any other refusal may pass.
+        Ok(Some(found))
+            if fault.is_protected() && (found.shown.records.is_some() || target.file.look == Look::Bytes) =>
+        {
             Ok(Existing { stays: true, ..found })
         }
         // Refused as existing, and yet not there, or another one than a moment ago: somebody is at it.

@@ -63,7 +63,7 @@ async fn send_pieces(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PutRule, UploadFile, put_file};
+    use super::super::{Look, PutRule, UploadFile, put_file};
     use super::*;
     use crate::destination::{Destination, StoreKind};
     use async_trait::async_trait;
@@ -184,6 +184,7 @@ mod tests {
                 rule: PutRule::ReplaceUntold,
                 count: Arc::new(|_| Ok(1)),
                 check_existing: false,
+                look: Look::Shown,
             };
             let slow = Arc::new(Slow::default());
             slow.held.expected.store(pieces * PART, Ordering::SeqCst);

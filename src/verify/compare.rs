@@ -42,8 +42,8 @@ impl Run<'_> {
             for (note, what) in notes {
                 self.note(index, note, what)?;
             }
-            if side.other_topic.is_some() {
-                // Its offsets are other records.
+            // Offsets of another topic are other records.
+            if side.other_topic.is_some() || !self.options.counts {
                 continue;
             }
             let counted = std::mem::take(&mut side.counted);

@@ -86,15 +86,18 @@ impl Kind {
     /// What a person does about it.
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Gap => {
-                "archive the range: siltstone backfill --from-offset and --to-offset; what Kafka no longer holds is lost"
-            }
+            Self::Gap => "siltstone backfill --missing --topic T archives it, of what Kafka still holds",
             Self::Overlap => {
                 "find out which of the two batches is right (same rows, or another topic of that name), and keep one: its rows are in the archive twice"
             }
-            Self::Missing => "restore it from a backup or an older version of the bucket",
-            Self::Size | Self::Checksum | Self::Rows => {
-                "restore it as its receipt says, from a backup or an older version of the bucket"
+            Self::Missing | Self::Size => {
+                "siltstone backfill --missing --topic T makes it again while Kafka holds its batch; else restore it from a backup or an older version of the bucket"
+            }
+            Self::Checksum => {
+                "siltstone backfill --missing --deep --topic T makes it again while Kafka holds its batch; else restore it from a backup or an older version of the bucket"
+            }
+            Self::Rows => {
+                "its bytes are those that were uploaded, so its receipt is wrong, or it was never counted: report it with the receipt"
             }
             Self::Doubled => "compare the objects; keep the one that a receipt names, and move the other one away",
             Self::Unvouched => {
@@ -104,11 +107,9 @@ impl Kind {
                 "report it with the receipt: the program must not write such a one; compare with Kafka while it holds the range"
             }
             Self::Unreadable => {
-                "a newer version: use the newer release; else restore the document, or move it away and archive the range again"
+                "a newer version: use the newer release; else restore the document, or move it away; then siltstone backfill --missing --topic T archives the batch again"
             }
-            Self::Unfinished => {
-                "restore its receipt if it was deleted; else a backfill over its offsets finishes it: siltstone backfill --from-offset and --to-offset"
-            }
+            Self::Unfinished => "siltstone backfill --missing --topic T finishes it, of what Kafka still holds",
             Self::Unreached => {
                 "add the destination to the configuration and verify again: these objects were not looked at"
             }
@@ -119,7 +120,7 @@ impl Kind {
                 "the topic was deleted and made again: use a new generation of the archive for the new topic"
             }
             Self::Count => {
-                "more in Kafka: the batch lacks records, archive it again elsewhere and compare; fewer: the log was changed, look at its cleanup and its transactions"
+                "more in Kafka: the batch lacks records, archive its range elsewhere (siltstone backfill --into) and compare; fewer: the log was changed, look at its cleanup and its transactions"
             }
         }
     }
@@ -261,9 +262,7 @@ impl Finding {
         let mends = match &self.fault {
             Fault::Gap | Fault::Unfinished => true,
             // Archiving the batch again does not replay its dead letters.
-            Fault::Missing { .. } | Fault::Size { .. } | Fault::Checksum { .. } | Fault::Rows { .. } => {
-                self.replay.is_none()
-            }
+            Fault::Missing { .. } | Fault::Size { .. } | Fault::Checksum { .. } => self.replay.is_none(),
             Fault::Unreadable { newer, .. } => !newer && self.replay.is_none(),
             Fault::Overlap { .. }
             | Fault::Doubled { .. }
@@ -273,6 +272,8 @@ impl Finding {
             | Fault::BeyondLog { .. }
             | Fault::TopicId { .. }
             | Fault::Count { .. } => false,
+            // Its bytes are what was uploaded: the same would be uploaded again.
+            Fault::Rows { .. } => false,
         };
         let range = OffsetRange::new(self.first, self.end.filter(|_| mends)?);
         (range.first < range.end).then_some(range)
@@ -396,7 +397,8 @@ mod tests {
             (Fault::Unfinished, Some(20), None, range),
             (Fault::Missing { bytes: 1 }, Some(20), None, range),
             (Fault::Missing { bytes: 1 }, Some(20), Some(1), None),
-            (Fault::Rows { expected: 1, found: Ok(2) }, Some(20), None, range),
+            (Fault::Size { expected: 1, found: 2 }, Some(20), None, range),
+            (Fault::Rows { expected: 1, found: Ok(2) }, Some(20), None, None),
             (unreadable(false), Some(20), None, range),
             (unreadable(false), None, None, None),
             (unreadable(true), Some(20), None, None),

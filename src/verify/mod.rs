@@ -67,6 +67,8 @@ pub struct Options {
     pub until_ms: Option<i64>,
     /// Objects are read back.
     pub deep: bool,
+    /// With [`Parts::cluster`]: records are counted in Kafka, too. Without it only offsets are compared.
+    pub counts: bool,
     /// See [`ENTRIES_MAX`]. Less is for tests.
     pub entries_max: usize,
 }
@@ -75,7 +77,8 @@ impl Default for Options {
     fn default() -> Self {
         let (archive, topic, since_ms, until_ms) = (None, None, None, None);
         let partitions = Vec::new();
-        Self { archive, topic, partitions, since_ms, until_ms, deep: false, entries_max: ENTRIES_MAX }
+        let (deep, counts) = (false, true);
+        Self { archive, topic, partitions, since_ms, until_ms, deep, counts, entries_max: ENTRIES_MAX }
     }
 }
 
@@ -215,7 +218,7 @@ pub async fn verify(
 }
 
 /// The ranges that must be archived again, by Kafka partition: gaps, and the whole ranges of batches of which an object is missing,
-/// has another size or, with [`Options::deep`], other bytes or rows. With [`Parts::cluster`] also what the live group has committed
+/// has another size or, with [`Options::deep`], other bytes. With [`Parts::cluster`] also what the live group has committed
 /// and nobody vouches for. Merged, sorted, half-open; what must be archived again to mend the archive, no more and no less.
 ///
 /// Kafka may not hold all of it any more: who archives again finds out.

@@ -28,7 +28,7 @@ const FOLDERS_MAX: usize = 100_000;
 
 /// See the module.
 pub(super) struct Run<'r> {
-    options: &'r Options,
+    pub(super) options: &'r Options,
     pub(super) parts: Parts,
     tell: &'r mut (dyn FnMut(Told) -> Result<(), Failure> + Send),
     pub(super) scope: Scope,

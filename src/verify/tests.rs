@@ -106,7 +106,7 @@ impl Plant {
                 let output = receipt_of.balance.outputs.get_mut("json").expect("the output");
                 (output.rows, output.archived) = (output.rows + 1, output.archived + 1);
                 world.write(&receipt_of).await;
-                (vec![(Kind::Rows, first)], true)
+                (vec![(Kind::Rows, first)], false)
             }
             Self::OtherEnd => {
                 // Where names have no end, another window that the batch has nothing in.

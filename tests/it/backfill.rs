@@ -2,7 +2,7 @@
 
 use crate::support::archive::Archive;
 use crate::support::configuration::Trial;
-use crate::support::kafka::{BASE_MS, Topic, committed, good};
+use crate::support::kafka::{BASE_MS, Shape, Topic, committed, good};
 use crate::support::process::Running;
 use crate::support::{DEADLINE, until};
 use rustix::process::Signal;
@@ -185,6 +185,26 @@ fn what_kafka_has_no_more_is_absent() {
     let balance = &last_line(&ended.out)["balance"];
     assert_eq!((&balance["offsets"], &balance["absent"], &balance["read"]), (&json!(3000), &json!(1500), &json!(1500)));
     assert_eq!(ranges(&trial.archive(), 0), [(0, 1000), (1000, 2000), (2000, 3000)]);
+}
+
+/// Goal: a process that archives one Kafka partition at a time infers its schema from all that it holds, not from the first one's records alone.
+#[test]
+fn a_schema_is_inferred_from_partitions_that_wait_for_their_turn() {
+    let topic = Topic::create(3);
+    let fields = ["first", "second", "third"];
+    topic.send_all(fields.iter().zip(0..).flat_map(|(field, partition)| {
+        let record = move |id: i32| Shape::of(format!(r#"{{"id":{},"{field}":true}}"#, partition * 100 + id));
+        (0..50).map(move |id| Shape { partition, ..record(id).at(BASE_MS) })
+    }));
+    let inferring = "[[archive.output]]\nformat = { type = \"parquet\", schema = \"infer\" }";
+    let trial = begun_late(&topic, Trial::on_disk(&topic).with(inferring));
+    backfill(&trial, &topic, &["--parallel", "1"]).wait(DEADLINE).expect(0);
+    let archive = trial.archive();
+    archive.assert_even(&topic);
+    let rows = archive.parquet(&topic.name);
+    for field in fields {
+        assert_eq!(rows.iter().filter(|row| row[field] == true).count(), 50, "{field}");
+    }
 }
 
 const SIGABRT: i32 = 6;

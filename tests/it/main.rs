@@ -20,6 +20,7 @@ mod gaps;
 mod group;
 mod life;
 mod logs;
+mod missing;
 mod names;
 mod rolling;
 mod rows;

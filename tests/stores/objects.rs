@@ -5,7 +5,9 @@ use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 use siltstone::destination::StoreKind;
 use siltstone::destination::fault::Verdict;
-use siltstone::upload::{How, Placed, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file};
+use siltstone::upload::{
+    How, Look, Placed, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file,
+};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -39,6 +41,7 @@ pub(crate) fn sealed(place: &Place, key: &str, content: &[u8]) -> UploadFile {
         rule: PutRule::ReplaceUntold,
         count: Arc::new(|_| Err(std::io::ErrorKind::InvalidData.into())),
         check_existing: false,
+        look: Look::Shown,
     }
 }
 

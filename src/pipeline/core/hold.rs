@@ -44,8 +44,10 @@ impl Core {
     fn within_schedule(&mut self, mut held: Vec<Held>) -> Vec<Held> {
         let Some(schedule) = &self.context.schedule else { return held };
         let busy = |partition: &&Partition| {
-            !matches!(partition.phase, Phase::Drained | Phase::Waiting { .. } | Phase::Stopped(_))
-                && !held.contains(&partition.held)
+            // One that has no more records to infer a schema from would keep out those that have.
+            let samples_in_vain = matches!(partition.phase, Phase::Sampling { caught_up: true, .. });
+            let is_idle = matches!(partition.phase, Phase::Drained | Phase::Waiting { .. } | Phase::Stopped(_));
+            !is_idle && !samples_in_vain && !held.contains(&partition.held)
         };
         let room = schedule.parallel().saturating_sub(self.partitions.iter().filter(busy).count());
         let not_before_ms = self.clock.monotonic_ms() + PARALLEL_RETRY_MS;

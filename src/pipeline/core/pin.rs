@@ -22,13 +22,17 @@ impl Core {
         let monotonic_ms = self.clock.monotonic_ms();
         for archive in 0..self.samplers.len() {
             let hurry = self.drain_to.is_some();
-            let exhausted = self.partitions.iter().all(|partition| {
-                partition.archive != archive
-                    || !matches!(
-                        partition.phase,
-                        Phase::Sampling { caught_up: false, .. } | Phase::AwaitingSchema { sampled_from: Some(_), .. }
-                    )
-            });
+            let waits_for_its_turn = self.context.schedule.is_some();
+            let is_exhausted = |phase: &Phase| match phase {
+                Phase::Sampling { caught_up, .. } => *caught_up,
+                Phase::AwaitingSchema { sampled_from, .. } => sampled_from.is_none(),
+                Phase::Waiting { .. } | Phase::TakingOver => !waits_for_its_turn,
+                Phase::Starting { .. } | Phase::Running | Phase::OutOfRange | Phase::Drained | Phase::Stopped(_) => {
+                    true
+                }
+            };
+            let of_archive = self.partitions.iter().filter(|partition| partition.archive == archive);
+            let exhausted = of_archive.map(|partition| &partition.phase).all(is_exhausted);
             // A smaller sample waits for as long as a batch would.
             let age_ms = i64::try_from(self.context.archives[archive].rotate.age.as_millis()).unwrap_or(i64::MAX);
             let patience_ms = if hurry { 0 } else { age_ms };
@@ -103,6 +107,11 @@ impl Core {
                 continue;
             }
             if let Phase::Sampling { first, .. } = partition.phase {
+                if context.schedule.is_some() {
+                    // More of them have sampled than may begin at the same time.
+                    self.take_over_again(slot);
+                    continue;
+                }
                 partition.next = first;
                 partition.phase = Phase::Starting { not_before_ms };
                 self.cover_absent(slot);

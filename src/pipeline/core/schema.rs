@@ -12,7 +12,7 @@ use crate::pipeline::archive::Archive;
 use crate::pipeline::context::{Context, Halt, Try};
 use crate::pipeline::partition::{self, Phase};
 use crate::pipeline::start::chain;
-use crate::pipeline::takeover::attempt;
+use crate::pipeline::takeover::redo::attempt;
 use crate::record::Record;
 use crate::registry::Target;
 use std::sync::Arc;

@@ -4,7 +4,8 @@
 //! redone exactly as it was cut, and no new batch reaches over the beginning of another. The group's committed offset only tells how far this
 //! job is; what is archived is asked of the bucket.
 
-use super::{Chain, Takeover, Unfinished, at_target, back_to_claimed_first, recreated, redo, topic_id, unfinished};
+use super::redo::{begin_with, unfinished};
+use super::{Chain, Takeover, back_to_claimed_first, commit_chain, entry_at, recreated, topic_id};
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::{Entry, Listed};
 use crate::consume::{Committed, Held};
@@ -46,31 +47,19 @@ pub async fn take_over(
         }
     };
     let offset = back_to_claimed_first(context, archive, held, offset, metadata.previous_first).await?;
-    let mut chain = Chain { previous_first: metadata.previous_first, watermark_ms: metadata.watermark_ms };
+    let mut chain = Chain::of(&metadata, topic_id);
     let ahead = skip_finished(context, archive, schedule, held, offset, &mut chain).await?;
-    let Chain { previous_first, watermark_ms } = chain;
     let position = ahead.position;
     let unfinished = match ahead.next {
         Next::Nothing => None,
-        _ => unfinished(&metadata, offset, position, ahead.entry.as_ref()),
+        Next::Batch { .. } => unfinished(&metadata, offset, position, ahead.entry.as_ref()),
     };
     if position > offset {
-        let mut done = OffsetMetadata::new(OffsetState::Done, archive.layout.generation);
-        (done.watermark_ms, done.previous_first, done.topic_id) = (watermark_ms, previous_first, topic_id.clone());
-        done.target.clone_from(&metadata.target);
-        context.commit(Effect::ChainCommit, held, position, done.encode()).await?;
+        commit_chain(context, archive, held, position, &chain, &metadata).await?;
     }
     let log = super::log_bounds(context, held).await?;
-    let target = unfinished.as_ref().map_or(&metadata.target, |unfinished| &unfinished.target).clone();
-    let redo_end = unfinished.as_ref().map(|unfinished: &Unfinished| unfinished.end);
-    let redo = match unfinished {
-        None => None,
-        Some(unfinished) => Some(redo(context, archive, held, position, unfinished).await?),
-    };
-    let at_target = match target.filter(|_| archive.layout.needs_target()) {
-        Some(target) => at_target(context, archive, held, &target).await?,
-        None => None,
-    };
+    let (redo, at_target) = begin_with(context, archive, held, position, unfinished, &metadata).await?;
+    let redo_end = redo.as_ref().map(|redo| redo.end);
     let stretch = match ahead.next {
         Next::Nothing => None,
         Next::Batch { limit } => {
@@ -87,6 +76,7 @@ pub async fn take_over(
         )));
     }
     let read_from = position.max(log.start);
+    let Chain { previous_first, watermark_ms, topic_id } = chain;
     Ok(Takeover { first: position, read_from, redo, stretch, at_target, watermark_ms, previous_first, topic_id })
 }
 
@@ -140,14 +130,7 @@ async fn skip_finished(
             return Ok(Ahead { position, entry: None, next: Next::Batch { limit } });
         };
         let first = here.first;
-        let entry = context
-            .while_held(held, "read a claim and a receipt", || async {
-                match archive.bucket.entry_at(partition, first).await {
-                    Ok(entry) => Try::Done(entry),
-                    Err(error) => Try::of(&error),
-                }
-            })
-            .await?;
+        let entry = entry_at(context, archive, held, first).await?;
         let receipt = entry.as_ref().and_then(|entry| entry.receipt.as_ref());
         if let Some(entry) = entry.as_ref()
             && let Some(other) = listed.get(index + 1).filter(|other| other.first < entry.reach())
@@ -163,7 +146,7 @@ async fn skip_finished(
             let limit = listed.get(index + 1).map(|listed| listed.first);
             return Ok(Ahead { position, entry, next: Next::Batch { limit } });
         };
-        if !objects_are_intact(context, held, receipt).await? {
+        if !objects_are_intact(context, held, receipt, schedule.look(partition, first)).await? {
             tracing::info!(%partition, first, end = receipt.end, "objects of a batch are missing or damaged; redoing it");
             let limit = listed.get(index + 1).map(|listed| listed.first);
             return Ok(Ahead { position, entry, next: Next::Batch { limit } });
@@ -191,14 +174,7 @@ async fn behind_the_batch_before(
     let index = listed.partition_point(|listed| listed.first < position);
     let Some(before) = index.checked_sub(1).and_then(|index| listed.get(index)) else { return Ok(position) };
     let (partition, first) = (&held.partition, before.first);
-    let entry = context
-        .while_held(held, "read the claim below an offset", || async {
-            match archive.bucket.entry_at(partition, first).await {
-                Ok(entry) => Try::Done(entry),
-                Err(error) => Try::of(&error),
-            }
-        })
-        .await?;
+    let entry = entry_at(context, archive, held, first).await?;
     let Some(entry) = entry.filter(|entry| entry.reach() > position) else { return Ok(position) };
     match entry.receipt {
         Some(receipt) => Ok(receipt.end),

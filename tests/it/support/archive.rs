@@ -77,6 +77,29 @@ impl Archive {
         runtime().block_on(s3().put(&object_store::path::Path::from(path), bytes.into())).expect("put");
     }
 
+    /// When each object was written last.
+    pub(crate) fn times_on_s3(prefix: &str) -> BTreeMap<String, i64> {
+        let listed = s3().list(Some(&object_store::path::Path::from(prefix))).try_collect::<Vec<_>>();
+        let listed = runtime().block_on(listed).expect("listed").into_iter();
+        let key = |path: &object_store::path::Path| {
+            path.as_ref().strip_prefix(prefix).expect("below the prefix").trim_start_matches('/').to_string()
+        };
+        listed.map(|object| (key(&object.location), object.last_modified.timestamp_millis())).collect()
+    }
+
+    /// Puts other bytes under a path, with the metadata that the ones before had.
+    pub(crate) fn damage_on_s3(path: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+        let (store, path) = (s3(), object_store::path::Path::from(path));
+        runtime().block_on(async {
+            let found = store.get(&path).await.expect("got");
+            let attributes = found.attributes.clone();
+            let mut bytes = found.bytes().await.expect("read").to_vec();
+            damage(&mut bytes);
+            let options = object_store::PutOptions { attributes, ..object_store::PutOptions::default() };
+            store.put_opts(&path, bytes.into(), options).await.expect("put");
+        });
+    }
+
     /// Keys of objects with data, dead letters among them.
     pub(crate) fn data_keys(&self) -> Vec<&str> {
         self.objects.keys().map(String::as_str).filter(|key| !key.starts_with("_siltstone/")).collect()

@@ -4,6 +4,7 @@ use super::archive::Archive;
 use super::kafka::{Topic, committed};
 use super::process::{Ended, Running};
 use super::{DEADLINE, setting, unique, until};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -179,6 +180,24 @@ impl Trial {
             Some(prefix) => Archive::remove_from_s3(&format!("{prefix}/{key}")),
             None => std::fs::remove_file(self.root().join(key)).expect("removed"),
         }
+    }
+
+    /// Changes the bytes of an object behind siltstone's back; what the store shows beside them stays.
+    pub(crate) fn damage(&self, key: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+        match &self.s3_prefix {
+            Some(prefix) => Archive::damage_on_s3(&format!("{prefix}/{key}"), damage),
+            None => {
+                let path = self.root().join(key);
+                let mut bytes = std::fs::read(&path).expect("read");
+                damage(&mut bytes);
+                std::fs::write(path, bytes).expect("written");
+            }
+        }
+    }
+
+    /// When each object of an archive on S3 was written last, by key.
+    pub(crate) fn times(&self) -> BTreeMap<String, i64> {
+        Archive::times_on_s3(self.s3_prefix.as_deref().expect("an archive on S3"))
     }
 
     /// Puts an object behind siltstone's back.

@@ -1,0 +1,343 @@
+//! `siltstone backfill`: a range of offsets or times, or what verifying finds missing, archived beside the live group.
+
+mod told;
+mod watch;
+
+use super::drive::{Stop, drive, stop_on_signals};
+use super::run::{Connected, connect};
+use crate::backfill::elsewhere::{self, config_into};
+use crate::backfill::job::{self, Made, Site, Wish};
+use crate::backfill::missing;
+use crate::backfill::resolve::{Resolved, resolve};
+use crate::backfill::tally::tally;
+use crate::bucket::jobs::{Job, JobRequest, check_name};
+use crate::cli::BackfillArgs;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{ArchiveConfig, Config};
+use crate::consume::Coordinator;
+use crate::exit::{Exit, Failure};
+use crate::kafka::KafkaCluster;
+use crate::ledger::{self, Destinations};
+use crate::pipeline::Ended;
+use crate::pipeline::start::{Parts, chain, open_destinations, patiently, pipeline, prepare};
+use crate::record::TopicPartition;
+use crate::spool::process_number;
+use crate::telemetry::health::Health;
+use crate::telemetry::http::Heartbeat;
+use crate::telemetry::progress::Progress;
+use crate::telemetry::status::Status;
+use crate::verify;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use told::{How, Said, announce, balance_text, say, tell_of_missing};
+use watch::Watch;
+
+/// How long a broker may be out of reach when verifying begins.
+const KAFKA_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often the terminal's bars change.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Carries out the command.
+///
+/// # Errors
+/// A [`Failure`] with its exit code.
+pub async fn backfill(
+    args: &BackfillArgs,
+    config: &Config,
+    progress: Option<Progress>,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    if let Some(name) = &args.job {
+        check_name(name).map_err(|problem| Failure::new(Exit::Config, format!("--job {name:?}: {problem}")))?;
+    }
+    match &args.into {
+        None => backfill_with(args, config, progress, out).await,
+        Some(into) => {
+            let moved = config_into(config, archive_of(config, &args.topic)?, into)?;
+            backfill_with(args, &moved, progress, out).await
+        }
+    }
+}
+
+/// The same. `config` has the destinations that are written to.
+async fn backfill_with(
+    args: &BackfillArgs,
+    config: &Config,
+    progress: Option<Progress>,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let destinations = open_destinations(config)?;
+    let archive = archive_of(config, &args.topic)?;
+    let Connected { coordinator, topics, .. } = connect(config).await?;
+    let Some(&count) = topics.get(&args.topic) else {
+        return Err(Failure::new(Exit::Config, format!("no such topic: {}", args.topic)));
+    };
+    let partitions = partitions(args, count)?;
+    let request = request(args, archive);
+    let default_name = job::default_name(&args.topic, &request);
+    let named = args.job.as_ref().unwrap_or(&default_name);
+    let site = match request.into {
+        Some(_) => elsewhere::site(config, &destinations, &*clock, named).await?,
+        None => site(config, archive, &destinations, &*clock).await?,
+    };
+    if args.cancel {
+        return cancel(args, &site, &*clock, named, out).await;
+    }
+    let wanted = Wanted { args, site: &site, request: &request, partitions: &partitions };
+    let (made, all_mended) = match wanted.under_way(&*clock, named).await? {
+        Some(made) => (made, true),
+        None if request.missing => {
+            let found = find_missing(&wanted, config, destinations, &clock, &*coordinator).await?;
+            tell_of_missing(out, args.json, &args.topic, args.deep, &found)?;
+            let all_mended = found.blocked.is_empty() && found.later == 0;
+            if found.is_empty() {
+                return Ok(if all_mended { Exit::Done } else { Exit::Findings });
+            }
+            (wanted.mend(&*clock, &*coordinator, found.resolved).await?, all_mended)
+        }
+        None => {
+            let resolved = resolve(&site, &*coordinator, &*clock, &request, &partitions).await?;
+            (wanted.make(&*clock, &*coordinator, named, resolved).await?, true)
+        }
+    };
+    let how = How { json: args.json, dry_run: args.dry_run };
+    announce(config, archive, &made, (&*coordinator, &*clock), how, out).await?;
+    if args.dry_run || made.job.ranges.is_empty() {
+        return Ok(Exit::Done);
+    }
+    if !made.is_ended {
+        job::check_overlap(&site, &*clock, &made.job).await?;
+        drop(coordinator);
+        let ended = archive_job(args, config, &site, &made.job, &clock, progress, out).await?;
+        if let Some(failure) = failure_of(&made.job, ended) {
+            return Err(failure);
+        }
+    }
+    let done = end(args, &site, &*clock, &made, out).await?;
+    Ok(if all_mended { done } else { Exit::Findings })
+}
+
+/// Says what became of the job, and that it has ended.
+async fn end(
+    args: &BackfillArgs,
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    made: &Made,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    let name = &made.job.name;
+    let tally = tally(site, clock, &made.job).await?;
+    if !made.is_ended {
+        // Also where receipts are gone that were there: the group is through, so it is never gone on with.
+        patiently(clock, "end the job", || site.ledger.bucket.end_job(name, clock.wall_ms())).await?;
+    }
+    say(out, args.json, &Said::Balance { job: name, balance: &tally }, || balance_text(name, &tally))?;
+    if tally.left > 0 {
+        let way = match site.is_elsewhere {
+            true => "Ask for them under another --job".to_string(),
+            false => format!("`siltstone backfill --missing --topic {}` archives what is missing", made.job.topic),
+        };
+        return Err(Failure::new(
+            Exit::Stopped,
+            format!(
+                "nothing vouches for {} offsets of job {name}, which has ended: it was cancelled, or receipts of it are gone. {way}",
+                tally.left
+            ),
+        ));
+    }
+    let mended = !made.job.request.missing || (tally.lost == 0 && tally.absent == 0);
+    Ok(if mended { Exit::Done } else { Exit::Findings })
+}
+
+async fn cancel(
+    args: &BackfillArgs,
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    name: &str,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    let bucket = &site.ledger.bucket;
+    if patiently(clock, "cancel the job", || bucket.job(name)).await?.is_none() {
+        return Err(Failure::new(Exit::Config, format!("there is no job {name} to cancel")));
+    }
+    patiently(clock, "cancel the job", || bucket.end_job(name, clock.wall_ms())).await?;
+    say(out, args.json, &Said::Cancelled { job: name }, || format!("job {name} is cancelled"))
+}
+
+/// What the command asks for.
+struct Wanted<'w> {
+    args: &'w BackfillArgs,
+    site: &'w Site<'w>,
+    request: &'w JobRequest,
+    partitions: &'w [TopicPartition],
+}
+
+impl Wanted<'_> {
+    /// The job that was made for it before: of the name that it has, or, as one that mends has a name that only its findings tell, the one that
+    /// is under way.
+    async fn under_way(&self, clock: &dyn Clock, named: &str) -> Result<Option<Made>, Failure> {
+        let Self { args, site, request, .. } = self;
+        match request.missing && args.job.is_none() {
+            true => job::under_way(site, clock, &args.topic, request).await,
+            false => job::find(site, clock, named, &args.topic, request).await,
+        }
+    }
+
+    /// The job that mends what was found.
+    async fn mend(&self, clock: &dyn Clock, coordinator: &dyn Coordinator, found: Resolved) -> Result<Made, Failure> {
+        let Self { args, site, request, .. } = self;
+        let name = match &args.job {
+            Some(name) => name.clone(),
+            None => job::name_to_mend(site, clock, &args.topic, request, &found).await?,
+        };
+        // Verifying takes a while: somebody may have made it meanwhile, and be half through.
+        match self.under_way(clock, &name).await? {
+            Some(made) => Ok(made),
+            None => self.make(clock, coordinator, &name, found).await,
+        }
+    }
+
+    /// A new job, which is stored if there is anything to do.
+    async fn make(
+        &self,
+        clock: &dyn Clock,
+        coordinator: &dyn Coordinator,
+        name: &str,
+        resolved: Resolved,
+    ) -> Result<Made, Failure> {
+        let Self { args, site, request, .. } = self;
+        let wish = Wish { topic: &args.topic, request, name, chunk: args.chunk };
+        let job = job::draft(site, coordinator, clock, &wish, resolved).await?;
+        match args.dry_run || job.ranges.is_empty() {
+            true => Ok(Made { job, is_resumed: false, is_ended: false }),
+            false => job::store(site, clock, job).await,
+        }
+    }
+}
+
+async fn find_missing(
+    wanted: &Wanted<'_>,
+    config: &Config,
+    destinations: Destinations,
+    clock: &Arc<dyn Clock>,
+    coordinator: &dyn Coordinator,
+) -> Result<missing::Missing, Failure> {
+    let connected = KafkaCluster::connect(&config.kafka, KAFKA_PATIENCE).await;
+    let cluster = connected.map_err(|error| Failure::new(error.exit(), chain(&error)))?;
+    let parts = verify::Parts {
+        destinations,
+        clock: clock.clone(),
+        cluster: Some(Arc::new(cluster)),
+        counters: Arc::default(),
+    };
+    missing::find(wanted.site, config, parts, coordinator, wanted.request, wanted.partitions).await
+}
+
+fn archive_of<'c>(config: &'c Config, topic: &str) -> Result<&'c ArchiveConfig, Failure> {
+    let found = config.archives.iter().find(|archive| archive.topics.matches(topic));
+    found.ok_or_else(|| Failure::new(Exit::Config, format!("no archive of the configuration wants topic {topic}")))
+}
+
+async fn site<'c>(
+    config: &'c Config,
+    archive: &'c ArchiveConfig,
+    destinations: &Destinations,
+    clock: &dyn Clock,
+) -> Result<Site<'c>, Failure> {
+    let sites = ledger::sites(config, destinations, clock, Some(&archive.name), |_| true).await?;
+    let ledger = sites.into_iter().next().ok_or_else(|| {
+        let what = format!("archive {} has not begun: start `siltstone run` first", archive.name);
+        Failure::new(Exit::Config, what)
+    })?;
+    let group = config.kafka.group.clone();
+    Ok(Site { archive, ledger, owner: group.clone(), group, is_elsewhere: false, kafka: config.kafka.clone() })
+}
+
+fn partitions(args: &BackfillArgs, count: i32) -> Result<Vec<TopicPartition>, Failure> {
+    let numbers: Vec<i32> = match &args.partition {
+        Some(named) => named.iter().copied().collect(),
+        None => (0..count).collect(),
+    };
+    if let Some(number) = numbers.iter().find(|&&number| number >= count) {
+        let what = format!("--partition: topic {} has Kafka partitions 0 to {}, not {number}", args.topic, count - 1);
+        return Err(Failure::new(Exit::Config, what));
+    }
+    Ok(numbers.into_iter().map(|number| TopicPartition::new(args.topic.as_str(), number)).collect())
+}
+
+fn request(args: &BackfillArgs, archive: &ArchiveConfig) -> JobRequest {
+    JobRequest {
+        partitions: args.partition.iter().flatten().copied().collect(),
+        from_offset: args.from_offset,
+        to_offset: args.to_offset,
+        from_ms: args.from_time,
+        to_ms: args.to_time,
+        missing: args.missing,
+        deep: args.deep,
+        into: args.into.as_ref().map(|_| archive.layout.outputs[0].place.destinations[0].clone()),
+    }
+}
+
+/// Runs this process's share of the job.
+async fn archive_job(
+    args: &BackfillArgs,
+    config: &Config,
+    site: &Site<'_>,
+    job: &Job,
+    clock: &Arc<dyn Clock>,
+    progress: Option<Progress>,
+    out: &mut dyn Write,
+) -> Result<Ended, Failure> {
+    let stop = Stop::default();
+    stop_on_signals(stop.clone())?;
+    let own = job::config_of(config, site.archive, job);
+    let Connected { source, coordinator, topics, .. } = connect(&own).await?;
+    let schedule = job::schedule(job).in_parallel(args.parallel.map_or(usize::MAX, |parallel| parallel as usize));
+    let parts = Parts {
+        coordinator: coordinator.clone(),
+        clock: clock.clone(),
+        destinations: open_destinations(&own)?,
+        topics,
+        health: Health::new(),
+        resume_from_receipts: false,
+        schedule: Some(schedule),
+        owner: Some(site.owner.clone()),
+        process: process_number(),
+    };
+    let context = prepare(&own, parts).await?;
+    let status = Arc::new(Status::default());
+    let pipeline = pipeline(&own, context, source, Handle::current(), status.clone())?;
+    let driven = drive(pipeline, stop, Arc::new(Heartbeat::default()), clock.clone());
+    let mut watch = Watch::new(job, &*coordinator, &status, progress, args.json);
+    tokio::pin!(driven);
+    loop {
+        tokio::select! {
+            ended = &mut driven => {
+                watch.end();
+                return ended;
+            }
+            () = tokio::time::sleep(WATCH) => watch.look(clock.monotonic_ms(), out).await?,
+        }
+    }
+}
+
+/// What the user should read, where the process ended before the job.
+fn failure_of(job: &Job, ended: Ended) -> Option<Failure> {
+    match ended {
+        Ended::Done => None,
+        Ended::Shutdown { stopped: Some(reason), .. } | Ended::Fatal(reason) => {
+            Some(Failure::new(Exit::Stopped, format!("job {}: {reason}", job.name)))
+        }
+        Ended::Shutdown { .. } => Some(Failure::new(
+            Exit::Incomplete,
+            format!(
+                "job {} has not ended; nothing is lost. The same command, or --job {} with it, goes on where it was left",
+                job.name, job.name
+            ),
+        )),
+    }
+}
