@@ -115,21 +115,25 @@ pub async fn name_to_mend(
     found: &Resolved,
 ) -> Result<String, Failure> {
     let found = format!("{topic}\n{}\n{}\n{}", to_json(request), to_json(&found.ranges), to_json(&found.read_back));
-    let name = name_of(&format!("{topic}-missing"), &found);
-    for time in 1..=MENDED_MAX {
-        let name = if time == 1 { name.clone() } else { format!("{name}-{time}") };
+    not_ended(site, clock, &name_of(&format!("{topic}-missing"), &found)).await
+}
+
+/// `name`, or with a number behind it where jobs of that name have ended.
+///
+/// # Errors
+/// A store that does not answer or refuses; a thousand have ended.
+pub async fn not_ended(site: &Site<'_>, clock: &dyn Clock, name: &str) -> Result<String, Failure> {
+    for time in 1..=SAME_MAX {
+        let name = if time == 1 { name.to_string() } else { format!("{name}-{time}") };
         if !patiently(clock, "look for a job", || site.ledger.bucket.is_job_ended(&name)).await? {
             return Ok(name);
         }
     }
-    Err(Failure::new(
-        Exit::Config,
-        format!("{MENDED_MAX} jobs have mended the same: give this one another name with --job"),
-    ))
+    Err(Failure::new(Exit::Config, format!("{SAME_MAX} jobs were the same: give this one another name with --job")))
 }
 
-/// How often the same is mended under names of its own.
-const MENDED_MAX: u32 = 1_000;
+/// How often the same is asked for under names of its own.
+const SAME_MAX: u32 = 1_000;
 
 fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("requests and ranges hold only numbers and strings")
@@ -221,8 +225,12 @@ pub async fn under_way(
 pub async fn store(site: &Site<'_>, clock: &dyn Clock, job: Job) -> Result<Made, Failure> {
     let bucket = &site.ledger.bucket;
     let what = format!("job {}", job.name);
+    // What is refused before it is stored spends no name and stands in nobody's way.
+    check_overlap(site, clock, &job).await?;
     let made = match patiently(clock, &what, || bucket.put_job(&job)).await? {
         JobOutcome::Created => Made { job, is_resumed: false, is_ended: false },
+        // By a request whose answer was lost.
+        JobOutcome::Found(found) if *found == job => Made { job, is_resumed: false, is_ended: false },
         JobOutcome::Found(found) => {
             check_same(&found, &job.topic, &job.request)?;
             check_layout(site, &found)?;
@@ -276,6 +284,7 @@ pub fn schedule(job: &Job) -> Schedule {
     let (batches, ranges): (Vec<_>, Vec<_>) = job.ranges.iter().partition(|range| range.batch);
     let (batches, ranges) = (batches.into_iter().map(placed), ranges.into_iter().map(placed));
     Schedule::with_batches(ranges, batches, job.chunk, job.topic_id.clone())
+        .of_job(&job.name)
         .reading_back(job.read_back.iter().map(|batch| (of(batch.partition), batch.first)))
 }
 

@@ -6,11 +6,11 @@
 //! ```
 
 use super::job::Site;
-use super::resolve::{Resolved, live_offset};
+use super::resolve::{self, Resolved, live_offset};
 use crate::bucket::jobs::{JobBatch, JobRange, JobRequest};
 use crate::config::Config;
 use crate::consume::Coordinator;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::pipeline::schedule::without;
 use crate::record::{OffsetRange, TopicPartition};
 use crate::verify::finding::{Fault, Finding, Kind};
@@ -48,9 +48,8 @@ pub async fn find(
     request: &JobRequest,
     partitions: &[TopicPartition],
 ) -> Result<Missing, Failure> {
-    let unreachable = |reason| Failure::new(Exit::Unreachable, format!("read the live group's offsets: {reason}"));
     // Before anything is read of the bucket: what the live group does meanwhile is not missing.
-    let committed = coordinator.committed(partitions.to_vec()).await.map_err(unreachable)?;
+    let committed = resolve::committed(site, coordinator, partitions).await?;
     let of = |(partition, committed): (TopicPartition, Option<_>)| {
         Some((partition.partition, live_offset(site, committed.as_ref())?))
     };

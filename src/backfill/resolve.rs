@@ -4,11 +4,12 @@ use super::job::Site;
 use crate::batch::metadata::OffsetMetadata;
 use crate::bucket::jobs::{JobBatch, JobRange, JobRequest};
 use crate::clock::Clock;
-use crate::consume::{Committed, Coordinator, LogBounds};
+use crate::consume::{Committed, CommittedOffsets, Coordinator, LogBounds};
 use crate::exit::{Exit, Failure};
 use crate::kafka::look;
 use crate::pipeline::schedule::{union, without};
 use crate::pipeline::start::{first_bounds, patiently};
+use crate::pipeline::takeover::recreated;
 use crate::record::{OffsetRange, TopicPartition};
 use futures::TryStreamExt;
 
@@ -30,6 +31,32 @@ pub fn live_offset(site: &Site<'_>, committed: Option<&Committed>) -> Option<i64
     (metadata.generation == site.archive.layout.generation).then_some(committed.offset)
 }
 
+/// What the live group has committed in `partitions`, in that order.
+///
+/// # Errors
+/// Kafka does not answer for each of them; [`Exit::Stopped`]: the topic is another one than the archive's.
+pub async fn committed(
+    site: &Site<'_>,
+    coordinator: &dyn Coordinator,
+    partitions: &[TopicPartition],
+) -> Result<CommittedOffsets, Failure> {
+    let unreachable = |reason| Failure::new(Exit::Unreachable, format!("read the live group's offsets: {reason}"));
+    let found = coordinator.committed(partitions.to_vec()).await.map_err(unreachable)?;
+    if let Some(silent) = partitions.iter().find(|partition| found.iter().all(|(of, _)| of != *partition)) {
+        return Err(unreachable(format!("Kafka gives no answer for {silent}")));
+    }
+    let Some(topic) = partitions.first().map(|partition| &*partition.topic).filter(|_| !site.is_elsewhere) else {
+        return Ok(found);
+    };
+    let Some(now) = coordinator.topic_id(topic).await.map_err(unreachable)? else { return Ok(found) };
+    let ids = found.iter().filter_map(|(_, committed)| OffsetMetadata::decode(&committed.as_ref()?.metadata));
+    let of_generation = ids.filter(|metadata| metadata.generation == site.archive.layout.generation);
+    match of_generation.filter_map(|metadata| metadata.topic_id).find(|known| *known != now) {
+        Some(known) => Err(Failure::new(Exit::Stopped, recreated(topic, &known, &now))),
+        None => Ok(found),
+    }
+}
+
 /// The offsets of `request` in `partitions`, without those that receipts vouch for.
 ///
 /// # Errors
@@ -43,8 +70,9 @@ pub async fn resolve(
     partitions: &[TopicPartition],
 ) -> Result<Resolved, Failure> {
     let mut resolved = Resolved::default();
-    let unreachable = |reason| Failure::new(Exit::Unreachable, format!("read the live group's offsets: {reason}"));
-    let committed = coordinator.committed(partitions.to_vec()).await.map_err(unreachable)?;
+    let count =
+        |ranges: &[OffsetRange]| -> u64 { ranges.iter().map(|range| (range.end - range.first).unsigned_abs()).sum() };
+    let committed = committed(site, coordinator, partitions).await?;
     for (partition, committed) in committed {
         let bounds = first_bounds(clock, coordinator, &partition).await?;
         let limit = match site.is_elsewhere {
@@ -64,11 +92,8 @@ pub async fn resolve(
         let wanted = wanted(site, coordinator, request, &partition, bounds, limit).await?;
         let taken = vouched(site, clock, &partition, wanted).await?;
         let left = without(vec![wanted], taken);
-        let left = with_unfinished(left, &unfinished(site, clock, &partition).await?, limit);
-        let count = |ranges: &[OffsetRange]| -> u64 {
-            ranges.iter().map(|range| (range.end - range.first).unsigned_abs()).sum()
-        };
         resolved.skipped += count(&union(vec![wanted])).saturating_sub(count(&left));
+        let left = with_unfinished(left, &unfinished(site, clock, &partition).await?, limit);
         resolved.ranges.extend(left.into_iter().map(|range| JobRange::new(partition.partition, range)));
     }
     resolved.ranges.sort_unstable_by_key(|range| (range.partition, range.first));
@@ -126,6 +151,7 @@ async fn end_before(
     let hint = coordinator.offset_at_time(partition.clone(), ms).await.map_err(unreachable)?;
     let Some(hint) = hint.filter(|&hint| hint < limit) else { return Ok(limit) };
     let (config, of, range) = (site.kafka.clone(), partition.clone(), OffsetRange::new(hint, limit));
+    tracing::info!(%partition, from = hint, to = limit, "reading the log for records before --to-time that lie behind later ones");
     let read = tokio::task::spawn_blocking(move || look::end_before(&config, &of, range, ms));
     let found =
         read.await.map_err(|error| Failure::new(Exit::Failed, format!("{partition}: read the log: {error}")))?;

@@ -106,7 +106,10 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
     if !has(Bug::PlanSkipped) {
         context.commit(Effect::PlanCommit, &held, batch.range.first, plan(&batch).encode()).await?;
     }
+    check_job(context, &batch).await?;
     let claimed = if has(Bug::ClaimSkipped) { Claimed::Now } else { claim(context, &batch).await? };
+    // Once more: a process may have stood still between, and others have cut there otherwise. Nothing of it is uploaded yet.
+    check_job(context, &batch).await?;
     let is_redo = batch.earlier.is_some();
     match claimed {
         Claimed::Now => {}
@@ -150,6 +153,26 @@ async fn tell_of_a_reset(context: &Context, batch: &SealedBatch) {
              commit of this batch overwrites it. To set it on purpose, stop every process of the group first"
         );
     }
+}
+
+/// Stops a batch of a job that has ended: another job may have offsets of it by now, and would cut them otherwise.
+async fn check_job(context: &Context, batch: &SealedBatch) -> Result<(), Halt> {
+    let Some(name) = context.schedule.as_ref().and_then(|schedule| schedule.job()) else { return Ok(()) };
+    let ended = context
+        .while_held(&batch.held, "ask whether the job has ended", || async {
+            match batch.archive.bucket.is_job_ended(name).await {
+                Ok(ended) => Try::Done(ended),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await?;
+    if ended {
+        return Err(Halt::Stop(format!(
+            "job {name} was cancelled, or has ended: {} archives no more of it",
+            batch.held.partition
+        )));
+    }
+    Ok(())
 }
 
 /// Stops a redo that would put other objects than those that were decided (E-5), before it puts any.

@@ -24,6 +24,8 @@ pub struct Schedule {
     parallel: usize,
     /// First offsets of batches whose objects are read before they are taken for intact.
     read_back: BTreeMap<TopicPartition, BTreeSet<i64>>,
+    /// The job that it is of.
+    job: Option<String>,
 }
 
 /// Offsets without a gap.
@@ -80,7 +82,17 @@ impl Schedule {
                 spans.insert(partition, all);
             }
         }
-        Self { spans, chunk: chunk.max(1), topic_id, parallel: usize::MAX, read_back: BTreeMap::new() }
+        Self { spans, chunk: chunk.max(1), topic_id, parallel: usize::MAX, read_back: BTreeMap::new(), job: None }
+    }
+
+    /// The same, carried out for as long as the job of that name has not ended.
+    pub fn of_job(self, name: &str) -> Self {
+        Self { job: Some(name.to_string()), ..self }
+    }
+
+    /// The job that it is of, where it is of one.
+    pub fn job(&self) -> Option<&str> {
+        self.job.as_deref()
     }
 
     /// The same, but so many partitions at the same time in each process.

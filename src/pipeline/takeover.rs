@@ -119,7 +119,8 @@ async fn commit_chain(
     context.commit(Effect::ChainCommit, held, position, done.encode()).await
 }
 
-pub(super) fn recreated(topic: &str, known: &str, found: &str) -> String {
+/// What to say where a topic is another one than before.
+pub fn recreated(topic: &str, known: &str, found: &str) -> String {
     format!(
         "topic {topic} was deleted and created again (id {known}, now {found}): its offsets would name objects of the old \
          one. Set `generation` in this archive's section one higher to archive the new topic beside the old"

@@ -57,7 +57,7 @@ fn document(topic: &Topic, (partition, first, _): Range, extension: &str) -> Str
     format!("_siltstone/receipts/v1/{}/{partition:05}/{first:020}.{extension}", topic.name)
 }
 
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
 }

@@ -18,6 +18,7 @@ use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::kafka::KafkaCluster;
 use crate::ledger::{self, Destinations};
+use crate::parse::timestamp::render_instant;
 use crate::pipeline::Ended;
 use crate::pipeline::start::{Parts, chain, open_destinations, patiently, pipeline, prepare};
 use crate::record::TopicPartition;
@@ -77,6 +78,7 @@ async fn backfill_with(
         return Err(Failure::new(Exit::Config, format!("no such topic: {}", args.topic)));
     };
     let partitions = partitions(args, count)?;
+    check_order(args)?;
     let request = request(args, archive);
     let default_name = job::default_name(&args.topic, &request);
     let named = args.job.as_ref().unwrap_or(&default_name);
@@ -88,7 +90,14 @@ async fn backfill_with(
         return cancel(args, &site, &*clock, named, out).await;
     }
     let wanted = Wanted { args, site: &site, request: &request, partitions: &partitions };
-    let (made, all_mended) = match wanted.under_way(&*clock, named).await? {
+    let found = wanted.under_way(&*clock, named).await?;
+    // What was asked for before, and has ended, may have come about again.
+    let ended = found.as_ref().is_some_and(|made| made.is_ended) && !request.missing;
+    let (made, all_mended) = match found {
+        Some(made) if ended => {
+            let resolved = resolve(&site, &*coordinator, &*clock, &request, &partitions).await?;
+            (wanted.again(&*clock, &*coordinator, made, resolved).await?, true)
+        }
         Some(made) => (made, true),
         None if request.missing => {
             let found = find_missing(&wanted, config, destinations, &clock, &*coordinator).await?;
@@ -165,7 +174,11 @@ async fn cancel(
         return Err(Failure::new(Exit::Config, format!("there is no job {name} to cancel")));
     }
     patiently(clock, "cancel the job", || bucket.end_job(name, clock.wall_ms())).await?;
-    say(out, args.json, &Said::Cancelled { job: name }, || format!("job {name} is cancelled"))
+    say(out, args.json, &Said::Cancelled { job: name }, || {
+        format!(
+            "job {name} is cancelled; processes of it that still run stop at the end of the batch that they have begun"
+        )
+    })
 }
 
 /// What the command asks for.
@@ -198,6 +211,35 @@ impl Wanted<'_> {
         match self.under_way(clock, &name).await? {
             Some(made) => Ok(made),
             None => self.make(clock, coordinator, &name, found).await,
+        }
+    }
+
+    /// The job that has ended, if nothing of what was asked for is left; else one that does what is left.
+    async fn again(
+        &self,
+        clock: &dyn Clock,
+        coordinator: &dyn Coordinator,
+        ended: Made,
+        resolved: Resolved,
+    ) -> Result<Made, Failure> {
+        let left: i64 = resolved.ranges.iter().map(|range| range.end - range.first).sum();
+        let name = &ended.job.name;
+        match (resolved.ranges.is_empty(), &self.args.job) {
+            (true, _) => Ok(ended),
+            (false, Some(_)) => Err(Failure::new(
+                Exit::Stopped,
+                format!(
+                    "job {name} has ended, and nothing vouches for {left} offsets of what it was asked for: it was cancelled, or receipts \
+                     are gone, or Kafka has more by now. Ask for them under another --job"
+                ),
+            )),
+            (false, None) => {
+                let next = job::not_ended(self.site, clock, name).await?;
+                match job::find(self.site, clock, &next, &self.args.topic, self.request).await? {
+                    Some(made) => Ok(made),
+                    None => self.make(clock, coordinator, &next, resolved).await,
+                }
+            }
         }
     }
 
@@ -267,6 +309,24 @@ fn partitions(args: &BackfillArgs, count: i32) -> Result<Vec<TopicPartition>, Fa
         return Err(Failure::new(Exit::Config, what));
     }
     Ok(numbers.into_iter().map(|number| TopicPartition::new(args.topic.as_str(), number)).collect())
+}
+
+/// # Errors
+/// [`Exit::Config`]: the range ends before it begins.
+fn check_order(args: &BackfillArgs) -> Result<(), Failure> {
+    let refused = |what: String| Err(Failure::new(Exit::Config, format!("{what}: there is nothing between them")));
+    if let (Some(from), Some(to)) = (args.from_offset, args.to_offset)
+        && from >= to
+    {
+        return refused(format!("--from-offset {from} is not below --to-offset {to}"));
+    }
+    if let (Some(from), Some(to)) = (args.from_time, args.to_time)
+        && from >= to
+    {
+        let (from, to) = (render_instant(from), render_instant(to));
+        return refused(format!("--from-time {from} is not before --to-time {to}"));
+    }
+    Ok(())
 }
 
 fn request(args: &BackfillArgs, archive: &ArchiveConfig) -> JobRequest {

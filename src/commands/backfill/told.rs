@@ -237,7 +237,9 @@ pub(super) async fn announce(
         if job.ranges.len() > SHOWN_MAX {
             text += &format!("\n  and {} ranges more (all of them: --json)", job.ranges.len() - SHOWN_MAX);
         }
-        if job.ranges.is_empty() {
+        if job.ranges.is_empty() && job.skipped == 0 {
+            text += "\n  nothing to do: Kafka has no offsets of what is asked for";
+        } else if job.ranges.is_empty() {
             text += &format!("\n  nothing to do: receipts vouch for all {} offsets", job.skipped);
         } else if !made.is_ended {
             let bytes = estimate.bytes.map_or("unknown".to_string(), show_bytes);

@@ -132,12 +132,18 @@ async fn skip_finished(
         let first = here.first;
         let entry = entry_at(context, archive, held, first).await?;
         let receipt = entry.as_ref().and_then(|entry| entry.receipt.as_ref());
+        if let (Some(known), Some(now)) = (entry.as_ref().and_then(Entry::topic_id), &chain.topic_id)
+            && known != now
+        {
+            return Err(Halt::Stop(recreated(&partition.topic, known, now)));
+        }
         if let Some(entry) = entry.as_ref()
             && let Some(other) = listed.get(index + 1).filter(|other| other.first < entry.reach())
         {
             return Err(Halt::Stop(format!(
                 "{partition}: the batch [{first}, {}) is claimed, and another one begins inside it at offset {}: one of them was made by \
-                 another job while this one was given up. `siltstone verify` shows what is there; delete the claim that has no receipt",
+                 another job while this one was given up. `siltstone verify` shows what is there; move away the objects that the claim without receipt names, then \
+                 delete that claim",
                 entry.reach(),
                 other.first
             )));
@@ -180,7 +186,7 @@ async fn behind_the_batch_before(
         Some(receipt) => Ok(receipt.end),
         None => Err(Halt::Stop(format!(
             "{partition}: offset {position} lies inside the batch [{first}, {}), which was claimed and never finished: it is finished whole, by a \
-             backfill from offset {first} on",
+             backfill from offset {first} on, once this job has ended or is cancelled",
             entry.reach()
         ))),
     }
