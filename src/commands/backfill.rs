@@ -4,6 +4,7 @@ use super::drive::{Stop, drive, stop_on_signals};
 use super::run::{Connected, connect};
 use crate::backfill::job::{self, Made, Site};
 use crate::backfill::tally::{Tally, tally};
+use crate::bucket::folding::Rules;
 use crate::bucket::jobs::{Job, JobRequest, check_name};
 use crate::cli::BackfillArgs;
 use crate::clock::{Clock, SystemClock};
@@ -304,6 +305,7 @@ async fn archive_job(
         topics,
         health: Health::new(),
         resume_from_receipts: false,
+        folding: Rules::default(),
         schedule: Some(schedule),
         owner: Some(config.kafka.group.clone()),
         process: process_number(),

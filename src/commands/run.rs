@@ -1,6 +1,7 @@
 //! `siltstone run`: archive until told to stop, or with `--drain` up to the log ends seen at the start.
 
 use super::drive::{Stop, drive, exit_of, stop_on_signals};
+use crate::bucket::folding::Rules;
 use crate::cli::RunArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, MemoryShares};
@@ -51,6 +52,7 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         topics: topics.clone(),
         health,
         resume_from_receipts: args.resume_from_receipts,
+        folding: Rules::default(),
         schedule: None,
         owner: None,
         process: process_number(),

@@ -4,6 +4,7 @@ use super::archive::{Archive, PinnedSchemas};
 use super::schedule::Schedule;
 use super::start::chain;
 use crate::batch::metadata::METADATA_BYTES_MAX;
+use crate::bucket::folding::Rules;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::config::{Rotate, Start, TopicPatterns, UploadConfig};
@@ -47,6 +48,10 @@ pub struct Context {
     pub schedule: Option<Schedule>,
     /// Where schemas are asked for.
     pub registry: Option<Arc<Registry>>,
+    /// What is folded of receipts.
+    pub folding: Rules,
+    /// One Kafka partition's receipts are folded at a time.
+    pub folds: Semaphore,
     /// A number that no other living process has.
     pub process: u64,
     /// What is wrong at the moment.

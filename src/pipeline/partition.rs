@@ -130,6 +130,8 @@ pub struct Partition {
     pub records: u64,
     /// Next offset a reader could reach when last asked, for lag.
     pub log_end: Option<i64>,
+    /// When it is next looked whether receipts are to be folded, by the monotonic clock; `None` while nobody is to look, or somebody does.
+    pub fold_at_ms: Option<i64>,
 }
 
 /// A task that asks for something; it ends when this is dropped.
@@ -219,6 +221,7 @@ impl Partition {
             topic_id: None,
             records: 0,
             log_end: None,
+            fold_at_ms: None,
         }
     }
 

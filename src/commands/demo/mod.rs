@@ -5,6 +5,7 @@ mod tour;
 
 use super::drive::{Stop, drive};
 use super::run::Connected;
+use crate::bucket::folding::Rules;
 use crate::cli::DemoArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
@@ -142,6 +143,7 @@ async fn archive(
         topics,
         health: Health::new(),
         resume_from_receipts: false,
+        folding: Rules::default(),
         schedule: None,
         owner: None,
         process: process_number(),

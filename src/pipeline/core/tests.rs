@@ -1,6 +1,7 @@
 //! The core alone, with a Kafka that says yes to everything: what it opens and what it lets go.
 
 use super::*;
+use crate::bucket::folding::Rules;
 use crate::clock::ManualClock;
 use crate::config;
 use crate::consume::{CommitError, CommittedOffsets, Coordinator, PlannedGuard};
@@ -94,6 +95,7 @@ impl Trial {
             topics: BTreeMap::from([("t".to_string(), 1)]),
             health: Health::new(),
             resume_from_receipts: false,
+            folding: Rules::default(),
             schedule: None,
             owner: None,
             process: 1,
