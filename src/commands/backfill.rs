@@ -4,7 +4,6 @@ use super::drive::{Stop, drive, stop_on_signals};
 use super::run::{Connected, connect};
 use crate::backfill::job::{self, Made, Site};
 use crate::backfill::tally::{Tally, tally};
-use crate::bucket::folding::Rules;
 use crate::bucket::jobs::{Job, JobRequest, check_name};
 use crate::cli::BackfillArgs;
 use crate::clock::{Clock, SystemClock};
@@ -305,7 +304,7 @@ async fn archive_job(
         topics,
         health: Health::new(),
         resume_from_receipts: false,
-        folding: Rules::default(),
+        folding: Folding::default(),
         schedule: Some(schedule),
         owner: Some(config.kafka.group.clone()),
         process: process_number(),

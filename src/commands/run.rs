@@ -1,13 +1,13 @@
 //! `siltstone run`: archive until told to stop, or with `--drain` up to the log ends seen at the start.
 
 use super::drive::{Stop, drive, exit_of, stop_on_signals};
-use crate::bucket::folding::Rules;
 use crate::cli::RunArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, MemoryShares};
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::kafka;
+use crate::pipeline::context::Folding;
 use crate::pipeline::start::{Parts, chain, first_bounds, open_destinations, pipeline, prepare};
 use crate::record::TopicPartition;
 use crate::spool::process_number;
@@ -52,7 +52,7 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         topics: topics.clone(),
         health,
         resume_from_receipts: args.resume_from_receipts,
-        folding: Rules::default(),
+        folding: Folding::default(),
         schedule: None,
         owner: None,
         process: process_number(),

@@ -211,7 +211,7 @@ async fn vouch(context: &Context, batch: &mut SealedBatch, claimed_ms: i64) -> R
 
 /// The receipt of this batch that is in a fold. None can be where the claim is this try's own and younger than any receipt that is folded.
 async fn folded(context: &Context, batch: &SealedBatch, claimed_ms: i64) -> Result<Option<Box<Receipt>>, Halt> {
-    let is_fresh = context.clock.monotonic_ms() - claimed_ms < context.folding.min_age_ms;
+    let is_fresh = context.clock.monotonic_ms() - claimed_ms < context.folding.rules.min_age_ms;
     if batch.earlier.is_none() && is_fresh {
         return Ok(None);
     }

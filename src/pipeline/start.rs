@@ -2,11 +2,10 @@
 //! compile what can be compiled.
 
 use super::archive::Archive;
-use super::context::{ArchiveContext, Context, StartRule, UploadRoom, load_pinned};
+use super::context::{ArchiveContext, Context, Folding, StartRule, UploadRoom, load_pinned};
 use super::core::Core;
 use super::schedule::Schedule;
 use super::{Bounds, Pipeline};
-use crate::bucket::folding::Rules;
 use crate::bucket::identity::StoredStart;
 use crate::bucket::probe::ProbeError;
 use crate::bucket::{Bucket, BucketError};
@@ -55,8 +54,8 @@ pub struct Parts {
     pub schedule: Option<Schedule>,
     /// The group that the archive belongs to, where it is not the one that commits.
     pub owner: Option<String>,
-    /// What is folded of receipts.
-    pub folding: Rules,
+    /// What is folded of receipts, and when.
+    pub folding: Folding,
     /// A number that no other living process has, for its names in the spool.
     pub process: u64,
 }

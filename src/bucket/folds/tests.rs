@@ -128,7 +128,7 @@ async fn the_oldest_are_folded_and_the_newest_stay() {
         assert!(listed.iter().all(|listed| listed.claim && listed.receipt));
         assert_eq!(listed.len(), entries.len());
         let below = bucket.last_below(&partition(), offset).await.expect("looked").map(|entry| entry.first);
-        assert_eq!(below, (0..14).map(|number| number * 10).filter(|&first| first < offset).next_back());
+        assert_eq!(below, (0..14).map(|number| number * 10).rfind(|&first| first < offset));
     }
     assert_eq!(bucket.highest(&partition()).await.expect("looked").expect("one").first, 130);
     assert_eq!(bucket.partitions().await.expect("listed"), [partition()]);

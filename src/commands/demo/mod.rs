@@ -5,12 +5,12 @@ mod tour;
 
 use super::drive::{Stop, drive};
 use super::run::Connected;
-use crate::bucket::folding::Rules;
 use crate::cli::DemoArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::kafka::demo::{DemoCluster, DemoCoordinator, DemoProducer};
+use crate::pipeline::context::Folding;
 use crate::pipeline::start::{Parts, open_destinations, pipeline, prepare};
 use crate::pipeline::{Ended, start};
 use crate::spool::process_number;
@@ -143,7 +143,7 @@ async fn archive(
         topics,
         health: Health::new(),
         resume_from_receipts: false,
-        folding: Rules::default(),
+        folding: Folding::default(),
         schedule: None,
         owner: None,
         process: process_number(),

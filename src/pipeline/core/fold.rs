@@ -11,10 +11,6 @@ use crate::pipeline::context::Context;
 use crate::pipeline::partition::Phase;
 use crate::pipeline::start::chain;
 
-/// How long after a takeover it is looked for the first time: processes that are started anew every day fold, too.
-pub(super) const FOLD_FIRST_MS: i64 = 600_000;
-/// How long after that it is looked again.
-const FOLD_AGAIN_MS: i64 = 3_600_000;
 /// Most folds that are made at a time: an archive with many receipts catches up within days, and no other partition waits for long.
 const FOLDS_MAX: usize = 10;
 
@@ -38,7 +34,7 @@ impl Core {
     }
 
     pub(super) fn folded(&mut self, held: &Held, again: bool) {
-        let at_ms = self.clock.monotonic_ms() + FOLD_AGAIN_MS;
+        let at_ms = self.clock.monotonic_ms() + self.context.folding.again_ms;
         if let Some(slot) = self.slot_of(held).filter(|_| again) {
             self.partitions[slot].fold_at_ms = Some(at_ms);
         }
@@ -56,7 +52,7 @@ async fn fold(context: &Context, held: &Held, archive: usize, committed: i64) ->
     let partition = &held.partition;
     let task = Task {
         partition,
-        rules: context.folding,
+        rules: context.folding.rules,
         committed,
         folds_max: FOLDS_MAX,
         dry_run: false,

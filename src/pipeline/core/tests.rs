@@ -1,11 +1,11 @@
 //! The core alone, with a Kafka that says yes to everything: what it opens and what it lets go.
 
 use super::*;
-use crate::bucket::folding::Rules;
 use crate::clock::ManualClock;
 use crate::config;
 use crate::consume::{CommitError, CommittedOffsets, Coordinator, PlannedGuard};
 use crate::destination::{Destination, StoreKind};
+use crate::pipeline::context::Folding;
 use crate::pipeline::partition::Phase;
 use crate::pipeline::start::{Parts, prepare};
 use crate::record::OwnedRecord;
@@ -95,7 +95,7 @@ impl Trial {
             topics: BTreeMap::from([("t".to_string(), 1)]),
             health: Health::new(),
             resume_from_receipts: false,
-            folding: Rules::default(),
+            folding: Folding::default(),
             schedule: None,
             owner: None,
             process: 1,
