@@ -14,6 +14,7 @@ use crate::kafka::look;
 use crate::ledger::{self, Destinations};
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::Ended;
+use crate::pipeline::context::Folding;
 use crate::pipeline::start::{Parts, open_destinations, patiently, pipeline, prepare};
 use crate::record::{OffsetRange, TopicPartition};
 use crate::spool::process_number;
