@@ -147,3 +147,6 @@ impl Site<'_> {
         Ok(receipts.try_filter_map(|receipt| std::future::ready(Ok(receipt))).boxed())
     }
 }
+
+#[cfg(test)]
+mod tests;
