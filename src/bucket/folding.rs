@@ -38,6 +38,9 @@ pub const MIN_AGE_MS: i64 = 24 * 3_600_000;
 /// How long after its last look a process may go on to delete.
 pub const DELETES_MS_MAX: i64 = 60_000;
 
+/// Room for a fold's first line.
+const HEADER_MAX: usize = 4 << 10;
+
 /// Requests side by side.
 const REQUESTS_MAX: usize = 8;
 
@@ -203,7 +206,7 @@ impl Bucket {
         if taken.iter().any(|taken| taken.end > task.committed || taken.written_ms.is_some_and(|ms| ms > before_ms)) {
             return Ok(Some(Rest::Young));
         }
-        if taken.iter().map(|taken| taken.body.len() + 1).sum::<usize>() > FOLD_TEXT_MAX / 2 {
+        if taken.iter().map(|taken| taken.body.len() + 1).sum::<usize>() > FOLD_TEXT_MAX - HEADER_MAX {
             return Ok(Some(Rest::Large));
         }
         let range = OffsetRange::new(taken[0].first, taken.iter().map(|taken| taken.end).fold(0, i64::max));
