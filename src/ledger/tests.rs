@@ -1,5 +1,8 @@
 //! Receipts as commands find them, beside folds and in them, and what that costs.
 
+// The numbers of the guide are for people.
+#![allow(clippy::print_stdout)]
+
 use super::*;
 use crate::bucket::folding::{Rules, Task};
 use crate::bucket::receipt::receipt_key;
