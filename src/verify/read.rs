@@ -11,7 +11,6 @@ use crate::exit::{Exit, Failure};
 use crate::pipeline::start::{chain, patiently};
 use crate::record::TopicPartition;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -142,7 +141,7 @@ impl Reader {
         let names = patiently(&*self.clock, &what, || self.bucket.names_from(partition, 0)).await?;
         let folds = patiently(&*self.clock, &what, || self.bucket.folds(partition)).await?;
         let firsts: Vec<i64> = names.keys().copied().collect();
-        let with_receipt: Arc<BTreeSet<i64>> =
+        let with_receipt: Arc<Vec<i64>> =
             Arc::new(names.into_values().filter(|name: &Listed| name.receipt).map(|name| name.first).collect());
         let (reader, partition) = (self.clone(), partition.clone());
         let of_stretch = move |stretch| {
@@ -156,7 +155,7 @@ impl Reader {
         self,
         partition: TopicPartition,
         stretch: Stretch,
-        with_receipt: Arc<BTreeSet<i64>>,
+        with_receipt: Arc<Vec<i64>>,
     ) -> Result<BoxStream<'static, Result<(i64, Document), Failure>>, Failure> {
         let (firsts, folds) = match stretch {
             Stretch::Beside(firsts) => (firsts, Folds::default()),
@@ -181,7 +180,7 @@ impl Reader {
         let (reader, folds) = (self, Arc::new(folds));
         let read = move |first: i64| {
             let (reader, partition, folds) = (reader.clone(), partition.clone(), folds.clone());
-            let is_beside = with_receipt.contains(&first);
+            let is_beside = with_receipt.binary_search(&first).is_ok();
             spawned(async move {
                 let folded = match folds.receipt(first) {
                     Ok(folded) => folded,
