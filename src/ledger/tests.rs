@@ -51,8 +51,8 @@ impl Counting {
         let counts = self.counts.clone();
         // The first page is asked for also where there is nothing.
         counts.pages.fetch_add(1, Ordering::Relaxed);
-        let count = move |(number, object)| {
-            if number > 0 && number % PAGE == 0 {
+        let count = move |(number, object): (usize, StoreResult<ObjectMeta>)| {
+            if number > 0 && number.is_multiple_of(PAGE) {
                 counts.pages.fetch_add(1, Ordering::Relaxed);
             }
             object

@@ -71,7 +71,7 @@ impl Site {
 
     fn fold(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Ended {
         let config = self.config().display().to_string();
-        let all = [&["fold", "-c", &config, "--min-age", "0s"], arguments].concat();
+        let all = [&["fold", "-c", &config, "--min-age", "0s"][..], arguments].concat();
         Running::start(&all, environment).wait(DEADLINE)
     }
 

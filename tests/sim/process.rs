@@ -78,7 +78,8 @@ impl Process {
     pub(crate) fn start(shared: &Shared, beginning: Beginning) -> Self {
         let Beginning { life, config, partitions, conditional, wall_shift_ms, resume_from_receipts, drain_to, chunk } =
             beginning;
-        let (at_ms, folding) = (shared.lock().now_ms, folding(shared.lock().knobs.fold_every_ms));
+        let at_ms = shared.lock().now_ms;
+        let folding = folding(shared.lock().knobs.fold_every_ms);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)

@@ -270,7 +270,8 @@ impl ObjectStore for SimStore {
                 let location = location?;
                 let (bucket, key) = (store.bucket, location.to_string());
                 let delete = move |state: &mut State| state.delete(bucket, &key);
-                store.ask(Kind::Delete, location.as_ref(), delete).await.map(|()| location)
+                let done = store.ask(Kind::Delete, &location.to_string(), delete).await;
+                done.map(|()| location)
             }
         };
         locations.then(delete).boxed()
