@@ -53,10 +53,11 @@ pub(crate) struct Beginning {
     pub(crate) chunk: Option<i64>,
 }
 
-/// So many receipts a fold, and how often it is looked for some; few and often, where a seed folds.
+/// So many receipts a fold, and how often it is looked for some; few, often and of any age, where a seed folds: no day passes in a seed, and what
+/// a day keeps apart (a process that wakes, a delete that is on its way) meets here.
 pub(crate) fn folding(every_ms: Option<i64>) -> Folding {
     let Some(every_ms) = every_ms else { return Folding::default() };
-    Folding { rules: Rules { fold: 3, kept: 2, min_age_ms: 0 }, first_ms: every_ms / 2, again_ms: every_ms }
+    Folding { rules: Rules { fold: 3, kept: 2, min_age_ms: i64::MIN / 4 }, first_ms: every_ms / 2, again_ms: every_ms }
 }
 
 pub(crate) struct Process {
