@@ -22,6 +22,7 @@ use super::folds::{FOLD_TEXT_MAX, FOLD_VERSION, Fold, FoldHeader, compressed, fo
 use super::receipt::receipt_key;
 use super::{Body, Bucket, BucketError, Created, receipts_folder};
 use crate::clock::Clock;
+use crate::destination::StoreKind;
 use crate::effect::{Effect, requests};
 use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, TopicPartition};
@@ -172,7 +173,8 @@ impl Bucket {
         let folds = self.folds(partition).await?;
         let last = folds.last().copied();
         let end = folds.iter().map(|range| range.end).max();
-        let listed = self.lying_from(partition, last.map_or(0, |last| last.first)).await?;
+        let from = behind.or(end).unwrap_or(0);
+        let listed = self.lying_from(partition, last.map_or(0, |last| last.first), (from, fold + kept)).await?;
         if self.folds(partition).await? != folds {
             return Ok(Some(Rest::Busy));
         }
@@ -186,7 +188,6 @@ impl Bucket {
                 self.delete_folded(task, &fold, &listed, found, done).await?;
             }
         }
-        let from = behind.or(end).unwrap_or(0);
         let mut unfolded = listed.range(from..);
         let oldest: Vec<(i64, Lying)> =
             unfolded.by_ref().take(fold).map(|(&first, lying)| (first, lying.clone())).collect();
@@ -292,7 +293,7 @@ impl Bucket {
         });
         let alike: Vec<Option<i64>> = futures::stream::iter(alike).buffered(REQUESTS_MAX).try_collect().await?;
         let looked_ms = task.clock.monotonic_ms();
-        let now = self.lying_from(partition, fold.range().first).await?;
+        let now = self.lying_from(partition, fold.range().first, (fold.range().end, 1)).await?;
         let unchanged = alike.into_iter().flatten().filter(|first| now.get(first) == listed.get(first));
         let deletes = unchanged.map(|first| async move {
             let in_time = task.clock.monotonic_ms() - looked_ms < DELETES_MS_MAX;
@@ -335,18 +336,29 @@ impl Bucket {
         Ok(jobs.iter().find(meets).map(|job| job.name.clone()))
     }
 
-    /// Receipts that are documents of their own, from `first` on.
-    async fn lying_from(&self, partition: &TopicPartition, first: i64) -> Result<BTreeMap<i64, Lying>, BucketError> {
+    /// Receipts that are documents of their own, from `first` on, and at least `enough.1` of those from `enough.0` on, if there are so many.
+    /// Lists no further where stores list in order, so that an archive with millions of receipts is not listed for each fold.
+    async fn lying_from(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+        (from, enough): (i64, usize),
+    ) -> Result<BTreeMap<i64, Lying>, BucketError> {
         let key = receipts_folder(partition, self.generation);
         let folder = self.destination.path(&key)?;
         let before = self.destination.path(&format!("{key}/{first:020}"))?;
+        let in_order = self.destination.kind() != StoreKind::File;
         let mut objects = self.destination.store().list_with_offset(Some(&folder), &before);
-        let mut lying = BTreeMap::new();
+        let (mut lying, mut seen) = (BTreeMap::new(), 0);
         while let Some(object) = objects.try_next().await.map_err(|error| self.store_error("list", &key, &error))? {
             let Some((of, false)) = object.location.filename().and_then(parse_name) else { continue };
             if of >= first {
                 let modified_ms = object.last_modified.timestamp_millis();
                 lying.insert(of, Lying { size: object.size, modified_ms, version: (object.e_tag, object.version) });
+            }
+            seen += usize::from(of >= from);
+            if in_order && seen >= enough {
+                break;
             }
         }
         Ok(lying)

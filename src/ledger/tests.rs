@@ -176,6 +176,7 @@ async fn folds_make_reading_cheap() {
     assert_eq!(fold(&bucket, Rules::default()).await as usize, thousands - 1);
     let (pages, gets) = counts.take();
     println!("folding: {pages} pages, {gets} gets");
+    assert!(pages <= 15 * thousands && gets <= 2_010 * thousands, "{pages} pages, {gets} gets");
     assert_eq!(fold(&bucket, Rules::default()).await, 0);
     let (pages, gets) = counts.take();
     println!("a look that finds nothing to fold: {pages} pages, {gets} gets");
