@@ -174,7 +174,8 @@ impl Bucket {
         let last = folds.last().copied();
         let end = folds.iter().map(|range| range.end).max();
         let from = behind.or(end).unwrap_or(0);
-        let listed = self.lying_from(partition, last.map_or(0, |last| last.first), (from, fold + kept)).await?;
+        let begin = behind.or(last.map(|last| last.first)).unwrap_or(0);
+        let listed = self.lying_from(partition, begin, (from, fold + kept)).await?;
         if self.folds(partition).await? != folds {
             return Ok(Some(Rest::Busy));
         }
