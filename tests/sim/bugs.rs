@@ -44,7 +44,8 @@ pub(crate) const STANDING_STILL: [Bug; 5] = [
     Bug::RedoEndsAll,
 ];
 /// Bugs behind which another rule still stands: a file that is not the sealed one is not uploaded; the objects of a receipt that
-/// is put over another are never poorer than those it named (what it says of absent offsets may be).
+/// is put over another are never poorer than those it named (what it says of absent offsets may be); a batch whose receipt is in a fold that
+/// nobody looks into is redone as it was claimed, which changes nothing, and the newest receipts are in no fold.
 const MASKED: [Bug; 3] = [Bug::SpoolKept, Bug::ReceiptOverwritten, Bug::FoldsIgnored];
 
 /// Seeds that a bug may take to show, to the oracle or by a standstill.

@@ -270,7 +270,7 @@ impl ObjectStore for SimStore {
                 let location = location?;
                 let (bucket, key) = (store.bucket, location.to_string());
                 let delete = move |state: &mut State| state.delete(bucket, &key);
-                let done = store.ask(Kind::Delete, &location.to_string(), delete).await;
+                let done = store.ask(Kind::Delete, location.as_ref(), delete).await;
                 done.map(|()| location)
             }
         };
