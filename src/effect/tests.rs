@@ -66,7 +66,6 @@ const ALLOWED: &[(&str, &str, usize, &str)] = &[
         "a temporary folder of the preview's own, which archives nothing",
     ),
     ("reader/rows.rs", ".abort(", 1, "a task that reads"),
-    ("pipeline/partition.rs", ".abort(", 1, "a task that asks a registry"),
     ("upload/send.rs", "pieces.complete(", 1, "a method of the module itself, which goes through the door"),
 ];
 
