@@ -15,7 +15,7 @@
 //! own clock ([`DELETES_MS_MAX`]); a process that is stopped right there for as long as a backfill takes to begin and to mend a batch may delete
 //! that mended receipt. The folded one then counts again, `verify` sees that its objects are others, and `backfill --missing` mends it again.
 //!
-//! Memory: one fold's text twice, and its compressed form ([`FOLD_TEXT_MAX`]).
+//! Memory: one fold's text twice, and its compressed form ([`FOLD_BYTES_MAX`]), one Kafka partition at a time.
 
 use super::entries::parse_name;
 use super::folds::{FOLD_TEXT_MAX, FOLD_VERSION, Fold, FoldHeader, compressed, fold_key, fold_text, folded_prevails};
@@ -39,8 +39,9 @@ pub const MIN_AGE_MS: i64 = 24 * 3_600_000;
 /// How long after its last look a process may go on to delete.
 pub const DELETES_MS_MAX: i64 = 60_000;
 
-/// Room for a fold's first line.
-const HEADER_MAX: usize = 4 << 10;
+/// Most bytes of the receipts of a fold: a thousand of 16 KiB, some fifty objects each. Larger ones stay as they are.
+pub const FOLD_BYTES_MAX: usize = 16 << 20;
+const _: () = assert!(FOLD_BYTES_MAX + (1 << 20) <= FOLD_TEXT_MAX, "a fold that is made can be read");
 
 /// Requests side by side.
 const REQUESTS_MAX: usize = 8;
@@ -89,7 +90,7 @@ pub enum Rest {
     Young,
     /// This backfill is under way.
     Job(String),
-    /// The oldest come to more than [`FOLD_TEXT_MAX`].
+    /// The oldest come to more than [`FOLD_BYTES_MAX`].
     Large,
     /// Somebody else writes there at the moment.
     Busy,
@@ -106,7 +107,7 @@ impl Rest {
             Self::Few => "too few receipts are left".to_string(),
             Self::Young => "the rest is too young".to_string(),
             Self::Job(name) => format!("the backfill {name} is under way"),
-            Self::Large => format!("the oldest receipts come to more than {FOLD_TEXT_MAX} bytes"),
+            Self::Large => format!("the oldest receipts come to more than {FOLD_BYTES_MAX} bytes"),
             Self::Busy => "another process writes receipts there at the moment".to_string(),
             Self::Enough => "there may be more".to_string(),
             Self::Stopped => "stopped".to_string(),
@@ -208,7 +209,7 @@ impl Bucket {
         if taken.iter().any(|taken| taken.end > task.committed || taken.written_ms.is_some_and(|ms| ms > before_ms)) {
             return Ok(Some(Rest::Young));
         }
-        if taken.iter().map(|taken| taken.body.len() + 1).sum::<usize>() > FOLD_TEXT_MAX - HEADER_MAX {
+        if taken.iter().map(|taken| taken.body.len() + 1).sum::<usize>() > FOLD_BYTES_MAX {
             return Ok(Some(Rest::Large));
         }
         let range = OffsetRange::new(taken[0].first, taken.iter().map(|taken| taken.end).fold(0, i64::max));
@@ -252,8 +253,10 @@ impl Bucket {
             count: taken.len(),
         };
         let bodies: Vec<Bytes> = taken.into_iter().map(|taken| taken.body).collect();
-        let fold = self.put_fold(partition, range, &fold_text(&header, &bodies)).await?;
+        let text = fold_text(&header, &bodies);
         drop(bodies);
+        let fold = self.put_fold(partition, range, &text).await?;
+        drop(text);
         if let Some(job) = self.job_of(partition).await? {
             return Ok(Some(Rest::Job(job)));
         }

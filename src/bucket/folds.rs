@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Version of the stored form.
 pub const FOLD_VERSION: u32 = 1;
 
-/// Most bytes of a fold's text, in memory while it is made or read. Receipts that come to more stay as they are.
+/// Most bytes of a fold's text, in memory while it is read. What is made is smaller ([`super::folding::FOLD_BYTES_MAX`]).
 pub const FOLD_TEXT_MAX: usize = 64 << 20;
 
 /// Bytes of folds' texts that a bucket keeps for look-ups that follow each other.
