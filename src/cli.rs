@@ -55,6 +55,11 @@ pub enum Command {
     /// Compares receipts with each other and with a listing of the bucket: gaps, overlaps, missing, doubled and unknown objects, sizes.
     /// Only reads. Exit code 0: complete; 8: something is wrong.
     Verify(VerifyArgs),
+    /// Put old receipts together, a thousand in one document, so that an archive of years stays cheap to list: `siltstone help layout`.
+    ///
+    /// `run` does so by itself; this is for archives that no process runs on. Works with the bucket alone. Can be killed anywhere, run
+    /// beside `run` and by several processes: whoever comes next finishes what was left.
+    Fold(FoldArgs),
     /// List the objects of an archive, by topic, time and Kafka partition: `siltstone help read`.
     ///
     /// From the receipts in the bucket: no folder of objects is listed and no object read.
@@ -210,6 +215,29 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
+/// `fold`.
+#[derive(Clone, Debug, Args)]
+pub struct FoldArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only this archive.
+    #[arg(long, value_name = "NAME")]
+    pub archive: Option<String>,
+    /// Only this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Only receipts that are older: 90s, 15m, 24h, 3d. The newest thousand of each Kafka partition stay in any case.
+    #[arg(long, value_name = "AGE", default_value = "24h", value_parser = age)]
+    pub min_age: i64,
+    /// Write nothing, only say what would be folded.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// A JSON object a line and Kafka partition instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which part of an archive.
 #[derive(Clone, Debug, Args)]
 pub struct PartArgs {
@@ -258,11 +286,17 @@ impl Moment {
     }
 }
 
-fn moment(text: &str) -> Result<Moment, String> {
+/// Milliseconds.
+fn age(text: &str) -> Result<i64, String> {
     const UNITS: [(char, i64); 4] = [('s', 1_000), ('m', 60_000), ('h', 3_600_000), ('d', 86_400_000)];
-    let ago =
-        UNITS.iter().find_map(|&(unit, ms)| text.strip_suffix(unit)?.parse::<u32>().ok().map(|n| i64::from(n) * ms));
-    if let Some(ago) = ago {
+    UNITS
+        .iter()
+        .find_map(|&(unit, ms)| text.strip_suffix(unit)?.parse::<u32>().ok().map(|n| i64::from(n) * ms))
+        .ok_or_else(|| "an age is needed, as 90s, 15m, 24h or 3d".to_string())
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    if let Ok(ago) = age(text) {
         return Ok(Moment::Ago(ago));
     }
     let day = || instant(&format!("{text}T00:00:00Z"));
@@ -671,6 +705,8 @@ mod tests {
             ("verify -c a.toml --archive a --topic t --partition 0,3 --deep --against-kafka --json", true),
             ("verify -c a.toml --since 2025-11-21T08:00:00Z --until 2025-11-22T08:00:00Z", true),
             ("verify -c a.toml --partition -1", false),
+            ("fold -c a.toml --archive a --topic t --min-age 90m --dry-run --json", true),
+            ("fold -c a.toml --min-age yesterday", false),
             ("run -c a.toml --log-format xml", false),
             ("walk", false),
             ("", false),

@@ -64,6 +64,12 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
             drop(out);
             commands::verify::run(args, &config, &mut io::stdout()).await
         }
+        Command::Fold(args) => {
+            let config = commands::load(&args.config.config)?;
+            // Not the locked one, as above.
+            drop(out);
+            commands::fold::fold(args, &config, &mut io::stdout()).await
+        }
         Command::Ls(args) => commands::ls::ls(args, &commands::load(&args.part.config.config)?, &mut out).await,
         Command::Cat(args) => {
             let config = commands::load(&args.part.config.config)?;

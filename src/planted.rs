@@ -60,6 +60,10 @@ pub enum Bug {
     DeadLettersUnordered,
     /// All dead letters of a record have the same index.
     DeadLettersNumberedAlike,
+    /// Receipts are deleted before their fold is put.
+    FoldDeletesFirst,
+    /// Whoever looks for receipts looks into no fold.
+    FoldsIgnored,
 }
 
 #[cfg(feature = "test-util")]

@@ -59,6 +59,7 @@ async fn suite(place: &Place) {
     objects::keys_arrive_literally(place).await;
     control::entries(place).await;
     control::receipts(place).await;
+    control::folds(place).await;
     control::longest_topic(place).await;
     control::damaged_documents(place).await;
     control::identity(place).await;

@@ -2,8 +2,12 @@
 //!
 //! All of them lie in one folder per Kafka partition, named by first offset, so a listing is in offset order and can
 //! begin anywhere. Names that are neither a claim's nor a receipt's are passed over.
+//!
+//! Old receipts are in folds ([`super::folds`]). What follows a committed offset is hardly ever: the newest receipts are never folded
+//! ([`super::folding`]), so where nothing is listed from an offset on, no fold reaches beyond it, and none is looked for.
 
 use super::claim::Claim;
+use super::folds::{Folds, Stretch, prevailing, stretches};
 use super::receipt::Receipt;
 use super::{Bucket, BucketError, RECEIPTS_FOLDER, receipts_folder};
 use crate::record::TopicPartition;
@@ -45,7 +49,7 @@ pub struct Listed {
     pub first: i64,
     /// There is a claim.
     pub claim: bool,
-    /// There is a receipt.
+    /// There is a receipt, alone or in a fold.
     pub receipt: bool,
 }
 
@@ -56,9 +60,31 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn entries_from(&self, partition: &TopicPartition, offset: i64) -> Result<Vec<Entry>, BucketError> {
-        let listed = self.listed_from(partition, offset).await?;
-        let reads = listed.into_iter().map(|listed| self.read_listed(partition, listed));
-        futures::stream::iter(reads).buffered(READS_MAX).try_collect().await
+        let names = self.names_from(partition, offset).await?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ranges = self.folds(partition).await?;
+        ranges.retain(|range| range.end > offset);
+        let firsts: Vec<i64> = names.keys().copied().collect();
+        let mut entries = Vec::new();
+        for stretch in stretches(&firsts, ranges) {
+            let (mut firsts, folds) = match stretch {
+                Stretch::Beside(firsts) => (firsts, Folds::default()),
+                Stretch::Folded { folds, beside } => (beside, self.read_folds(partition, &folds).await?),
+            };
+            firsts.extend(folds.firsts().into_iter().filter(|&first| first >= offset));
+            firsts.sort_unstable();
+            firsts.dedup();
+            let folds = &folds;
+            let reads = firsts.into_iter().map(|first| {
+                let listed = names.get(&first).copied().unwrap_or(Listed { first, claim: false, receipt: false });
+                self.read_listed(partition, listed, Some(folds))
+            });
+            let read: Vec<Entry> = futures::stream::iter(reads).buffered(READS_MAX).try_collect().await?;
+            entries.extend(read);
+        }
+        Ok(entries)
     }
 
     /// Everything about the batch that begins exactly at `first`; `None` where there is nothing.
@@ -67,7 +93,7 @@ impl Bucket {
     /// [`BucketError`].
     pub async fn entry_at(&self, partition: &TopicPartition, first: i64) -> Result<Option<Entry>, BucketError> {
         let both = Listed { first, claim: true, receipt: true };
-        let entry = self.read_listed(partition, both).await?;
+        let entry = self.read_listed(partition, both, None).await?;
         Ok((entry.claim.is_some() || entry.receipt.is_some()).then_some(entry))
     }
 
@@ -77,9 +103,16 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn last_below(&self, partition: &TopicPartition, offset: i64) -> Result<Option<Entry>, BucketError> {
-        let listed = self.listed_from(partition, 0).await?;
-        match listed.into_iter().take_while(|listed| listed.first < offset).last() {
-            Some(listed) => self.read_listed(partition, listed).await.map(Some),
+        let names = self.names_from(partition, 0).await?;
+        let mut last = names.range(..offset).next_back().map(|(&first, _)| first);
+        let mut ranges = self.folds(partition).await?;
+        ranges.retain(|range| range.first < offset && last.is_none_or(|last| range.end > last));
+        for range in ranges {
+            let fold = self.read_fold(partition, range).await?;
+            last = last.max(fold.firsts().take_while(|&first| first < offset).last());
+        }
+        match last {
+            Some(first) => self.entry_at(partition, first).await,
             None => Ok(None),
         }
     }
@@ -92,11 +125,37 @@ impl Bucket {
         self.last_below(partition, i64::MAX).await
     }
 
-    /// Which documents there are about batches that begin at or after `offset`, in offset order.
+    /// Which documents there are about batches that begin at or after `offset`, in offset order. Reads the folds that reach beyond it, one
+    /// after the other.
     ///
     /// # Errors
     /// [`BucketError`].
     pub async fn listed_from(&self, partition: &TopicPartition, offset: i64) -> Result<Vec<Listed>, BucketError> {
+        let mut names = self.names_from(partition, offset).await?;
+        if names.is_empty() && offset > 0 {
+            return Ok(Vec::new());
+        }
+        let mut ranges = self.folds(partition).await?;
+        ranges.retain(|range| range.end > offset);
+        for range in ranges {
+            let fold = self.read_fold(partition, range).await?;
+            for first in fold.firsts().filter(|&first| first >= offset) {
+                names.entry(first).or_insert(Listed { first, claim: false, receipt: false }).receipt = true;
+            }
+        }
+        Ok(names.into_values().collect())
+    }
+
+    /// Which documents of their own there are about batches that begin at or after `offset`, by first offset: without what folds have. A
+    /// caller that wants all of it lists these before it lists the folds (K-6).
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn names_from(
+        &self,
+        partition: &TopicPartition,
+        offset: i64,
+    ) -> Result<BTreeMap<i64, Listed>, BucketError> {
         let key = receipts_folder(partition, self.generation);
         let folder = self.destination.path(&key)?;
         // Right before both documents of `offset`, which have an extension each.
@@ -115,7 +174,7 @@ impl Bucket {
             listed.claim |= is_claim;
             listed.receipt |= !is_claim;
         }
-        Ok(found.into_values().collect())
+        Ok(found)
     }
 
     /// The Kafka partitions that have claims or receipts of this generation, by topic and number. Lists folders only.
@@ -150,15 +209,34 @@ impl Bucket {
         Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_string)).collect())
     }
 
-    async fn read_listed(&self, partition: &TopicPartition, listed: Listed) -> Result<Entry, BucketError> {
-        let claim = if listed.claim { self.get_claim(partition, listed.first).await? } else { None };
-        let receipt = if listed.receipt { self.get_receipt(partition, listed.first).await? } else { None };
-        Ok(Entry { first: listed.first, claim, receipt })
+    /// `folds`: those that may have its receipt, where they are known; else they are looked for, if there is no other.
+    async fn read_listed(
+        &self,
+        partition: &TopicPartition,
+        listed: Listed,
+        folds: Option<&Folds>,
+    ) -> Result<Entry, BucketError> {
+        let first = listed.first;
+        let claim = if listed.claim { self.get_claim(partition, first).await? } else { None };
+        let beside = if listed.receipt { self.get_receipt(partition, first).await? } else { None };
+        let folded = match folds {
+            Some(folds) => folds.receipt(first)?,
+            None => None,
+        };
+        let receipt = match (beside, folded) {
+            (Some(beside), Some(folded)) => Some(prevailing(beside, folded)),
+            (Some(beside), None) => Some(beside),
+            (None, Some(folded)) => Some(folded),
+            // It was listed and is gone, or was not looked for: folded since.
+            (None, None) if listed.receipt => self.folded_receipt(partition, first).await?,
+            (None, None) => None,
+        };
+        Ok(Entry { first, claim, receipt })
     }
 }
 
 /// First offset, and whether it is a claim.
-fn parse_name(name: &str) -> Option<(i64, bool)> {
+pub(super) fn parse_name(name: &str) -> Option<(i64, bool)> {
     let (digits, extension) = name.split_once('.')?;
     let is_claim = match extension {
         "claim" => true,

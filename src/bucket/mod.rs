@@ -1,7 +1,8 @@
 //! What the protocol keeps in the bucket: claims, receipts, layouts, schemas, replays and whose archive it is.
 //!
 //! All of it lies under `_siltstone/` at the first destination of an archive, as small JSON documents. Each is written
-//! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more. Readers accept fields they
+//! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more, and old receipts to a document
+//! that has a thousand of them ([`folds`]). Readers accept fields they
 //! do not know and refuse versions they do not know.
 //!
 //! # Invariants
@@ -13,6 +14,8 @@
 
 pub mod claim;
 pub mod entries;
+pub mod folding;
+pub mod folds;
 pub mod identity;
 pub mod jobs;
 pub mod layouts;
@@ -21,6 +24,7 @@ pub mod receipt;
 pub mod replays;
 pub mod schemas;
 
+use self::folds::KeptFolds;
 use crate::destination::fault::{Fault, FaultKind, Verdict};
 use crate::destination::{Destination, DestinationError};
 use crate::effect::{Effect, requests};
@@ -43,6 +47,8 @@ pub struct Bucket {
     destination: Arc<Destination>,
     /// Of the archive, from 1: each generation has claims and receipts of its own.
     generation: u32,
+    /// Folds that were read a moment ago.
+    kept_folds: Arc<KeptFolds>,
 }
 
 /// Why a control document is not known to be read or written.
@@ -165,6 +171,18 @@ struct Stored {
     version: Option<UpdateVersion>,
 }
 
+/// What a document is put as.
+struct Body {
+    bytes: Bytes,
+    content_type: &'static str,
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self { bytes: text.into(), content_type: "application/json" }
+    }
+}
+
 /// The one field that every document has.
 #[derive(Deserialize)]
 struct Version {
@@ -175,7 +193,7 @@ struct Version {
 impl Bucket {
     /// The control documents at `destination`.
     pub fn new(destination: Arc<Destination>) -> Self {
-        Self { destination, generation: 1 }
+        Self { destination, generation: 1, kept_folds: Arc::default() }
     }
 
     /// The same for a later generation of the archive: its claims and receipts lie beside those before, in folders that end
@@ -236,9 +254,9 @@ impl Bucket {
         }
     }
 
-    /// Writes `text` under `key`, whatever is there.
-    async fn put(&self, effect: Effect, key: &str, text: String) -> Result<(), BucketError> {
-        self.put_as(effect, key, text, PutMode::Overwrite).await
+    /// Writes `body` under `key`, whatever is there.
+    async fn put(&self, effect: Effect, key: &str, body: impl Into<Body>) -> Result<(), BucketError> {
+        self.put_as(effect, key, body.into(), PutMode::Overwrite).await
     }
 
     /// Writes `text` over the document that `version` names, or over whatever is there on stores that do not compare.
@@ -246,7 +264,7 @@ impl Bucket {
         let effect = Effect::ReceiptReplace;
         let Some(version) = version else { return self.put(effect, key, text).await };
         let mode = PutMode::Update(version.clone());
-        let Err(error) = self.put_as(effect, key, text.clone(), mode).await else { return Ok(()) };
+        let Err(error) = self.put_as(effect, key, text.clone().into(), mode).await else { return Ok(()) };
         match &error {
             BucketError::Store { fault, .. } if fault.kind == FaultKind::Unsupported => {
                 self.put(effect, key, text).await
@@ -259,23 +277,24 @@ impl Bucket {
         }
     }
 
-    async fn put_as(&self, effect: Effect, key: &str, text: String, mode: PutMode) -> Result<(), BucketError> {
+    async fn put_as(&self, effect: Effect, key: &str, body: Body, mode: PutMode) -> Result<(), BucketError> {
         let path = self.destination.path(key)?;
-        let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
+        let attributes = Attributes::from_iter([(Attribute::ContentType, body.content_type)]);
         let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        let put = requests::put(effect, self.destination.store(), &path, text.into(), options).await;
+        let put = requests::put(effect, self.destination.store(), &path, body.bytes.into(), options).await;
         put.map(|_| ()).map_err(|error| self.store_error("write", key, &error))
     }
 
-    /// Writes `text` under `key` unless something is there (K-1, K-2).
-    async fn create(&self, effect: Effect, key: &str, text: String) -> Result<Created, BucketError> {
+    /// Writes `body` under `key` unless something is there (K-1, K-2).
+    async fn create(&self, effect: Effect, key: &str, body: impl Into<Body>) -> Result<Created, BucketError> {
+        let body = body.into();
         if !self.destination.conditional_put() {
             if let Some(found) = self.stored(key).await? {
                 return Ok(Created::Found(found));
             }
-            return self.put(effect, key, text).await.map(|()| Created::Now);
+            return self.put(effect, key, body).await.map(|()| Created::Now);
         }
-        let error = match self.put_as(effect, key, text, PutMode::Create).await {
+        let error = match self.put_as(effect, key, body, PutMode::Create).await {
             Ok(()) => return Ok(Created::Now),
             Err(error) => error,
         };
@@ -300,14 +319,28 @@ impl Bucket {
 
     /// Reads a document of up to version `known`.
     fn parse<T: DeserializeOwned>(&self, key: &str, bytes: &[u8], known: u32) -> Result<T, BucketError> {
-        let version: Version =
-            serde_json::from_slice(bytes).map_err(|error| self.unreadable(key, error.to_string()))?;
-        if version.version > known {
-            let destination = self.destination.id().to_string();
-            return Err(BucketError::Newer { key: key.to_string(), destination, found: version.version, known });
-        }
-        serde_json::from_slice(bytes).map_err(|error| self.unreadable(key, error.to_string()))
+        parse_document(key, self.destination.id(), bytes, known)
     }
+}
+
+/// Reads a document of up to version `known`, which lies under `key` at a destination.
+fn parse_document<T: DeserializeOwned>(
+    key: &str,
+    destination: &str,
+    bytes: &[u8],
+    known: u32,
+) -> Result<T, BucketError> {
+    let (key, destination) = (key.to_string(), destination.to_string());
+    let unreadable = |error: serde_json::Error| BucketError::Unreadable {
+        key: key.clone(),
+        destination: destination.clone(),
+        what: error.to_string(),
+    };
+    let Version { version: found } = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if found > known {
+        return Err(BucketError::Newer { key, destination, found, known });
+    }
+    serde_json::from_slice(bytes).map_err(unreadable)
 }
 
 /// Documents hold only strings, numbers, lists and maps with string keys.

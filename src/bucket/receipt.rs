@@ -32,9 +32,14 @@
 //! missing or unreadable) are beside it too, and left out where they are 0. `kept` in an object tells why it is not the one that this batch would have put; then `records` and `rows` are
 //! left out where they are not known. `lost`, rarely there, names rows that were deleted from the bucket behind our back and
 //! that Kafka no longer had when the batch was repaired, or that an object holds which nobody may put over a poorer one.
-//! Readers accept fields they do not know.
+//!
+//! # Versions
+//! Readers accept fields they do not know, and refuse versions they do not know: `version` goes up only where an older release would
+//! misread what it finds, and never because something was added. A release reads every version from 1 up to its own [`RECEIPT_VERSION`], alone
+//! or in a fold, and writes only the last. Whatever a later version changes, it keeps a way to read the ones before, and its documents of every
+//! version stay in the tests of this module.
 
-use super::{Bucket, BucketError, Created, Place, Stored, receipts_folder, to_json};
+use super::{Bucket, BucketError, Created, Place, Stored, parse_document, receipts_folder, to_json};
 use crate::destination::fault::FaultKind;
 use crate::effect::Effect;
 use crate::record::TopicPartition;
@@ -337,17 +342,18 @@ impl Bucket {
         Ok(FoundReceipt { receipt, version: stored.version })
     }
 
-    fn parse_receipt(&self, partition: &TopicPartition, first: i64, bytes: &[u8]) -> Result<Receipt, BucketError> {
+    pub(super) fn parse_receipt(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+        bytes: &[u8],
+    ) -> Result<Receipt, BucketError> {
         let key = receipt_key(partition, self.generation, first);
-        let receipt: Receipt = self.parse(&key, bytes, RECEIPT_VERSION)?;
-        if receipt.topic_partition() != *partition || receipt.first != first || receipt.end < first {
-            let what = format!("it vouches for [{}, {}) of {}", receipt.first, receipt.end, receipt.topic_partition());
-            return Err(self.unreadable(&key, what));
-        }
-        Ok(receipt)
+        parse_receipt((&key, self.destination.id()), partition, first, bytes)
     }
 
-    /// The receipt of the batch that begins at `first`; `None` where there is none.
+    /// The receipt of the batch that begins at `first`, where it is a document of its own; `None` where there is none, or a fold has it
+    /// ([`Bucket::receipt`] looks there as well).
     ///
     /// # Errors
     /// [`BucketError`].
@@ -355,6 +361,21 @@ impl Bucket {
         let stored = self.get(&receipt_key(partition, self.generation, first)).await?;
         stored.map(|bytes| self.parse_receipt(partition, first, &bytes)).transpose()
     }
+}
+
+/// Reads the receipt of `first` that stands in the document `key` of a destination.
+pub(super) fn parse_receipt(
+    (key, destination): (&str, &str),
+    partition: &TopicPartition,
+    first: i64,
+    bytes: &[u8],
+) -> Result<Receipt, BucketError> {
+    let receipt: Receipt = parse_document(key, destination, bytes, RECEIPT_VERSION)?;
+    if receipt.topic_partition() != *partition || receipt.first != first || receipt.end < first {
+        let what = format!("it vouches for [{}, {}) of {}", receipt.first, receipt.end, receipt.topic_partition());
+        return Err(BucketError::Unreadable { key: key.to_string(), destination: destination.to_string(), what });
+    }
+    Ok(receipt)
 }
 
 #[cfg(test)]
@@ -375,6 +396,27 @@ mod tests {
         assert_eq!((receipt.balance.fields_dropped, receipt.balance.time_fallbacks), (0, 0));
         let again: Receipt = serde_json::from_str(&to_json(&receipt)).expect("what we write");
         assert_eq!(again, receipt);
+    }
+
+    /// Goal: every version that was ever written is read; what a newer release wrote is refused, and the message says what to do.
+    #[test]
+    fn earlier_versions_are_read_and_newer_ones_refused() {
+        let of = |version: u32| {
+            format!(
+                r#"{{"version":{version},"topic":"t","partition":3,"first":10,"end":20,"cluster_id":"c","archive":"a","generation":1,
+                "fingerprint":"f","writer":"9","reason":"age","balance":{{"consumed":0,"outputs":{{}}}},"objects":[],"x":{{"y":1}}}}"#
+            )
+        };
+        let read =
+            |version: u32| parse_receipt(("k", "s3://b"), &TopicPartition::new("t", 3), 10, of(version).as_bytes());
+        for version in 1..=RECEIPT_VERSION {
+            assert_eq!(read(version).expect("a version of old").end, 20);
+        }
+        let refused = read(RECEIPT_VERSION + 1).expect_err("newer");
+        assert!(
+            matches!(refused, BucketError::Newer { found, known, .. } if (found, known) == (RECEIPT_VERSION + 1, RECEIPT_VERSION))
+        );
+        assert!(refused.to_string().contains("use the newer release"), "{refused}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod dead_letters;
 pub mod demo;
 pub mod drive;
 pub mod find;
+pub mod fold;
 pub mod help;
 pub mod inspect;
 pub mod ls;

@@ -7,6 +7,7 @@ use crate::config::{Config, MemoryShares};
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::kafka;
+use crate::pipeline::context::Folding;
 use crate::pipeline::start::{Parts, chain, first_bounds, open_destinations, pipeline, prepare};
 use crate::record::TopicPartition;
 use crate::spool::process_number;
@@ -51,6 +52,7 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         topics: topics.clone(),
         health,
         resume_from_receipts: args.resume_from_receipts,
+        folding: Folding::default(),
         schedule: None,
         owner: None,
         process: process_number(),

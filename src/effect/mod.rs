@@ -86,6 +86,10 @@ effects! {
     ReceiptPut = "receipt-put" at Store,
     /// A receipt is put over another.
     ReceiptReplace = "receipt-replace" at Store,
+    /// A fold of receipts is created.
+    FoldPut = "fold-put" at Store,
+    /// A receipt that a fold has is deleted.
+    FoldedDelete = "folded-delete" at Store,
     /// The claim of a replay is created.
     ReplayClaim = "replay-claim" at Store,
     /// The receipt of a replay is created.

@@ -1,9 +1,11 @@
 //! What receipts say of an archive: the one way in which commands that read an archive find their way. No folder of objects is listed.
+//! Receipts that are documents of their own and those in folds come as one stream.
 //!
 //! ```text
 //! configuration ──▶ Site (archive, bucket, Kafka partitions) ──▶ receipts in offset order ──▶ objects
 //! ```
 
+use crate::bucket::folds::{Folds, Stretch, prevailing, stretches};
 use crate::bucket::receipt::Receipt;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
@@ -82,31 +84,69 @@ pub async fn sites<'c>(
 }
 
 impl Site<'_> {
-    /// The receipts of `partition` whose batches share an offset with `range`, in offset order. Lists the partition's folder, then reads
-    /// some receipts at a time.
+    /// The receipts of `partition` whose batches share an offset with `range`, in offset order. Lists the partition's folder and its folds,
+    /// then reads one fold, or some receipts, at a time.
     ///
     /// # Errors
-    /// A store that refuses or does not answer, a receipt that is damaged.
+    /// A store that refuses or does not answer, a receipt or a fold that is damaged.
     pub async fn receipts<'s>(
         &'s self,
         partition: &'s TopicPartition,
         clock: &'s dyn Clock,
         range: OffsetRange,
     ) -> Result<BoxStream<'s, Result<Receipt, Failure>>, Failure> {
-        let listed = patiently(clock, "list receipts", || self.bucket.listed_from(partition, 0)).await?;
-        let firsts: Vec<i64> = listed.into_iter().filter(|listed| listed.receipt).map(|listed| listed.first).collect();
-        // Only the last one that begins at or before the range can reach into it.
+        let names = patiently(clock, "list receipts", || self.bucket.names_from(partition, 0)).await?;
+        let firsts: Vec<i64> = names.into_values().filter(|name| name.receipt).map(|name| name.first).collect();
+        // After the receipts: what was folded meanwhile is in a fold by now.
+        let mut folds = patiently(clock, "list folds", || self.bucket.folds(partition)).await?;
+        folds.retain(|fold| fold.end > range.first && fold.first < range.end);
+        // Of documents of their own only the last one that begins at or before the range can reach into it.
         let from = firsts.partition_point(|&first| first <= range.first).saturating_sub(1);
         let to = firsts.partition_point(|&first| first < range.end);
-        let read = move |first: i64| async move {
-            let what = format!("{partition}: the receipt of {first}");
-            patiently(clock, &what, || self.bucket.get_receipt(partition, first)).await
+        let stretches = stretches(&firsts[from.min(to)..to], folds);
+        let of_stretch = move |stretch| self.of_stretch(partition, clock, stretch);
+        let receipts = stream::iter(stretches).map(Ok).and_then(of_stretch).try_flatten();
+        let meets = move |receipt: &Receipt| std::future::ready(receipt.end > range.first && receipt.first < range.end);
+        Ok(receipts.try_filter(meets).boxed())
+    }
+
+    async fn of_stretch<'s>(
+        &'s self,
+        partition: &'s TopicPartition,
+        clock: &'s dyn Clock,
+        stretch: Stretch,
+    ) -> Result<BoxStream<'s, Result<Receipt, Failure>>, Failure> {
+        let (firsts, beside, folds) = match stretch {
+            Stretch::Beside(firsts) => (firsts.clone(), firsts, Folds::default()),
+            Stretch::Folded { folds, beside } => {
+                let what = format!("{partition}: folded receipts");
+                let folds = patiently(clock, &what, || self.bucket.read_folds(partition, &folds)).await?;
+                let mut firsts = folds.firsts();
+                firsts.extend(&beside);
+                (firsts.into_iter().collect(), beside, folds)
+            }
         };
-        let firsts = firsts[from.min(to)..to].to_vec();
+        let (beside, folds) = (Arc::new(beside), Arc::new(folds));
+        let read = move |first: i64| {
+            let (beside, folds) = (beside.clone(), folds.clone());
+            async move {
+                let what = format!("{partition}: the receipt of {first}");
+                let folded = patiently(clock, &what, || std::future::ready(folds.receipt(first))).await?;
+                if beside.binary_search(&first).is_err() {
+                    return Ok(folded);
+                }
+                let found = patiently(clock, &what, || self.bucket.receipt(partition, first)).await?;
+                Ok(match (found, folded) {
+                    (Some(found), Some(folded)) => Some(prevailing(found, folded)),
+                    // One that is gone since the listing gave way to another.
+                    (found, folded) => found.or(folded),
+                })
+            }
+        };
         let receipts = stream::iter(firsts).map(read).buffered(READS_MAX);
-        // One that is gone since the listing gave way to another.
-        let reaching =
-            move |receipt: Option<Receipt>| async move { Ok(receipt.filter(|receipt| receipt.end > range.first)) };
-        Ok(receipts.try_filter_map(reaching).boxed())
+        Ok(receipts.try_filter_map(|receipt| std::future::ready(Ok(receipt))).boxed())
     }
 }
+
+#[cfg(test)]
+mod tests;

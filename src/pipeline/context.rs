@@ -4,6 +4,7 @@ use super::archive::{Archive, PinnedSchemas};
 use super::schedule::Schedule;
 use super::start::chain;
 use crate::batch::metadata::METADATA_BYTES_MAX;
+use crate::bucket::folding::Rules;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::config::{Rotate, Start, TopicPatterns, UploadConfig};
@@ -47,10 +48,32 @@ pub struct Context {
     pub schedule: Option<Schedule>,
     /// Where schemas are asked for.
     pub registry: Option<Arc<Registry>>,
+    /// What is folded of receipts, and when.
+    pub folding: Folding,
+    /// One Kafka partition's receipts are folded at a time.
+    pub folds: Semaphore,
     /// A number that no other living process has.
     pub process: u64,
     /// What is wrong at the moment.
     pub health: Arc<Health>,
+}
+
+/// What is folded of receipts, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Folding {
+    /// What.
+    pub rules: Rules,
+    /// How long after a takeover it is looked for the first time, milliseconds.
+    pub first_ms: i64,
+    /// How long after that it is looked again, milliseconds.
+    pub again_ms: i64,
+}
+
+impl Default for Folding {
+    /// After ten minutes, so that processes that are started anew every day fold, too; then every hour.
+    fn default() -> Self {
+        Self { rules: Rules::default(), first_ms: 600_000, again_ms: 3_600_000 }
+    }
 }
 
 /// One archive of the configuration.

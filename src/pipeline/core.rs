@@ -3,6 +3,7 @@
 //! Everything that waits (stores, commits) runs as a task and reports back through a channel, so that this thread never
 //! waits for anything but the next record.
 
+mod fold;
 mod gap;
 mod hold;
 mod pin;
@@ -48,6 +49,7 @@ pub(super) enum Completion {
     SchemaKnown { held: Held, question: u64, result: Result<Option<Arc<Archive>>, Halt> },
     OutOfRange { held: Held, result: Result<LogBounds, Halt> },
     LogEnds { ends: Result<Vec<(TopicPartition, LogBounds)>, String> },
+    Folded { held: Held, again: bool },
     DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>>, topic_ids: TopicIds },
 }
 
@@ -205,6 +207,7 @@ impl Core {
                 Completion::LogEnds { ends } => self.log_ends(ends),
                 Completion::SchemaKnown { held, question, result } => self.schema_known(&held, question, result),
                 Completion::OutOfRange { held, result } => self.bounds_known(&held, result),
+                Completion::Folded { held, again } => self.folded(&held, again),
                 Completion::DrainCommitted { offsets, topic_ids } => self.drain_checked(offsets, topic_ids),
             }
         }

@@ -107,6 +107,7 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         context.commit(Effect::PlanCommit, &held, batch.range.first, plan(&batch).encode()).await?;
     }
     check_job(context, &batch).await?;
+    let claimed_ms = context.clock.monotonic_ms();
     let claimed = if has(Bug::ClaimSkipped) { Claimed::Now } else { claim(context, &batch).await? };
     // Once more: a process may have stood still between, and others have cut there otherwise. Nothing of it is uploaded yet.
     check_job(context, &batch).await?;
@@ -128,7 +129,7 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         upload_all(context, &batch).await?;
         context.commit(Effect::EndCommit, &held, batch.range.end, done(&batch).encode()).await?;
     }
-    let Some(balance) = vouch(context, &mut batch).await? else { return Ok(Finish::Adopt) };
+    let Some(balance) = vouch(context, &mut batch, claimed_ms).await? else { return Ok(Finish::Adopt) };
     let batch = &batch;
     let end = if has(Bug::CommitOneTooFar) { offset_after(batch.range.end) } else { batch.range.end };
     context.commit(Effect::EndCommit, &held, end, done(batch).encode()).await?;
@@ -193,44 +194,67 @@ fn check_redo(batch: &SealedBatch) -> Result<(), Halt> {
 }
 
 /// Uploads the batch and writes its receipt. Where another try of the same batch has written one, that one stays if it covers
-/// what this try holds; otherwise this try takes what it vouches for into its own and puts it over that one. Gives the balance
-/// that is vouched for; `None`: the receipt that is there is of another cut.
-async fn vouch(context: &Context, batch: &mut SealedBatch) -> Result<Option<receipt::Balance>, Halt> {
+/// what this try holds; otherwise this try takes what that one vouches for into its own and puts it over that one, or beside the fold
+/// that has it (K-7). Gives the balance that is vouched for; `None`: the receipt that is there is of another cut.
+async fn vouch(context: &Context, batch: &mut SealedBatch, claimed_ms: i64) -> Result<Option<receipt::Balance>, Halt> {
     let mut over: Option<Box<FoundReceipt>> = None;
     let mut objects = upload_all(context, batch).await?;
+    let mut folded = folded(context, batch, claimed_ms).await?;
     loop {
         let receipt = receipt(context, batch, objects);
-        let outcome = context
-            .while_held(&batch.held, "write a receipt", || async {
-                match batch.archive.bucket.put_receipt(&receipt, over.as_deref()).await {
-                    Ok(outcome) => Try::Done(outcome),
-                    Err(error) => Try::of(&error),
-                }
-            })
-            .await?;
-        let ReceiptOutcome::Found(found) = outcome else { return Ok(Some(receipt.balance)) };
+        let (found, replaces) = match folded.take() {
+            Some(folded) => (*folded, None),
+            None => {
+                let outcome = context
+                    .while_held(&batch.held, "write a receipt", || async {
+                        match batch.archive.bucket.put_receipt(&receipt, over.as_deref()).await {
+                            Ok(outcome) => Try::Done(outcome),
+                            Err(error) => Try::of(&error),
+                        }
+                    })
+                    .await?;
+                let ReceiptOutcome::Found(found) = outcome else { return Ok(Some(receipt.balance)) };
+                (found.receipt.clone(), Some(found))
+            }
+        };
         if has(Bug::ReceiptOverwritten) {
-            (over, objects) = (Some(found), receipt.objects);
+            (over, objects) = (replaces, receipt.objects);
             continue;
         }
-        if !found.receipt.is_of_batch(&receipt) {
+        if !found.is_of_batch(&receipt) {
             return Ok(None);
         }
-        let covers = found.receipt.covers(&receipt);
+        let covers = found.covers(&receipt);
         // Those of this try were looked at when they were put.
-        if covers && objects_are_intact(context, &batch.held, &found.receipt, Look::Shown).await? {
+        if covers && objects_are_intact(context, &batch.held, &found, Look::Shown).await? {
             tracing::info!(partition = %batch.held.partition, range = %batch.range, "another try has vouched for this batch");
-            return Ok(Some(found.receipt.balance));
+            return Ok(Some(found.balance));
         }
         let known = batch.earlier.as_ref().and_then(|earlier| earlier.vouched.as_deref());
-        objects = if known == Some(&found.receipt) {
+        objects = if known == Some(&found) {
             receipt.objects
         } else {
-            batch.earlier.get_or_insert_default().vouched = Some(Box::new(found.receipt.clone()));
+            batch.earlier.get_or_insert_default().vouched = Some(Box::new(found));
             upload_all(context, batch).await?
         };
-        over = Some(found);
+        over = replaces;
     }
+}
+
+/// The receipt of this batch that is in a fold. None can be where the claim is this try's own and younger than any receipt that is folded.
+async fn folded(context: &Context, batch: &SealedBatch, claimed_ms: i64) -> Result<Option<Box<Receipt>>, Halt> {
+    let is_fresh = context.clock.monotonic_ms() - claimed_ms < context.folding.rules.min_age_ms;
+    if batch.earlier.is_none() && is_fresh {
+        return Ok(None);
+    }
+    context
+        .while_held(&batch.held, "look for a receipt in folds", || async {
+            match batch.archive.bucket.folded_receipt(&batch.held.partition, batch.range.first).await {
+                Ok(found) => Try::Done(found.map(Box::new)),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await
 }
 
 /// A claim and a receipt of one `first` that end differently, and objects of the receipt that are gone.

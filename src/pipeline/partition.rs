@@ -132,6 +132,8 @@ pub struct Partition {
     pub log_end: Option<i64>,
     /// When last asked, the log ended before what the schedule has to come: it was truncated.
     pub is_log_short: bool,
+    /// When it is next looked whether receipts are to be folded, by the monotonic clock; `None` while nobody is to look, or somebody does.
+    pub fold_at_ms: Option<i64>,
 }
 
 /// A task that asks for something; it ends when this is dropped.
@@ -222,6 +224,7 @@ impl Partition {
             records: 0,
             log_end: None,
             is_log_short: false,
+            fold_at_ms: None,
         }
     }
 

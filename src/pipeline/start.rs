@@ -2,7 +2,7 @@
 //! compile what can be compiled.
 
 use super::archive::Archive;
-use super::context::{ArchiveContext, Context, StartRule, UploadRoom, load_pinned};
+use super::context::{ArchiveContext, Context, Folding, StartRule, UploadRoom, load_pinned};
 use super::core::Core;
 use super::schedule::Schedule;
 use super::{Bounds, Pipeline};
@@ -28,6 +28,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 /// How long a store may be out of reach when a process starts.
 const START_PATIENCE_MS: i64 = 30_000;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub schedule: Option<Schedule>,
     /// The group that the archive belongs to, where it is not the one that commits.
     pub owner: Option<String>,
+    /// What is folded of receipts, and when.
+    pub folding: Folding,
     /// A number that no other living process has, for its names in the spool.
     pub process: u64,
 }
@@ -141,6 +144,8 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
         resume_from_receipts: parts.resume_from_receipts,
         schedule: parts.schedule,
         registry,
+        folding: parts.folding,
+        folds: Semaphore::new(1),
         process: parts.process,
         health: parts.health,
     }))

@@ -181,7 +181,7 @@ async fn outside(
         return Ok(next.map_or(Whereabouts::NoReceipts, |begins| Whereabouts::Below { begins }));
     };
     let what = format!("{partition}: the receipt of {last}");
-    let receipt = patiently(clock, &what, || site.bucket.get_receipt(partition, last)).await?;
+    let receipt = patiently(clock, &what, || site.bucket.receipt(partition, last)).await?;
     let first = receipt.map_or(last, |receipt| receipt.end);
     Ok(match next {
         Some(end) => Whereabouts::Gap { first, end, begun },

@@ -131,6 +131,7 @@ fn describe() {
             "records archived by their Kafka timestamp for want of their own, by archive",
         ),
         ("siltstone_absent_offsets_total", "offsets that Kafka deleted before they were read"),
+        ("siltstone_folded_receipts_total", "receipts put into folds"),
         ("siltstone_retries_total", "tries of a store or coordinator that failed and were repeated"),
         ("siltstone_rejoins_total", "times the group was left because a commit's answer was unknown"),
         ("siltstone_offsets_behind_total", "times a committed offset had fallen behind"),

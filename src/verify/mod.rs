@@ -14,7 +14,7 @@
 //! - **V-3** One fault is told once.
 //! - **V-4** Memory does not grow with the archive: [`ENTRIES_MAX`] objects are held at a time, 32 bytes each, and 16 for each receipt
 //!   that names one of them. Where there are more, receipts and listings are read again, once for each further pass: twice as many
-//!   objects are two passes, or three. Beside it: the names of one Kafka partition's documents (some 20 bytes a batch), and what
+//!   objects are two passes, or three. Beside it: the names of one Kafka partition's documents (some 20 bytes a batch), one fold of its receipts, and what
 //!   `listing` and `read` say.
 //!
 //! What is not proven is told in the guide (`siltstone help verify`).

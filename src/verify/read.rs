@@ -1,15 +1,16 @@
 //! The documents of a Kafka partition, one after the other. One that is damaged is told and stops nothing.
 
-use crate::bucket::claim::{Claim, claim_key};
+use crate::bucket::claim::Claim;
 use crate::bucket::entries::Listed;
-use crate::bucket::receipt::{Receipt, receipt_key};
-use crate::bucket::replays::{ReplayClaim, ReplayReceipt, replay_claim_key, replay_receipt_key};
+use crate::bucket::folds::{Folds, Stretch, prevailing, stretches};
+use crate::bucket::receipt::Receipt;
+use crate::bucket::replays::{ReplayClaim, ReplayReceipt};
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::start::{chain, patiently};
 use crate::record::TopicPartition;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -85,7 +86,7 @@ impl Reader {
     /// A store that refuses or does not answer.
     pub(super) async fn document(&self, partition: &TopicPartition, first: i64) -> Result<Document, Failure> {
         let (bucket, what) = (&self.bucket, format!("{partition}: the receipt of {first}"));
-        let receipt = self.tolerantly(&what, || bucket.get_receipt(partition, first)).await?;
+        let receipt = self.tolerantly(&what, || bucket.receipt(partition, first)).await?;
         let unreadable = match receipt {
             Ok(Some(receipt)) => return Ok(Document::Receipt(Box::new(receipt))),
             Ok(None) => None,
@@ -93,15 +94,14 @@ impl Reader {
         };
         let what = format!("{partition}: the claim of {first}");
         let claim = self.tolerantly(&what, || bucket.get_claim(partition, first)).await?;
-        let generation = bucket.generation();
         if let Some(error) = unreadable {
             let end = claim.ok().flatten().map(|claim| claim.end);
-            return Ok(Document::Unreadable(described(receipt_key(partition, generation, first), end, &error)));
+            return Ok(Document::Unreadable(described(end, &error)));
         }
         Ok(match claim {
             Ok(Some(claim)) => Document::Claim(Box::new(claim)),
             Ok(None) => Document::Gone,
-            Err(error) => Document::Unreadable(described(claim_key(partition, generation, first), None, &error)),
+            Err(error) => Document::Unreadable(described(None, &error)),
         })
     }
 
@@ -115,27 +115,21 @@ impl Reader {
         (first, n): (i64, u32),
     ) -> Result<ReplayDocument, Failure> {
         let (bucket, what) = (&self.bucket, format!("{partition}: replay {n} of the batch at {first}"));
-        let generation = bucket.generation();
         match self.tolerantly(&what, || bucket.replay_receipt(partition, first, n)).await? {
             Ok(Some(receipt)) => return Ok(ReplayDocument::Receipt(Box::new(receipt))),
             Ok(None) => {}
-            Err(error) => {
-                let key = replay_receipt_key(partition, generation, first, n);
-                return Ok(ReplayDocument::Unreadable(described(key, None, &error)));
-            }
+            Err(error) => return Ok(ReplayDocument::Unreadable(described(None, &error))),
         }
         Ok(match self.tolerantly(&what, || bucket.replay_claim(partition, first, n)).await? {
             Ok(Some(claim)) => ReplayDocument::Claim(Box::new(claim)),
             Ok(None) => ReplayDocument::Gone,
-            Err(error) => {
-                let key = replay_claim_key(partition, generation, first, n);
-                ReplayDocument::Unreadable(described(key, None, &error))
-            }
+            Err(error) => ReplayDocument::Unreadable(described(None, &error)),
         })
     }
 
     /// Everything about the batches of `partition`, in offset order, with their first offsets. Lists its folder (some 20 bytes of
-    /// memory for each batch), then reads some documents side by side: of each batch its receipt, and its claim only where it has none.
+    /// memory for each batch), then reads some documents side by side: of each batch its receipt, and its claim only where it has none. Of
+    /// the folds one is read at a time.
     ///
     /// # Errors
     /// A store that refuses or does not answer.
@@ -144,13 +138,84 @@ impl Reader {
         partition: &TopicPartition,
     ) -> Result<BoxStream<'static, Result<(i64, Document), Failure>>, Failure> {
         let what = format!("{partition}: list receipts");
-        let listed = patiently(&*self.clock, &what, || self.bucket.listed_from(partition, 0)).await?;
+        let names = patiently(&*self.clock, &what, || self.bucket.names_from(partition, 0)).await?;
+        let folds = patiently(&*self.clock, &what, || self.bucket.folds(partition)).await?;
+        let firsts: Vec<i64> = names.keys().copied().collect();
+        let with_receipt: Arc<Vec<i64>> =
+            Arc::new(names.into_values().filter(|name: &Listed| name.receipt).map(|name| name.first).collect());
         let (reader, partition) = (self.clone(), partition.clone());
-        let read = move |Listed { first, .. }: Listed| {
-            let (reader, partition) = (reader.clone(), partition.clone());
-            spawned(async move { Ok((first, reader.document(&partition, first).await?)) })
+        let of_stretch = move |stretch| {
+            let (reader, partition, with_receipt) = (reader.clone(), partition.clone(), with_receipt.clone());
+            async move { reader.of_stretch(partition, stretch, with_receipt).await }
         };
-        Ok(stream::iter(listed).map(read).buffered(READS_MAX).boxed())
+        Ok(stream::iter(stretches(&firsts, folds)).map(Ok).and_then(of_stretch).try_flatten().boxed())
+    }
+
+    async fn of_stretch(
+        self,
+        partition: TopicPartition,
+        stretch: Stretch,
+        with_receipt: Arc<Vec<i64>>,
+    ) -> Result<BoxStream<'static, Result<(i64, Document), Failure>>, Failure> {
+        let (firsts, folds) = match stretch {
+            Stretch::Beside(firsts) => (firsts, Folds::default()),
+            Stretch::Folded { folds: ranges, beside } => {
+                let what = format!("{partition}: folded receipts");
+                let read = self.tolerantly(&what, || self.bucket.read_folds(&partition, &ranges)).await?;
+                let folds = match read {
+                    Ok(folds) => folds,
+                    // Told once, for all that they have.
+                    Err(error) => {
+                        let first = ranges.iter().map(|range| range.first).min().unwrap_or_default();
+                        let end = ranges.iter().map(|range| range.end).max();
+                        let told = (first, Document::Unreadable(described(end, &error)));
+                        return Ok(stream::once(std::future::ready(Ok(told))).boxed());
+                    }
+                };
+                let mut firsts = folds.firsts();
+                firsts.extend(beside);
+                (firsts.into_iter().collect(), folds)
+            }
+        };
+        let (reader, folds) = (self, Arc::new(folds));
+        let read = move |first: i64| {
+            let (reader, partition, folds) = (reader.clone(), partition.clone(), folds.clone());
+            let is_beside = with_receipt.binary_search(&first).is_ok();
+            spawned(async move {
+                let folded = match folds.receipt(first) {
+                    Ok(folded) => folded,
+                    Err(error @ (BucketError::Unreadable { .. } | BucketError::Newer { .. })) if !is_beside => {
+                        return Ok((first, reader.unread_receipt(&partition, first, &error).await?));
+                    }
+                    Err(_) => None,
+                };
+                Ok((
+                    first,
+                    match folded {
+                        Some(folded) if !is_beside => Document::Receipt(Box::new(folded)),
+                        Some(folded) => match reader.document(&partition, first).await? {
+                            Document::Receipt(beside) => Document::Receipt(Box::new(prevailing(*beside, folded))),
+                            other => other,
+                        },
+                        None => reader.document(&partition, first).await?,
+                    },
+                ))
+            })
+        };
+        Ok(stream::iter(firsts).map(read).buffered(READS_MAX).boxed())
+    }
+
+    /// A receipt in a fold that cannot be read.
+    async fn unread_receipt(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+        error: &BucketError,
+    ) -> Result<Document, Failure> {
+        let what = format!("{partition}: the claim of {first}");
+        let claim = self.tolerantly(&what, || self.bucket.get_claim(partition, first)).await?;
+        let end = claim.ok().flatten().map(|claim| claim.end);
+        Ok(Document::Unreadable(described(end, error)))
     }
 
     /// The same of the replays of `partition`, by first offset of the batch and number.
@@ -180,7 +245,12 @@ pub(super) async fn spawned<T: Send + 'static>(
     ended.unwrap_or_else(|error| Err(Failure::new(Exit::Failed, format!("a task of verify ended: {error}"))))
 }
 
-fn described(key: String, end: Option<i64>, error: &BucketError) -> Unreadable {
-    let newer = matches!(error, BucketError::Newer { .. });
+/// What stands against reading a document, as [`Reader::tolerantly`] hands it over.
+fn described(end: Option<i64>, error: &BucketError) -> Unreadable {
+    let (key, newer) = match error {
+        BucketError::Newer { key, .. } => (key.clone(), true),
+        BucketError::Unreadable { key, .. } => (key.clone(), false),
+        _ => (String::new(), false),
+    };
     Unreadable { key, end, what: chain(error), newer }
 }

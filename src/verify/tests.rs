@@ -255,6 +255,39 @@ async fn each_fault_is_found_alone() {
     }
 }
 
+/// Goal: receipts in folds are as good as others, and what is written beside a fold counts. (What the left out plants delete, or take from a
+/// receipt, the fold still has.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_are_found_where_receipts_are_folded() {
+    for plant in Plant::ALL {
+        let mut world = World::in_memory("hive").await;
+        world.fill(2, 9, 2).await;
+        for partition in 0..2 {
+            world.fold(partition).await;
+        }
+        assert_eq!(world.verify(&deep()).await.told(), []);
+        if matches!(plant, Plant::Gap | Plant::Unfinished | Plant::ObjectForgotten) {
+            plant.plant(&world, 1, 4).await;
+            continue;
+        }
+        let mut expected = Expected::default();
+        expected.plant(plant, &world, 1, 4).await;
+        expected.check(&world.verify(&deep()).await, &format!("folded, {plant:?}"));
+    }
+}
+
+/// Goal: a fold that cannot be read is told once, not for each of its receipts, and what lies beyond it is verified all the same.
+#[tokio::test]
+async fn a_damaged_fold_is_told_once() {
+    let mut world = World::in_memory("hive").await;
+    world.fill(1, 9, 2).await;
+    world.fold(0).await;
+    Plant::Missing.plant(&world, 0, 7).await;
+    let range = OffsetRange::new(300, 600);
+    world.put(&crate::bucket::folds::fold_key(&World::partition(0), 1, range), b"no gzip".to_vec()).await;
+    assert_eq!(world.verify(&deep()).await.told(), [(Kind::Missing, 0, 700), (Kind::Unreadable, 0, 300)]);
+}
+
 /// Goal: only `deep` reads objects.
 #[tokio::test]
 async fn contents_are_not_proven_by_a_listing() {

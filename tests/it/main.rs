@@ -16,6 +16,7 @@ mod dead_letters;
 mod disk;
 mod duplicates;
 mod failpoints;
+mod folds;
 mod gaps;
 mod group;
 mod life;

@@ -30,6 +30,12 @@ pub(crate) const OF_SEEDS: &[Demanded] = &[
     ("crash during", "receipt", 6),
     ("crash during", "commit", 10),
     ("outlives its sender", ANY, 400),
+    // Receipts that are folded: whoever dies, writes twice, or deletes late.
+    ("crash after", "delete", 4),
+    ("outlives its sender", "delete", 2),
+    ("overtaken by a later write", "delete", 200),
+    ("done after its sender gave up", "delete", 7),
+    ("found there", "fold", 2),
     ("spool of a crashed process", "stays", 500),
     ("spool of a crashed process", "is gone", 200),
     ("spool deleted under a process", "", 500),

@@ -56,6 +56,8 @@ pub(crate) struct Knobs {
     pub(crate) drain: bool,
     /// All processes share one spool folder.
     pub(crate) shared_spool: bool,
+    /// How often processes look for receipts to fold, whatever their age; where they do.
+    pub(crate) fold_every_ms: Option<i64>,
 }
 
 /// How often each event comes.
@@ -159,6 +161,7 @@ impl Knobs {
             small_spool: rng.chance(100),
             drain: rng.chance(200),
             shared_spool: rng.chance(200),
+            fold_every_ms: None,
         };
         if rng.chance(300) {
             (knobs.weights.trim, knobs.weights.compact) = (weight(rng), weight(rng));
@@ -181,6 +184,13 @@ impl Knobs {
             knobs.chaos_ms += knobs.outage_ms;
         }
         knobs
+    }
+
+    /// Some seeds fold. Drawn apart, so that it changes nothing else.
+    pub(crate) fn draw_folds(&mut self, rng: &mut Rng) {
+        if rng.chance(400) {
+            self.fold_every_ms = Some(rng.range(2_000, 20_000));
+        }
     }
 
     /// Two processes over one batch: plans are erased by commits that come twice, claims are on their way for long, and the

@@ -8,11 +8,12 @@ use crate::member::{Membership, SimSource};
 use crate::settings::{BUCKETS, TOPIC};
 use crate::state::{Life, Shared};
 use crate::store::SimStore;
+use siltstone::bucket::folding::Rules;
 use siltstone::clock::{Clock, ManualClock};
 use siltstone::config::Config;
 use siltstone::destination::{Destination, StoreKind};
 use siltstone::exit::Failure;
-use siltstone::pipeline::context::Context;
+use siltstone::pipeline::context::{Context, Folding};
 use siltstone::pipeline::schedule::Schedule;
 use siltstone::pipeline::start::{Parts, pipeline, prepare};
 use siltstone::pipeline::{Ended, Pipeline};
@@ -52,6 +53,13 @@ pub(crate) struct Beginning {
     pub(crate) chunk: Option<i64>,
 }
 
+/// So many receipts a fold, and how often it is looked for some; few, often and of any age, where a seed folds: no day passes in a seed, and what
+/// a day keeps apart (a process that wakes, a delete that is on its way) meets here.
+pub(crate) fn folding(every_ms: Option<i64>) -> Folding {
+    let Some(every_ms) = every_ms else { return Folding::default() };
+    Folding { rules: Rules { fold: 3, kept: 2, min_age_ms: i64::MIN / 4 }, first_ms: every_ms / 2, again_ms: every_ms }
+}
+
 pub(crate) struct Process {
     life: Life,
     shared: Shared,
@@ -72,6 +80,7 @@ impl Process {
         let Beginning { life, config, partitions, conditional, wall_shift_ms, resume_from_receipts, drain_to, chunk } =
             beginning;
         let at_ms = shared.lock().now_ms;
+        let folding = folding(shared.lock().knobs.fold_every_ms);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -92,6 +101,7 @@ impl Process {
             Schedule::new(all, chunk, None)
         });
         let parts = Parts {
+            folding,
             coordinator: Arc::new(SimCoordinator::new(shared.clone(), life, membership.clone())),
             clock: clock.clone(),
             destinations,

@@ -23,6 +23,9 @@ pub(crate) enum Kind {
     Commit,
     /// What else is written to a bucket: layouts, the archive's identity.
     Document,
+    Fold,
+    /// A receipt that a fold has is deleted.
+    Delete,
     StoreRead,
     KafkaRead,
     /// A member leaves.
@@ -40,6 +43,8 @@ impl Kind {
             Self::Receipt => "receipt",
             Self::Commit => "commit",
             Self::Document => "document",
+            Self::Fold => "fold",
+            Self::Delete => "delete",
             Self::StoreRead => "read of a store",
             Self::KafkaRead => "read of Kafka",
             Self::Goodbye => "goodbye",
@@ -51,7 +56,10 @@ impl Kind {
     }
 
     fn writes_store(self) -> bool {
-        matches!(self, Self::Claim | Self::Object | Self::Piece | Self::Receipt | Self::Document)
+        matches!(
+            self,
+            Self::Claim | Self::Object | Self::Piece | Self::Receipt | Self::Document | Self::Fold | Self::Delete
+        )
     }
 
     pub(crate) fn commits(self) -> bool {

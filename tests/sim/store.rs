@@ -136,12 +136,27 @@ impl State {
     }
 }
 
+impl State {
+    /// Archiving needs no right to delete, but for receipts that a fold has.
+    fn delete(&mut self, bucket: &'static str, key: &str) -> std::result::Result<(), Answer> {
+        if kind_of(key) != Kind::Receipt || self.knobs.write_once {
+            note!(self, "delete {bucket}/{key}: refused");
+            return Err(Answer::Denied);
+        }
+        note!(self, "delete {bucket}/{key}");
+        // To delete what is not there is no error.
+        self.buckets.objects.remove(&(bucket, key.to_string()));
+        Ok(())
+    }
+}
+
 /// What an object is, by its key.
 fn kind_of(key: &str) -> Kind {
     match key.strip_prefix("_siltstone/") {
         None => Kind::Object,
         Some(document) if !document.starts_with("receipts/") => Kind::Document,
         Some(receipt) if receipt.ends_with(".json") => Kind::Receipt,
+        Some(fold) if fold.ends_with(".jsonl.gz") => Kind::Fold,
         Some(_) => Kind::Claim,
     }
 }
@@ -248,8 +263,18 @@ impl ObjectStore for SimStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        // Archiving needs no right to delete.
-        locations.map(|location| Err(Answer::Denied.error(location?.as_ref()))).boxed()
+        let store = self.clone();
+        let delete = move |location: Result<Path>| {
+            let store = store.clone();
+            async move {
+                let location = location?;
+                let (bucket, key) = (store.bucket, location.to_string());
+                let delete = move |state: &mut State| state.delete(bucket, &key);
+                let done = store.ask(Kind::Delete, location.as_ref(), delete).await;
+                done.map(|()| location)
+            }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -86,6 +86,7 @@ pub(crate) struct World {
 pub(crate) fn run(seed: u64, root: PathBuf, tune: &dyn Fn(&mut Knobs)) -> Outcome {
     let mut rng = Rng::new(seed);
     let mut knobs = Knobs::draw(&mut rng);
+    knobs.draw_folds(&mut Rng::new(seed ^ 0xF01D));
     tune(&mut knobs);
     let shared = Shared::new(State::new(seed, knobs, rng));
     let mut world = World {

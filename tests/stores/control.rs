@@ -2,9 +2,11 @@
 
 use crate::places::Place;
 use siltstone::bucket::claim::{CLAIM_VERSION, Claim, ClaimOutcome};
+use siltstone::bucket::folding::{Rest, Rules, Task};
 use siltstone::bucket::identity::StoredStart;
 use siltstone::bucket::receipt::{Balance, FoundReceipt, RECEIPT_VERSION, Receipt, ReceiptOutcome};
 use siltstone::bucket::{Bucket, BucketError};
+use siltstone::clock::SystemClock;
 use siltstone::destination::fault::Verdict;
 use siltstone::format::parquet::schema::schema_hash;
 use siltstone::layout::{
@@ -142,6 +144,49 @@ pub(crate) async fn receipts(place: &Place) {
     assert_eq!(stored().await, version(2));
     assert!(put_receipt(&bucket, &version(3), Some(&overtaken)).await.is_none());
     assert_eq!(stored().await, version(3));
+}
+
+/// Receipts are folded on any store, and every reader finds them as before; what was left by one that was stopped is finished.
+pub(crate) async fn folds(place: &Place) {
+    let bucket = bucket(place);
+    let partition = TopicPartition::new("folds", 0);
+    for first in (0..10).map(|number| number * 10) {
+        bucket.claim(&claim(&partition, first, first + 10)).await.expect("a claim");
+        bucket.put_receipt(&receipt(&partition, first, first + 10), None).await.expect("a receipt");
+    }
+    let clock = SystemClock::new();
+    let fold = async |min_age_ms| {
+        let rules = Rules { fold: 3, kept: 2, min_age_ms };
+        let (committed, folds_max) = (i64::MAX, 10);
+        let task = Task {
+            partition: &partition,
+            rules,
+            committed,
+            folds_max,
+            dry_run: false,
+            goes_on: &|| true,
+            clock: &clock,
+        };
+        bucket.fold_receipts(&task).await.expect("folded")
+    };
+    assert_eq!(fold(3_600_000).await.rest, Rest::Young, "the store tells the age");
+    // Clocks differ.
+    let done = fold(-3_600_000).await;
+    assert_eq!((done.folds, done.receipts, done.deleted), (2, 6, 6));
+    assert_eq!(bucket.folds(&partition).await.expect("listed").len(), 2);
+    let names = bucket.names_from(&partition, 0).await.expect("listed");
+    assert_eq!(names.values().filter(|name| name.receipt).count(), 4);
+    for offset in [0, 30, 55, 60] {
+        let found = bucket.entries_from(&partition, offset).await.expect("entries");
+        let firsts: Vec<i64> = found.iter().map(|entry| entry.first).collect();
+        assert_eq!(firsts, (0..10).map(|number| number * 10).filter(|&first| first >= offset).collect::<Vec<_>>());
+        for entry in found {
+            assert_eq!(entry.receipt, Some(receipt(&partition, entry.first, entry.first + 10)));
+        }
+    }
+    // As if whoever made the last fold had been stopped before its deletes.
+    bucket.put_receipt(&receipt(&partition, 40, 50), None).await.expect("a receipt");
+    assert_eq!(fold(-3_600_000).await.deleted, 1);
 }
 
 /// The longest name Kafka allows.

@@ -20,6 +20,7 @@ use crate::kafka::KafkaCluster;
 use crate::ledger::{self, Destinations};
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::Ended;
+use crate::pipeline::context::Folding;
 use crate::pipeline::start::{Parts, chain, open_destinations, patiently, pipeline, prepare};
 use crate::record::TopicPartition;
 use crate::spool::process_number;
@@ -364,6 +365,7 @@ async fn archive_job(
         topics,
         health: Health::new(),
         resume_from_receipts: false,
+        folding: Folding::default(),
         schedule: Some(schedule),
         owner: Some(site.owner.clone()),
         process: process_number(),

@@ -210,7 +210,7 @@ impl Cat<'_> {
                 let firsts = listed.iter().filter(|listed| listed.receipt).map(|listed| listed.first);
                 for first in firsts.take_while(|&first| first < self.wanted.offsets.end) {
                     let what = format!("{partition}: the receipt of {first}");
-                    let read = || site.bucket.get_receipt(partition, first);
+                    let read = || site.bucket.receipt(partition, first);
                     let Some(receipt) = patiently(self.clock, &what, read).await? else { continue };
                     news.push(Ok((number, batch(site, self.clock, &wanted, receipt, &[]).await?)));
                 }

@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::kafka::demo::{DemoCluster, DemoCoordinator, DemoProducer};
+use crate::pipeline::context::Folding;
 use crate::pipeline::start::{Parts, open_destinations, pipeline, prepare};
 use crate::pipeline::{Ended, start};
 use crate::spool::process_number;
@@ -142,6 +143,7 @@ async fn archive(
         topics,
         health: Health::new(),
         resume_from_receipts: false,
+        folding: Folding::default(),
         schedule: None,
         owner: None,
         process: process_number(),

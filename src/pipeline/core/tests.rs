@@ -5,6 +5,7 @@ use crate::clock::ManualClock;
 use crate::config;
 use crate::consume::{CommitError, CommittedOffsets, Coordinator, PlannedGuard};
 use crate::destination::{Destination, StoreKind};
+use crate::pipeline::context::Folding;
 use crate::pipeline::partition::Phase;
 use crate::pipeline::start::{Parts, prepare};
 use crate::record::OwnedRecord;
@@ -94,6 +95,7 @@ impl Trial {
             topics: BTreeMap::from([("t".to_string(), 1)]),
             health: Health::new(),
             resume_from_receipts: false,
+            folding: Folding::default(),
             schedule: None,
             owner: None,
             process: 1,

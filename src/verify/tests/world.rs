@@ -2,6 +2,7 @@
 
 use crate::bucket::Bucket;
 use crate::bucket::claim::{CLAIM_VERSION, Claim, ClaimedObject, claim_key};
+use crate::bucket::folding::{Rules, Task};
 use crate::bucket::identity::StoredStart;
 use crate::bucket::receipt::{Balance, OutputBalance, RECEIPT_VERSION, Receipt, ReceiptObject, receipt_key};
 use crate::bucket::replays::{
@@ -215,6 +216,21 @@ impl World {
     pub(in crate::verify) async fn write(&self, receipt: &Receipt) {
         let key = receipt_key(&receipt.topic_partition(), 1, receipt.first);
         self.put(&key, serde_json::to_vec(receipt).expect("JSON")).await;
+    }
+
+    /// Folds receipts of that Kafka partition, three each; the newest two stay.
+    pub(in crate::verify) async fn fold(&self, partition: i32) {
+        let (partition, clock) = (Self::partition(partition), SystemClock::new());
+        let task = Task {
+            partition: &partition,
+            rules: Rules { fold: 3, kept: 2, min_age_ms: -HOUR_MS },
+            committed: i64::MAX,
+            folds_max: usize::MAX,
+            dry_run: false,
+            goes_on: &|| true,
+            clock: &clock,
+        };
+        Bucket::new(self.destination.clone()).fold_receipts(&task).await.expect("folded");
     }
 
     /// Writes the claim of what `receipt` says.
