@@ -11,6 +11,7 @@ pub mod help;
 pub mod inspect;
 pub mod ls;
 pub mod preview;
+pub mod restore;
 pub mod run;
 pub mod verify;
 

@@ -21,6 +21,7 @@ mod group;
 mod life;
 mod logs;
 mod names;
+mod restore;
 mod rolling;
 mod rows;
 mod spool;

@@ -89,7 +89,13 @@ impl Topic {
     }
 
     pub(crate) fn named(name: &str, partitions: i32) -> Self {
+        Self::with(name, partitions, &[])
+    }
+
+    /// With these settings of the topic.
+    pub(crate) fn with(name: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", "8388608");
+        let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let created = block_on(admin().create_topics([&topic], &options())).expect("an answer");
         created.into_iter().for_each(|one| drop(one.expect("created")));
         // The controller has answered; that the broker knows it too takes a moment.
