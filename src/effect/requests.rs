@@ -29,7 +29,11 @@ pub async fn commit(
 ///
 /// # Errors
 /// [`Trouble`]; it may have happened all the same.
-pub async fn commit_records(effect: Effect, target: &dyn Target, progress: Vec<Kept>) -> std::result::Result<(), Trouble> {
+pub async fn commit_records(
+    effect: Effect,
+    target: &dyn Target,
+    progress: Vec<Kept>,
+) -> std::result::Result<(), Trouble> {
     around_async(effect, target.commit(progress)).await
 }
 

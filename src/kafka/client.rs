@@ -193,6 +193,8 @@ pub(super) fn producing(
         .set("compression.type", "lz4")
         .set("partitioner", "murmur2_random")
         .set("message.max.bytes", message_bytes.to_string())
+        // To the broker the limit is one of whole batches.
+        .set("batch.size", message_bytes_max.unwrap_or(1_000_000).clamp(1, 1_000_000).to_string())
         .set("queue.buffering.max.kbytes", PRODUCING_KBYTES.to_string())
         .set("queue.buffering.max.messages", PRODUCING_RECORDS.to_string());
     overlay(&mut client, &without_consumers(config))?;
@@ -376,7 +378,10 @@ mod tests {
         let client = producing(&config, "x", Some(8 << 20)).expect("sound");
         let has = |key: &str| client.get(key);
         assert_eq!((has("fetch.max.bytes"), has("group.id"), has("isolation.level")), (None, None, None));
-        assert_eq!((has("sasl.username"), has("acks"), has("compression.type")), (Some("u"), Some("all"), Some("zstd")));
+        assert_eq!(
+            (has("sasl.username"), has("acks"), has("compression.type")),
+            (Some("u"), Some("all"), Some("zstd"))
+        );
         assert_eq!((has("transactional.id"), has("message.max.bytes")), (Some("x"), Some("8388608")));
         client.create_native_config().expect("librdkafka takes it");
         assert_eq!(administering(&config).expect("sound").get("transactional.id"), None);

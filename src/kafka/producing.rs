@@ -118,10 +118,8 @@ impl Transactions {
     pub fn new(into: &JobTarget<'_>) -> Result<Self, KafkaError> {
         let id = transactional_id(into.group, into.job);
         let settings = producing(into.kafka, &id, into.message_bytes_max)?;
-        let failed = |error: ClientError| KafkaError::Create {
-            brokers: into.kafka.brokers.clone(),
-            problem: error.to_string(),
-        };
+        let failed =
+            |error: ClientError| KafkaError::Create { brokers: into.kafka.brokers.clone(), problem: error.to_string() };
         let producer = settings.create_with_context(Deliveries::default()).map_err(failed)?;
         let shared = Shared {
             producer,
@@ -146,12 +144,7 @@ impl Transactions {
 
 /// `[kafka]` as a client of the group that keeps the progress of `job`. What a transaction that is still open would commit is waited for.
 pub fn of_group(kafka: &KafkaConfig, group: &str, job: &str) -> KafkaConfig {
-    KafkaConfig {
-        group: group_of(group, job),
-        isolation: Isolation::ReadCommitted,
-        instance_id: None,
-        ..kafka.clone()
-    }
+    KafkaConfig { group: group_of(group, job), isolation: Isolation::ReadCommitted, instance_id: None, ..kafka.clone() }
 }
 
 /// What the job's transactions have committed, as far as `client`, of its group, can see. Fences nobody.
@@ -174,12 +167,11 @@ pub fn kept(client: &MetaClient, topic: &str, partitions: i32) -> Result<Vec<Kep
 
 /// The settings of `topic`, as its cluster tells them.
 pub async fn settings(kafka: &KafkaConfig, topic: &str) -> Settings {
-    let admin: AdminClient<DefaultClientContext> =
-        super::client::administering(kafka).and_then(|settings| {
-            settings.create().map_err(|error| KafkaError::Create {
-                brokers: kafka.brokers.clone(),
-                problem: error.to_string(),
-            })
+    let admin: AdminClient<DefaultClientContext> = super::client::administering(kafka)
+        .and_then(|settings| {
+            settings
+                .create()
+                .map_err(|error| KafkaError::Create { brokers: kafka.brokers.clone(), problem: error.to_string() })
         })
         .map_err(|error| error.to_string())?;
     let options = AdminOptions::new().request_timeout(Some(CALL_WAIT));
@@ -201,15 +193,10 @@ impl Shared {
             };
             format!("{what}: {}", explain(code, &words))
         };
-        let failed = *locked(&context.failed);
-        if let Some((number, code)) = failed.filter(|&(_, code)| is_of_the_record(code)) {
-            let origin = locked(&self.origins).get(number).copied();
-            let which = origin.map_or("a record".to_string(), |(partition, offset)| match offset {
-                Some(offset) => format!("the record of source partition {partition} with offset {offset}"),
-                None => format!("a row of source partition {partition}"),
-            });
-            return Some(Trouble::Refused(format!("{which} is refused: {}", advice(code))));
+        if let Some(refused) = self.refused_record() {
+            return Some(refused);
         }
+        let failed = *locked(&context.failed);
         let code = match error {
             ClientError::Transaction(error) => error.code(),
             other => other.rdkafka_error_code().unwrap_or(Code::Unknown),
@@ -227,7 +214,8 @@ impl Shared {
         match error {
             ClientError::Transaction(error) if error.is_fatal() => Some(Trouble::Fatal(with_reason(of_error(code)))),
             ClientError::Transaction(error) if error.txn_requires_abort() => {
-                let failed = failed.map(|(_, code)| format!("; a record was not delivered: {code}")).unwrap_or_default();
+                let failed =
+                    failed.map(|(_, code)| format!("; a record was not delivered: {code}")).unwrap_or_default();
                 Some(Trouble::Passing(with_reason(of_error(code)) + &failed))
             }
             ClientError::Transaction(error) if error.is_retriable() => None,
@@ -235,6 +223,18 @@ impl Shared {
             _ if code == Code::OperationTimedOut => None,
             _ => Some(Trouble::Fatal(with_reason(of_error(code)))),
         }
+    }
+
+    /// The record of the transaction that is refused for what it is.
+    fn refused_record(&self) -> Option<Trouble> {
+        let failed = *locked(&self.producer.client().context().failed);
+        let (number, code) = failed.filter(|&(_, code)| is_of_the_record(code))?;
+        let origin = locked(&self.origins).get(number).copied();
+        let which = origin.map_or("a record".to_string(), |(partition, offset)| match offset {
+            Some(offset) => format!("the record of source partition {partition} with offset {offset}"),
+            None => format!("a row of source partition {partition}"),
+        });
+        Some(Trouble::Refused(format!("{which} is refused: {}", advice(code))))
     }
 
     /// Makes a call until it has an answer, [`TRIES`] times.
@@ -313,7 +313,9 @@ fn rights(topic: &str) -> String {
 fn advice(code: Code) -> String {
     let what = match code {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => "raise max.message.bytes of the topic",
-        Code::InvalidTimestamp => "raise message.timestamp.before.max.ms and message.timestamp.after.max.ms of the topic",
+        Code::InvalidTimestamp => {
+            "raise message.timestamp.before.max.ms and message.timestamp.after.max.ms of the topic"
+        }
         Code::InvalidRecord => "a compacted topic takes no record without a key",
         _ => "see the settings and rights of the topic",
     };
@@ -408,16 +410,19 @@ impl Target for Transactions {
     fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>> {
         self.call(|shared| {
             let producer = &shared.producer;
-            // What failed with the record was told before.
-            shared.forget();
             let aborted =
                 shared.until_answered("abort a transaction", || match producer.abort_transaction(CALL_WAIT) {
                     // There is none: it ended before anything was begun.
                     Err(ClientError::Transaction(error)) if error.code() == Code::State => Ok(()),
                     other => other,
                 });
+            // All deliveries are known now: a transaction with a record that is refused would fail again.
+            let refused = shared.refused_record();
             shared.forget();
-            aborted
+            match refused {
+                Some(refused) => Err(refused),
+                None => aborted,
+            }
         })
     }
 }

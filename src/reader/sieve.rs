@@ -1,9 +1,9 @@
 //! Which rows of the objects that are read are taken.
 
-use crate::exit::{Exit, Failure};
 use super::merge::Item;
 use super::plan::Wanted;
 use super::row::Body;
+use crate::exit::{Exit, Failure};
 use crate::transform::Filter;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::de::IgnoredAny;

@@ -1,8 +1,8 @@
 //! What is about to be restored, from receipts alone: which output, which source partitions, how much, and what does not come back.
 
 use super::loss::{Loss, losses};
-use super::read::{Archive, Left, Step, steps};
 use super::position::Position;
+use super::read::{Archive, Left, Step, steps};
 use super::value::{NO_TIMESTAMP, record_of};
 use crate::exit::{Exit, Failure};
 use crate::layout::{KeptColumn, Layout, OutputFormat, TimestampSource};

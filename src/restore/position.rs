@@ -57,7 +57,9 @@ pub struct Told {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProgressError {
     /// More source partitions than the target's metadata can tell of.
-    #[error("the progress of its {partitions} source partitions takes {bytes} bytes beside one partition of the target, and Kafka keeps {METADATA_MAX_BYTES}: restore fewer with --partition, each share under a --job of its own")]
+    #[error(
+        "the progress of its {partitions} source partitions takes {bytes} bytes beside one partition of the target, and Kafka keeps {METADATA_MAX_BYTES}: restore fewer with --partition, each share under a --job of its own"
+    )]
     TooLarge {
         /// Source partitions of one target partition.
         partitions: usize,
@@ -121,8 +123,7 @@ impl Told {
             let numbers: Option<Vec<u64>> = word.split(':').map(of_radix).collect();
             let Some([partition, next, rows, tag, end]) = numbers.as_deref() else { return Err(unknown()) };
             let one = || {
-                let at =
-                    Position { next: i64::try_from(*next).ok()?, rows: *rows, tag: u32::try_from(*tag).ok()? };
+                let at = Position { next: i64::try_from(*next).ok()?, rows: *rows, tag: u32::try_from(*tag).ok()? };
                 Some((i32::try_from(*partition).ok()?, Reached { at, end: i64::try_from(*end).ok()? }))
             };
             let (partition, one) = one().ok_or_else(unknown)?;

@@ -188,17 +188,22 @@ impl Restore<'_> {
     fn failure(&self, trouble: Trouble) -> Failure {
         let topic = self.how.to_topic;
         match trouble {
-            Trouble::Passing(what) => {
-                Failure::new(Exit::Unreachable, format!("produce to {topic}: {what}; the same command goes on where it is"))
-            }
+            Trouble::Passing(what) => Failure::new(
+                Exit::Unreachable,
+                format!("produce to {topic}: {what}; the same command goes on where it is"),
+            ),
             Trouble::Refused(what) => Failure::new(Exit::Refused, format!("produce to {topic}: {what}")),
             Trouble::Fenced(what) => Failure::new(
                 Exit::Stopped,
-                format!("another process has taken this job over, and goes on with it ({what}); nothing is lost or doubled"),
+                format!(
+                    "another process has taken this job over, and goes on with it ({what}); nothing is lost or doubled"
+                ),
             ),
             Trouble::Fatal(what) => Failure::new(
                 Exit::Failed,
-                format!("produce to {topic}: {what}; nothing is lost or doubled, and the same command goes on where it is"),
+                format!(
+                    "produce to {topic}: {what}; nothing is lost or doubled, and the same command goes on where it is"
+                ),
             ),
         }
     }
@@ -324,7 +329,10 @@ impl Restore<'_> {
         let problem = at_ms.and_then(|at_ms| self.how.limits.problem(at_ms, self.how.to_topic));
         let Some(problem) = problem else { return Ok(()) };
         let what = place(self.how.topic, (partition, offset));
-        Err(Failure::new(Exit::Stopped, format!("{what}: {problem}. What came before it is restored; the same job goes on with it")))
+        Err(Failure::new(
+            Exit::Stopped,
+            format!("{what}: {problem}. What came before it is restored; the same job goes on with it"),
+        ))
     }
 
     /// Waits until the rate lets a record through; commits meanwhile what is due.

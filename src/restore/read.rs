@@ -136,8 +136,7 @@ impl Partition<'_> {
                 continue;
             };
             let Some((offset, item)) = current.rows.next().await? else {
-                let after =
-                    Position { next: current.range.end.min(self.left.wanted.offsets.end), rows: 0, tag: 0 };
+                let after = Position { next: current.range.end.min(self.left.wanted.offsets.end), rows: 0, tag: 0 };
                 self.current = None;
                 return Ok(Some(Step::Passed { partition, after }));
             };

@@ -179,7 +179,10 @@ impl TimeLimits {
         let at = || render_instant(at_ms);
         if self.taken_from_ms.is_some_and(|from| at_ms < from) || self.taken_to_ms.is_some_and(|to| at_ms > to) {
             let keys = "message.timestamp.before.max.ms or message.timestamp.after.max.ms";
-            return Some(format!("its timestamp {} is beyond {keys} of {topic}, which would refuse it: raise that", at()));
+            return Some(format!(
+                "its timestamp {} is beyond {keys} of {topic}, which would refuse it: raise that",
+                at()
+            ));
         }
         if self.kept_from_ms.is_some_and(|from| at_ms < from) {
             return Some(format!(
@@ -196,7 +199,9 @@ pub fn findings(settings: &Settings, facts: &Facts, accepted: &[Accept]) -> Vec<
     let mut found = Vec::new();
     let (topic, brokers) = (&facts.topic, &facts.brokers);
     let alter = |setting: &str| {
-        format!("kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {topic} --add-config {setting}")
+        format!(
+            "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {topic} --add-config {setting}"
+        )
     };
     if let Some(most) = facts.preserved_max.filter(|&most| most >= facts.partitions) {
         found.push(refusal(
@@ -286,7 +291,9 @@ pub fn findings(settings: &Settings, facts: &Facts, accepted: &[Accept]) -> Vec<
     }
     let mut warn = |text: String| found.push(Finding { refused: false, text });
     if policy(settings, "compact") {
-        warn(format!("{topic} is compacted: of each key only the newest record stays, and records without a key are refused"));
+        warn(format!(
+            "{topic} is compacted: of each key only the newest record stays, and records without a key are refused"
+        ));
     }
     if let Some(bytes) = limit_ms(settings, &["retention.bytes"]) {
         warn(format!(
@@ -296,7 +303,9 @@ pub fn findings(settings: &Settings, facts: &Facts, accepted: &[Accept]) -> Vec<
         ));
     }
     if let Some(bytes) = limit_ms(settings, &["max.message.bytes"]).filter(|&bytes| bytes < MESSAGE_BYTES_USUAL) {
-        warn(format!("{topic} has max.message.bytes={bytes}: a larger record ends the restore, which goes on once that is raised"));
+        warn(format!(
+            "{topic} has max.message.bytes={bytes}: a larger record ends the restore, which goes on once that is raised"
+        ));
     }
     sorted(found)
 }
@@ -347,7 +356,11 @@ mod tests {
         for (pairs, says, accept) in [
             (vec![("message.timestamp.type", "LogAppendTime")], "LogAppendTime", Some(Accept::Timestamps)),
             (vec![("retention.ms", week.as_str())], "retention.ms=604800000", Some(Accept::Retention)),
-            (vec![("retention.ms", week.as_str()), ("cleanup.policy", "compact,delete")], "retention.ms", Some(Accept::Retention)),
+            (
+                vec![("retention.ms", week.as_str()), ("cleanup.policy", "compact,delete")],
+                "retention.ms",
+                Some(Accept::Retention),
+            ),
             (vec![("message.timestamp.before.max.ms", week.as_str())], "before.max.ms=9223372036854775807", None),
             (vec![("message.timestamp.difference.max.ms", week.as_str())], "before.max.ms=9223372036854775807", None),
         ] {

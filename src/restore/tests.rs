@@ -1,8 +1,8 @@
 //! Goal: what is committed is what was archived, once and in order, whatever fails on the way. Method: archives that the pipeline's own parts make on
 //! a store in memory, and a target in memory that fails as it is told.
 
-use super::position::{Kept, Progress};
 use super::plan::{Survey, choose, survey};
+use super::position::{Kept, Progress};
 use super::produce::{Ended, How, Restore, Tally};
 use super::read::{Archive, Passes};
 use super::target::{Origin, Target, TimeLimits, Trouble};
@@ -13,8 +13,8 @@ use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
 use crate::ledger::Destinations;
 use crate::pipeline::testing::archive_batch;
-use crate::reader::plan::{Shapes, Wanted, batches, sites};
 use crate::reader::merge::Source;
+use crate::reader::plan::{Shapes, Wanted, batches, sites};
 use crate::reader::sieve::Sieve;
 use crate::record::{OffsetRange, OwnedRecord};
 use futures::FutureExt;
@@ -312,8 +312,7 @@ async fn what_is_not_asked_for_is_left_out_and_counted() {
     assert_eq!(ended.expect("ended"), Ended::Done);
     let row = |id: i64, hour: i64| format!(r#"{{"id":{id},"hour":{hour}}}"#);
     let tombstone = || "-".to_string();
-    let expected =
-        [tombstone(), row(6, 1), row(7, 1), row(8, 1), row(9, 1), tombstone(), tombstone(), row(16, 3)];
+    let expected = [tombstone(), row(6, 1), row(7, 1), row(8, 1), row(9, 1), tombstone(), tombstone(), row(16, 3)];
     assert_eq!(target.values(), expected);
     assert_eq!((tally.produced, tally.filtered, tally.outside), (8, 4, 3));
     assert_eq!(survey.partitions, BTreeMap::from([(0, (0, 17))]));

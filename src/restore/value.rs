@@ -1,8 +1,8 @@
 //! The record that a row becomes again.
 
+use crate::format::keep::base_name;
 use crate::format::object::for_each_field;
 use crate::layout::{Keep, TimestampSource};
-use crate::format::keep::base_name;
 use crate::reader::merge::Item;
 use crate::reader::row::Body;
 use crate::record::OwnedRecord;

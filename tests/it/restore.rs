@@ -25,13 +25,7 @@ fn restore(trial: &Trial, topic: &Topic, target: &str, arguments: &[&str]) -> Ru
     restore_in(&[], trial, topic, target, arguments)
 }
 
-fn restore_in(
-    environment: &[(&str, &str)],
-    trial: &Trial,
-    topic: &Topic,
-    target: &str,
-    arguments: &[&str],
-) -> Running {
+fn restore_in(environment: &[(&str, &str)], trial: &Trial, topic: &Topic, target: &str, arguments: &[&str]) -> Running {
     let mut all = vec!["--topic", topic.name.as_str(), "--to-topic", target, "--json", "--log-level", "info"];
     all.extend_from_slice(arguments);
     trial.start_in(environment, "restore", &all)
@@ -84,7 +78,9 @@ fn odd(id: u64) -> Shape {
     let shape = shape.at(BASE_MS + (id * 7919 % 20_000) as i64 * 1_000);
     match id % 3 {
         0 => shape,
-        1 => shape.header("trace", Some(b"one")).header("none", None).header("trace", Some(bytes)).header("trace", None),
+        1 => {
+            shape.header("trace", Some(b"one")).header("none", None).header("trace", Some(bytes)).header("trace", None)
+        }
         _ => shape.header("", Some(b"")).header("empty", Some(b"")),
     }
 }
@@ -129,8 +125,9 @@ fn a_restore_that_is_killed_goes_on_where_it_was() {
     trial.drain().expect(0);
     let target = keeping(3);
     let group = format!("{}-restore-killed", trial.group);
-    let produced = || -> i64 { (0..3).filter_map(|slot| committed(&group, &target, slot)).map(|(offset, _)| offset).sum() };
-    let arguments = ["--preserve-partitions", "--job", "killed", "--rate", "6000"];
+    let produced =
+        || -> i64 { (0..3).filter_map(|slot| committed(&group, &target, slot)).map(|(offset, _)| offset).sum() };
+    let arguments = ["--preserve-partitions", "--job", "killed", "--rate", "3000"];
     let mut reached = 0;
     for _ in 0..2 {
         let process = restore(&trial, &topic, &target.name, &arguments);
@@ -160,7 +157,9 @@ fn a_restore_that_is_aborted_at_a_commit_is_finished() {
     topic.send_all((0..50_000).map(odd));
     let trial = Trial::on_disk(&topic).with(ENVELOPE);
     trial.drain().expect(0);
-    for failpoint in ["restore-commit:before:1", "restore-commit:after:1", "restore-commit:before:2", "restore-commit:after:2"] {
+    for failpoint in
+        ["restore-commit:before:1", "restore-commit:after:1", "restore-commit:before:2", "restore-commit:after:2"]
+    {
         let target = keeping(3);
         let run = |environment: &[(&str, &str)]| {
             restore_in(environment, &trial, &topic, &target.name, &["--preserve-partitions"]).wait(DEADLINE)
@@ -184,7 +183,9 @@ fn a_restore_that_is_aborted_at_a_commit_is_finished() {
 #[test]
 fn rows_come_back_as_far_as_they_hold_records() {
     let topic = Topic::create(2);
-    topic.send_all((0..100).map(|id| Shape { partition: (id % 2) as i32, ..good(id).keyed(Some(b"k")).header("h", Some(b"v")) }));
+    topic.send_all(
+        (0..100).map(|id| Shape { partition: (id % 2) as i32, ..good(id).keyed(Some(b"k")).header("h", Some(b"v")) }),
+    );
     topic.send_all([Shape::of("no JSON"), Shape::tombstone("t")]);
     let outputs = "tombstones = \"drop\"\ntimestamp = { field = \"time\", unit = \"ms\" }\n[[archive.output]]\nformat = \"json\"\n\
                    layout = { path = \"json/{topic}\" }\n[[archive.output]]\nname = \"kept\"\nformat = \"json\"\n\
@@ -194,7 +195,14 @@ fn rows_come_back_as_far_as_they_hold_records() {
     let bare = keeping(2);
     let plain = ["--topic", topic.name.as_str(), "--to-topic", bare.name.as_str(), "--preserve-partitions"];
     let ended = trial.start_in(&[], "restore", &[&plain[..], &["--dry-run"]].concat()).wait(DEADLINE).expect(0);
-    ended.prints(&["lost: keys", "lost: headers", "event times", "kept: --output", "1 records are not in it but dead letters", "1 records were dropped"]);
+    ended.prints(&[
+        "lost: keys",
+        "lost: headers",
+        "event times",
+        "kept: --output",
+        "1 records are not in it but dead letters",
+        "1 records were dropped",
+    ]);
     let ended = restore(&trial, &topic, &bare.name, &["--preserve-partitions"]).wait(DEADLINE).expect(0);
     let balance = &said(&ended, "balance")["balance"];
     assert_eq!((&balance["produced"], &balance["dead_letters"]), (&json!(100), &json!(1)), "{balance}");
@@ -211,10 +219,14 @@ fn rows_come_back_as_far_as_they_hold_records() {
     }));
     assert_same(&expected, &kept);
     let some = keeping(1);
-    let ended =
-        restore(&trial, &topic, &some.name, &["--output", "kept", "--where", ".id >= 90", "--since", "2025-11-21T08:00:00Z"])
-            .wait(DEADLINE)
-            .expect(0);
+    let ended = restore(
+        &trial,
+        &topic,
+        &some.name,
+        &["--output", "kept", "--where", ".id >= 90", "--since", "2025-11-21T08:00:00Z"],
+    )
+    .wait(DEADLINE)
+    .expect(0);
     let balance = &said(&ended, "balance")["balance"];
     assert_eq!((&balance["produced"], &balance["filtered"]), (&json!(10), &json!(90)), "{balance}");
 }
