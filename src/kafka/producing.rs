@@ -255,7 +255,7 @@ impl Shared {
     fn commit(&self, progress: &[Kept]) -> Result<(), Trouble> {
         let partitions: Vec<_> =
             progress.iter().map(|(partition, ..)| TopicPartition::new(self.topic.as_str(), *partition)).collect();
-        let mut offsets: TopicPartitionList = list(&partitions);
+        let offsets: TopicPartitionList = list(&partitions);
         for (partition, offset, metadata) in progress {
             let Some(mut entry) = offsets.find_partition(&self.topic, *partition) else { continue };
             entry.set_offset(Offset::Offset(*offset)).map_err(|error| Trouble::Fatal(error.to_string()))?;

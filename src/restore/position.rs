@@ -58,7 +58,7 @@ pub struct Told {
 pub enum ProgressError {
     /// More source partitions than the target's metadata can tell of.
     #[error(
-        "the progress of its {partitions} source partitions takes {bytes} bytes beside one partition of the target, and Kafka keeps {METADATA_MAX_BYTES}: restore fewer with --partition, each share under a --job of its own"
+        "the progress of its {partitions} source partitions takes {bytes} bytes beside one partition of the target, and Kafka keeps 4096: restore fewer with --partition, each share under a --job of its own"
     )]
     TooLarge {
         /// Source partitions of one target partition.
@@ -176,7 +176,8 @@ impl Progress {
                 (partition, Reached { at: Position { next: first, rows: 0, tag: 0 }, end })
             })
             .collect();
-        let slots = targets.max(1).min(i32::try_from(reached.len()).unwrap_or(i32::MAX).max(1));
+        let parts = i32::try_from(reached.len()).unwrap_or(i32::MAX).max(1);
+        let slots = targets.clamp(1, parts);
         let changed = reached.keys().map(|partition| partition % slots).collect();
         let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed };
         let mut largest = begun.clone();
@@ -246,7 +247,7 @@ impl Progress {
             let reached = self.reached.iter().filter(|(partition, _)| *partition % self.slots == slot);
             let reached = reached.map(|(&partition, &reached)| (partition, reached)).collect();
             let told = Told { job: self.job, slots: self.slots, reached };
-            Ok((slot, self.produced.get(&slot).copied().unwrap_or_default(), told.encode()?))
+            Ok::<_, ProgressError>((slot, self.produced.get(&slot).copied().unwrap_or_default(), told.encode()?))
         };
         self.changed.iter().map(of_slot).collect()
     }

@@ -10,7 +10,6 @@ use super::rate::Rate;
 use super::read::{Archive, Left, Step, steps};
 use super::target::{Origin, Target, TimeLimits, Trouble};
 use super::value::{NO_TIMESTAMP, record_of};
-use crate::clock::Clock;
 use crate::effect::Effect;
 use crate::effect::requests::commit_records;
 use crate::exit::{Exit, Failure};

@@ -92,7 +92,7 @@ fn of_partition<'s>(archive: Archive<'s>, left: &'s Left) -> LocalBoxStream<'s, 
     let steps = |reader: Partition<'s>| {
         stream::try_unfold(reader, |mut reader| async move {
             let step = reader.next().await?;
-            Ok(step.map(|step| (step, reader)))
+            Ok::<_, Failure>(step.map(|step| (step, reader)))
         })
     };
     let end = Position { next: left.wanted.offsets.end, rows: 0, tag: 0 };
@@ -277,8 +277,8 @@ impl Ordered {
             },
             Self::Merged { waiting, open } => {
                 // All are on their way before the first is waited for.
-                let mut begun: Vec<Feed> = waiting.drain(..).map(Feed::start).collect::<Result<_, _>>()?;
-                for mut feed in begun.drain(..) {
+                let begun: Vec<Feed> = waiting.drain(..).map(Feed::start).collect::<Result<_, _>>()?;
+                for mut feed in begun {
                     if let Some((offset, item)) = feed.next().await? {
                         open.push((feed, offset, item));
                     }

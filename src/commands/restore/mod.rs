@@ -102,11 +102,11 @@ pub async fn restore(
     let mut restore = Restore { how, sieve, target: &target, archive, committed: Tally::default() };
     let begun = match restore.recovered().await? {
         Some(progress) => progress,
-        None => known.clone(),
+        None => known,
     };
     let earlier = begun.produced();
     let mut watch = Watch::new(progress, args, &job, survey.rows, &clock);
-    let ended = restore.run(begun, &mut |tally| watch.see(tally, out)).await;
+    let ended = restore.run(begun, &mut |tally: &Tally| watch.see(tally, out)).await;
     let unwritten = watch.end();
     let ended = ended?;
     unwritten?;
