@@ -7,6 +7,7 @@ use super::value::{NO_TIMESTAMP, record_of};
 use crate::exit::{Exit, Failure};
 use crate::layout::{KeptColumn, Layout, OutputFormat, TimestampSource};
 use crate::pipeline::archive::DEAD_LETTERS;
+use crate::pipeline::open_batch::NO_TIME_MS;
 use crate::reader::plan::{Batch, Shapes, Wanted, batches};
 use crate::reader::shape::Shape;
 use crate::record::OffsetRange;
@@ -103,8 +104,8 @@ pub async fn survey(archive: Archive<'_>, wanted: &Wanted) -> Result<Survey, Fai
                 let shape = shapes.of(archive.site, archive.clock, chosen).await?;
                 survey.losses.extend(losses(&shape));
                 if has_event_times(&shape) {
-                    survey.note_time(chosen.object.event_min_ms);
-                    survey.note_time(chosen.object.event_max_ms);
+                    survey.note_time(known_time(chosen.object.event_min_ms));
+                    survey.note_time(known_time(chosen.object.event_max_ms));
                 }
             }
         }
@@ -149,6 +150,11 @@ fn has_event_times(shape: &Shape) -> bool {
     }
 }
 
+/// An event time of a receipt, but for the one that stands for none.
+fn known_time(event_ms: Option<i64>) -> Option<i64> {
+    event_ms.filter(|&event_ms| event_ms != NO_TIME_MS)
+}
+
 impl Survey {
     fn note_time(&mut self, at_ms: Option<i64>) {
         self.oldest_ms = self.oldest_ms.into_iter().chain(at_ms).min();
@@ -163,8 +169,8 @@ impl Survey {
             let object = &chosen.object;
             self.rows += object.rows.unwrap_or_default();
             self.bytes += object.bytes;
-            self.event_min_ms = self.event_min_ms.into_iter().chain(object.event_min_ms).min();
-            self.event_max_ms = self.event_max_ms.into_iter().chain(object.event_max_ms).max();
+            self.event_min_ms = self.event_min_ms.into_iter().chain(known_time(object.event_min_ms)).min();
+            self.event_max_ms = self.event_max_ms.into_iter().chain(known_time(object.event_max_ms)).max();
         }
         let absent = receipt.balance.absent.iter().map(|absent| (absent.end - absent.first).unsigned_abs());
         self.absent += absent.sum::<u64>();
