@@ -34,7 +34,7 @@ fn restore_in(environment: &[(&str, &str)], trial: &Trial, topic: &Topic, target
 /// The lines of an event.
 fn said(ended: &Ended, event: &str) -> Value {
     let lines = ended.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    lines.filter(|line| line["event"] == event).last().unwrap_or_else(|| panic!("no {event}:\n{}", ended.out))
+    lines.filter(|line| line["event"] == event).next_back().unwrap_or_else(|| panic!("no {event}:\n{}", ended.out))
 }
 
 /// A Python with the packages of the tests.
