@@ -13,7 +13,7 @@ use std::process::Command;
 /// Effects that only restores have: the scenes of [`crate::failpoints`] have all others.
 pub(crate) const EFFECTS: [Effect; 1] = [Effect::RestoreCommit];
 
-const ENVELOPE: &str = "tombstones = \"drop\"\n[[archive.output]]\nformat = \"json\"\nlayout = { path = \"json/{topic}\" }\n\
+const ENVELOPE: &str = "tombstones = \"keep\"\n[[archive.output]]\nformat = \"json\"\nlayout = { path = \"json/{topic}\" }\n\
                         [[archive.output]]\nname = \"all\"\nformat = \"envelope\"\nlayout = { path = \"all/{topic}/hr=%H\" }";
 
 /// A topic that keeps old records.
@@ -127,7 +127,7 @@ fn a_restore_that_is_killed_goes_on_where_it_was() {
     let group = format!("{}-restore-killed", trial.group);
     let produced =
         || -> i64 { (0..3).filter_map(|slot| committed(&group, &target, slot)).map(|(offset, _)| offset).sum() };
-    let arguments = ["--preserve-partitions", "--job", "killed", "--rate", "3000"];
+    let arguments = ["--preserve-partitions", "--job", "killed", "--rate", "1500"];
     let mut reached = 0;
     for _ in 0..2 {
         let process = restore(&trial, &topic, &target.name, &arguments);
