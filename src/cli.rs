@@ -50,6 +50,12 @@ pub enum Command {
     /// arguments goes on with the same job. A range must lie below what the live group has committed. With --missing damaged batches are archived
     /// again as they were cut; with --into the range is archived again at another destination.
     Backfill(BackfillArgs),
+    /// Produce records of the archive back to Kafka, exactly once: `siltstone help restore`.
+    ///
+    /// From outputs of type envelope records come back as they were: key, value, headers, timestamp, tombstones. From others as far as they hold
+    /// it; what is lost is said before the first record. Refused where the topic's settings would change, delete or refuse old timestamps. The same
+    /// command goes on where it was left.
+    Restore(RestoreArgs),
     /// Prove that the archive is complete, or say what is wrong: `siltstone help verify`.
     ///
     /// Compares receipts with each other and with a listing of the bucket: gaps, overlaps, missing, doubled and unknown objects, sizes.
@@ -604,6 +610,47 @@ fn partition_numbers(text: &str) -> Result<Partitions, String> {
     Ok(all)
 }
 
+/// `restore`.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreArgs {
+    /// Which part of the archive, of which output. Without --output: whole records, else raw payloads, else the first output.
+    #[command(flatten)]
+    pub part: PartArgs,
+    /// The topic that was archived.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: String,
+    /// The topic to produce into. It must be there.
+    #[arg(long, value_name = "TOPIC")]
+    pub to_topic: String,
+    /// Brokers of another cluster to produce into, with the other settings of [kafka].
+    #[arg(long, value_name = "HOST:PORT,…")]
+    pub to_brokers: Option<String>,
+    /// Only records that meet this condition, in the language of filters: .status >= 500. Of raw payloads and whole records: their JSON.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub condition: Option<String>,
+    /// Each record into the partition that it was in; otherwise its key decides, as with Java's producer.
+    #[arg(long)]
+    pub preserve_partitions: bool,
+    /// At most so many records a second.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub rate: Option<u64>,
+    /// Name of the job. Without it: a name that follows from the other arguments.
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+    /// Restore all the same where old timestamps are replaced or deleted soon, where the archive archives it again, or where nobody knows.
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub accept: Vec<crate::restore::target::Accept>,
+    /// Produce nothing, only say what would be restored, what is lost, and what speaks against it.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// JSON lines instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
 /// Kafka partitions of one range on the command line.
 const PARTITIONS_MAX: i32 = 100_000;
 
@@ -675,6 +722,17 @@ mod tests {
             ("backfill -c a.toml --topic t --into s3://b/x --from-offset 3", true),
             ("backfill -c a.toml --topic t --into s3://b/x --missing", false),
             ("backfill -c a.toml", false),
+            (
+                "restore -c a.toml --topic t --to-topic u --partition 0-3,7 --from-offset 5 --to-offset 9 --preserve-partitions --rate 100 --job j",
+                true,
+            ),
+            (
+                "restore -c a.toml --topic t --to-topic u --since 2025-11-21 --where .a==1 --accept timestamps,retention --dry-run --json",
+                true,
+            ),
+            ("restore -c a.toml --topic t", false),
+            ("restore -c a.toml --topic t --to-topic u --accept all", false),
+            ("restore -c a.toml --topic t --to-topic u --rate 0", false),
             ("demo --dir /tmp/x --records 10", true),
             ("demo --records 0", false),
             ("help", true),

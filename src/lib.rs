@@ -12,7 +12,7 @@
 //! - [`reader`]: the rows of archived objects, and which objects are meant.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
-//! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`cli`], [`commands`]: what a user types and calls.
+//! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`restore`]: records back to Kafka; [`cli`], [`commands`]: what a user types and calls.
 
 pub mod backfill;
 pub mod batch;
@@ -37,6 +37,7 @@ pub mod reader;
 pub mod record;
 pub mod registry;
 pub mod replay;
+pub mod restore;
 pub mod spool;
 pub mod telemetry;
 pub mod transform;

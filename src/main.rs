@@ -32,11 +32,13 @@ fn fail(failure: &Failure) -> ExitCode {
 
 async fn run(cli: &Cli) -> Result<Exit, Failure> {
     let terminal = io::stderr().is_terminal();
-    let live = terminal && matches!(cli.command, Command::Run(_) | Command::Demo(_) | Command::Backfill(_));
+    let live = terminal
+        && matches!(cli.command, Command::Run(_) | Command::Demo(_) | Command::Backfill(_) | Command::Restore(_));
     let progress = live.then(Progress::default);
     let (format, level) = match &cli.command {
         Command::Run(args) => (args.log.log_format, args.log.log_level.as_str()),
         Command::Backfill(args) => (args.log.log_format, args.log.log_level.as_str()),
+        Command::Restore(args) => (args.log.log_format, args.log.log_level.as_str()),
         _ => (cli::LogFormat::Text, "warn"),
     };
     let format = match format {
@@ -82,6 +84,9 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         }
         Command::Backfill(args) => {
             commands::backfill::backfill(args, &commands::load(&args.config.config)?, progress, &mut out).await
+        }
+        Command::Restore(args) => {
+            commands::restore::restore(args, &commands::load(&args.part.config.config)?, progress, &mut out).await
         }
         Command::Demo(args) => commands::demo::demo(args, progress, &mut out).await,
         Command::Help(args) => {

@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 12] = [
+pub const PAGES: [(&str, &str, &str); 13] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -32,6 +32,7 @@ pub const PAGES: [(&str, &str, &str); 12] = [
         "any range of offsets or times, or what is missing, archived beside the live group",
         include_str!("../guide/backfill.md"),
     ),
+    ("restore", "records of an archive, produced back to Kafka", include_str!("../guide/restore.md")),
     (
         "verify",
         "prove that an archive is complete, or find what is missing, damaged or unknown",

@@ -12,6 +12,7 @@ pub mod help;
 pub mod inspect;
 pub mod ls;
 pub mod preview;
+pub mod restore;
 pub mod run;
 pub mod verify;
 

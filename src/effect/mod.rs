@@ -21,7 +21,7 @@ pub mod requests;
 /// What an effect is done to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The group's committed offsets.
+    /// The group's committed offsets, and what a restore produces.
     Kafka,
     /// Any destination.
     Store,
@@ -70,6 +70,8 @@ effects! {
     PlanCommit = "plan-commit" at Kafka,
     /// The end of an archived batch is committed.
     EndCommit = "end-commit" at Kafka,
+    /// A transaction of restored records is committed, with how far its job is then.
+    RestoreCommit = "restore-commit" at Kafka,
     /// A probe object is put.
     ProbePut = "probe-put" at Store,
     /// A probe object is deleted.

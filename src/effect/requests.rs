@@ -1,8 +1,10 @@
-//! The door to Kafka's coordinator and to stores: whatever asks them to keep or remove something.
+//! The door to Kafka and to stores: whatever asks them to keep or remove something.
 
 use super::Effect;
 use super::point::around_async;
 use crate::consume::{CommitError, Coordinator, Held};
+use crate::restore::position::Kept;
+use crate::restore::target::{Target, Trouble};
 use object_store::path::Path;
 use object_store::{
     MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
@@ -21,6 +23,18 @@ pub async fn commit(
     metadata: String,
 ) -> std::result::Result<(), CommitError> {
     around_async(effect, coordinator.commit(held, offset, metadata)).await
+}
+
+/// See [`Target::commit`].
+///
+/// # Errors
+/// [`Trouble`]; it may have happened all the same.
+pub async fn commit_records(
+    effect: Effect,
+    target: &dyn Target,
+    progress: Vec<Kept>,
+) -> std::result::Result<(), Trouble> {
+    around_async(effect, target.commit(progress)).await
 }
 
 /// Puts an object whole.

@@ -45,6 +45,8 @@ const WRITES: &[&str] = &[
     ".commit_consumer_state(",
     ".store_offset",
     "CommitMode",
+    "commit_transaction(",
+    "abort_transaction(",
 ];
 
 /// Sources that may say so: how often, and why.
@@ -54,6 +56,15 @@ const ALLOWED: &[(&str, &str, usize, &str)] = &[
     ("kafka/coordinator.rs", ".commit(", 1, "this is a coordinator: behind the door"),
     ("kafka/coordinator.rs", "CommitMode", 2, "the same"),
     ("kafka/demo.rs", ".commit(", 1, "the same"),
+    ("kafka/producing.rs", "shared.commit(", 1, "this is a target of restores: behind the door"),
+    ("kafka/producing.rs", "commit_transaction(", 1, "the same"),
+    ("kafka/producing.rs", "abort_transaction(", 1, "the same; and nothing of what is aborted stays"),
+    (
+        "restore/produce.rs",
+        "target.abort(",
+        1,
+        "nothing of what is aborted stays: a process that dies instead leaves the same",
+    ),
     ("pipeline/takeover.rs", "context.commit(", 2, "through the door"),
     ("pipeline/takeover/scheduled.rs", "context.commit(", 1, "through the door"),
     ("pipeline/finish.rs", "context.commit(", 4, "through the door"),

@@ -17,7 +17,7 @@ pub mod compress;
 pub mod dead_letter;
 pub mod json;
 pub mod keep;
-mod object;
+pub(crate) mod object;
 pub mod parquet;
 pub mod raw;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::fmt;
 ///
 /// # Errors
 /// What `visit` says; or that `text` is no JSON object.
-pub(super) fn for_each_field<'a, F>(text: &'a str, visit: F) -> Result<(), RowError>
+pub(crate) fn for_each_field<'a, F>(text: &'a str, visit: F) -> Result<(), RowError>
 where
     F: FnMut(Cow<'a, str>, &'a str) -> Result<(), RowError>,
 {

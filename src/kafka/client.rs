@@ -5,6 +5,7 @@
 
 use super::KafkaError;
 use crate::config::{GroupProtocol, Isolation, KafkaConfig, refused_setting};
+use crate::restore::TRANSACTION_TIMEOUT_MS;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
@@ -120,6 +121,96 @@ pub(super) fn asking(config: &KafkaConfig, isolation: Isolation) -> Result<Clien
         .set_log_level(log_level(RDKafkaLogLevel::Info));
     overlay(&mut client, config)?;
     Ok(client)
+}
+
+/// Settings that only consumers have, which other clients warn of.
+const OF_CONSUMERS: &[&str] = &[
+    "allow.auto.create.topics",
+    "auto.commit.interval.ms",
+    "auto.offset.reset",
+    "check.crcs",
+    "consume.callback.max.messages",
+    "coordinator.query.interval.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "fetch.error.backoff.ms",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "fetch.min.bytes",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "group.protocol.type",
+    "group.remote.assignor",
+    "heartbeat.interval.ms",
+    "isolation.level",
+    "max.partition.fetch.bytes",
+    "max.poll.interval.ms",
+    "partition.assignment.strategy",
+    "queued.max.messages.kbytes",
+    "queued.min.messages",
+    "session.timeout.ms",
+];
+
+/// Bytes and records that wait in a producer: more than a transaction of a restore has.
+const PRODUCING_KBYTES: u64 = 64 << 10;
+const PRODUCING_RECORDS: u64 = 100_000;
+
+/// The settings of a client that asks for topics' settings: those of `config` that are not for consumers alone.
+///
+/// # Errors
+/// As [`Settings::of`].
+pub(super) fn administering(config: &KafkaConfig) -> Result<ClientConfig, KafkaError> {
+    let mut client = common(config);
+    for setting in OF_CONSUMERS {
+        client.remove(setting);
+    }
+    overlay(&mut client, &without_consumers(config))?;
+    Ok(client)
+}
+
+/// The settings of a transactional producer; `message_bytes_max`: the largest record that its topic takes. A key goes where a Java producer puts
+/// it.
+///
+/// # Errors
+/// As [`Settings::of`].
+pub(super) fn producing(
+    config: &KafkaConfig,
+    transactional_id: &str,
+    message_bytes_max: Option<u64>,
+) -> Result<ClientConfig, KafkaError> {
+    // librdkafka's own range of the setting.
+    let message_bytes = message_bytes_max.unwrap_or(1_000_000).clamp(1_000_000, 1_000_000_000);
+    let mut client = common(config);
+    for setting in OF_CONSUMERS {
+        client.remove(setting);
+    }
+    client
+        .set("linger.ms", "5")
+        .set("compression.type", "lz4")
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", message_bytes.to_string())
+        // To the broker the limit is one of whole batches.
+        .set("batch.size", message_bytes_max.unwrap_or(1_000_000).clamp(1, 1_000_000).to_string())
+        .set("queue.buffering.max.kbytes", PRODUCING_KBYTES.to_string())
+        .set("queue.buffering.max.messages", PRODUCING_RECORDS.to_string());
+    overlay(&mut client, &without_consumers(config))?;
+    // What makes it exactly once is nobody's to change.
+    client
+        .set("transactional.id", transactional_id)
+        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
+        .set("enable.idempotence", "true")
+        .set("acks", "all");
+    Ok(client)
+}
+
+fn without_consumers(config: &KafkaConfig) -> KafkaConfig {
+    let mut own = config.clone();
+    own.client.retain(|setting, _| !OF_CONSUMERS.contains(&setting.as_str()));
+    own
 }
 
 fn isolation_level(isolation: Isolation) -> &'static str {
@@ -274,6 +365,26 @@ mod tests {
             let error = member(&config).map(drop).expect_err("refused").to_string();
             assert!(error.contains("the broker decides it"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_producer_takes_what_is_not_for_consumers_and_stays_exactly_once() {
+        let mut config = config("b:1");
+        for (key, value) in
+            [("fetch.max.bytes", "1000000"), ("sasl.username", "u"), ("acks", "0"), ("compression.type", "zstd")]
+        {
+            config.client.insert(key.into(), crate::config::Secret::new(value));
+        }
+        let client = producing(&config, "x", Some(8 << 20)).expect("sound");
+        let has = |key: &str| client.get(key);
+        assert_eq!((has("fetch.max.bytes"), has("group.id"), has("isolation.level")), (None, None, None));
+        assert_eq!(
+            (has("sasl.username"), has("acks"), has("compression.type")),
+            (Some("u"), Some("all"), Some("zstd"))
+        );
+        assert_eq!((has("transactional.id"), has("message.max.bytes")), (Some("x"), Some("8388608")));
+        client.create_native_config().expect("librdkafka takes it");
+        assert_eq!(administering(&config).expect("sound").get("transactional.id"), None);
     }
 
     #[test]

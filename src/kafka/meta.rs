@@ -13,7 +13,7 @@ use crate::config::{Isolation, KafkaConfig};
 use crate::consume::{Committed, LogBounds};
 use crate::record::TopicPartition;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
@@ -222,6 +222,11 @@ impl MetaClient {
             found.insert(partition, Some(Committed { offset, metadata }));
         }
         Ok(partitions.iter().filter_map(|partition| Some((partition.clone(), found.remove(partition)?))).collect())
+    }
+
+    /// Who commits in transactions for the configured group: nobody's member.
+    pub(super) fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.client.group_metadata()
     }
 
     /// The bounds of a log. `readable_end` never exceeds `end`.

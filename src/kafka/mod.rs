@@ -11,6 +11,7 @@
 //! - `reading`: the client that reads. `readers`: where each reader stands. `met`: what it meets besides records.
 //!   `batch_queue`: the parts that need `unsafe`.
 //! - [`look`]: the newest records, for whoever only wants to see some.
+//! - [`producing`]: transactions, for restores.
 //! - [`source`]: records and rebalances. [`coordinator`]: offsets. [`meta`]: the cluster and the bounds of its logs.
 //!
 //! # Invariants
@@ -23,7 +24,7 @@
 //!   `Held`s, then waits for the gate, then gives the partitions back.
 //! - **K-4** After a commit whose outcome is not known nothing more is sent under the same membership.
 //!
-//! Never stores offsets, never commits on its own, never resets an offset, never creates a topic.
+//! Never stores offsets, never commits on its own (but in the transactions of a restore, for the group of its job), never resets an offset, never creates a topic.
 
 mod batch_queue;
 pub mod client;
@@ -36,6 +37,7 @@ pub mod look;
 mod membership;
 mod met;
 pub mod meta;
+pub mod producing;
 mod readers;
 mod reading;
 pub mod source;
@@ -49,6 +51,7 @@ pub use cluster::KafkaCluster;
 pub use coordinator::KafkaCoordinator;
 pub use held::PlannedGuard;
 pub use meta::{Cluster, MetaClient, TopicInfo};
+pub use producing::Transactions;
 pub use source::KafkaSource;
 
 use crate::config::KafkaConfig;

@@ -206,7 +206,7 @@ enum Added {
 }
 
 /// Where records without any time are put: before every calendar, which templates show as the year 1.
-const NO_TIME_MS: i64 = i64::MIN;
+pub const NO_TIME_MS: i64 = i64::MIN;
 
 /// Bytes that a part takes beside its rows, about: windows of high cardinality must count. Sealed, it is its names and sums, and
 /// those of its object in the claim and the receipt: as much, so that sealing a batch for want of room takes none from others.

@@ -9,6 +9,7 @@
 //! - [`plan`]: objects by topic, Kafka partition, output, offsets and event times; [`shape`]: how their layout wrote them.
 //! - [`rows`]: the rows of one object; [`columns`]: Avro and Parquet as JSON; [`told`]: what a row tells of its record.
 //! - [`records`]: whole records of an envelope, as they were.
+//! - [`sieve`]: which rows are taken, by offsets, times and conditions.
 //! - [`merge`]: rows of many objects in one order; [`find`]: where one offset is.
 
 pub mod columns;
@@ -20,6 +21,7 @@ pub mod records;
 pub mod row;
 pub mod rows;
 pub mod shape;
+pub mod sieve;
 pub mod told;
 
 #[cfg(test)]

@@ -84,6 +84,11 @@ impl Shape {
         self.kind == Kind::Envelope
     }
 
+    /// Columns of Kafka's own in its rows; `None` where they are none, or whole records.
+    pub fn keep(&self) -> Option<&Keep> {
+        self.keep.as_ref().filter(|keep| !keep.columns.is_empty() && !self.has_payloads())
+    }
+
     /// Whether whole row groups of its objects are in memory.
     pub(super) fn has_row_groups(&self) -> bool {
         matches!(self.kind, Kind::Parquet | Kind::Envelope | Kind::DeadLetters)

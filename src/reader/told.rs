@@ -117,6 +117,16 @@ impl Teller {
         has_records || self.offset.is_some()
     }
 
+    /// Whether a row is the payload of its record, as it was.
+    pub fn payload_is_row(&self) -> bool {
+        self.payload_is_row
+    }
+
+    /// Where event times come from.
+    pub fn source(&self) -> &TimestampSource {
+        &self.source
+    }
+
     /// What `row` tells.
     pub fn tell(&self, row: &Row) -> Told {
         match &row.body {

@@ -23,6 +23,7 @@ mod life;
 mod logs;
 mod missing;
 mod names;
+mod restore;
 mod rolling;
 mod rows;
 mod spool;

@@ -1,7 +1,6 @@
 //! `siltstone cat`: the records of any range, from objects of any format, to a pipe.
 
 mod printer;
-mod sieve;
 
 use super::{Unprinted, ended, wanted};
 use crate::cli::{CatArgs, CatOrder};

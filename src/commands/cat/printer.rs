@@ -2,7 +2,6 @@
 
 use super::super::Unprinted;
 use super::Streams;
-use super::sieve::Sieve;
 use crate::cli::CatArgs;
 use crate::exit::{Exit, Failure};
 use crate::layout::Newlines;
@@ -12,6 +11,7 @@ use crate::reader::merge::Item;
 use crate::reader::plan::Wanted;
 use crate::reader::row::{Body, ShownRecord};
 use crate::reader::shape::Shape;
+use crate::reader::sieve::Sieve;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::HashSet;
@@ -73,7 +73,7 @@ impl<'o> Printer<'o> {
             out: BufWriter::with_capacity(OUT_BYTES, streams.out),
             notes: streams.notes,
             noted: HashSet::new(),
-            sieve: Sieve::new(args, wanted)?,
+            sieve: Sieve::new(wanted, args.grep.as_deref(), args.condition.as_deref())?,
             form,
             left: args.count.unwrap_or(u64::MAX),
             line: Vec::new(),

@@ -90,7 +90,7 @@ impl Topic {
     }
 
     pub(crate) fn named(name: &str, partitions: i32) -> Self {
-        Self::with_settings(name, partitions, &[])
+        Self::with(name, partitions, &[])
     }
 
     /// A topic of which Kafka soon keeps the newest record of each key alone.
@@ -101,10 +101,11 @@ impl Topic {
             ("min.cleanable.dirty.ratio", "0.01"),
             ("max.compaction.lag.ms", "100"),
         ];
-        Self::with_settings(&unique("t"), partitions, &settings)
+        Self::with(&unique("t"), partitions, &settings)
     }
 
-    fn with_settings(name: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
+    /// With these settings of the topic.
+    pub(crate) fn with(name: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", "8388608");
         let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let created = block_on(admin().create_topics([&topic], &options())).expect("an answer");

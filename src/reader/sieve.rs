@@ -1,10 +1,9 @@
-//! Which rows of the objects that are read are printed.
+//! Which rows of the objects that are read are taken.
 
-use crate::cli::CatArgs;
+use super::merge::Item;
+use super::plan::Wanted;
+use super::row::Body;
 use crate::exit::{Exit, Failure};
-use crate::reader::merge::Item;
-use crate::reader::plan::Wanted;
-use crate::reader::row::Body;
 use crate::transform::Filter;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::de::IgnoredAny;
@@ -14,26 +13,28 @@ use std::borrow::Cow;
 const REGEX_BYTES_MAX: usize = 16 << 20;
 
 /// Takes rows or leaves them.
-pub(super) struct Sieve {
+pub struct Sieve {
     wanted: Wanted,
     grep: Option<Regex>,
     condition: Option<Filter>,
-    /// Rows that are printed though their time is not known, and that of their object reaches beyond what is wanted.
-    pub(super) untimed: u64,
+    /// Rows that are taken though their time is not known, and that of their object reaches beyond what is wanted.
+    pub untimed: u64,
     /// The same of offsets.
-    pub(super) unplaced: u64,
+    pub unplaced: u64,
     /// Rows of which the condition cannot say whether they meet it, and why the first one.
-    pub(super) failing: (u64, String),
+    pub failing: (u64, String),
 }
 
 impl Sieve {
+    /// Takes rows of `wanted` whose line has `grep`, a regular expression, and that meet `condition`.
+    ///
     /// # Errors
     /// [`Exit::Config`]: an expression or a condition that is none.
-    pub(super) fn new(args: &CatArgs, wanted: &Wanted) -> Result<Self, Failure> {
+    pub fn new(wanted: &Wanted, grep: Option<&str>, condition: Option<&str>) -> Result<Self, Failure> {
         let wrong = |key: &str, what: String| Failure::new(Exit::Config, format!("{key}: {what}"));
-        let compile = |pattern: &String| RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build();
-        let grep = args.grep.as_ref().map(compile).transpose();
-        let condition = args.condition.as_deref().map(Filter::compile).transpose();
+        let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build();
+        let grep = grep.map(compile).transpose();
+        let condition = condition.map(Filter::compile).transpose();
         Ok(Self {
             wanted: wanted.clone(),
             grep: grep.map_err(|error| wrong("--grep", error.to_string()))?,
@@ -45,7 +46,7 @@ impl Sieve {
     }
 
     /// Whether the row is one of the offsets and times that are meant, and what of them it does not tell; `None`: it is none of them.
-    pub(super) fn in_range(&self, item: &Item) -> Option<Untold> {
+    pub fn in_range(&self, item: &Item) -> Option<Untold> {
         let chosen = &item.source.chosen;
         let mut untold = Untold::default();
         if !self.wanted.takes_all_offsets_of(chosen.range) {
@@ -67,7 +68,7 @@ impl Sieve {
     }
 
     /// Whether its line has what is looked for, and it meets the condition; the line first, which costs less.
-    pub(super) fn takes(&mut self, item: &Item, line: &[u8], untold: Untold) -> bool {
+    pub fn takes(&mut self, item: &Item, line: &[u8], untold: Untold) -> bool {
         if !self.grep.as_ref().is_none_or(|regex| regex.is_match(line)) {
             return false;
         }
@@ -87,7 +88,7 @@ impl Sieve {
 
 /// What a row does not tell, where it would have to be known whether it is meant.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Untold {
+pub struct Untold {
     offset: bool,
     time: bool,
 }

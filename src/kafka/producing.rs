@@ -1,0 +1,428 @@
+//! [`Transactions`]: what `restore` asks of Kafka. One transactional producer, and the group that keeps the job's progress.
+//!
+//! # How a call ends
+//! | answer | result |
+//! |---|---|
+//! | a record is refused for what it is (size, time, no key where the topic is compacted), a right is missing | `Refused`, with the record |
+//! | fenced: another producer has the transactional id | `Fenced` |
+//! | the transaction is to be aborted | `Passing` |
+//! | no answer in time | asked again, [`TRIES`] times; then `Fatal`: starting again finds out whether it happened |
+//! | anything else | `Fatal` |
+
+use super::KafkaError;
+use super::client::producing;
+use super::group::{list, log};
+use super::meta::MetaClient;
+use super::trouble::explain;
+use crate::config::{Isolation, KafkaConfig};
+use crate::record::{OwnedRecord, TopicPartition};
+use crate::restore::position::Kept;
+use crate::restore::target::{Origin, Settings, Target, Trouble};
+use crate::restore::{group_of, transactional_id};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError as ClientError;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long one call may take before it is asked again.
+const CALL_WAIT: Duration = Duration::from_secs(30);
+/// How often a call without an answer is made.
+const TRIES: u32 = 4;
+/// How long one look for room lasts.
+const ROOM_WAIT: Duration = Duration::from_millis(20);
+
+/// Where a restore goes.
+pub struct JobTarget<'a> {
+    /// The cluster: `[kafka]` with the target's brokers.
+    pub kafka: &'a KafkaConfig,
+    /// The topic.
+    pub topic: &'a str,
+    /// Its partitions.
+    pub partitions: i32,
+    /// Name of the job.
+    pub job: &'a str,
+    /// The group of the archive.
+    pub group: &'a str,
+    /// The largest record that the topic takes, bytes.
+    pub message_bytes_max: Option<u64>,
+}
+
+/// What librdkafka tells of records that were handed over.
+#[derive(Default)]
+struct Deliveries {
+    /// The first one of the transaction that could not be delivered: its number, and why.
+    failed: Mutex<Option<(usize, Code)>>,
+    /// The client's own last words.
+    reason: Mutex<String>,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: ClientError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        *locked(&self.reason) = explain(code, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let Err((error, message)) = result else { return };
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        tracing::debug!(%error, partition = message.partition(), "a record is not delivered");
+        // What is thrown away because another one failed explains nothing.
+        if !matches!(code, Code::PurgeQueue | Code::PurgeInflight) {
+            locked(&self.failed).get_or_insert((number, code));
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The parts that calls on other threads share.
+struct Shared {
+    producer: ThreadedProducer<Deliveries>,
+    /// A client of the job's group: it never joins, and knows its offsets.
+    group: MetaClient,
+    topic: String,
+    partitions: i32,
+    /// Which record each number of the transaction is.
+    origins: Mutex<Vec<Origin>>,
+}
+
+/// See the module.
+pub struct Transactions {
+    shared: Arc<Shared>,
+    is_begun: Mutex<bool>,
+}
+
+impl Transactions {
+    /// Makes the producer. Contacts nobody yet, and fences nobody.
+    ///
+    /// # Errors
+    /// [`KafkaError::Setting`] and [`KafkaError::Create`]: the configuration cannot work.
+    pub fn new(into: &JobTarget<'_>) -> Result<Self, KafkaError> {
+        let id = transactional_id(into.group, into.job);
+        let settings = producing(into.kafka, &id, into.message_bytes_max)?;
+        let failed =
+            |error: ClientError| KafkaError::Create { brokers: into.kafka.brokers.clone(), problem: error.to_string() };
+        let producer = settings.create_with_context(Deliveries::default()).map_err(failed)?;
+        let shared = Shared {
+            producer,
+            group: MetaClient::new(&of_group(into.kafka, into.group, into.job))?,
+            topic: into.topic.to_string(),
+            partitions: into.partitions,
+            origins: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), is_begun: Mutex::default() })
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Shared) -> Result<T, Trouble> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, Trouble>> {
+        let shared = self.shared.clone();
+        let called = tokio::task::spawn_blocking(move || call(&shared));
+        async move { called.await.unwrap_or_else(|error| Err(Trouble::Fatal(format!("a call to Kafka panicked: {error}")))) }
+            .boxed()
+    }
+}
+
+/// `[kafka]` as a client of the group that keeps the progress of `job`. What a transaction that is still open would commit is waited for.
+pub fn of_group(kafka: &KafkaConfig, group: &str, job: &str) -> KafkaConfig {
+    KafkaConfig { group: group_of(group, job), isolation: Isolation::ReadCommitted, instance_id: None, ..kafka.clone() }
+}
+
+/// What the job's transactions have committed, as far as `client`, of its group, can see. Fences nobody.
+///
+/// # Errors
+/// What came back.
+pub fn kept(client: &MetaClient, topic: &str, partitions: i32) -> Result<Vec<Kept>, String> {
+    let partitions: Vec<_> = (0..partitions).map(|partition| TopicPartition::new(topic, partition)).collect();
+    let found = client.committed(&partitions)?;
+    // One that is missing in the answer could not be read: to go on without it would double what it tells.
+    if found.len() < partitions.len() {
+        let (read, all) = (found.len(), partitions.len());
+        return Err(format!("the committed offsets of {} of {all} partitions of {topic} cannot be read", all - read));
+    }
+    let kept = found.into_iter().filter_map(|(partition, committed)| {
+        committed.map(|committed| (partition.partition, committed.offset, committed.metadata))
+    });
+    Ok(kept.collect())
+}
+
+/// The settings of `topic`, as its cluster tells them.
+pub async fn settings(kafka: &KafkaConfig, topic: &str) -> Settings {
+    let admin: AdminClient<DefaultClientContext> = super::client::administering(kafka)
+        .and_then(|settings| {
+            settings
+                .create()
+                .map_err(|error| KafkaError::Create { brokers: kafka.brokers.clone(), problem: error.to_string() })
+        })
+        .map_err(|error| error.to_string())?;
+    let options = AdminOptions::new().request_timeout(Some(CALL_WAIT));
+    let described = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+    let described = described.map_err(|error| error.to_string())?;
+    let described = described.into_iter().next().ok_or("an empty answer")?.map_err(|code| code.to_string())?;
+    let entry = |entry: rdkafka::admin::ConfigEntry| entry.value.map(|value| (entry.name, value));
+    Ok(described.entries.into_iter().filter_map(entry).collect())
+}
+
+impl Shared {
+    /// What an error of a call means; `None`: there was no answer, and it can be asked again.
+    fn trouble(&self, what: &str, error: &ClientError) -> Option<Trouble> {
+        let context = self.producer.client().context();
+        let of_error = |code: Code| {
+            let words = match error {
+                ClientError::Transaction(error) => error.string(),
+                other => other.to_string(),
+            };
+            format!("{what}: {}", explain(code, &words))
+        };
+        if let Some(refused) = self.refused_record() {
+            return Some(refused);
+        }
+        let failed = *locked(&context.failed);
+        let code = match error {
+            ClientError::Transaction(error) => error.code(),
+            other => other.rdkafka_error_code().unwrap_or(Code::Unknown),
+        };
+        if matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) {
+            return Some(Trouble::Fenced(of_error(code)));
+        }
+        if is_a_right(code) {
+            return Some(Trouble::Refused(format!("{}; {}", of_error(code), rights(&self.topic))));
+        }
+        let with_reason = |text: String| match locked(&context.reason).as_str() {
+            "" => text,
+            reason => format!("{text} ({reason})"),
+        };
+        match error {
+            ClientError::Transaction(error) if error.is_fatal() => Some(Trouble::Fatal(with_reason(of_error(code)))),
+            ClientError::Transaction(error) if error.txn_requires_abort() => {
+                let failed =
+                    failed.map(|(_, code)| format!("; a record was not delivered: {code}")).unwrap_or_default();
+                Some(Trouble::Passing(with_reason(of_error(code)) + &failed))
+            }
+            ClientError::Transaction(error) if error.is_retriable() => None,
+            ClientError::Flush(_) => None,
+            _ if code == Code::OperationTimedOut => None,
+            _ => Some(Trouble::Fatal(with_reason(of_error(code)))),
+        }
+    }
+
+    /// The record of the transaction that is refused for what it is.
+    fn refused_record(&self) -> Option<Trouble> {
+        let failed = *locked(&self.producer.client().context().failed);
+        let (number, code) = failed.filter(|&(_, code)| is_of_the_record(code))?;
+        let origin = locked(&self.origins).get(number).copied();
+        let which = origin.map_or("a record".to_string(), |(partition, offset)| match offset {
+            Some(offset) => format!("the record of source partition {partition} with offset {offset}"),
+            None => format!("a row of source partition {partition}"),
+        });
+        Some(Trouble::Refused(format!("{which} is refused: {}", advice(code))))
+    }
+
+    /// Makes a call until it has an answer, [`TRIES`] times.
+    fn until_answered(&self, what: &str, mut call: impl FnMut() -> Result<(), ClientError>) -> Result<(), Trouble> {
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            let Err(error) = call() else { return Ok(()) };
+            match self.trouble(what, &error) {
+                Some(trouble) => return Err(trouble),
+                None => last = error.to_string(),
+            }
+            tracing::warn!("{what}: {last}; asked again");
+        }
+        let reason = locked(&self.producer.client().context().reason).clone();
+        Err(Trouble::Fatal(format!("{what}: no answer after {TRIES} times {} s: {last} {reason}", CALL_WAIT.as_secs())))
+    }
+
+    fn commit(&self, progress: &[Kept]) -> Result<(), Trouble> {
+        let partitions: Vec<_> =
+            progress.iter().map(|(partition, ..)| TopicPartition::new(self.topic.as_str(), *partition)).collect();
+        let offsets: TopicPartitionList = list(&partitions);
+        for (partition, offset, metadata) in progress {
+            let Some(mut entry) = offsets.find_partition(&self.topic, *partition) else { continue };
+            entry.set_offset(Offset::Offset(*offset)).map_err(|error| Trouble::Fatal(error.to_string()))?;
+            entry.set_metadata(metadata);
+        }
+        let producer = &self.producer;
+        // All records first: what is wrong with one is told better by its own error.
+        self.until_answered("deliver the records of a transaction", || producer.flush(CALL_WAIT))?;
+        if !progress.is_empty() {
+            let group = self.group.group_metadata();
+            let group = group.ok_or_else(|| Trouble::Fatal("the group's client has no group".to_string()))?;
+            self.until_answered("send the progress to the transaction", || {
+                producer.send_offsets_to_transaction(&offsets, &group, CALL_WAIT)
+            })?;
+        }
+        self.until_answered("commit a transaction", || producer.commit_transaction(CALL_WAIT))
+    }
+
+    fn forget(&self) {
+        locked(&self.origins).clear();
+        *locked(&self.producer.client().context().failed) = None;
+        locked(&self.producer.client().context().reason).clear();
+    }
+}
+
+/// Whether a record would be refused for it again.
+fn is_of_the_record(code: Code) -> bool {
+    matches!(
+        code,
+        Code::MessageSizeTooLarge
+            | Code::InvalidMessageSize
+            | Code::InvalidTimestamp
+            | Code::InvalidRecord
+            | Code::PolicyViolation
+            | Code::TopicAuthorizationFailed
+    )
+}
+
+fn is_a_right(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+    )
+}
+
+fn rights(topic: &str) -> String {
+    format!(
+        "a restore needs the rights WRITE and DESCRIBE on {topic} and on its transactional id, and READ on its group <group>-restore-<job>"
+    )
+}
+
+fn advice(code: Code) -> String {
+    let what = match code {
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => "raise max.message.bytes of the topic",
+        Code::InvalidTimestamp => {
+            "raise message.timestamp.before.max.ms and message.timestamp.after.max.ms of the topic"
+        }
+        Code::InvalidRecord => "a compacted topic takes no record without a key",
+        _ => "see the settings and rights of the topic",
+    };
+    format!("{code}; {what}. The same command goes on with it")
+}
+
+impl Target for Transactions {
+    fn recover(&self) -> BoxFuture<'_, Result<Vec<Kept>, Trouble>> {
+        let is_begun = std::mem::replace(&mut *locked(&self.is_begun), true);
+        self.call(move |shared| {
+            shared.forget();
+            if !is_begun {
+                let producer = &shared.producer;
+                shared.until_answered("take the transactional id", || producer.init_transactions(CALL_WAIT))?;
+            }
+            let mut last = String::new();
+            for _ in 0..TRIES {
+                match kept(&shared.group, &shared.topic, shared.partitions) {
+                    Ok(kept) => return Ok(kept),
+                    Err(error) => last = error,
+                }
+            }
+            Err(Trouble::Fatal(format!("read how far the job is: {last}")))
+        })
+    }
+
+    fn begin(&self) -> Result<(), Trouble> {
+        self.shared.forget();
+        let begun = self.shared.producer.begin_transaction();
+        begun.map_err(|error| {
+            let told = self.shared.trouble("begin a transaction", &error);
+            told.unwrap_or_else(|| Trouble::Fatal(format!("begin a transaction: {error}")))
+        })
+    }
+
+    fn put(&self, partition: Option<i32>, record: &OwnedRecord, origin: Origin) -> Result<bool, Trouble> {
+        let number = {
+            let mut origins = locked(&self.shared.origins);
+            origins.push(origin);
+            origins.len() - 1
+        };
+        let mut made = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.shared.topic, number);
+        made.partition = partition;
+        made.key = record.key.as_deref();
+        made.payload = record.value.as_deref();
+        made.timestamp = record.timestamp;
+        if !record.headers.is_empty() {
+            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            for (key, value) in &record.headers {
+                headers = headers.insert(Header { key, value: value.as_ref() });
+            }
+            made.headers = Some(headers);
+        }
+        let Err((error, _)) = self.shared.producer.send(made) else { return Ok(true) };
+        match error.rdkafka_error_code() {
+            Some(Code::QueueFull) => {
+                locked(&self.shared.origins).pop();
+                Ok(false)
+            }
+            Some(code) if is_of_the_record(code) => {
+                locked(&self.shared.producer.client().context().failed).get_or_insert((number, code));
+                let told = self.shared.trouble("hand over a record", &error);
+                Err(told.unwrap_or_else(|| Trouble::Refused(error.to_string())))
+            }
+            // The transaction has failed already, and takes nothing more: the commit says why.
+            _ => {
+                let told = self.shared.producer.flush(ROOM_WAIT).err().unwrap_or(error);
+                let refused = self.shared.trouble("hand over a record", &told);
+                match refused {
+                    Some(trouble @ (Trouble::Refused(_) | Trouble::Fenced(_))) => Err(trouble),
+                    _ => Err(Trouble::Passing(format!("hand over a record: {told}"))),
+                }
+            }
+        }
+    }
+
+    fn room(&self) -> BoxFuture<'_, ()> {
+        let shared = self.shared.clone();
+        async move {
+            let waited = tokio::task::spawn_blocking(move || shared.producer.poll(ROOM_WAIT)).await;
+            if let Err(error) = waited {
+                tracing::error!(%error, "waiting for room panicked");
+            }
+        }
+        .boxed()
+    }
+
+    fn commit(&self, progress: Vec<Kept>) -> BoxFuture<'_, Result<(), Trouble>> {
+        self.call(move |shared| shared.commit(&progress))
+    }
+
+    fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>> {
+        self.call(|shared| {
+            let producer = &shared.producer;
+            let aborted =
+                shared.until_answered("abort a transaction", || match producer.abort_transaction(CALL_WAIT) {
+                    // There is none: it ended before anything was begun.
+                    Err(ClientError::Transaction(error)) if error.code() == Code::State => Ok(()),
+                    other => other,
+                });
+            // All deliveries are known now: a transaction with a record that is refused would fail again.
+            let refused = shared.refused_record();
+            shared.forget();
+            match refused {
+                Some(refused) => Err(refused),
+                None => aborted,
+            }
+        })
+    }
+}

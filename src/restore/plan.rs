@@ -1,0 +1,224 @@
+//! What is about to be restored, from receipts alone: which output, which source partitions, how much, and what does not come back.
+
+use super::loss::{Loss, losses};
+use super::position::Position;
+use super::read::{Archive, Left, Step, steps};
+use super::value::{NO_TIMESTAMP, record_of};
+use crate::exit::{Exit, Failure};
+use crate::layout::{KeptColumn, Layout, OutputFormat, TimestampSource};
+use crate::pipeline::archive::DEAD_LETTERS;
+use crate::pipeline::open_batch::NO_TIME_MS;
+use crate::reader::plan::{Batch, Shapes, Wanted, batches};
+use crate::reader::shape::Shape;
+use crate::record::OffsetRange;
+use futures::{StreamExt, TryStreamExt};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Source partitions of which the first row is read, to see its timestamp.
+const PEEKED_MAX: usize = 64;
+
+/// The output that is restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// Its name.
+    pub output: String,
+    /// Other outputs that there are.
+    pub others: Vec<String>,
+    /// It was asked for.
+    pub is_asked: bool,
+}
+
+/// Chooses the output: the one asked for, else whole records, else raw payloads, else the first one.
+///
+/// # Errors
+/// [`Exit::Config`]: dead letters are asked for.
+pub fn choose(layout: &Layout, asked: Option<&str>) -> Result<Choice, Failure> {
+    if asked == Some(DEAD_LETTERS) {
+        let what = "--output: dead letters are no records to restore: `siltstone dead-letters replay` archives them after a fix";
+        return Err(Failure::new(Exit::Config, what));
+    }
+    let rank = |format: &OutputFormat| match format {
+        OutputFormat::Envelope { .. } => 0,
+        OutputFormat::Raw { .. } => 1,
+        OutputFormat::Json { .. } | OutputFormat::Avro { .. } | OutputFormat::Parquet { .. } => 2,
+    };
+    let best = layout.outputs.iter().min_by_key(|output| rank(&output.format));
+    let own = best.map(|output| output.name.clone()).unwrap_or_default();
+    let output = asked.map_or(own, str::to_string);
+    let names = layout.outputs.iter().map(|output| output.name.clone());
+    Ok(Choice { others: names.filter(|name| *name != output).collect(), output, is_asked: asked.is_some() })
+}
+
+/// What receipts tell of what is asked for. Counts are of whole batches and objects: rows outside of the times, offsets and condition asked for are
+/// among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Survey {
+    /// First offset and end of each source partition.
+    pub partitions: BTreeMap<i32, (i64, i64)>,
+    /// Batches.
+    pub batches: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their earliest event time, milliseconds UTC.
+    pub event_min_ms: Option<i64>,
+    /// Their latest event time.
+    pub event_max_ms: Option<i64>,
+    /// The earliest timestamp that a restored record has, as far as it is known.
+    pub oldest_ms: Option<i64>,
+    /// The latest.
+    pub newest_ms: Option<i64>,
+    /// What does not come back.
+    pub losses: BTreeSet<Loss>,
+    /// Records that are dead letters of the output, so not in it.
+    pub dead_letters: u64,
+    /// Records that a rule dropped, by rule.
+    pub dropped: BTreeMap<String, u64>,
+    /// Records of batches that were archived without the output.
+    pub without_output: u64,
+    /// Offsets that Kafka held no more when they were to be archived.
+    pub absent: u64,
+    /// Rows that were deleted from the bucket.
+    pub lost: u64,
+}
+
+/// Looks at everything that `wanted` means, of one output.
+///
+/// # Errors
+/// A store refuses or does not answer; a receipt or layout is damaged.
+pub async fn survey(archive: Archive<'_>, wanted: &Wanted) -> Result<Survey, Failure> {
+    let mut survey = Survey::default();
+    let mut shapes = Shapes::new(archive.site);
+    for partition in &archive.site.partitions {
+        let mut batches = batches(archive.site, partition, archive.clock, wanted).await?;
+        let mut span: Option<OffsetRange> = None;
+        while let Some(batch) = batches.try_next().await? {
+            let range = OffsetRange::new(batch.receipt.first, batch.receipt.end);
+            span = Some(OffsetRange::new(span.map_or(range.first, |span| span.first), range.end));
+            survey.add(&batch, wanted);
+            for chosen in &batch.objects {
+                let shape = shapes.of(archive.site, archive.clock, chosen).await?;
+                survey.losses.extend(losses(&shape));
+                if has_event_times(&shape) {
+                    survey.note_time(known_time(chosen.object.event_min_ms));
+                    survey.note_time(known_time(chosen.object.event_max_ms));
+                }
+            }
+        }
+        if let Some(span) = span {
+            let span = (span.first.max(wanted.offsets.first), span.end.min(wanted.offsets.end));
+            survey.partitions.insert(partition.partition, span);
+        }
+    }
+    for at_ms in first_times(archive, wanted, &survey).await? {
+        survey.note_time(Some(at_ms));
+    }
+    Ok(survey)
+}
+
+/// The timestamps of the first rows: receipts tell event times alone.
+async fn first_times(archive: Archive<'_>, wanted: &Wanted, survey: &Survey) -> Result<Vec<i64>, Failure> {
+    let mut times = Vec::new();
+    let peeked = archive.site.partitions.iter().filter_map(|partition| {
+        let &(first, end) = survey.partitions.get(&partition.partition)?;
+        let wanted = Wanted { offsets: OffsetRange::new(first, end), ..wanted.clone() };
+        Some(Left { partition: partition.clone(), from: Position { next: first, rows: 0, tag: 0 }, wanted })
+    });
+    for left in peeked.take(PEEKED_MAX) {
+        let left = [left];
+        let mut steps = steps(archive, &left);
+        while let Some(step) = steps.next().await {
+            if let Step::Row { item, .. } = step? {
+                times.extend(record_of(*item).timestamp.filter(|&at_ms| at_ms != NO_TIMESTAMP));
+                break;
+            }
+        }
+    }
+    Ok(times)
+}
+
+/// Whether restored records have the event times that receipts tell of their objects.
+fn has_event_times(shape: &Shape) -> bool {
+    let keeps_time = shape.keep().is_some_and(|keep| keep.columns.contains(&KeptColumn::Timestamp));
+    match shape.teller.source() {
+        TimestampSource::Kafka => shape.has_records() || keeps_time,
+        TimestampSource::Field(_) | TimestampSource::Header(_) => !shape.has_records() && !keeps_time,
+    }
+}
+
+/// An event time of a receipt, but for the one that stands for none.
+fn known_time(event_ms: Option<i64>) -> Option<i64> {
+    event_ms.filter(|&event_ms| event_ms != NO_TIME_MS)
+}
+
+impl Survey {
+    fn note_time(&mut self, at_ms: Option<i64>) {
+        self.oldest_ms = self.oldest_ms.into_iter().chain(at_ms).min();
+        self.newest_ms = self.newest_ms.into_iter().chain(at_ms).max();
+    }
+
+    fn add(&mut self, batch: &Batch, wanted: &Wanted) {
+        let (receipt, output) = (&batch.receipt, wanted.output.as_deref().unwrap_or_default());
+        self.batches += 1;
+        self.objects += batch.objects.len() as u64;
+        for chosen in &batch.objects {
+            let object = &chosen.object;
+            self.rows += object.rows.unwrap_or_default();
+            self.bytes += object.bytes;
+            self.event_min_ms = self.event_min_ms.into_iter().chain(known_time(object.event_min_ms)).min();
+            self.event_max_ms = self.event_max_ms.into_iter().chain(known_time(object.event_max_ms)).max();
+        }
+        let absent = receipt.balance.absent.iter().map(|absent| (absent.end - absent.first).unsigned_abs());
+        self.absent += absent.sum::<u64>();
+        let lost = receipt.lost.iter().filter(|lost| lost.output == output).map(|lost| (&lost.key, lost.rows));
+        self.lost += lost.collect::<BTreeMap<_, _>>().into_values().sum::<u64>();
+        match receipt.balance.outputs.get(output) {
+            Some(balance) => {
+                let replayed = batch.objects.iter().filter(|chosen| chosen.replay.is_some());
+                let replayed: u64 = replayed.filter_map(|chosen| chosen.object.records).sum();
+                self.dead_letters += balance.dead_lettered.saturating_sub(replayed);
+                for (rule, records) in &balance.dropped {
+                    *self.dropped.entry(rule.clone()).or_default() += records;
+                }
+            }
+            None => self.without_output += receipt.balance.consumed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(outputs: &str) -> Layout {
+        let text = format!(
+            "[kafka]\nbrokers = \"k\"\n[spool]\ndir = \"/tmp/x\"\n[destinations.main]\nurl = \"s3://b/p\"\n[[archive]]\n\
+             topics = [\"t\"]\n{outputs}"
+        );
+        let config = crate::config::parse(&text, std::path::Path::new("/"), &|_| None);
+        config.unwrap_or_else(|errors| panic!("{errors}")).archives[0].layout.clone()
+    }
+
+    #[test]
+    fn whole_records_are_chosen_before_payloads_and_payloads_before_rows() {
+        let of = |formats: &[&str]| {
+            let place = |format: &str| {
+                let path = format!("layout = {{ path = \"{format}/{{topic}}\" }}");
+                format!("[[archive.output]]\nformat = \"{format}\"\n{path}\n")
+            };
+            layout(&formats.iter().map(|format| place(format)).collect::<String>())
+        };
+        let name = |formats: &[&str], asked| choose(&of(formats), asked).expect("chosen").output;
+        assert_eq!(name(&["json", "raw", "envelope"], None), "envelope");
+        assert_eq!(name(&["json", "raw"], None), "raw");
+        assert_eq!(name(&["json"], None), "json");
+        assert_eq!(name(&["json", "envelope"], Some("json")), "json");
+        let chosen = choose(&of(&["json", "raw"]), None).expect("chosen");
+        assert_eq!((chosen.others, chosen.is_asked), (vec!["json".to_string()], false));
+        assert_eq!(choose(&of(&["json"]), Some(DEAD_LETTERS)).expect_err("refused").exit, Exit::Config);
+    }
+}

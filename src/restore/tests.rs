@@ -1,0 +1,359 @@
+//! Goal: what is committed is what was archived, once and in order, whatever fails on the way. Method: archives that the pipeline's own parts make on
+//! a store in memory, and a target in memory that fails as it is told.
+
+use super::plan::{Survey, choose, survey};
+use super::position::{Kept, Progress};
+use super::produce::{Ended, How, Restore, Tally};
+use super::read::{Archive, Passes};
+use super::target::{Origin, Target, TimeLimits, Trouble};
+use crate::clock::ManualClock;
+use crate::config::{Config, parse};
+use crate::decode::Schemas;
+use crate::destination::{Destination, StoreKind};
+use crate::exit::{Exit, Failure};
+use crate::ledger::Destinations;
+use crate::pipeline::testing::archive_batch;
+use crate::reader::merge::Source;
+use crate::reader::plan::{Shapes, Wanted, batches, sites};
+use crate::reader::sieve::Sieve;
+use crate::record::{OffsetRange, OwnedRecord};
+use futures::FutureExt;
+use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+const URL: &str = "s3://bucket/archive";
+/// 2025-11-21T08:00:00Z.
+const BASE_MS: i64 = 1_763_712_000_000;
+const HOUR_MS: i64 = 3_600_000;
+
+struct World {
+    store: Arc<InMemory>,
+    spool: tempfile::TempDir,
+    config: Config,
+}
+
+impl World {
+    fn new(archive: &str) -> Self {
+        let spool = tempfile::tempdir().expect("a folder");
+        let text = format!(
+            "[kafka]\nbrokers = \"k\"\ngroup = \"g\"\n[spool]\ndir = \"{}\"\n[destinations.main]\nurl = \"{URL}\"\n\
+             [[archive]]\nname = \"a\"\ntopics = [\"t\"]\n{archive}",
+            spool.path().display()
+        );
+        let config = parse(&text, spool.path(), &|_| None).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        Self { store: Arc::new(InMemory::new()), spool, config }
+    }
+
+    fn destinations(&self) -> Destinations {
+        let store = self.store.clone() as Arc<dyn ObjectStore>;
+        let destination = Destination::from_store("main", URL, store, StoreKind::Memory);
+        BTreeMap::from([(URL.to_string(), Arc::new(destination))])
+    }
+
+    /// Archives `records`, all of one Kafka partition, in batches of `size` offsets.
+    async fn archived(&self, records: &[OwnedRecord], size: i64) {
+        for batch in records.chunk_by(|one, other| one.offset / size == other.offset / size) {
+            let first = batch[0].offset / size * size;
+            let range = OffsetRange::new(first, first + size);
+            let schemas = Schemas::default();
+            archive_batch(&self.config, &self.destinations(), self.spool.path(), range, batch, &schemas).await;
+        }
+    }
+
+    async fn restored(&self, target: &Fake, asked: &Asked<'_>) -> (Result<Ended, Failure>, Tally, Survey) {
+        let (destinations, clock) = (self.destinations(), target.clock.clone());
+        let wanted = Wanted { topic: Some("t".to_string()), ..asked.wanted.clone() };
+        let sites = sites(&self.config, &destinations, &*clock, &wanted).await.expect("sites");
+        let output = choose(&sites[0].archive.layout, wanted.output.as_deref()).expect("an output").output;
+        let wanted = Wanted { output: Some(output), ..wanted };
+        let archive = Archive { site: &sites[0], destinations: &destinations, clock: &*clock };
+        let survey = survey(archive, &wanted).await.expect("surveyed");
+        let how = How {
+            topic: "t",
+            to_topic: "u",
+            wanted: &wanted,
+            preserve_partitions: true,
+            rate: None,
+            limits: TimeLimits::default(),
+            job: 7,
+            is_stopped: &|| false,
+        };
+        let sieve = Sieve::new(&wanted, None, asked.condition).expect("a condition");
+        let mut restore = Restore { how, sieve, target, archive, committed: Tally::default() };
+        let begun = match restore.recovered().await {
+            Ok(Some(progress)) => progress,
+            Ok(None) => Progress::begin(7, 2, &survey.partitions).expect("fits"),
+            Err(failure) => return (Err(failure), Tally::default(), survey),
+        };
+        let ended = restore.run(begun, &mut |_| {}).await;
+        (ended, restore.committed, survey)
+    }
+}
+
+#[derive(Default)]
+struct Asked<'a> {
+    wanted: Wanted,
+    condition: Option<&'a str>,
+}
+
+/// What a commit comes to.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Happens,
+    /// It did not happen, and the transaction is to be aborted.
+    Aborts,
+    /// It happened, and the process never learns of it.
+    HappensUntold,
+    /// It did not happen, and the process ends.
+    Dies,
+}
+
+/// A topic in memory. Each record moves the clock, so that transactions are due.
+struct Fake {
+    clock: Arc<ManualClock>,
+    log: Mutex<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    open: Option<Vec<(Option<i32>, OwnedRecord)>>,
+    committed: Vec<(Option<i32>, OwnedRecord)>,
+    kept: BTreeMap<i32, (i64, String)>,
+    fates: VecDeque<Fate>,
+    commits: u32,
+}
+
+impl Fake {
+    fn new(fates: impl IntoIterator<Item = Fate>) -> Self {
+        let log = Log { fates: fates.into_iter().collect(), ..Log::default() };
+        Self { clock: Arc::new(ManualClock::at(BASE_MS)), log: Mutex::new(log) }
+    }
+
+    fn of_partition(&self, partition: i32) -> Vec<OwnedRecord> {
+        let log = self.log.lock().expect("no test panics inside");
+        let of = log.committed.iter().filter(|(to, _)| *to == Some(partition));
+        of.map(|(_, record)| record.clone()).collect()
+    }
+
+    fn values(&self) -> Vec<String> {
+        let log = self.log.lock().expect("no test panics inside");
+        let text = |record: &OwnedRecord| String::from_utf8_lossy(record.value.as_deref().unwrap_or(b"-")).into_owned();
+        log.committed.iter().map(|(_, record)| text(record)).collect()
+    }
+}
+
+impl Target for Fake {
+    fn recover(&self) -> BoxFuture<'_, Result<Vec<Kept>, Trouble>> {
+        let mut log = self.log.lock().expect("no test panics inside");
+        log.open = None;
+        let kept = log.kept.iter().map(|(&slot, (offset, metadata))| (slot, *offset, metadata.clone())).collect();
+        async move { Ok(kept) }.boxed()
+    }
+
+    fn begin(&self) -> Result<(), Trouble> {
+        let mut log = self.log.lock().expect("no test panics inside");
+        assert!(log.open.is_none(), "a transaction in a transaction");
+        log.open = Some(Vec::new());
+        Ok(())
+    }
+
+    fn put(&self, partition: Option<i32>, record: &OwnedRecord, _: Origin) -> Result<bool, Trouble> {
+        self.clock.advance(300);
+        let mut log = self.log.lock().expect("no test panics inside");
+        log.open.as_mut().expect("a transaction").push((partition, record.clone()));
+        Ok(true)
+    }
+
+    fn room(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
+    fn commit(&self, progress: Vec<Kept>) -> BoxFuture<'_, Result<(), Trouble>> {
+        let mut log = self.log.lock().expect("no test panics inside");
+        let fate = log.fates.pop_front().unwrap_or(Fate::Happens);
+        if matches!(fate, Fate::Happens | Fate::HappensUntold) {
+            let records = log.open.take().expect("a transaction");
+            log.committed.extend(records);
+            log.kept.extend(progress.into_iter().map(|(slot, offset, metadata)| (slot, (offset, metadata))));
+            log.commits += 1;
+        }
+        let outcome = match fate {
+            Fate::Happens => Ok(()),
+            Fate::Aborts => Err(Trouble::Passing("told to".to_string())),
+            Fate::HappensUntold | Fate::Dies => Err(Trouble::Fatal("told to".to_string())),
+        };
+        async move { outcome }.boxed()
+    }
+
+    fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>> {
+        self.log.lock().expect("no test panics inside").open = None;
+        async { Ok(()) }.boxed()
+    }
+}
+
+fn record(partition: i32, offset: i64, hour: i64) -> OwnedRecord {
+    OwnedRecord {
+        topic: "t".to_string(),
+        partition,
+        offset,
+        timestamp: Some(BASE_MS + hour * HOUR_MS + offset),
+        key: (offset % 3 > 0).then(|| vec![b'k'; usize::try_from(offset % 3 - 1).expect("small")]),
+        value: (offset % 5 > 0).then(|| format!(r#"{{"id":{offset},"hour":{hour}}}"#).into_bytes()),
+        headers: vec![("h".to_string(), None), ("h".to_string(), Some(vec![0xff]))],
+    }
+}
+
+const ENVELOPE: &str = "[[archive.output]]\nformat = \"envelope\"\n";
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        4 => Just(Fate::Happens),
+        2 => Just(Fate::Aborts),
+        1 => Just(Fate::HappensUntold),
+        1 => Just(Fate::Dies),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Goal: each record once, in order, as it was. Method: event times in any order over up to 12 windows a batch, so that they are merged or read in
+    /// passes; commits that fail, happen unseen, or are the last thing that a process does; then processes until one gets to the end.
+    #[test]
+    fn whole_records_come_back_once_and_in_order(
+        hours in prop::collection::vec(0..12_i64, 1..60),
+        fates in prop::collection::vec(fate(), 0..12),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let world = World::new(ENVELOPE);
+            let all: Vec<OwnedRecord> =
+                hours.iter().enumerate().map(|(at, &hour)| record(at as i32 % 2, at as i64 / 2 * 2, hour)).collect();
+            for partition in 0..2 {
+                let of: Vec<_> = all.iter().filter(|one| one.partition == partition).cloned().collect();
+                if !of.is_empty() {
+                    world.archived(&of, 40).await;
+                }
+            }
+            let target = Fake::new(fates);
+            let mut lives = 0;
+            loop {
+                lives += 1;
+                match world.restored(&target, &Asked::default()).await {
+                    (Ok(Ended::Done), ..) => break,
+                    (Ok(other), ..) => panic!("{other:?}"),
+                    (Err(failure), ..) => assert!(lives < 20, "{failure}"),
+                }
+            }
+            for partition in 0..2 {
+                let expected: Vec<_> = all.iter().filter(|one| one.partition == partition).cloned().collect();
+                assert_eq!(target.of_partition(partition), expected, "partition {partition}");
+            }
+            let before = target.log.lock().expect("no test panics inside").commits;
+            let (again, tally, _) = world.restored(&target, &Asked::default()).await;
+            assert_eq!((again.expect("ended"), tally.produced), (Ended::Done, 0));
+            assert_eq!(target.log.lock().expect("no test panics inside").commits, before, "a job that is through does nothing");
+        });
+    }
+
+    /// Goal: rows without offsets of their own are restored once too, each life going on behind the last one.
+    #[test]
+    fn rows_come_back_once(
+        hours in prop::collection::vec(0..4_i64, 1..40),
+        fates in prop::collection::vec(fate(), 0..10),
+        keeps in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let keep = if keeps { "keep = [\"key\", \"offset\", \"timestamp\"]\n" } else { "" };
+            let world = World::new(&format!("tombstones = \"keep\"\n[[archive.output]]\nformat = \"json\"\n{keep}"));
+            let all: Vec<_> = hours.iter().enumerate().map(|(at, &hour)| record(0, at as i64, hour)).collect();
+            world.archived(&all, 30).await;
+            let target = Fake::new(fates);
+            let mut lives = 0;
+            while world.restored(&target, &Asked::default()).await.0.is_err() {
+                lives += 1;
+                assert!(lives < 20);
+            }
+            let found = target.of_partition(0);
+            if keeps {
+                let known = |one: &OwnedRecord| (one.key.clone(), one.value.clone(), one.timestamp);
+                assert_eq!(found.iter().map(known).collect::<Vec<_>>(), all.iter().map(known).collect::<Vec<_>>());
+            } else {
+                let null = || b"null".to_vec();
+                let mut values: Vec<_> = all.iter().map(|one| one.value.clone().unwrap_or_else(null)).collect();
+                let mut restored: Vec<_> = found.into_iter().map(|one| one.value.unwrap_or_else(null)).collect();
+                values.sort();
+                restored.sort();
+                assert_eq!(restored, values);
+            }
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_asked_for_is_left_out_and_counted() {
+    let world = World::new(ENVELOPE);
+    let all: Vec<_> = (0..20).map(|offset| record(0, offset, offset / 5)).collect();
+    world.archived(&all, 20).await;
+    let target = Fake::new([]);
+    let wanted = Wanted {
+        since_ms: Some(BASE_MS + HOUR_MS),
+        offsets: OffsetRange::new(0, 17),
+        partitions: vec![0..=0],
+        ..Wanted::default()
+    };
+    let (ended, tally, survey) = world.restored(&target, &Asked { wanted, condition: Some(".hour != 2") }).await;
+    assert_eq!(ended.expect("ended"), Ended::Done);
+    let row = |id: i64, hour: i64| format!(r#"{{"id":{id},"hour":{hour}}}"#);
+    let tombstone = || "-".to_string();
+    let expected = [tombstone(), row(6, 1), row(7, 1), row(8, 1), row(9, 1), tombstone(), tombstone(), row(16, 3)];
+    assert_eq!(target.values(), expected);
+    assert_eq!((tally.produced, tally.filtered, tally.outside), (8, 4, 3));
+    assert_eq!(survey.partitions, BTreeMap::from([(0, (0, 17))]));
+    assert_eq!((survey.oldest_ms, survey.losses.len()), (Some(BASE_MS + HOUR_MS + 5), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn transactions_that_never_succeed_end_the_restore() {
+    let world = World::new(ENVELOPE);
+    world.archived(&[record(0, 0, 0)], 10).await;
+    let target = Fake::new(vec![Fate::Aborts; 50]);
+    let failure = world.restored(&target, &Asked::default()).await.0.expect_err("never");
+    assert_eq!(failure.exit, Exit::Unreachable, "{failure}");
+    assert!(failure.message.contains("10 transactions in a row"), "{failure}");
+}
+
+/// Goal: passes with little memory give the order that merging gives.
+#[tokio::test]
+async fn passes_with_little_memory_give_the_same_order() {
+    let world = World::new(ENVELOPE);
+    let all: Vec<_> = (0..60).map(|offset| record(0, offset, offset * 7 % 11)).collect();
+    world.archived(&all, 60).await;
+    let (destinations, clock) = (world.destinations(), ManualClock::at(BASE_MS));
+    let wanted = Wanted::default();
+    let sites = sites(&world.config, &destinations, &clock, &wanted).await.expect("sites");
+    let batch = batches(&sites[0], &sites[0].partitions[0], &clock, &wanted).await.expect("batches").try_next().await;
+    let batch = batch.expect("read").expect("one");
+    assert_eq!(batch.objects.len(), 11);
+    let mut shapes = Shapes::new(&sites[0]);
+    let mut sources = Vec::new();
+    for chosen in batch.objects {
+        let shape = shapes.of(&sites[0], &clock, &chosen).await.expect("a shape");
+        let place = chosen.place(&destinations).expect("a place");
+        sources.push(Arc::new(Source { chosen, place, shape }));
+    }
+    for bytes_max in [1, 500, 5_000, 1 << 20] {
+        let mut passes = Passes::new(sources.clone(), 5, bytes_max);
+        let mut offsets = Vec::new();
+        while let Some((offset, _)) = passes.next().await.expect("read") {
+            offsets.extend(offset);
+        }
+        assert_eq!(offsets, (5..60).collect::<Vec<_>>(), "{bytes_max}");
+    }
+}

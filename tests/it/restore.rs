@@ -1,0 +1,268 @@
+//! Records back to Kafka: as they were, once, and not where the topic would spoil them. Both topics are compared by a Python consumer.
+
+use crate::support::configuration::Trial;
+use crate::support::kafka::{BASE_MS, Shape, Topic, committed, good};
+use crate::support::process::{Ended, Running};
+use crate::support::{DEADLINE, setting, unique, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use siltstone::effect::Effect;
+use std::path::Path;
+use std::process::Command;
+
+/// Effects that only restores have: the scenes of [`crate::failpoints`] have all others.
+pub(crate) const EFFECTS: [Effect; 1] = [Effect::RestoreCommit];
+
+const ENVELOPE: &str = "tombstones = \"keep\"\n[[archive.output]]\nformat = \"json\"\nlayout = { path = \"json/{topic}\" }\n\
+                        [[archive.output]]\nname = \"all\"\nformat = \"envelope\"\nlayout = { path = \"all/{topic}/hr=%H\" }";
+
+/// A topic that keeps old records.
+fn keeping(partitions: i32) -> Topic {
+    Topic::with(&unique("u"), partitions, &[("retention.ms", "-1"), ("message.timestamp.type", "CreateTime")])
+}
+
+fn restore(trial: &Trial, topic: &Topic, target: &str, arguments: &[&str]) -> Running {
+    restore_in(&[], trial, topic, target, arguments)
+}
+
+fn restore_in(environment: &[(&str, &str)], trial: &Trial, topic: &Topic, target: &str, arguments: &[&str]) -> Running {
+    let mut all = vec!["--topic", topic.name.as_str(), "--to-topic", target, "--json", "--log-level", "info"];
+    all.extend_from_slice(arguments);
+    trial.start_in(environment, "restore", &all)
+}
+
+/// The lines of an event.
+fn said(ended: &Ended, event: &str) -> Value {
+    let mut lines = ended.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    lines.rfind(|line| line["event"] == event).unwrap_or_else(|| panic!("no {event}:\n{}", ended.out))
+}
+
+/// A Python with the packages of the tests.
+fn python() -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python.sh");
+    let printed = Command::new(script).output().expect("scripts/python.sh runs");
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    String::from_utf8(printed.stdout).expect("a path").trim().to_string()
+}
+
+/// Both topics hold the same records, in the same partitions and order.
+#[track_caller]
+fn assert_same(topic: &Topic, target: &Topic) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/compare_topics.py");
+    let mut compare = Command::new(python());
+    compare.arg(script).args([&setting("KAFKA_BROKERS"), &topic.name, &target.name]);
+    let compared = compare.output().expect("it runs");
+    let text = String::from_utf8_lossy(&compared.stdout).into_owned() + &String::from_utf8_lossy(&compared.stderr);
+    assert!(compared.status.success(), "{text}");
+    let count = topic.count();
+    assert!(text.contains(&format!("{count} and {count} records")), "{text}");
+}
+
+/// Every kind of record: keys and values null, empty, binary; headers that repeat, are null or empty; times out of order.
+fn odd(id: u64) -> Shape {
+    let bytes: &[u8] = &[0, 0xff, b'\n', 0x80];
+    let text = format!(r#"{{"id":{id}}}"#);
+    let value = match id % 5 {
+        0 => None,
+        1 => Some(Vec::new()),
+        2 => Some(bytes.to_vec()),
+        _ => Some(text.into_bytes()),
+    };
+    let key = match id % 4 {
+        0 => None,
+        1 => Some(Vec::new()),
+        2 => Some(bytes.to_vec()),
+        _ => Some(format!("key {}", id % 7).into_bytes()),
+    };
+    let shape = Shape { partition: (id % 3) as i32, key, value, ..Shape::default() };
+    let shape = shape.at(BASE_MS + (id * 7919 % 20_000) as i64 * 1_000);
+    match id % 3 {
+        0 => shape,
+        1 => {
+            shape.header("trace", Some(b"one")).header("none", None).header("trace", Some(bytes)).header("trace", None)
+        }
+        _ => shape.header("", Some(b"")).header("empty", Some(b"")),
+    }
+}
+
+/// Goal: from whole records a topic comes back as it was. Method: aborted transactions, markers and a record without a timestamp among them; a
+/// consumer in Python compares.
+#[test]
+fn a_topic_comes_back_as_it_was() {
+    let topic = Topic::create(3);
+    topic.send_all((0..3_000).map(odd));
+    topic.transaction((3_000..3_100).map(odd), false);
+    topic.transaction((3_100..3_200).map(odd), true);
+    topic.send_all((3_200..3_300).map(odd));
+    topic.send_all([Shape::of("no time").at(-1)]);
+    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
+    trial.rotate = "records = 700".to_string();
+    trial.drain().expect(0);
+    let target = keeping(3);
+    let dry = restore(&trial, &topic, &target.name, &["--preserve-partitions", "--dry-run"]).wait(DEADLINE).expect(0);
+    let plan = said(&dry, "plan");
+    assert_eq!((&plan["output"], &plan["survey"]["losses"]), (&json!("all"), &json!([])), "{plan}");
+    assert_eq!(plan["survey"]["rows"], topic.count(), "{plan}");
+    let ended = restore(&trial, &topic, &target.name, &["--preserve-partitions"]).wait(DEADLINE).expect(0);
+    let balance = &said(&ended, "balance")["balance"];
+    assert_eq!((&balance["produced"], &balance["untimed"]), (&json!(topic.count()), &json!(0)), "{balance}");
+    assert_same(&topic, &target);
+    let again = restore(&trial, &topic, &target.name, &["--preserve-partitions"]).wait(DEADLINE).expect(0);
+    let balance = &said(&again, "balance")["balance"];
+    assert_eq!((&balance["produced"], &balance["earlier"]), (&json!(0), &json!(topic.count())), "{balance}");
+    assert_same(&topic, &target);
+    let other = ["--preserve-partitions", "--job", "mine", "--to-offset", "0"];
+    restore(&trial, &topic, &target.name, &other).wait(DEADLINE).expect(0);
+}
+
+/// Goal: a job whose processes are killed, and one that is taken over while it runs, bring each record once and in order.
+#[test]
+fn a_restore_that_is_killed_goes_on_where_it_was() {
+    let topic = Topic::create(3);
+    topic.send_all((0..30_000).map(odd));
+    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
+    trial.rotate = "records = 4000".to_string();
+    trial.drain().expect(0);
+    let target = keeping(3);
+    let group = format!("{}-restore-killed", trial.group);
+    let produced =
+        || -> i64 { (0..3).filter_map(|slot| committed(&group, &target, slot)).map(|(offset, _)| offset).sum() };
+    let arguments = ["--preserve-partitions", "--job", "killed", "--rate", "1500"];
+    let mut reached = 0;
+    for _ in 0..2 {
+        let process = restore(&trial, &topic, &target.name, &arguments);
+        reached = until("a transaction is committed", DEADLINE, || Some(produced()).filter(|&now| now > reached));
+        process.signal(Signal::KILL);
+        process.wait(DEADLINE);
+    }
+    assert!(reached < 30_000, "it was killed in the middle");
+    let first = restore(&trial, &topic, &target.name, &arguments);
+    until("the first one commits", DEADLINE, || Some(produced()).filter(|&now| now > reached));
+    let second = restore(&trial, &topic, &target.name, &arguments);
+    first.wait(DEADLINE).expect(5).says(&["another process has taken this job over"]);
+    let ended = second.wait(DEADLINE).expect(0);
+    let balance = &said(&ended, "balance")["balance"];
+    let sum = balance["produced"].as_u64().unwrap() + balance["earlier"].as_u64().unwrap();
+    assert_eq!(sum, 30_000, "{balance}");
+    assert_same(&topic, &target);
+    let others = ["--job", "killed", "--preserve-partitions", "--from-offset", "5"];
+    restore(&trial, &topic, &target.name, &others).wait(DEADLINE).expect(2).says(&["of another restore", "--job"]);
+}
+
+/// Goal: aborted before or after any commit, or told to stop, it goes on behind what was committed.
+#[test]
+fn a_restore_that_is_aborted_at_a_commit_is_finished() {
+    const SIGABRT: i32 = 6;
+    let topic = Topic::create(3);
+    topic.send_all((0..50_000).map(odd));
+    let trial = Trial::on_disk(&topic).with(ENVELOPE);
+    trial.drain().expect(0);
+    for failpoint in
+        ["restore-commit:before:1", "restore-commit:after:1", "restore-commit:before:2", "restore-commit:after:2"]
+    {
+        let target = keeping(3);
+        let run = |environment: &[(&str, &str)]| {
+            restore_in(environment, &trial, &topic, &target.name, &["--preserve-partitions"]).wait(DEADLINE)
+        };
+        let aborted = run(&[("SILTSTONE_FAILPOINT", failpoint)]);
+        assert_eq!(aborted.signal, Some(SIGABRT), "not aborted at {failpoint}:\n{}", aborted.err);
+        run(&[]).expect(0);
+        assert_same(&topic, &target);
+    }
+    let target = keeping(3);
+    let arguments = ["--preserve-partitions", "--rate", "10000", "--job", "stopped"];
+    let process = restore(&trial, &topic, &target.name, &arguments);
+    let group = format!("{}-restore-stopped", trial.group);
+    until("it has begun", DEADLINE, || committed(&group, &target, 0));
+    process.stop().expect(6).says(&["goes on where it was left"]);
+    restore(&trial, &topic, &target.name, &["--preserve-partitions", "--job", "stopped"]).wait(DEADLINE).expect(0);
+    assert_same(&topic, &target);
+}
+
+/// Goal: from rows comes back what they hold, and what is lost is said before the first record.
+#[test]
+fn rows_come_back_as_far_as_they_hold_records() {
+    let topic = Topic::create(2);
+    topic.send_all(
+        (0..100).map(|id| Shape { partition: (id % 2) as i32, ..good(id).keyed(Some(b"k")).header("h", Some(b"v")) }),
+    );
+    topic.send_all([Shape::of("no JSON"), Shape::tombstone("t")]);
+    let outputs = "tombstones = \"drop\"\ntimestamp = { field = \"time\", unit = \"ms\" }\n[[archive.output]]\nformat = \"json\"\n\
+                   layout = { path = \"json/{topic}\" }\n[[archive.output]]\nname = \"kept\"\nformat = \"json\"\n\
+                   keep = [\"key\", \"headers\", \"timestamp\", \"offset\"]\nlayout = { path = \"kept/{topic}\" }";
+    let trial = Trial::on_disk(&topic).with(outputs);
+    trial.drain().expect(0);
+    let bare = keeping(2);
+    let plain = ["--topic", topic.name.as_str(), "--to-topic", bare.name.as_str(), "--preserve-partitions"];
+    let ended = trial.start_in(&[], "restore", &[&plain[..], &["--dry-run"]].concat()).wait(DEADLINE).expect(0);
+    ended.prints(&[
+        "lost: keys",
+        "lost: headers",
+        "event times",
+        "kept: --output",
+        "1 records are not in it but dead letters",
+        "1 records were dropped",
+    ]);
+    let ended = restore(&trial, &topic, &bare.name, &["--preserve-partitions"]).wait(DEADLINE).expect(0);
+    let balance = &said(&ended, "balance")["balance"];
+    assert_eq!((&balance["produced"], &balance["dead_letters"]), (&json!(100), &json!(1)), "{balance}");
+    assert_eq!(balance["dropped"], json!({"tombstones": 1}), "{balance}");
+    let kept = keeping(2);
+    restore(&trial, &topic, &kept.name, &["--preserve-partitions", "--output", "kept"]).wait(DEADLINE).expect(0);
+    let expected = Topic::create(2);
+    expected.send_all(topic.sent().into_iter().take(100).map(|sent| Shape {
+        partition: sent.partition,
+        timestamp: Some(sent.timestamp),
+        key: sent.key,
+        value: sent.value,
+        headers: sent.headers,
+    }));
+    assert_same(&expected, &kept);
+    let some = keeping(1);
+    let ended = restore(
+        &trial,
+        &topic,
+        &some.name,
+        &["--output", "kept", "--where", ".id >= 90", "--since", "2025-11-21T08:00:00Z"],
+    )
+    .wait(DEADLINE)
+    .expect(0);
+    let balance = &said(&ended, "balance")["balance"];
+    assert_eq!((&balance["produced"], &balance["filtered"]), (&json!(10), &json!(90)), "{balance}");
+}
+
+/// Goal: nothing is produced where the target would spoil it, and what to do is said.
+#[test]
+fn a_target_that_would_spoil_records_is_refused() {
+    let topic = Topic::create(3);
+    topic.send_all((0..30).map(odd));
+    let trial = Trial::on_disk(&topic).with(ENVELOPE);
+    trial.drain().expect(0);
+    let with = |partitions, settings: &[(&str, &str)]| {
+        Topic::with(&unique("u"), partitions, &[&[("retention.ms", "-1")], settings].concat())
+    };
+    let run = |target: &Topic, arguments: &[&str]| restore(&trial, &topic, &target.name, arguments).wait(DEADLINE);
+    let nothing = |target: &Topic, code: i32, says: &[&str], arguments: &[&str]| {
+        run(target, arguments).expect(code).says(says);
+        run(target, &[arguments, &["--dry-run"]].concat()).expect(code).says(says);
+    };
+    let replacing = with(3, &[("message.timestamp.type", "LogAppendTime")]);
+    nothing(&replacing, 5, &["LogAppendTime", "--accept timestamps", "kafka-configs.sh"], &[]);
+    let deleting = Topic::with(&unique("u"), 3, &[("retention.ms", "604800000")]);
+    nothing(&deleting, 5, &["retention.ms=604800000", "--accept retention", "2025-11-21"], &[]);
+    let refusing = with(3, &[("message.timestamp.before.max.ms", "3600000")]);
+    nothing(&refusing, 5, &["message.timestamp.before.max.ms"], &["--accept", "timestamps,retention,loop,unknown"]);
+    let narrow = with(2, &[]);
+    nothing(&narrow, 5, &["--preserve-partitions", "--partitions 3"], &["--preserve-partitions"]);
+    nothing(&topic, 5, &["--accept loop"], &["--accept", "retention"]);
+    let absent = unique("u");
+    let missing = restore(&trial, &topic, &absent, &[]).wait(DEADLINE).expect(2);
+    missing.says(&["kafka-topics.sh", &absent, "--partitions 3"]);
+    restore(&trial, &topic, &narrow.name, &["--since", "2h"]).wait(DEADLINE).expect(2).says(&["2025-11-21T08:00:00Z"]);
+    run(&replacing, &["--accept", "timestamps"]).expect(0);
+    run(&narrow, &[]).expect(0);
+    let compacted = with(1, &[("cleanup.policy", "compact")]);
+    run(&compacted, &[]).expect(3).says(&["is refused", "without a key", "source partition"]);
+    let small = with(1, &[("max.message.bytes", "60")]);
+    run(&small, &[]).expect(3).says(&["is refused", "max.message.bytes"]);
+}
