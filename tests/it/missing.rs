@@ -57,7 +57,7 @@ fn document(topic: &Topic, (partition, first, _): Range, extension: &str) -> Str
     format!("_siltstone/receipts/v1/{}/{partition:05}/{first:020}.{extension}", topic.name)
 }
 
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
 }
@@ -97,7 +97,7 @@ fn what_is_missing_or_damaged_is_mended_and_nothing_else_is_touched() {
     objects(&before, gone).iter().for_each(|key| trial.remove(key));
     let remove = |range, extension| trial.remove(&document(&topic, range, extension));
     trial.damage(&objects(&before, cut)[0], |bytes| bytes.truncate(bytes.len() - 7));
-    trial.damage(&objects(&before, flipped)[0], flip);
+    trial.damage(&objects(&before, flipped)[0], |bytes| flip(bytes));
     remove(unreceipted, "json");
     for range in [vanished, stranded] {
         remove(range, "json");
@@ -168,7 +168,7 @@ fn a_job_that_mends_is_gone_on_with_by_others() {
     assert!(damaged.len() >= 4, "{all:?}");
     let damage = |trial: &Trial| {
         for &range in &damaged {
-            trial.damage(&objects(&before, range)[0], flip);
+            trial.damage(&objects(&before, range)[0], |bytes| flip(bytes));
         }
     };
     let redone = |ended: &Ended| ended.err.matches("redoing an unfinished batch").count();
@@ -217,8 +217,8 @@ fn what_kafka_has_no_more_is_told_and_named_as_lost() {
     let middle = (half.1 + half.2) / 2;
     let half_key = objects(&before, half)[0].clone();
     objects(&before, lost).iter().for_each(|key| trial.remove(key));
-    trial.damage(&half_key, flip);
-    trial.damage(&objects(&before, whole)[0], flip);
+    trial.damage(&half_key, |bytes| flip(bytes));
+    trial.damage(&objects(&before, whole)[0], |bytes| flip(bytes));
     topic.delete_to(0, middle);
 
     let mended = backfill(&trial, &topic, &["--missing", "--deep"]).wait(DEADLINE).expect(8);
