@@ -24,6 +24,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "reader"))
 
+from compare_topics import differences, records
 from stores import open_store
 from trial import Failed, Trial, drop_topic, program, services, tail
 
@@ -91,32 +92,6 @@ class Rescue:
         if producer.flush(60):
             raise Failed("Kafka did not take all records")
 
-    def read(self, topic):
-        """Everything that a reader of committed records sees, by Kafka partition and in its order."""
-        from confluent_kafka import Consumer, KafkaError, TopicPartition
-
-        consumer = Consumer({
-            "bootstrap.servers": self.trial.brokers, "group.id": "rescue-look", "enable.auto.commit": False,
-            "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "error"})
-        found, left, heard = {p: [] for p in range(PARTITIONS)}, set(range(PARTITIONS)), time.monotonic()
-        consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
-        while left:
-            messages = consumer.consume(5_000, timeout=1)
-            if messages:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > 60:
-                raise Failed(f"{topic}: Kafka says nothing of the Kafka partitions {sorted(left)}")
-            for message in messages:
-                if message.error() is None:
-                    record = (message.key(), message.value(), message.headers(), message.timestamp())
-                    found[message.partition()].append(record)
-                elif message.error().code() == KafkaError._PARTITION_EOF:
-                    left.discard(message.partition())
-                elif not message.error().retriable():
-                    raise Failed(f"{topic}: {message.error()}")
-        consumer.close()
-        return found
-
     def ends(self):
         from confluent_kafka import Consumer, TopicPartition
 
@@ -177,16 +152,16 @@ class Rescue:
     # ---- the proof --------------------------------------------------------------------------------------------------
 
     def run(self):
-        began, records = time.monotonic(), self.args.records
+        began, count = time.monotonic(), self.args.records
         self.create(self.trial.topic)
         self.create(self.target)
-        self.produce(0, records)
+        self.produce(0, count)
         live = self.start("live", "run")
         self.until("the live group has begun", lambda: all(offset > 0 for offset in self.committed().values()))
-        self.produce(records, records // 10)
+        self.produce(count, count // 10)
         words = ["backfill", "--topic", self.trial.topic, "--job", "older", "--chunk", str(CHUNK), "--json"]
         kills = self.killed(words, 3, "backfill")
-        self.produce(records * 11 // 10, records // 10)
+        self.produce(count * 11 // 10, count // 10)
         self.until("the live group has all", lambda: self.committed() == self.ends())
         self.verified("complete", 0, "--against-kafka")
         self.damage()
@@ -257,15 +232,11 @@ class Rescue:
         return lines
 
     def compare(self):
-        archived, restored = self.read(self.trial.topic), self.read(self.target)
-        for partition in range(PARTITIONS):
-            ours, theirs = archived[partition], restored[partition]
-            for offset, (one, other) in enumerate(zip(ours, theirs)):
-                if one != other:
-                    raise Failed(f"Kafka partition {partition}, record {offset}: {one} came back as {other}")
-            if len(ours) != len(theirs):
-                raise Failed(f"Kafka partition {partition}: {len(ours)} records, and {len(theirs)} came back")
-        count = sum(len(records) for records in archived.values())
+        """Records that both topics hold, the same in the same order."""
+        archived, restored = (records(self.trial.brokers, topic) for topic in (self.trial.topic, self.target))
+        if found := list(differences(archived, restored)):
+            raise Failed(f"{len(found)} differences between the topic and what came back: {found[:5]}")
+        count = sum(len(of) for of in archived.values())
         if count != self.args.records * 12 // 10:
             raise Failed(f"{count} records in Kafka")
         return count
