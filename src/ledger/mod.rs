@@ -1,8 +1,10 @@
 //! What receipts say of an archive: the one way in which commands that read an archive find their way. No folder of objects is listed.
 //!
 //! ```text
-//! configuration ──▶ Site (archive, bucket, Kafka partitions) ──▶ receipts in offset order ──▶ objects
+//! configuration ──▶ Site (archive, bucket, Kafka partitions) ──▶ receipts in offset order ──▶ objects that count ([`live`])
 //! ```
+
+pub mod live;
 
 use crate::bucket::receipt::Receipt;
 use crate::bucket::{Bucket, BucketError};
