@@ -64,7 +64,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Repeats `attempt` as [`patiently`] does, but hands over what a document has against being read.
-    async fn tolerantly<T, F, R>(&self, what: &str, attempt: F) -> Result<Result<T, BucketError>, Failure>
+    pub(super) async fn tolerantly<T, F, R>(&self, what: &str, attempt: F) -> Result<Result<T, BucketError>, Failure>
     where
         F: Fn() -> R,
         R: Future<Output = Result<T, BucketError>>,
@@ -180,7 +180,7 @@ pub(super) async fn spawned<T: Send + 'static>(
     ended.unwrap_or_else(|error| Err(Failure::new(Exit::Failed, format!("a task of verify ended: {error}"))))
 }
 
-fn described(key: String, end: Option<i64>, error: &BucketError) -> Unreadable {
+pub(super) fn described(key: String, end: Option<i64>, error: &BucketError) -> Unreadable {
     let newer = matches!(error, BucketError::Newer { .. });
     Unreadable { key, end, what: chain(error), newer }
 }
