@@ -719,8 +719,8 @@ impl<'c> Compactor<'c> {
         for (id, keys) in inputs_by_destination(claim) {
             self.delete(Effect::InputsDelete, &id, &keys).await?;
         }
-        let (bucket, partition) = (&site.bucket, claim.topic_partition());
-        let end = || bucket.end_compaction(&partition, &claim.id(), self.clock.wall_ms());
+        let (bucket, partition, id) = (&site.bucket, claim.topic_partition(), claim.id());
+        let end = || bucket.end_compaction(&partition, &id, self.clock.wall_ms());
         patiently(&*self.clock, "say that a compaction is done", end).await
     }
 

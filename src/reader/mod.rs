@@ -23,4 +23,4 @@ pub mod shape;
 pub mod told;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
