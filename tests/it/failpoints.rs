@@ -416,7 +416,9 @@ fn a_process_that_is_aborted_at_any_effect_is_succeeded_exactly_once() {
             .copied()
             .filter(|effect| store == Store::Disk || effect.place() != Place::Folder)
             .filter(|effect| {
-                !crate::dead_letters::EFFECTS.contains(effect) && !crate::backfill::EFFECTS.contains(effect)
+                !crate::dead_letters::EFFECTS.contains(effect)
+                    && !crate::backfill::EFFECTS.contains(effect)
+                    && !crate::compact::EFFECTS.contains(effect)
             })
             .collect();
         assert_eq!(seen, due, "effects that the scenes have on {store:?}, and those that they must have");
