@@ -3,6 +3,7 @@
 
 use crate::bucket::Bucket;
 use crate::bucket::jobs::{JOB_VERSION, Job, JobRange, JobRequest};
+use crate::bucket::receipt::ReceiptObject;
 use crate::cli::{Cli, Command};
 use crate::clock::ManualClock;
 use crate::commands::compact::compact_in;
@@ -10,10 +11,11 @@ use crate::config::Config;
 use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
 use crate::ledger::Destinations;
+use crate::ledger::live::{Live, Standing};
 use crate::reader::tests::archives::{
     BASE_MS, BY_TIME, MINUTE_MS, Ran, SPARE, URL, World, every_format, id, output, record, three_by_three,
 };
-use crate::record::OwnedRecord;
+use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
 use crate::verify::finding::{Finding, Kind};
 use crate::verify::{Options, Parts, Told, Verified, verify};
 use async_trait::async_trait;
@@ -548,6 +550,36 @@ async fn a_compaction_is_taken_back_only_when_that_is_meant() {
 
 async fn compact_at_later(world: &World, config: &Config, line: String) -> Ran {
     compact_at(world, config, world.destinations(), LATER_MS, &line).await
+}
+
+/// Goal: a batch whose objects were compacted counts as whole while what replaced them is there, and is never archived again otherwise.
+#[tokio::test]
+async fn a_batch_that_was_compacted_is_whole_or_left_alone() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    compact(&world, &config, "--output json").await;
+    let (destinations, partition) = (world.destinations(), TopicPartition::new("t", 0));
+    let bucket = Bucket::new(destinations[URL].clone());
+    let receipt = bucket.get_receipt(&partition, 10).await.expect("read").expect("there");
+    let live = Live::read(&bucket, &ManualClock::at(0), &partition, OffsetRange::new(10, 20)).await.expect("read");
+    let of = |output: &str| receipt.objects.iter().filter(|object| object.output == output).collect::<Vec<_>>();
+    let stands = |gone: Vec<&ReceiptObject>| {
+        let (live, receipt, destinations) = (&live, &receipt, &destinations);
+        async move { live.stands_for(receipt, &gone, destinations).await.expect("an answer") }
+    };
+    assert_eq!(stands(of("json")).await, Standing::Whole);
+    let broken = |found: Standing| match found {
+        Standing::Broken { key, unit } => (key, unit.len()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(broken(stands(of("avro")).await), (of("avro")[0].key.clone(), 32));
+    let alone = bucket.get_receipt(&TopicPartition::new("t", 1), 10).await.expect("read").expect("there");
+    let nothing = Live::default();
+    assert_eq!(nothing.stands_for(&alone, &[], &destinations).await.expect("an answer"), Standing::None);
+    let replacement = live.compacted()[0].objects[0].key.clone();
+    world.main.delete(&Path::from(replacement.as_str())).await.expect("deleted");
+    assert_eq!(broken(stands(of("json")).await), (replacement, 32));
 }
 
 /// Goal: a claim that cannot be finished holds up no other unit, and is given up without a loss.

@@ -6,12 +6,14 @@
 //! with what is asked for. Nothing where nobody has compacted anything.
 
 use crate::bucket::Bucket;
-use crate::bucket::compactions::{CompactionId, Group, To};
-use crate::bucket::receipt::ReceiptObject;
+use crate::bucket::compactions::{Compaction, CompactionId, Group, To};
+use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::clock::Clock;
 use crate::exit::Failure;
+use crate::ledger::Destinations;
 use crate::pipeline::start::patiently;
 use crate::record::{OffsetRange, TopicPartition};
+use crate::upload::{UploadError, is_there};
 use crate::verify::table::{Digest, digest};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -69,7 +71,7 @@ impl Live {
         Ok(live.sealed())
     }
 
-    fn add(&mut self, compaction: &crate::bucket::compactions::Compaction) {
+    fn add(&mut self, compaction: &Compaction) {
         let objects: Vec<(&Group, ReceiptObject)> = compaction.objects().collect();
         for group in &compaction.groups {
             for destination in &group.destinations {
@@ -122,6 +124,53 @@ impl Live {
     }
 }
 
+/// What compactions are to a batch of which objects are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// They have replaced nothing of it.
+    None,
+    /// They have replaced all that is gone, and what they put in its place is there: nothing of the batch is missing.
+    Whole,
+    /// They have replaced something of it, so it must not be archived again: the old objects would come back beside the new ones. And yet this
+    /// one is not there.
+    Broken {
+        /// Its key.
+        key: String,
+        /// The unit of the compaction.
+        unit: String,
+    },
+}
+
+impl Live {
+    /// What this is to the batch of `receipt`, of which `gone` are not there as it says.
+    ///
+    /// # Errors
+    /// A store refuses or does not answer.
+    pub async fn stands_for(
+        &self,
+        receipt: &Receipt,
+        gone: &[&ReceiptObject],
+        destinations: &Destinations,
+    ) -> Result<Standing, UploadError> {
+        let is_replaced = |object: &ReceiptObject| self.is_replaced(&object.destination, &object.key);
+        if !receipt.objects.iter().any(is_replaced) {
+            return Ok(Standing::None);
+        }
+        let compacted: Vec<&Compacted> = self.of_batch(receipt.first).map(|index| &self.compacted[index]).collect();
+        if let Some(missing) = gone.iter().find(|object| !is_replaced(object)) {
+            let unit = compacted.first().map(|of| of.id.0.clone()).unwrap_or_default();
+            return Ok(Standing::Broken { key: missing.key.clone(), unit });
+        }
+        for (of, object) in compacted.iter().flat_map(|of| of.objects.iter().map(move |object| (of, object))) {
+            let Some(destination) = destinations.get(&object.destination) else { continue };
+            if !is_there(destination, &object.key, object.bytes, object.sha256.as_deref()).await? {
+                return Ok(Standing::Broken { key: object.key.clone(), unit: of.id.0.clone() });
+            }
+        }
+        Ok(Standing::Whole)
+    }
+}
+
 impl Compacted {
     /// From the first offset of its first batch to the end of its last one.
     pub fn range(&self) -> OffsetRange {
@@ -137,7 +186,7 @@ impl Compacted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bucket::compactions::{COMPACTION_VERSION, Compaction, CompactionReceipt, Input, Proof, ProofBy};
+    use crate::bucket::compactions::{COMPACTION_VERSION, CompactionReceipt, Input, Proof, ProofBy};
     use crate::clock::ManualClock;
     use crate::destination::{Destination, StoreKind};
     use object_store::memory::InMemory;

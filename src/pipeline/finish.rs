@@ -18,7 +18,7 @@ use crate::destination::fault::Verdict;
 use crate::effect::Effect;
 use crate::exit::Exit;
 use crate::format::content_headers;
-use crate::ledger::live::Live;
+use crate::ledger::live::{Live, Standing};
 use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, TopicPartition, offset_after};
 use crate::registry::Target;
@@ -602,8 +602,7 @@ async fn objects_are_there(context: &Context, receipt: &Receipt) -> Result<bool,
     if gone.is_empty() { Ok(true) } else { replacements_are_there(context, receipt, &gone).await }
 }
 
-/// Whether compactions have replaced all of `gone`, objects of `receipt`, and what they put in their place is there. A batch of which a
-/// compaction has replaced anything is never done again: its rows would be in the bucket twice.
+/// Whether compactions have replaced all of `gone`, objects of `receipt`, and what they put in their place is there.
 async fn replacements_are_there(
     context: &Context,
     receipt: &Receipt,
@@ -616,30 +615,13 @@ async fn replacements_are_there(
         Exit::Stopped => Try::Halt(Halt::Stop(failure.message)),
         _ => Try::Again(failure.message),
     })?;
-    let is_replaced = |object: &ReceiptObject| live.is_replaced(&object.destination, &object.key);
-    if !receipt.objects.iter().any(is_replaced) {
-        return Ok(false);
+    match live.stands_for(receipt, gone, &context.destinations).await {
+        Ok(Standing::None) => Ok(false),
+        Ok(Standing::Whole) => Ok(true),
+        Ok(Standing::Broken { key, unit }) => Err(Try::Halt(Halt::Stop(format!(
+            "{partition}: {key} is missing or damaged, and objects of the batch {range} were compacted: archiving it again would bring back \
+             the old ones, so that rows would be there twice. Restore {key}, or take the compaction back first: siltstone compact --undo {unit}"
+        )))),
+        Err(error) => Err(Try::Again(chain(&error))),
     }
-    let compacted: Vec<_> = live.of_batch(receipt.first).map(|index| &live.compacted()[index]).collect();
-    let stop = |key: &str| {
-        let unit = compacted.first().map_or("", |of| of.id.0.as_str());
-        Err(Try::Halt(Halt::Stop(format!(
-            "{partition}: {key} is missing or damaged, and other objects of the batch {range} were compacted: archiving it again would bring \
-             back their old ones, so that rows would be there twice. Restore {key}, or take the compaction back first: siltstone compact \
-             --undo {unit}"
-        ))))
-    };
-    if let Some(missing) = gone.iter().find(|object| !is_replaced(object)) {
-        return stop(&missing.key);
-    }
-    for object in compacted.iter().flat_map(|of| &of.objects) {
-        // Only where the batch's own are gone its destination is known to matter.
-        let Some(destination) = context.destinations.get(&object.destination) else { continue };
-        match upload::is_there(destination, &object.key, object.bytes, object.sha256.as_deref()).await {
-            Ok(true) => {}
-            Ok(false) => return stop(&object.key),
-            Err(error) => return Err(Try::Again(chain(&error))),
-        }
-    }
-    Ok(true)
 }
