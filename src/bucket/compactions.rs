@@ -502,8 +502,14 @@ mod tests {
     }
 
     fn claim(n: u32, key: &str) -> Compaction {
-        let input =
-            |first: i64| Input { key: format!("f/{first}"), first, end: first + 10, rows: 10, bytes: 5, sha256: "a".into() };
+        let input = |first: i64| Input {
+            key: format!("f/{first}"),
+            first,
+            end: first + 10,
+            rows: 10,
+            bytes: 5,
+            sha256: "a".into(),
+        };
         let proof = Proof { by: ProofBy::Bytes, rows: 20, inputs: "h".into(), object: "h".into() };
         let group = Group {
             destinations: vec!["memory:///".into()],

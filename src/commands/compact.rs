@@ -88,7 +88,19 @@ fn options(args: &CompactArgs, now_ms: i64) -> Options {
 fn sentence(step: &Step) -> String {
     match step {
         Step::Compacted {
-            partition, output, folder, inputs, objects, rows, bytes_before, bytes_after, was_begun, dry_run, unit, n, ..
+            partition,
+            output,
+            folder,
+            inputs,
+            objects,
+            rows,
+            bytes_before,
+            bytes_after,
+            was_begun,
+            dry_run,
+            unit,
+            n,
+            ..
         } => {
             let (would, about) = if *dry_run { ("would become ", "about ") } else { ("are now ", "") };
             let after = bytes_after.map(|bytes| format!(", {bytes} bytes")).unwrap_or_default();
@@ -132,7 +144,10 @@ fn write_summary(out: &mut dyn Write, summary: &Summary, is_undo: bool, dry_run:
                 "nothing was done. --yes does it: then the rows of these objects are in the archive only once they are archived again, which needs \
                  their records in Kafka (siltstone verify says which are missing, siltstone backfill --missing archives them)"
             ),
-            false => writeln!(out, "siltstone verify says what is missing now, siltstone backfill --missing archives it again"),
+            false => writeln!(
+                out,
+                "siltstone verify says what is missing now, siltstone backfill --missing archives it again"
+            ),
         };
     }
     let Summary { compactions, inputs, objects, rows, bytes_before, bytes_after, left, deleted, .. } = summary;

@@ -53,9 +53,10 @@ type Members<'a> = BTreeMap<Cow<'a, str>, &'a str>;
 
 fn same_fields(one: &Members<'_>, other: &Members<'_>, nulls: Nulls, depth: usize) -> bool {
     one.len() == other.len()
-        && one.iter().zip(other).all(|((name, one), (other_name, other))| {
-            name == other_name && same_value(one, other, nulls, depth)
-        })
+        && one
+            .iter()
+            .zip(other)
+            .all(|((name, one), (other_name, other))| name == other_name && same_value(one, other, nulls, depth))
 }
 
 fn same_value(one: &str, other: &str, nulls: Nulls, depth: usize) -> bool {

@@ -23,14 +23,18 @@
 //! ([`plan::Rules`]); a quarter of the spool's limit, or `--target-size` and what it becomes where that is more.
 
 pub mod equal;
+mod make;
 pub mod plan;
 pub mod proof;
 pub mod rewrite;
-pub mod undo;
+mod step;
+mod switch;
+mod undo;
 pub mod unit;
 mod work;
 
-pub use work::{Compactor, Step, Summary};
+pub use step::{Step, Summary};
+pub use work::Compactor;
 
 use crate::bucket::compactions::To;
 

@@ -143,7 +143,8 @@ mod tests {
     #[test]
     fn what_differs_has_another_hash() {
         let record = |change: &dyn Fn(&mut OwnedRecord)| {
-            let mut record = OwnedRecord { topic: "t".into(), offset: 7, key: Some(b"k".to_vec()), ..OwnedRecord::default() };
+            let mut record =
+                OwnedRecord { topic: "t".into(), offset: 7, key: Some(b"k".to_vec()), ..OwnedRecord::default() };
             record.headers = vec![("a".into(), Some(b"b".to_vec()))];
             change(&mut record);
             vec![Body::Record(Box::new(record))]

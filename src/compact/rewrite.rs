@@ -132,7 +132,10 @@ impl Rewriting {
     }
 
     /// Rows of text, in their plain form.
-    fn by_rows(self, read: impl Fn(BufReader<File>, &mut Take<'_>) -> Result<(), Trouble>) -> Result<Rewritten, Trouble> {
+    fn by_rows(
+        self,
+        read: impl Fn(BufReader<File>, &mut Take<'_>) -> Result<(), Trouble>,
+    ) -> Result<Rewritten, Trouble> {
         let format = self.built()?;
         let mut part = self.part(&format);
         for path in &self.inputs {
@@ -260,11 +263,7 @@ impl Rewriting {
     }
 
     /// Every line of all inputs, with its number from 1.
-    fn each_line(
-        &self,
-        codec: Codec,
-        take: &mut dyn FnMut(u64, &str) -> Result<(), Trouble>,
-    ) -> Result<(), Trouble> {
+    fn each_line(&self, codec: Codec, take: &mut dyn FnMut(u64, &str) -> Result<(), Trouble>) -> Result<(), Trouble> {
         let mut count = 0;
         for path in &self.inputs {
             let mut text = codec.lenient_reader(File::open(path)?).map_err(unreadable)?;

@@ -4,7 +4,8 @@
 //! which costs nothing, as its old objects are all there. Compactions of a unit are taken back together, the newest first: the inputs of a later one
 //! are objects of an earlier one, which no backfill could make.
 
-use super::work::{Compactor, Step, Tell, listed};
+use super::step::{Step, Tell};
+use super::work::{Compactor, listed};
 use crate::bucket::compactions::{Compaction, CompactionId, ListedCompaction};
 use crate::effect::Effect;
 use crate::exit::{Exit, Failure};
@@ -59,7 +60,8 @@ impl Compactor<'_> {
         let (bucket, what) = (&site.bucket, format!("compaction {}.{}", id.0, id.1));
         match documents.receipt {
             Some(range) => {
-                let receipt = patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await?;
+                let receipt =
+                    patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await?;
                 Ok(receipt.map(|receipt| receipt.compaction))
             }
             None => patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await,

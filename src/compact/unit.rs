@@ -136,7 +136,9 @@ impl Units {
             let object = objects[0];
             let is_meant = object.output != DEAD_LETTERS && output.is_none_or(|output| output == object.output);
             let counts = objects.iter().all(|object| !live.is_replaced(&object.destination, &object.key));
-            let Some(input) = input(&objects, (receipt.first, receipt.end)).filter(|_| is_meant && counts) else { continue };
+            let Some(input) = input(&objects, (receipt.first, receipt.end)).filter(|_| is_meant && counts) else {
+                continue;
+            };
             let names = match names.get(&(receipt.fingerprint.clone(), object.output.clone())) {
                 Some(Ok(names)) => names,
                 Some(Err(why)) => {

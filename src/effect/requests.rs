@@ -6,8 +6,8 @@ use crate::consume::{CommitError, Coordinator, Held};
 use futures::stream::{self, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-    UploadPart,
+    Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result, UploadPart,
 };
 
 /// See [`Coordinator::commit`].

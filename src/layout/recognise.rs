@@ -74,7 +74,8 @@ impl Recogniser {
             writer.segment(segment.value_limit, parts);
             if is_name {
                 let ending = regex::escape(&ending);
-                let more = r"(?:\+replay-(?P<replay>[0-9]{1,10}))?(?P<compacted>\+compact-(?P<compaction>[0-9]{1,10}))?";
+                let more =
+                    r"(?:\+replay-(?P<replay>[0-9]{1,10}))?(?P<compacted>\+compact-(?P<compaction>[0-9]{1,10}))?";
                 writer.text += &format!("{more}{ending}");
             }
         }

@@ -89,12 +89,11 @@ impl Live {
         let replaced = std::mem::take(&mut self.replaced);
         // What a later compaction of the same unit has taken in counts no more either.
         self.compacted.retain(|of| {
-            of.objects.iter().all(|object| {
-                replaced.binary_search(&digest(&object.destination, &object.key)).is_err()
-            })
+            of.objects.iter().all(|object| replaced.binary_search(&digest(&object.destination, &object.key)).is_err())
         });
         self.replaced = replaced;
-        self.compacted.sort_by(|one, other| (one.group.range(), &one.group.key).cmp(&(other.group.range(), &other.group.key)));
+        self.compacted
+            .sort_by(|one, other| (one.group.range(), &one.group.key).cmp(&(other.group.range(), &other.group.key)));
         let batches = self.compacted.iter().enumerate();
         let batches = batches.flat_map(|(index, of)| of.group.batches.iter().map(move |&(first, _)| (first, index)));
         self.of_batches = batches.collect();
@@ -257,7 +256,10 @@ mod tests {
         let found = live(0, 100).await.expect("read");
         assert!(found.is_replaced(AT, "x/0") && found.is_replaced(AT, "x/1") && !found.is_replaced(AT, "x/2"));
         assert!(!found.is_replaced("elsewhere", "x/0"));
-        assert_eq!(found.of_batch(10).map(|index| found.compacted()[index].group.key.as_str()).collect::<Vec<_>>(), ["x/c1"]);
+        assert_eq!(
+            found.of_batch(10).map(|index| found.compacted()[index].group.key.as_str()).collect::<Vec<_>>(),
+            ["x/c1"]
+        );
         finish(&second).await;
         finish(&other).await;
         let found = live(0, 100).await.expect("read");

@@ -145,7 +145,8 @@ pub async fn batches<'s>(
 ) -> Result<BoxStream<'s, Result<Batch, Failure>>, Failure> {
     let replays = patiently(clock, "list replays", || site.bucket.finished_replays(partition)).await?;
     let live = Live::read(&site.bucket, clock, partition, wanted.offsets).await?;
-    let counting = Arc::new(Counting { given: live.compacted().iter().map(|_| AtomicBool::new(false)).collect(), replays, live });
+    let counting =
+        Arc::new(Counting { given: live.compacted().iter().map(|_| AtomicBool::new(false)).collect(), replays, live });
     let receipts = site.receipts(partition, clock, wanted.offsets).await?;
     let with_objects = move |receipt: Receipt| {
         let counting = counting.clone();
@@ -247,7 +248,8 @@ impl Objects<'_> {
 
     fn add_compacted(&mut self, compacted: &Compacted, wanted: &Wanted) {
         let range = compacted.range();
-        let is_dense = offsets_of(range) == compacted.group.rows && compacted.group.records == Some(compacted.group.rows);
+        let is_dense =
+            offsets_of(range) == compacted.group.rows && compacted.group.records == Some(compacted.group.rows);
         let Some(object) = compacted.objects.first().filter(|object| wanted.takes_object(object)) else { return };
         self.found.push(Chosen {
             partition: self.partition.clone(),

@@ -4,7 +4,9 @@ use super::finding::Fault;
 use super::read::{Reader, Unreadable, described, spawned};
 use super::run::Run;
 use super::table::{Digest, Filling, Owner, digest};
-use crate::bucket::compactions::{CompactionId, CompactionReceipt, Compaction, ListedCompaction, To, compaction_receipt_key};
+use crate::bucket::compactions::{
+    Compaction, CompactionId, CompactionReceipt, ListedCompaction, To, compaction_receipt_key,
+};
 use crate::bucket::receipt::ReceiptObject;
 use crate::exit::Failure;
 use crate::pipeline::start::patiently;
@@ -46,8 +48,7 @@ pub(super) struct CompactedObject {
 impl Compactions {
     /// Whether that object gave way to another one.
     pub(super) fn is_replaced(&self, object: &ReceiptObject) -> bool {
-        !self.replaced.is_empty()
-            && self.replaced.binary_search(&digest(&object.destination, &object.key)).is_ok()
+        !self.replaced.is_empty() && self.replaced.binary_search(&digest(&object.destination, &object.key)).is_ok()
     }
 
     /// Those of `objects` that count.
@@ -107,7 +108,11 @@ impl Reader {
 
 impl Run<'_> {
     /// Reads the compactions of one Kafka partition; their objects, and the places of those that they replaced, go into the table.
-    pub(super) async fn read_compactions(&mut self, index: usize, filling: &mut Filling) -> Result<Compactions, Failure> {
+    pub(super) async fn read_compactions(
+        &mut self,
+        index: usize,
+        filling: &mut Filling,
+    ) -> Result<Compactions, Failure> {
         let (archive, partition) = self.archive(index);
         let reader = archive.reader.clone();
         let what = format!("{partition}: list compactions");
@@ -129,7 +134,7 @@ impl Run<'_> {
             .collect();
         let known = Arc::new(known);
         self.compactions.insert(index, known.clone());
-        let found = self.follow(index, &known, Some(filling)).await?;
+        let found = self.follow(index, &known, Some(&mut *filling)).await?;
         if self.is_first_pass() {
             self.tell_compactions(index, open, &known, &found)?;
         }
@@ -210,7 +215,8 @@ impl Run<'_> {
         found.replaced.dedup();
         let replaced = std::mem::take(&mut found.replaced);
         // What a later compaction of the same unit has taken in counts no more either.
-        let is_replaced = |object: &ReceiptObject| replaced.binary_search(&digest(&object.destination, &object.key)).is_ok();
+        let is_replaced =
+            |object: &ReceiptObject| replaced.binary_search(&digest(&object.destination, &object.key)).is_ok();
         found.objects.retain(|(_, of)| !is_replaced(&of.object));
         found.replaced = replaced;
         Ok(found)

@@ -185,7 +185,10 @@ impl Examination {
         let mut findings = Vec::new();
         for object in objects {
             let faults = self.faults(&object, OffsetRange::new(first, end)).await?;
-            let of = |fault| Finding { replay: (replay > 0).then_some(replay), ..self.finding((first, end), &object, fault) };
+            let of = |fault| Finding {
+                replay: (replay > 0).then_some(replay),
+                ..self.finding((first, end), &object, fault)
+            };
             findings.extend(faults.into_iter().map(of));
         }
         Ok(findings)

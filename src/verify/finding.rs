@@ -362,7 +362,9 @@ impl Finding {
         match &self.fault {
             Fault::Gap | Fault::Unfinished | Fault::Doubled { .. } => {}
             Fault::Overlap { other } => add("other", json!(other)),
-            Fault::Missing { bytes } | Fault::Returned { bytes } | Fault::Unvouched { bytes, .. } => add("bytes", json!(bytes)),
+            Fault::Missing { bytes } | Fault::Returned { bytes } | Fault::Unvouched { bytes, .. } => {
+                add("bytes", json!(bytes))
+            }
             Fault::Size { expected, found } => {
                 add("expected", json!(expected));
                 add("found", json!(found));

@@ -78,7 +78,8 @@ fn data(archive: &Archive) -> BTreeSet<String> {
 
 /// An archive of many small objects, all of one hour.
 fn archived(topic: &Topic, partitions: u32, mut trial: Trial) -> Trial {
-    let shape = |id: u64| Shape { partition: (id % u64::from(partitions)) as i32, ..good(id).at(BASE_MS + id as i64 * 1_000) };
+    let shape =
+        |id: u64| Shape { partition: (id % u64::from(partitions)) as i32, ..good(id).at(BASE_MS + id as i64 * 1_000) };
     topic.send_all((0..3_000).map(shape));
     trial.rotate = "records = 100".to_string();
     let trial = trial.with(OUTPUTS);
@@ -239,7 +240,11 @@ fn a_compaction_that_is_aborted_at_any_effect_is_finished() {
                 assert_eq!(printed(&trial, &topic, &NAMES), before, "{failpoint}");
                 assert_complete(&trial, &failpoint);
                 compact(&trial, &[]).expect(0);
-                assert_eq!((printed(&trial, &topic, &NAMES), data(&trial.archive())), (before.clone(), end.clone()), "{failpoint}");
+                assert_eq!(
+                    (printed(&trial, &topic, &NAMES), data(&trial.archive())),
+                    (before.clone(), end.clone()),
+                    "{failpoint}"
+                );
                 assert_complete(&trial, &failpoint);
             }
         }

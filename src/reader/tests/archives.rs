@@ -170,7 +170,11 @@ pub(crate) fn every_format() -> String {
 pub(crate) const ROWS_WITH_IDS: [&str; 5] = ["json", "kept", "raw", "avro", "parquet"];
 
 /// Three partitions with three batches each of ten records, whose times go on with their offsets; `scatter` moves times about.
-pub(crate) async fn three_by_three(world: &World, config: &Config, scatter: impl Fn(i32, i64) -> i64) -> Vec<(i64, i64)> {
+pub(crate) async fn three_by_three(
+    world: &World,
+    config: &Config,
+    scatter: impl Fn(i32, i64) -> i64,
+) -> Vec<(i64, i64)> {
     let mut all = Vec::new();
     for partition in 0..3 {
         for batch in 0..3 {

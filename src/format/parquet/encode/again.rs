@@ -38,7 +38,9 @@ impl ParquetAgain {
     /// # Errors
     /// `output` is no Parquet, or its pages do not fit these columns.
     pub fn new(output: &OutputFormat, schema: SchemaRef, parquet: &SchemaDescriptor) -> Result<Self, String> {
-        let OutputFormat::Parquet { compression, schema: source, row_group_bytes, row_group_rows, pages: rules, .. } = output
+        let OutputFormat::Parquet {
+            compression, schema: source, row_group_bytes, row_group_rows, pages: rules, ..
+        } = output
         else {
             return Err("it is no output of type parquet".to_string());
         };
@@ -89,7 +91,8 @@ impl OpenRowGroup<'_> {
         let mut unwritten = self.writers.iter_mut();
         for (at, field) in fields.iter().enumerate() {
             let leaves = leaves_of(field.data_type());
-            write_column(field, at, &slices, &mut unwritten.by_ref().take(leaves).collect::<Vec<_>>()).map_err(refuse)?;
+            write_column(field, at, &slices, &mut unwritten.by_ref().take(leaves).collect::<Vec<_>>())
+                .map_err(refuse)?;
         }
         self.rows += batch.num_rows() as u64;
         let bytes = |array: &ArrayRef| array.to_data().get_slice_memory_size().unwrap_or(0) as u64;
