@@ -5,7 +5,7 @@
 //! | name | what |
 //! |---|---|
 //! | `{unit}.{n}.claim` | what is to become of which objects, created only if absent, before the first upload |
-//! | `{unit}.{n}.{first:020}-{end:020}.json` | the receipt: the new objects are there, and the old ones count no more |
+//! | `{unit}.{n}.{first:020}-{end:020}.json` | the receipt: the new objects are there, and the old ones count no more; or that the claim is given up |
 //! | `{unit}.{n}.done` | the old objects are deleted |
 //! | `{unit}.{n}.undone` | it was taken back: the old objects count again, the new ones no more |
 //!
@@ -15,7 +15,8 @@
 //! - **K-5** Compactions of one unit have the numbers 1, 2, 3, … without a gap, and each is claimed only when the one before has its receipt or
 //!   was taken back. So no object is ever an input of two that count.
 //! - **K-6** The receipt is the switch: until it is there the inputs count, from then on the objects that it names. To take it back is one more
-//!   document. At any time exactly one of the two sets counts.
+//!   document. At any time exactly one of the two sets counts. A claim that is given up gets its receipt, too, which says so: as both are created
+//!   only if absent and under one name, nobody deletes what a claim named that somebody else gives up.
 //!
 //! # The documents, version 1
 //! ```json
@@ -179,6 +180,13 @@ pub struct CompactionReceipt {
     /// Wall time of the writer, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_ms: Option<i64>,
+    /// It never came to be: nothing of it counts, ever.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub given_up: bool,
+}
+
+fn is_false(of: &bool) -> bool {
+    !of
 }
 
 /// Says that something of a compaction is over.
@@ -393,24 +401,24 @@ impl Bucket {
         Ok(Some(claim))
     }
 
-    /// Says that the new objects are there and that the old ones count no more (K-6). Of two processes that finish the same one, the
-    /// first to say so is kept.
+    /// Says that the new objects are there and that the old ones count no more, or that the claim is given up (K-6). Of two processes that say
+    /// the same, the first to say so is kept. `false`: the opposite was said first.
     ///
     /// # Errors
     /// [`BucketError::Unreadable`]: a receipt of another decision is there. Others as they are; after
     /// [`super::Verdict::Retry`] put it again.
-    pub async fn put_compaction_receipt(&self, receipt: &CompactionReceipt) -> Result<(), BucketError> {
+    pub async fn put_compaction_receipt(&self, receipt: &CompactionReceipt) -> Result<bool, BucketError> {
         let compaction = &receipt.compaction;
         let (partition, range) = (compaction.topic_partition(), compaction.range());
         let key = compaction_receipt_key(&partition, self.generation, &compaction.id(), range);
         let found: CompactionReceipt = match self.create(Effect::CompactionReceipt, &key, to_json(receipt)).await? {
-            Created::Now => return Ok(()),
+            Created::Now => return Ok(true),
             Created::Found(stored) => self.parse(&key, &stored.bytes, COMPACTION_VERSION)?,
         };
         if found.compaction != *compaction {
             return Err(self.unreadable(&key, "it names other objects than its claim"));
         }
-        Ok(())
+        Ok(found.given_up == receipt.given_up)
     }
 
     /// The receipt of that compaction, whose name tells `range`; `None`: there is none.
@@ -543,7 +551,7 @@ mod tests {
     }
 
     fn receipt(claim: &Compaction) -> CompactionReceipt {
-        CompactionReceipt { compaction: claim.clone(), writer: "0".into(), written_ms: None }
+        CompactionReceipt { compaction: claim.clone(), writer: "0".into(), written_ms: None, given_up: false }
     }
 
     /// Goal: a number is claimed once, and what the folder shows is what was said (K-5, K-6).
@@ -562,8 +570,10 @@ mod tests {
         assert!(listed().await.is_open());
         let range = OffsetRange::new(10, 30);
         assert_eq!(bucket.compaction_receipt(&partition, &id, range).await.expect("read"), None);
-        bucket.put_compaction_receipt(&receipt(&one)).await.expect("written");
-        bucket.put_compaction_receipt(&receipt(&one)).await.expect("and again");
+        assert!(bucket.put_compaction_receipt(&receipt(&one)).await.expect("written"));
+        assert!(bucket.put_compaction_receipt(&receipt(&one)).await.expect("and again"));
+        let given_up = CompactionReceipt { given_up: true, ..receipt(&one) };
+        assert!(!bucket.put_compaction_receipt(&given_up).await.expect("an answer"), "it is finished");
         assert!(bucket.put_compaction_receipt(&receipt(&other)).await.is_err(), "of other objects");
         assert_eq!(listed().await.counts(), Some(range));
         assert_eq!(bucket.compaction_receipt(&partition, &id, range).await.expect("read"), Some(receipt(&one)));

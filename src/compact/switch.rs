@@ -22,21 +22,38 @@ impl Compactor<'_> {
             compaction: claim.clone(),
             writer: env!("CARGO_PKG_VERSION").to_string(),
             written_ms: Some(self.clock.wall_ms()),
+            given_up: false,
         };
         let bucket = &site.bucket;
         let what = "write the receipt of a compaction";
-        patiently(&*self.clock, what, || bucket.put_compaction_receipt(&receipt)).await?;
+        if !patiently(&*self.clock, what, || bucket.put_compaction_receipt(&receipt)).await? {
+            let what =
+                format!("compaction {}.{} was given up by somebody else: its old objects stay", claim.unit, claim.n);
+            return Err(Failure::new(Exit::Stopped, what));
+        }
         self.delete_inputs(site, claim).await
     }
 
     /// Deletes the inputs of a compaction that has its receipt, and says so.
     async fn delete_inputs(&self, site: &Site<'_>, claim: &Compaction) -> Result<(), Failure> {
+        self.check_counts(&site.bucket, claim).await?;
         for (id, keys) in inputs_by_destination(claim) {
             self.delete(Effect::InputsDelete, &id, &keys).await?;
         }
         let (bucket, partition, id) = (&site.bucket, claim.topic_partition(), claim.id());
         let end = || bucket.end_compaction(&partition, &id, self.clock.wall_ms());
         patiently(&*self.clock, "say that a compaction is done", end).await
+    }
+
+    /// Nothing is deleted of a compaction that somebody has taken back since.
+    async fn check_counts(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
+        let now = listed(bucket, &*self.clock, &claim.topic_partition()).await?;
+        if now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some()) {
+            return Ok(());
+        }
+        let what =
+            format!("compaction {}.{} was taken back by somebody else: its old objects stay", claim.unit, claim.n);
+        Err(Failure::new(Exit::Stopped, what))
     }
 
     pub(super) async fn delete(&self, effect: Effect, id: &str, keys: &[String]) -> Result<(), Failure> {
@@ -66,7 +83,8 @@ impl Compactor<'_> {
             Ok(())
         };
         match outcome {
-            Ok(()) => Ok(true),
+            // What a dry run leaves open is in the way of nothing but its own numbers.
+            Ok(()) => Ok(!(documents.is_open() && self.options.dry_run)),
             Err(failure) if matches!(failure.exit, Exit::Stopped | Exit::Config) => {
                 let (partition, unit, n, why) = (partition.to_string(), id.0.clone(), id.1, failure.message);
                 self.tell(Step::Stopped { partition, unit, n, why }, tell)?;
@@ -182,7 +200,11 @@ impl Compactor<'_> {
         let (bucket, Some(range)) = (&work.site.bucket, documents.receipt) else { return Ok(()) };
         let what = format!("the receipt of compaction {}.{}", id.0, id.1);
         let receipt = patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await?;
-        let Some(claim) = receipt.map(|receipt| receipt.compaction).filter(|claim| self.is_meant(&claim.output)) else {
+        let Some(claim) = receipt
+            .filter(|receipt| !receipt.given_up)
+            .map(|receipt| receipt.compaction)
+            .filter(|claim| self.is_meant(&claim.output))
+        else {
             return Ok(());
         };
         let there = self.inputs_there(&claim).await?;
@@ -190,6 +212,7 @@ impl Compactor<'_> {
         if objects > 0 {
             let (returned, dry_run) = (documents.done, self.options.dry_run);
             if !dry_run {
+                self.check_counts(bucket, &claim).await?;
                 self.check_replacements(bucket, &claim).await?;
                 for (id, keys) in &there {
                     self.delete(Effect::InputsDelete, id, keys).await?;

@@ -6,7 +6,7 @@
 
 use super::step::{Step, Tell};
 use super::work::{Compactor, listed};
-use crate::bucket::compactions::{Compaction, CompactionId, ListedCompaction};
+use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, ListedCompaction};
 use crate::effect::Effect;
 use crate::exit::{Exit, Failure};
 use crate::ledger::Site;
@@ -26,16 +26,16 @@ impl Compactor<'_> {
         for site in self.sites(&destinations).await? {
             for partition in &site.partitions {
                 let listed = listed(&site.bucket, &*self.clock, partition).await?;
-                let mut units: BTreeMap<String, Vec<Compaction>> = BTreeMap::new();
+                let mut units: BTreeMap<String, Vec<(Compaction, bool)>> = BTreeMap::new();
                 for (id, documents) in listed.iter().filter(|(_, documents)| !documents.undone) {
                     let Some(compaction) = self.document(&site, partition, id, documents).await? else { continue };
-                    units.entry(id.0.clone()).or_default().push(compaction);
+                    units.entry(id.0.clone()).or_default().push((compaction, documents.is_open()));
                 }
                 for (unit, compactions) in units {
-                    if unit == wanted || compactions.iter().any(|compaction| names(compaction, wanted)) {
+                    if unit == wanted || compactions.iter().any(|(compaction, _)| names(compaction, wanted)) {
                         is_found = true;
-                        for compaction in compactions.into_iter().rev() {
-                            self.take_back(&site, &compaction, tell).await?;
+                        for (compaction, is_open) in compactions.into_iter().rev() {
+                            self.take_back(&site, (&compaction, is_open), tell).await?;
                         }
                     }
                 }
@@ -68,11 +68,33 @@ impl Compactor<'_> {
         }
     }
 
-    async fn take_back(&mut self, site: &Site<'_>, compaction: &Compaction, tell: Tell<'_>) -> Result<(), Failure> {
+    /// Says of a claim without receipt that it is given up. `false`: it has its receipt now.
+    async fn give_up(&self, site: &Site<'_>, compaction: &Compaction) -> Result<bool, Failure> {
+        let receipt = CompactionReceipt {
+            compaction: compaction.clone(),
+            writer: env!("CARGO_PKG_VERSION").to_string(),
+            written_ms: Some(self.clock.wall_ms()),
+            given_up: true,
+        };
+        let put = || site.bucket.put_compaction_receipt(&receipt);
+        patiently(&*self.clock, "give a compaction up", put).await
+    }
+
+    async fn take_back(
+        &mut self,
+        site: &Site<'_>,
+        (compaction, is_open): (&Compaction, bool),
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
         let (partition, id) = (compaction.topic_partition(), compaction.id());
         let dry_run = self.options.dry_run;
         if !dry_run {
             let bucket = &site.bucket;
+            if is_open && !self.give_up(site, compaction).await? {
+                let (partition, (unit, n)) = (partition.to_string(), id);
+                let why = "it was finished at this moment: look again whether it is to be taken back".to_string();
+                return self.tell(Step::Stopped { partition, unit, n, why }, tell);
+            }
             let mark = || bucket.undo_compaction(&partition, &id, self.clock.wall_ms());
             patiently(&*self.clock, "take a compaction back", mark).await?;
             let mut keys: BTreeMap<&str, Vec<String>> = BTreeMap::new();

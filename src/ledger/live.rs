@@ -65,8 +65,9 @@ impl Live {
         let mut receipts = stream::iter(meant).map(read).buffered(READS_MAX);
         let mut live = Self::default();
         while let Some(receipt) = receipts.try_next().await? {
-            let Some(receipt) = receipt else { continue };
-            live.add(&receipt.compaction);
+            if let Some(receipt) = receipt.filter(|receipt| !receipt.given_up) {
+                live.add(&receipt.compaction);
+            }
         }
         Ok(live.sealed())
     }
@@ -248,7 +249,8 @@ mod tests {
         }
         assert!(live(0, 100).await.expect("read").is_empty(), "a claim replaces nothing");
         let finish = |of: &Compaction| {
-            let receipt = CompactionReceipt { compaction: of.clone(), writer: String::new(), written_ms: None };
+            let receipt =
+                CompactionReceipt { compaction: of.clone(), writer: String::new(), written_ms: None, given_up: false };
             let bucket = bucket.clone();
             async move { bucket.put_compaction_receipt(&receipt).await.expect("written") }
         };

@@ -94,7 +94,8 @@ impl Reader {
             let found = match receipt {
                 Some(range) => {
                     let read = || bucket.compaction_receipt(partition, &id, range);
-                    self.tolerantly(&what, read).await?.map(|found| found.map(|receipt| receipt.compaction))
+                    let found = self.tolerantly(&what, read).await?;
+                    found.map(|found| found.filter(|receipt| !receipt.given_up).map(|receipt| receipt.compaction))
                 }
                 None => self.tolerantly(&what, || bucket.compaction_claim(partition, &id)).await?,
             };
@@ -171,8 +172,8 @@ impl Run<'_> {
         let mut found = Compactions::default();
         while let Some((number, receipt)) = receipts.try_next().await? {
             let compaction = match receipt {
-                Ok(Some(receipt)) => receipt.compaction,
-                Ok(None) => continue,
+                Ok(Some(receipt)) if !receipt.given_up => receipt.compaction,
+                Ok(_) => continue,
                 Err(unreadable) => {
                     if self.is_first_pass() && filling.is_some() {
                         let home = reader.bucket.destination().id().to_string();
