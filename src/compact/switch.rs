@@ -200,13 +200,12 @@ impl Compactor<'_> {
         let (bucket, Some(range)) = (&work.site.bucket, documents.receipt) else { return Ok(()) };
         let what = format!("the receipt of compaction {}.{}", id.0, id.1);
         let receipt = patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await?;
-        let Some(claim) = receipt
-            .filter(|receipt| !receipt.given_up)
-            .map(|receipt| receipt.compaction)
-            .filter(|claim| self.is_meant(&claim.output))
-        else {
-            return Ok(());
-        };
+        let Some(receipt) = receipt.filter(|receipt| self.is_meant(&receipt.compaction.output)) else { return Ok(()) };
+        let claim = receipt.compaction;
+        if receipt.given_up {
+            // Whoever gave it up did not come to the end of it.
+            return if self.options.dry_run { Ok(()) } else { self.withdraw(work.site, &claim).await };
+        }
         let there = self.inputs_there(&claim).await?;
         let objects = there.values().map(|keys| keys.len() as u64).sum();
         if objects > 0 {

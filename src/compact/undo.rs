@@ -27,7 +27,7 @@ impl Compactor<'_> {
             for partition in &site.partitions {
                 let listed = listed(&site.bucket, &*self.clock, partition).await?;
                 let mut units: BTreeMap<String, Vec<(Compaction, bool)>> = BTreeMap::new();
-                for (id, documents) in listed.iter().filter(|(_, documents)| !documents.undone) {
+                for (id, documents) in &listed {
                     let Some(compaction) = self.document(&site, partition, id, documents).await? else { continue };
                     units.entry(id.0.clone()).or_default().push((compaction, documents.is_open()));
                 }
@@ -44,7 +44,7 @@ impl Compactor<'_> {
         match is_found {
             true => Ok(()),
             false => {
-                let what = format!("no compaction that counts has the unit {wanted:?} or an object with that key");
+                let what = format!("no compaction has the unit {wanted:?} or an object with that key");
                 Err(Failure::new(Exit::Config, what))
             }
         }
@@ -80,6 +80,23 @@ impl Compactor<'_> {
         patiently(&*self.clock, "give a compaction up", put).await
     }
 
+    /// Marks a compaction as taken back, and deletes its objects. To do it again is the same.
+    pub(super) async fn withdraw(&self, site: &Site<'_>, compaction: &Compaction) -> Result<(), Failure> {
+        let (bucket, partition, id) = (&site.bucket, compaction.topic_partition(), compaction.id());
+        let mark = || bucket.undo_compaction(&partition, &id, self.clock.wall_ms());
+        patiently(&*self.clock, "take a compaction back", mark).await?;
+        let mut keys: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for group in &compaction.groups {
+            for destination in &group.destinations {
+                keys.entry(destination).or_default().push(group.key.clone());
+            }
+        }
+        for (destination, keys) in keys {
+            self.delete(Effect::CompactedDelete, destination, &keys).await?;
+        }
+        Ok(())
+    }
+
     async fn take_back(
         &mut self,
         site: &Site<'_>,
@@ -89,23 +106,12 @@ impl Compactor<'_> {
         let (partition, id) = (compaction.topic_partition(), compaction.id());
         let dry_run = self.options.dry_run;
         if !dry_run {
-            let bucket = &site.bucket;
             if is_open && !self.give_up(site, compaction).await? {
                 let (partition, (unit, n)) = (partition.to_string(), id);
                 let why = "it was finished at this moment: look again whether it is to be taken back".to_string();
                 return self.tell(Step::Stopped { partition, unit, n, why }, tell);
             }
-            let mark = || bucket.undo_compaction(&partition, &id, self.clock.wall_ms());
-            patiently(&*self.clock, "take a compaction back", mark).await?;
-            let mut keys: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-            for group in &compaction.groups {
-                for destination in &group.destinations {
-                    keys.entry(destination).or_default().push(group.key.clone());
-                }
-            }
-            for (destination, keys) in keys {
-                self.delete(Effect::CompactedDelete, destination, &keys).await?;
-            }
+            self.withdraw(site, compaction).await?;
         }
         let inputs = compaction.groups.iter().flat_map(|group| &group.inputs).map(|input| input.key.clone()).collect();
         let keys = compaction.groups.iter().map(|group| group.key.clone()).collect();
