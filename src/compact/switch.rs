@@ -133,7 +133,7 @@ impl Compactor<'_> {
         self.tell(compacted(&claim, true), tell)
     }
 
-    fn is_meant(&self, output: &str) -> bool {
+    pub(super) fn is_meant(&self, output: &str) -> bool {
         self.options.output.as_deref().is_none_or(|meant| meant == output)
     }
 

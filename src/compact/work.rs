@@ -144,8 +144,7 @@ impl<'c> Compactor<'c> {
         for compacted in live.compacted() {
             self.learn(work, &compacted.group.fingerprint, compacted.objects.iter().map(|of| of.output.as_str()))
                 .await?;
-            let is_meant = self.options.output.as_deref().is_none_or(|output| compacted.objects[0].output == output);
-            if is_meant {
+            if compacted.objects.first().is_some_and(|object| self.is_meant(&object.output)) {
                 units.add_compacted(compacted, &work.names);
             }
         }
