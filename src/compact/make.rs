@@ -23,7 +23,7 @@ use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::local::LocalFileSystem;
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes of an object that are written to the spool at once.
@@ -187,7 +187,7 @@ impl Compactor<'_> {
     }
 
     /// Copies an object into the spool, and compares size and SHA-256 with its receipt.
-    async fn fetch(&self, input: &Input, ids: &[String], path: &PathBuf, dir: &BatchDir) -> Result<(), Trouble> {
+    async fn fetch(&self, input: &Input, ids: &[String], path: &Path, dir: &BatchDir) -> Result<(), Trouble> {
         let known: Vec<&Arc<Destination>> = ids.iter().filter_map(|id| self.destinations.get(id)).collect();
         if known.len() < ids.len() {
             let ids = ids.join(", ");

@@ -28,7 +28,7 @@ use crate::spool::part::{Block, Finished, Part};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Rows that are columns at once.
@@ -301,7 +301,7 @@ fn unreadable(error: impl std::fmt::Display) -> Trouble {
     Trouble::Left(format!("it cannot be read: {error}"))
 }
 
-fn open_parquet(path: &PathBuf) -> Result<ParquetRecordBatchReaderBuilder<File>, Trouble> {
+fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Trouble> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(unreadable)?;
     Ok(builder.with_batch_size(BATCH_ROWS))
 }

@@ -6,7 +6,7 @@
 //! with what is asked for. Nothing where nobody has compacted anything.
 
 use crate::bucket::Bucket;
-use crate::bucket::compactions::{Compaction, CompactionId, Group, To};
+use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, To};
 use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::clock::Clock;
 use crate::exit::Failure;
@@ -15,7 +15,7 @@ use crate::pipeline::start::patiently;
 use crate::record::{OffsetRange, TopicPartition};
 use crate::upload::{UploadError, is_there};
 use crate::verify::table::{Digest, digest};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{FuturesOrdered, TryStreamExt};
 
 /// Receipts of compactions read side by side.
 const READS_MAX: usize = 8;
@@ -57,14 +57,15 @@ impl Live {
         let counting = listed.into_iter().filter_map(|(id, documents)| Some((id, documents.counts()?)));
         let meant: Vec<_> =
             counting.filter(|(_, covers)| covers.first < range.end && range.first < covers.end).collect();
-        let read = |(id, covers): (CompactionId, OffsetRange)| async move {
-            let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
-            let receipt = patiently(clock, &what, || bucket.compaction_receipt(partition, &id, covers)).await?;
-            Ok::<_, Failure>(receipt)
-        };
-        let mut receipts = stream::iter(meant).map(read).buffered(READS_MAX);
         let mut live = Self::default();
-        while let Some(receipt) = receipts.try_next().await? {
+        let (mut waiting, mut running) = (meant.into_iter(), FuturesOrdered::new());
+        loop {
+            while running.len() < READS_MAX
+                && let Some((id, covers)) = waiting.next()
+            {
+                running.push_back(receipt_of(bucket, clock, partition, id, covers));
+            }
+            let Some(receipt) = running.try_next().await? else { break };
             if let Some(receipt) = receipt.filter(|receipt| !receipt.given_up) {
                 live.add(&receipt.compaction);
             }
@@ -124,6 +125,17 @@ impl Live {
     }
 }
 
+async fn receipt_of(
+    bucket: &Bucket,
+    clock: &dyn Clock,
+    partition: &TopicPartition,
+    id: CompactionId,
+    covers: OffsetRange,
+) -> Result<Option<CompactionReceipt>, Failure> {
+    let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
+    patiently(clock, &what, || bucket.compaction_receipt(partition, &id, covers)).await
+}
+
 /// What compactions are to a batch of which objects are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -161,10 +173,12 @@ impl Live {
             let unit = compacted.first().map(|of| of.id.0.clone()).unwrap_or_default();
             return Ok(Standing::Broken { key: missing.key.clone(), unit });
         }
-        for (of, object) in compacted.iter().flat_map(|of| of.objects.iter().map(move |object| (of, object))) {
-            let Some(destination) = destinations.get(&object.destination) else { continue };
-            if !is_there(destination, &object.key, object.bytes, object.sha256.as_deref()).await? {
-                return Ok(Standing::Broken { key: object.key.clone(), unit: of.id.0.clone() });
+        for of in compacted {
+            for object in &of.objects {
+                let Some(destination) = destinations.get(&object.destination) else { continue };
+                if !is_there(destination, &object.key, object.bytes, object.sha256.as_deref()).await? {
+                    return Ok(Standing::Broken { key: object.key.clone(), unit: of.id.0.clone() });
+                }
             }
         }
         Ok(Standing::Whole)
@@ -186,7 +200,7 @@ impl Compacted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bucket::compactions::{COMPACTION_VERSION, CompactionReceipt, Input, Proof, ProofBy};
+    use crate::bucket::compactions::{COMPACTION_VERSION, Input, Proof, ProofBy};
     use crate::clock::ManualClock;
     use crate::destination::{Destination, StoreKind};
     use object_store::memory::InMemory;
