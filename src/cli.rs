@@ -56,6 +56,11 @@ pub enum Command {
     /// it; what is lost is said before the first record. Refused where the topic's settings would change, delete or refuse old timestamps. The same
     /// command goes on where it was left.
     Restore(RestoreArgs),
+    /// Make large objects of the small ones of windows that are over: `siltstone help compact`.
+    ///
+    /// That no row is another is proven and recorded before the old objects are deleted. All commands follow the switch; wherever this is
+    /// killed, running it again finishes what it began.
+    Compact(CompactArgs),
     /// Prove that the archive is complete, or say what is wrong: `siltstone help verify`.
     ///
     /// Compares receipts with each other and with a listing of the bucket: gaps, overlaps, missing, doubled and unknown objects, sizes.
@@ -589,6 +594,80 @@ pub struct BackfillArgs {
     pub log: LogArgs,
 }
 
+/// `compact`.
+#[derive(Clone, Debug, Args)]
+pub struct CompactArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only windows that end by this time: 2025-11-21T08:00:00Z, 2025-11-21 (its begin in UTC), or 90s, 15m, 2h, 3d ago.
+    #[arg(long, value_name = "TIME", value_parser = moment, required_unless_present = "undo")]
+    pub before: Option<Moment>,
+    /// Only of this archive.
+    #[arg(long, value_name = "NAME")]
+    pub archive: Option<String>,
+    /// Only of this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Only of these Kafka partitions: 0-3,7.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = partitions)]
+    pub partition: Vec<RangeInclusive<i32>>,
+    /// Only of this output.
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Also change the format: JSON lines become Parquet, with the columns that all rows of an object have together.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub to: Option<CompactTo>,
+    /// With --to: a field that is null may come back as no field. Without this, objects with such a row stay as they are.
+    #[arg(long, requires = "to")]
+    pub nulls_as_missing: bool,
+    /// Bytes that a new object aims at, as the old ones count them: a whole number with KiB, MiB or GiB.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
+    pub target_size: u64,
+    /// Only windows that are over, and receipts that were written, for longer than this: a whole number with s, m, h or d. Less than a day is for
+    /// archives whose uploads surely are over, such as that of a backfill.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = period_ms)]
+    pub min_age: i64,
+    /// Also look for objects that were replaced and deleted before and came back, as by an upload that had stalled, and delete them again.
+    #[arg(long)]
+    pub sweep: bool,
+    /// Take back what was compacted: all compactions of a unit, or of the object with this key. The old objects count again and must be archived
+    /// again from Kafka (siltstone backfill --missing), as they are deleted. Only says so unless --yes is given.
+    #[arg(long, value_name = "UNIT|KEY", conflicts_with_all = ["to", "sweep"])]
+    pub undo: Option<String>,
+    /// Do it: with --undo.
+    #[arg(long, requires = "undo", conflicts_with = "dry_run")]
+    pub yes: bool,
+    /// Write and delete nothing, only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// A JSON object a line: one for each step, the last one the summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What objects become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompactTo {
+    /// Parquet.
+    Parquet,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    match crate::config::size_of(text) {
+        Some(bytes) if bytes >= SIZE_LEAST => Ok(bytes),
+        _ => Err("a size of at least 64KiB is needed: a whole number with KiB, MiB or GiB, as in 256MiB".to_string()),
+    }
+}
+
+/// Least `--target-size`.
+const SIZE_LEAST: u64 = 64 << 10;
+
+fn period_ms(text: &str) -> Result<i64, String> {
+    let ms = crate::config::time_of(text).and_then(|time| i64::try_from(time.as_millis()).ok());
+    ms.ok_or_else(|| "a time is needed: a whole number with s, m, h or d, as in 24h".to_string())
+}
+
 /// Numbers of Kafka partitions, in order, each once.
 pub type Partitions = std::collections::BTreeSet<i32>;
 
@@ -765,6 +844,18 @@ mod tests {
             ("verify -c a.toml --partition -1", false),
             ("fold -c a.toml --archive a --topic t --min-age 90m --dry-run --json", true),
             ("fold -c a.toml --min-age yesterday", false),
+            (
+                "compact -c a.toml --before 2d --topic t --partition 0-3 --to parquet --nulls-as-missing --target-size 64MiB --min-age 0s --json",
+                true,
+            ),
+            ("compact -c a.toml --before 2025-11-21 --sweep --dry-run", true),
+            ("compact -c a.toml --undo 5f0c --yes", true),
+            ("compact -c a.toml", false),
+            ("compact -c a.toml --before 2d --yes", false),
+            ("compact -c a.toml --before 2d --nulls-as-missing", false),
+            ("compact -c a.toml --before 2d --target-size 64MB", false),
+            ("compact -c a.toml --before 2d --target-size 1KiB", false),
+            ("compact -c a.toml --before 2d --min-age 24", false),
             ("run -c a.toml --log-format xml", false),
             ("walk", false),
             ("", false),

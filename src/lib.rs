@@ -10,6 +10,7 @@
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
 //! - [`ledger`]: what receipts say of an archive; [`backfill`]: any range of offsets archived; [`verify`]: whether all is there.
 //! - [`reader`]: the rows of archived objects, and which objects are meant.
+//! - [`compact`]: small objects made large, with the proof that no row is another.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`restore`]: records back to Kafka; [`cli`], [`commands`]: what a user types and calls.
@@ -20,6 +21,7 @@ pub mod bucket;
 pub mod cli;
 pub mod clock;
 pub mod commands;
+pub mod compact;
 pub mod config;
 pub mod consume;
 pub mod decode;

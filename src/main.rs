@@ -88,6 +88,9 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Restore(args) => {
             commands::restore::restore(args, &commands::load(&args.part.config.config)?, progress, &mut out).await
         }
+        Command::Compact(args) => {
+            commands::compact::compact(args, &commands::load(&args.config.config)?, &mut out).await
+        }
         Command::Demo(args) => commands::demo::demo(args, progress, &mut out).await,
         Command::Help(args) => {
             let text = commands::help::help(args.topic.as_deref())?;

@@ -1,4 +1,4 @@
-//! What the protocol keeps in the bucket: claims, receipts, layouts, schemas, replays and whose archive it is.
+//! What the protocol keeps in the bucket: claims, receipts, layouts, schemas, replays, compactions and whose archive it is.
 //!
 //! All of it lies under `_siltstone/` at the first destination of an archive, as small JSON documents. Each is written
 //! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more, and old receipts to a document
@@ -13,6 +13,7 @@
 //! No call waits longer than the client's own bounded retries; [`BucketError::verdict`] tells what to do next.
 
 pub mod claim;
+pub mod compactions;
 pub mod entries;
 pub mod folding;
 pub mod folds;
@@ -137,6 +138,15 @@ pub enum BucketError {
         /// Destination id.
         destination: String,
     },
+    /// Compactions need a store that creates only if absent.
+    #[error(
+        "{destination} cannot create objects only if they are absent (conditional_put = false), so nothing there keeps two \
+         processes from compacting the same objects twice: this archive cannot be compacted"
+    )]
+    CannotCompact {
+        /// Destination id.
+        destination: String,
+    },
     /// The key is not one: a mistake in the program, or a topic called `.` or `..`.
     #[error(transparent)]
     Key(#[from] DestinationError),
@@ -147,7 +157,10 @@ impl BucketError {
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Store { fault, .. } => fault.verdict(),
-            Self::IdentityMismatch { .. } | Self::CannotPin { .. } | Self::CannotReplay { .. } => Verdict::Refused,
+            Self::IdentityMismatch { .. }
+            | Self::CannotPin { .. }
+            | Self::CannotReplay { .. }
+            | Self::CannotCompact { .. } => Verdict::Refused,
             Self::Unreadable { .. } | Self::Newer { .. } | Self::Layout { .. } | Self::Key(_) => Verdict::Stop,
         }
     }

@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 13] = [
+pub const PAGES: [(&str, &str, &str); 14] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -37,6 +37,11 @@ pub const PAGES: [(&str, &str, &str); 13] = [
         "verify",
         "prove that an archive is complete, or find what is missing, damaged or unknown",
         include_str!("../guide/verify.md"),
+    ),
+    (
+        "compact",
+        "small objects made large, JSON lines made Parquet, with the proof that no row is another",
+        include_str!("../guide/compact.md"),
     ),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),

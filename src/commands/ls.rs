@@ -29,6 +29,8 @@ struct Line<'a> {
     output: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     replay: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compaction: Option<u32>,
     rows: Option<u64>,
     bytes: u64,
     event_min: Option<String>,
@@ -200,6 +202,7 @@ fn line<'a>(archive: &'a str, chosen: &'a Chosen) -> Line<'a> {
         end: chosen.range.end,
         output: &chosen.object.output,
         replay: chosen.replay,
+        compaction: chosen.compaction,
         rows: chosen.object.rows,
         bytes: chosen.object.bytes,
         event_min: shown_time(chosen.object.event_min_ms),

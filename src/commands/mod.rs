@@ -3,6 +3,7 @@
 pub mod backfill;
 pub mod cat;
 pub mod check;
+pub mod compact;
 pub mod dead_letters;
 pub mod demo;
 pub mod drive;

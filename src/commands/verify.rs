@@ -207,6 +207,8 @@ fn lines(summary: &Summary, args: &VerifyArgs) -> Vec<String> {
         (summary.lost, "rows that receipts name as lost"),
         (summary.kept, "objects kept of an earlier try"),
         (summary.undecided, "objects of batches whose receipt cannot be read"),
+        (summary.compactions, "compactions"),
+        (summary.replaced, "objects that they replaced"),
         (summary.read_back, "objects read back"),
     ];
     for (count, what) in besides.into_iter().filter(|(count, _)| *count > 0) {

@@ -46,6 +46,7 @@ pub use resolve::{
 };
 pub use schema::{DEPTH_MOST, FIELDS_MOST, LIST_ELEMENT};
 pub use shape::{SHAPES, Shape};
+pub use units::{size_of, time_of};
 
 use crate::layout::Layout;
 use regex::Regex;

@@ -53,6 +53,16 @@ pub(super) fn show_time(time: Duration) -> String {
     show(time.as_secs(), &TIME_UNITS).unwrap_or_else(|| "0s".to_string())
 }
 
+/// Bytes of a size such as `256MiB`; `None`: it is none.
+pub fn size_of(text: &str) -> Option<u64> {
+    parse_size(text).ok()
+}
+
+/// A time such as `24h`; `None`: it is none.
+pub fn time_of(text: &str) -> Option<Duration> {
+    parse_time(text).ok()
+}
+
 fn split(text: &str) -> Result<(u64, &str), UnitError> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());

@@ -96,6 +96,18 @@ effects! {
     ReplayClaim = "replay-claim" at Store,
     /// The receipt of a replay is created.
     ReplayReceipt = "replay-receipt" at Store,
+    /// The claim of a compaction is created.
+    CompactionClaim = "compaction-claim" at Store,
+    /// The receipt of a compaction is created.
+    CompactionReceipt = "compaction-receipt" at Store,
+    /// That the objects a compaction replaced are deleted is created.
+    CompactionEnd = "compaction-end" at Store,
+    /// That a compaction is taken back is created.
+    CompactionUndo = "compaction-undo" at Store,
+    /// Objects that a compaction replaced are deleted, many at once.
+    InputsDelete = "inputs-delete" at Store,
+    /// Objects that a compaction made, and that was taken back, are deleted, many at once.
+    CompactedDelete = "compacted-delete" at Store,
     /// A backfill's job is created.
     JobPut = "job-put" at Store,
     /// That a backfill's job ended is created.
@@ -120,6 +132,10 @@ effects! {
     DeadSlotSweep = "dead-slot-sweep" at Spool,
     /// The folder of a batch is made.
     BatchFolder = "batch-folder" at Spool,
+    /// A piece of an object that is to be compacted is appended to its copy.
+    InputAppend = "input-append" at Spool,
+    /// The copy of an object that was to be compacted is deleted.
+    InputRemove = "input-remove" at Spool,
     /// Finished blocks are appended to a part.
     BlockAppend = "block-append" at Spool,
     /// A part is sealed: its last bytes are appended.

@@ -5,10 +5,11 @@ use super::point::around_async;
 use crate::consume::{CommitError, Coordinator, Held};
 use crate::restore::position::Kept;
 use crate::restore::target::{Target, Trouble};
+use futures::stream::{self, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-    UploadPart,
+    Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result, UploadPart,
 };
 
 /// See [`Coordinator::commit`].
@@ -57,6 +58,26 @@ pub async fn put(
 /// What the store said; it may have happened all the same, or happen later.
 pub async fn delete(effect: Effect, store: &dyn ObjectStore, location: &Path) -> Result<()> {
     around_async(effect, store.delete(location)).await
+}
+
+/// Deletes objects, many with one request where the store can. One that is not there is no error. One effect, however many there are.
+///
+/// # Errors
+/// What the store said first; others may be deleted all the same, or later.
+pub async fn delete_all(effect: Effect, store: &dyn ObjectStore, locations: Vec<Path>) -> Result<()> {
+    let deleting = async {
+        let locations = stream::iter(locations.into_iter().map(Ok)).boxed();
+        let mut deleted = store.delete_stream(locations);
+        let mut failed = None;
+        while let Some(outcome) = deleted.next().await {
+            match outcome {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    };
+    around_async(effect, deleting).await
 }
 
 /// Begins an upload in pieces.

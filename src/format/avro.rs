@@ -18,6 +18,8 @@
 //! first half of the SHA-256 of the file's schema and codec: equal rows give equal bytes (F-2). The range of a batch is not
 //! in the file: Avro's metadata stands in front of the rows, where its end is not known yet.
 
+pub(super) mod again;
+
 use super::parquet::rows::{ColumnRows, arrays};
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};
 use crate::layout::{AvroCodec, Column, Keep, UnknownFields};

@@ -23,6 +23,7 @@ pub mod raw;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use avro::again::{AvroAgain, read_header};
 pub use dead_letter::{count_dead_letters, dead_letters};
 
 use crate::layout::{Column, Compression, Keep, OutputFormat, SchemaSource};

@@ -7,10 +7,12 @@ use super::Place;
 use super::alphabet::ByteSet;
 use super::encode::{TOPIC_BYTES_MAX, encode_value};
 use super::telling::{fixed_width, held_bytes};
-use super::template::TemplateError;
+use super::template::{TemplateError, Width};
 use super::window::{KeyTemplate, Part, Segment};
+use crate::record::OffsetRange;
 use regex::Regex;
 use std::fmt::Write;
+use std::ops::Range;
 
 /// What a key tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Told<'k> {
     pub end: Option<i64>,
     /// Which replay of its batch, where it is one's.
     pub replay: Option<u32>,
+    /// Which compaction, where it is one's.
+    pub compaction: Option<u32>,
 }
 
 /// Reads the keys of one output.
@@ -34,11 +38,21 @@ pub struct Recogniser {
     /// How a topic is written where the key tells it: at the start of a segment or not, and its most bytes.
     topic: Option<(bool, usize)>,
     folders: Vec<Segment>,
+    /// Where offsets stand.
+    offsets: Vec<Number>,
+}
+
+/// A group of the expression that is an offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Number {
+    group: String,
+    is_first: bool,
+    width: Width,
 }
 
 impl Recogniser {
-    /// For the keys that [`KeyTemplate::compile`] with the same arguments makes, and for those that replays make of them
-    /// ([`super::window::replay_key`]).
+    /// For the keys that [`KeyTemplate::compile`] with the same arguments makes, and for those that replays
+    /// ([`super::window::replay_key`]) and compactions ([`super::window::compaction_key`]) make of them.
     ///
     /// # Errors
     /// As [`KeyTemplate::compile`].
@@ -60,13 +74,14 @@ impl Recogniser {
             writer.segment(segment.value_limit, parts);
             if is_name {
                 let ending = regex::escape(&ending);
-                write!(writer.text, r"(?:\+replay-(?P<replay>[0-9]{{1,10}}))?{ending}")
-                    .expect("a string takes everything");
+                let more =
+                    r"(?:\+replay-(?P<replay>[0-9]{1,10}))?(?P<compacted>\+compact-(?P<compaction>[0-9]{1,10}))?";
+                writer.text += &format!("{more}{ending}");
             }
         }
         let shape = Regex::new(&format!("^(?s:{})$", writer.text)).expect("only escaped text and fixed shapes");
         let folders = segments[..segments.len() - 1].to_vec();
-        Ok(Self { shape, topic: writer.topic, folders })
+        Ok(Self { shape, topic: writer.topic, folders, offsets: writer.offsets })
     }
 
     /// Whether both read the same keys.
@@ -89,7 +104,26 @@ impl Recogniser {
             first: text("first")?.parse().ok()?,
             end: text("end").and_then(|end| end.parse().ok()),
             replay: text("replay").and_then(|n| n.parse().ok()),
+            compaction: text("compaction").and_then(|n| n.parse().ok()),
         })
+    }
+
+    /// `key` as it would be of a batch that covers `range`, and of no compaction; `None`: it is no such key. Keys that are equal then
+    /// tell the same but for offsets.
+    pub fn with_range(&self, key: &str, range: OffsetRange) -> Option<String> {
+        let found = self.shape.captures(key)?;
+        let mut places: Vec<(Range<usize>, String)> = Vec::new();
+        for Number { group, is_first, width } in &self.offsets {
+            let number = if *is_first { range.first } else { range.end };
+            places.push((found.name(group)?.range(), format!("{number:0width$}", width = *width)));
+        }
+        places.extend(found.name("compacted").map(|found| (found.range(), String::new())));
+        places.sort_unstable_by_key(|(range, _)| range.start);
+        let mut renamed = key.to_string();
+        for (range, text) in places.into_iter().rev() {
+            renamed.replace_range(range, &text);
+        }
+        Some(renamed)
     }
 
     /// How `topic` is written where [`Told::topic`] comes from; `None`: keys do not tell it.
@@ -135,7 +169,7 @@ fn fixed_segment(segment: &Segment, topic: &str) -> Option<String> {
     Some(name)
 }
 
-/// Writes the regular expression. Of each group only the first place is read; equal values stand at the others.
+/// Writes the regular expression. Of each value only the first place is read; equal values stand at the others.
 #[derive(Default)]
 struct Writer {
     text: String,
@@ -143,6 +177,7 @@ struct Writer {
     partition: bool,
     first: bool,
     end: bool,
+    offsets: Vec<Number>,
 }
 
 impl Writer {
@@ -158,7 +193,9 @@ impl Writer {
                 }
                 Part::Partition(width) => {
                     let again = std::mem::replace(&mut self.partition, true);
-                    self.number("partition", *width, 10, again);
+                    let group = if again { "?:" } else { "?P<partition>" };
+                    let (least, most) = ((*width).max(1), (*width).max(10));
+                    write!(self.text, "({group}[0-9]{{{least},{most}}})").expect("a string takes everything");
                 }
                 Part::First(width) => {
                     let again = std::mem::replace(&mut self.first, true);
@@ -182,8 +219,9 @@ impl Writer {
 
     fn number(&mut self, name: &str, width: usize, digits_max: usize, again: bool) {
         let (least, most) = (width.max(1), width.max(digits_max));
-        let group = if again { "?:".to_string() } else { format!("?P<{name}>") };
-        write!(self.text, "({group}[0-9]{{{least},{most}}})").expect("a string takes everything");
+        let group = if again { format!("{name}_{}", self.offsets.len()) } else { name.to_string() };
+        write!(self.text, "(?P<{group}>[0-9]{{{least},{most}}})").expect("a string takes everything");
+        self.offsets.push(Number { group, is_first: name == "first", width });
     }
 }
 
@@ -199,8 +237,7 @@ mod tests {
     use super::*;
     use crate::layout::Ending;
     use crate::layout::preset::{NAMES, preset};
-    use crate::layout::window::{WindowValues, replay_key};
-    use crate::record::OffsetRange;
+    use crate::layout::window::{WindowValues, compaction_key, replay_key};
     use proptest::prelude::*;
 
     fn place(path: &str, name: &str) -> Place {
@@ -235,7 +272,16 @@ mod tests {
                 let text = recogniser.topic_text(&topic);
                 prop_assert_eq!((told.topic, told.partition, told.first), (text.as_deref(), partition, first), "{}", key);
                 prop_assert_eq!(told.end, (name != "secor").then_some(end), "{}", key);
-                prop_assert_eq!(told.replay, replay, "{}", key);
+                prop_assert_eq!((told.replay, told.compaction), (replay, None), "{}", key);
+                let wider = window.key(OffsetRange::new(first, end + 7));
+                if replay.is_none() {
+                    prop_assert_eq!(recogniser.with_range(&key, OffsetRange::new(first, end + 7)), Some(wider.clone()));
+                    if let Some(compacted) = compaction_key(&wider, "json.gz", "json.gz", 3) {
+                        let told = recogniser.read(&compacted).expect(&compacted);
+                        prop_assert_eq!((told.first, told.compaction), (first, Some(3)));
+                        prop_assert_eq!(recogniser.with_range(&compacted, OffsetRange::new(first, end)), Some(key.clone()));
+                    }
+                }
                 let (folder, depth) = recogniser.folder_of(&topic);
                 prop_assert!(folder.is_empty() || key.starts_with(&format!("{folder}/")), "{}", key);
                 let folders = key.split('/').count() - 1;

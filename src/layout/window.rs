@@ -212,6 +212,11 @@ impl KeyTemplate {
         self.calendar.granule(event_ms)
     }
 
+    /// The first instant behind the window of `event_ms`, as [`Window::end_ms`] has it.
+    pub fn end_of_window(&self, event_ms: i64) -> Option<i64> {
+        self.calendar.end_of_window(event_ms)
+    }
+
     /// The window of a record. Total: there is a window for every value.
     ///
     /// # Panics
@@ -283,11 +288,22 @@ pub fn key_of(pattern: &str, range: OffsetRange) -> String {
 /// `+`, so that no batch's own object is called like this unless a template says so. `None`: no store would take a name that long. With
 /// generation 1 there is room for 9,999 replays in every name, as a generation's prefix has room in it.
 pub fn replay_key(key: &str, extension: &str, n: u32) -> Option<String> {
-    let (stem, dot) = match extension {
-        "" => (key, ""),
-        _ => (key.strip_suffix(extension)?.strip_suffix('.')?, "."),
+    marked_key(key, extension, &format!("+replay-{n}"), extension)
+}
+
+/// `key`, whose name ends in `extension`, as compaction `n` of its unit calls an object of the format that names end in `new_extension` for:
+/// `…+compact-1.json.gz`. `None`: no store would take a name that long, or that key.
+pub fn compaction_key(key: &str, extension: &str, new_extension: &str, n: u32) -> Option<String> {
+    marked_key(key, extension, &format!("+compact-{n}"), new_extension).filter(|key| key.len() <= KEY_BYTES_MAX)
+}
+
+fn marked_key(key: &str, extension: &str, mark: &str, new_extension: &str) -> Option<String> {
+    let stem = match extension {
+        "" => key,
+        _ => key.strip_suffix(extension)?.strip_suffix('.')?,
     };
-    let key = format!("{stem}+replay-{n}{dot}{extension}");
+    let dot = if new_extension.is_empty() { "" } else { "." };
+    let key = format!("{stem}{mark}{dot}{new_extension}");
     let name = key.rsplit('/').next().unwrap_or(&key);
     (name.len() <= SEGMENT_BYTES_MAX).then_some(key)
 }

@@ -2,8 +2,10 @@
 //! Receipts that are documents of their own and those in folds come as one stream.
 //!
 //! ```text
-//! configuration ──▶ Site (archive, bucket, Kafka partitions) ──▶ receipts in offset order ──▶ objects
+//! configuration ──▶ Site (archive, bucket, Kafka partitions) ──▶ receipts in offset order ──▶ objects that count ([`live`])
 //! ```
+
+pub mod live;
 
 use crate::bucket::folds::{Folds, Stretch, prevailing, stretches};
 use crate::bucket::receipt::Receipt;

@@ -16,7 +16,9 @@ use crate::bucket::receipt::{self, FoundReceipt, LostRows, RECEIPT_VERSION, Rece
 use crate::consume::Held;
 use crate::destination::fault::Verdict;
 use crate::effect::Effect;
+use crate::exit::Exit;
 use crate::format::content_headers;
+use crate::ledger::live::{Live, Standing};
 use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, TopicPartition, offset_after};
 use crate::registry::Target;
@@ -627,7 +629,7 @@ fn receipt_balance(batch: &SealedBatch) -> receipt::Balance {
     receipt::Balance { consumed, fields_dropped, time_fallbacks, outputs, absent: absent.collect() }
 }
 
-/// Whether every object that `receipt` names is there with its size and checksum.
+/// Whether every object that `receipt` names is there with its size and checksum, or the one that a compaction put in its place.
 ///
 /// # Errors
 /// [`Halt`].
@@ -641,6 +643,7 @@ pub async fn objects_are_intact(context: &Context, held: &Held, receipt: &Receip
 
 /// The error is the try to make again.
 async fn objects_are_there(context: &Context, receipt: &Receipt, look: Look) -> Result<bool, Try<bool>> {
+    let mut gone = Vec::new();
     for object in &receipt.objects {
         let Some(destination) = context.destinations.get(&object.destination) else {
             return Err(Try::Halt(Halt::Stop(format!(
@@ -650,9 +653,33 @@ async fn objects_are_there(context: &Context, receipt: &Receipt, look: Look) -> 
         };
         match upload::is_there(destination, &object.key, object.bytes, object.sha256.as_deref(), look).await {
             Ok(true) => {}
-            Ok(false) => return Ok(false),
+            Ok(false) => gone.push(object),
             Err(error) => return Err(Try::Again(chain(&error))),
         }
     }
-    Ok(true)
+    if gone.is_empty() { Ok(true) } else { replacements_are_there(context, receipt, &gone).await }
+}
+
+/// Whether compactions have replaced all of `gone`, objects of `receipt`, and what they put in their place is there.
+async fn replacements_are_there(
+    context: &Context,
+    receipt: &Receipt,
+    gone: &[&ReceiptObject],
+) -> Result<bool, Try<bool>> {
+    let Some((_, archive)) = context.archive_of(&receipt.topic) else { return Ok(false) };
+    let (partition, range) = (receipt.topic_partition(), OffsetRange::new(receipt.first, receipt.end));
+    let live = Live::read(&archive.bucket, &*context.clock, &partition, range).await;
+    let live = live.map_err(|failure| match failure.exit {
+        Exit::Stopped => Try::Halt(Halt::Stop(failure.message)),
+        _ => Try::Again(failure.message),
+    })?;
+    match live.stands_for(receipt, gone, &context.destinations).await {
+        Ok(Standing::None) => Ok(false),
+        Ok(Standing::Whole) => Ok(true),
+        Ok(Standing::Broken { key, unit }) => Err(Try::Halt(Halt::Stop(format!(
+            "{partition}: {key} is missing or damaged, and objects of the batch {range} were compacted: archiving it again would bring back \
+             the old ones, so that rows would be there twice. Restore {key}, or take the compaction back first: siltstone compact --undo {unit}"
+        )))),
+        Err(error) => Err(Try::Again(chain(&error))),
+    }
 }

@@ -288,7 +288,7 @@ impl StartError for BucketError {
     fn exit(&self) -> Option<Exit> {
         match (self, self.verdict()) {
             (Self::IdentityMismatch { .. }, _) | (_, Verdict::Stop) => Some(Exit::Stopped),
-            (Self::CannotPin { .. } | Self::CannotReplay { .. }, _) => Some(Exit::Config),
+            (Self::CannotPin { .. } | Self::CannotReplay { .. } | Self::CannotCompact { .. }, _) => Some(Exit::Config),
             (_, Verdict::Refused) => Some(Exit::Refused),
             (_, Verdict::Retry) => None,
         }

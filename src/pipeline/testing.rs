@@ -78,7 +78,7 @@ pub(crate) async fn archive_batch(
         balance,
         objects,
         lost: Vec::new(),
-        written_ms: None,
+        written_ms: records.last().and_then(|record| record.timestamp),
     };
     archive.bucket.put_receipt(&receipt, None).await.expect("vouched for");
 }

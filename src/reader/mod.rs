@@ -25,4 +25,4 @@ pub mod sieve;
 pub mod told;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,11 +2,13 @@
 
 use super::rows::Place;
 use super::shape::Shape;
+use crate::bucket::compactions::To;
 use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::layout::SchemaSource;
+use crate::ledger::live::{Compacted, Live};
 use crate::ledger::{self, Destinations, Site};
 use crate::pipeline::start::patiently;
 use crate::record::{OffsetRange, TopicPartition};
@@ -15,6 +17,7 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which objects and rows are meant: those that meet all of it.
 #[derive(Clone, Debug)]
@@ -88,7 +91,7 @@ impl Wanted {
 pub struct Chosen {
     /// The Kafka partition of its records.
     pub partition: TopicPartition,
-    /// What its batch covers.
+    /// What its batch covers, or those whose rows it has.
     pub range: OffsetRange,
     /// The layout that it was written with.
     pub fingerprint: String,
@@ -98,8 +101,12 @@ pub struct Chosen {
     pub destinations: Vec<String>,
     /// It was written by that replay of the batch's dead letters.
     pub replay: Option<u32>,
-    /// Every offset of the batch is one record and one row here, in order: the row of an offset is its distance from the first.
+    /// Every offset of the range is one record and one row here, in order: the row of an offset is its distance from the first.
     pub is_dense: bool,
+    /// It was made by that compaction of its unit, of objects of several batches.
+    pub compaction: Option<u32>,
+    /// What it is, where it is not what its layout says.
+    pub to: Option<To>,
 }
 
 /// A batch, and which of its objects are meant.
@@ -107,7 +114,8 @@ pub struct Chosen {
 pub struct Batch {
     /// What its receipt says.
     pub receipt: Receipt,
-    /// Its objects, and those of replays of its dead letters, by output and event time.
+    /// Its objects that count, and those of replays of its dead letters, by output and event time. An object of a compaction is of the first of its
+    /// batches that is meant, and of no other.
     pub objects: Vec<Chosen>,
 }
 
@@ -136,16 +144,28 @@ pub async fn batches<'s>(
     wanted: &'s Wanted,
 ) -> Result<BoxStream<'s, Result<Batch, Failure>>, Failure> {
     let replays = patiently(clock, "list replays", || site.bucket.finished_replays(partition)).await?;
-    let replays = Arc::new(replays);
+    let live = Live::read(&site.bucket, clock, partition, wanted.offsets).await?;
+    let counting =
+        Arc::new(Counting { given: live.compacted().iter().map(|_| AtomicBool::new(false)).collect(), replays, live });
     let receipts = site.receipts(partition, clock, wanted.offsets).await?;
     let with_objects = move |receipt: Receipt| {
-        let replays = replays.clone();
-        async move { batch(site, clock, wanted, receipt, &replays).await }
+        let counting = counting.clone();
+        async move { batch(site, clock, wanted, receipt, &counting).await }
     };
     Ok(receipts.and_then(with_objects).boxed())
 }
 
-/// The objects of one batch that are meant. `replays`: the finished ones of the Kafka partition.
+/// What is known of a Kafka partition beside the receipts of its batches.
+#[derive(Debug, Default)]
+pub struct Counting {
+    /// Its finished replays.
+    replays: Vec<(i64, u32)>,
+    live: Live,
+    /// Which objects of compactions were given already, as all their batches name them.
+    given: Vec<AtomicBool>,
+}
+
+/// The objects of one batch that are meant, and that are not given yet.
 ///
 /// # Errors
 /// As [`batches`].
@@ -154,12 +174,14 @@ pub async fn batch(
     clock: &dyn Clock,
     wanted: &Wanted,
     receipt: Receipt,
-    replays: &[(i64, u32)],
+    counting: &Counting,
 ) -> Result<Batch, Failure> {
+    let Counting { replays, live, given } = counting;
     let (partition, range) = (receipt.topic_partition(), OffsetRange::new(receipt.first, receipt.end));
     let mut objects = Objects { partition: &partition, range, found: Vec::new(), by_key: HashMap::new() };
     let dense = dense_outputs(&receipt);
-    for object in receipt.objects.iter().filter(|object| wanted.takes_object(object)) {
+    let counts = |object: &&ReceiptObject| !live.is_replaced(&object.destination, &object.key);
+    for object in receipt.objects.iter().filter(|object| wanted.takes_object(object)).filter(counts) {
         let is_dense = dense.contains(&object.output.as_str());
         objects.add(&receipt.fingerprint, object, None, is_dense);
     }
@@ -170,6 +192,12 @@ pub async fn batch(
         let Some(replay) = found else { continue };
         for object in replay.objects.iter().filter(|object| wanted.takes_object(object)) {
             objects.add(&replay.replay.fingerprint, object, Some(n), false);
+        }
+    }
+    for index in live.of_batch(receipt.first) {
+        let compacted = &live.compacted()[index];
+        if !given[index].swap(true, Ordering::Relaxed) {
+            objects.add_compacted(compacted, wanted);
         }
     }
     let order = |chosen: &Chosen| {
@@ -183,7 +211,7 @@ pub async fn batch(
 
 /// The outputs of which one object has every offset of the batch as one row, in order.
 fn dense_outputs(receipt: &Receipt) -> Vec<&str> {
-    let offsets = u64::try_from(receipt.end - receipt.first).unwrap_or_default();
+    let offsets = offsets_of(OffsetRange::new(receipt.first, receipt.end));
     let is_whole = |object: &&ReceiptObject| object.records == Some(offsets) && object.rows == Some(offsets);
     receipt.objects.iter().filter(is_whole).map(|object| object.output.as_str()).collect()
 }
@@ -213,8 +241,32 @@ impl Objects<'_> {
             destinations: vec![destination],
             replay,
             is_dense,
+            compaction: None,
+            to: None,
         });
     }
+
+    fn add_compacted(&mut self, compacted: &Compacted, wanted: &Wanted) {
+        let range = compacted.range();
+        let is_dense =
+            offsets_of(range) == compacted.group.rows && compacted.group.records == Some(compacted.group.rows);
+        let Some(object) = compacted.objects.first().filter(|object| wanted.takes_object(object)) else { return };
+        self.found.push(Chosen {
+            partition: self.partition.clone(),
+            range,
+            fingerprint: compacted.group.fingerprint.clone(),
+            object: object.clone(),
+            destinations: compacted.group.destinations.clone(),
+            replay: None,
+            is_dense,
+            compaction: Some(compacted.id.1),
+            to: compacted.to(),
+        });
+    }
+}
+
+fn offsets_of(range: OffsetRange) -> u64 {
+    u64::try_from(range.end - range.first).unwrap_or_default()
 }
 
 impl Chosen {
@@ -238,7 +290,8 @@ impl Chosen {
 /// How the objects of one archive are read: each of its layouts is read once.
 pub struct Shapes {
     layouts: Layouts,
-    known: HashMap<(String, String), Arc<Shape>>,
+    /// By fingerprint, output, and what an object is in place of what they say.
+    known: HashMap<(String, String, Option<To>), Arc<Shape>>,
 }
 
 impl Shapes {
@@ -253,7 +306,8 @@ impl Shapes {
     /// The store refuses or does not answer; [`Exit::Stopped`]: its layout is gone, damaged or of a later release.
     pub async fn of(&mut self, site: &Site<'_>, clock: &dyn Clock, chosen: &Chosen) -> Result<Arc<Shape>, Failure> {
         let (fingerprint, output) = (&chosen.fingerprint, &chosen.object.output);
-        if let Some(known) = self.known.get(&(fingerprint.clone(), output.clone())) {
+        let name = (fingerprint.clone(), output.clone(), chosen.to);
+        if let Some(known) = self.known.get(&name) {
             return Ok(known.clone());
         }
         let unusable = |what: String| {
@@ -269,8 +323,12 @@ impl Shapes {
             }
             _ => None,
         };
-        let shape = Arc::new(Shape::of(&layout, output, pinned).map_err(unusable)?);
-        self.known.insert((fingerprint.clone(), output.clone()), shape.clone());
+        let shape = Shape::of(&layout, output, pinned).map_err(unusable)?;
+        let shape = Arc::new(match chosen.to {
+            Some(To::Parquet) => shape.as_parquet(),
+            None => shape,
+        });
+        self.known.insert(name, shape.clone());
         Ok(shape)
     }
 }

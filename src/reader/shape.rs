@@ -66,6 +66,11 @@ impl Shape {
         Ok(Self { kind, keep: found.keep.clone(), columns, teller })
     }
 
+    /// The same rows in Parquet: JSON lines whose fields became columns. What they tell of their records they tell as JSON lines do.
+    pub fn as_parquet(self) -> Self {
+        Self { kind: Kind::Parquet, keep: None, columns: Vec::new(), teller: self.teller }
+    }
+
     /// What becomes of newlines in the payloads of the output.
     pub fn newlines(&self) -> Newlines {
         match self.kind {

@@ -190,6 +190,17 @@ impl Part {
         block
     }
 
+    /// Places a block that was encoded elsewhere behind those that were cut. There may be no row that is not cut.
+    ///
+    /// # Errors
+    /// [`FormatError`]: the part is unusable.
+    pub fn add_encoded(&mut self, block: EncodedBlock) -> Result<(), FormatError> {
+        debug_assert!(self.pending_rows == 0, "rows wait for a block of their own");
+        let number = self.next_block;
+        self.next_block += 1;
+        self.file.place(number, Some(block), None).map(drop)
+    }
+
     /// Cuts the last block, possibly empty, after which the file is complete.
     pub fn cut_last(mut self, metadata: Vec<(String, String)>) -> Block {
         let mut block = self.cut();

@@ -1,16 +1,19 @@
 //! What is looked at by its name: objects that a listing did not show as their receipts say, and with `deep` all of them.
 
+use super::compactions::Known;
 use super::deep;
 use super::finding::{Fault, Finding};
 use super::listing::failed;
 use super::read::{Document, READS_MAX, Reader, ReplayDocument, spawned};
 use super::run::Run;
-use super::table::{Owner, Table, digest};
+use super::table::{Marks, Owner, Table, digest};
+use crate::bucket::compactions::To;
 use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::bucket::replays::ReplayReceipt;
 use crate::destination::Destination;
 use crate::exit::{Exit, Failure};
-use crate::record::TopicPartition;
+use crate::ledger::live::Live;
+use crate::record::{OffsetRange, TopicPartition};
 use futures::stream::{FuturesUnordered, TryStreamExt};
 use object_store::{Error, ObjectStoreExt};
 use std::sync::Arc;
@@ -25,7 +28,11 @@ impl Run<'_> {
                 let findings: Option<Vec<Finding>> = running.try_next().await?;
                 findings.into_iter().flatten().try_for_each(|finding| self.emit(finding))?;
             }
-            let (archive, partition) = self.archive(table.owner(number).partition as usize);
+            let owner = table.owner(number);
+            let index = owner.partition as usize;
+            let (archive, partition) = self.archive(index);
+            let compaction = usize::try_from(owner.compaction).ok().and_then(|number| number.checked_sub(1));
+            let known = compaction.and_then(|at| self.compactions.get(&index)?.get(at).cloned());
             let examination = Examination {
                 reader: archive.reader.clone(),
                 archive: archive.name.clone(),
@@ -33,6 +40,7 @@ impl Run<'_> {
                 destinations: self.scope.destinations.clone(),
                 table: table.clone(),
                 number,
+                known,
             };
             running.push(spawned(examination.examine()));
         }
@@ -46,20 +54,30 @@ impl Run<'_> {
     pub(super) async fn read_back(&mut self, index: usize) -> Result<(), Failure> {
         let (archive, partition) = self.archive(index);
         let reader = archive.reader.clone();
+        let compacted = self.compactions_again(index).await?;
         let mut batches = reader.batches(&partition).await?;
         let mut running = FuturesUnordered::new();
+        for (number, of) in &compacted.objects {
+            if running.len() >= deep::OBJECTS_MAX {
+                let checked = running.try_next().await?;
+                self.tell_read_back(index, checked)?;
+            }
+            let batch = Meant { first: of.range.first, end: of.range.end, replay: None, compaction: *number };
+            running.extend(self.checking(index, of.object.clone(), (&of.fingerprint, of.to), batch));
+        }
         while let Some((_, document)) = batches.try_next().await? {
             let Document::Receipt(receipt) = document else { continue };
             let Receipt { first, end, objects, fingerprint, .. } = *receipt;
             if !self.scope.takes(&objects) {
                 continue;
             }
-            for object in objects {
+            for object in compacted.counting(&objects) {
                 if running.len() >= deep::OBJECTS_MAX {
                     let checked = running.try_next().await?;
                     self.tell_read_back(index, checked)?;
                 }
-                running.extend(self.checking(index, object, &fingerprint, (first, end, None)));
+                let batch = Meant { first, end, replay: None, compaction: 0 };
+                running.extend(self.checking(index, object, (&fingerprint, None), batch));
             }
         }
         let mut replays = reader.replays(&partition).await?;
@@ -72,7 +90,8 @@ impl Run<'_> {
                     let checked = running.try_next().await?;
                     self.tell_read_back(index, checked)?;
                 }
-                running.extend(self.checking(index, object, &replay.fingerprint, (first, replay.end, Some(n))));
+                let batch = Meant { first, end: replay.end, replay: Some(n), compaction: 0 };
+                running.extend(self.checking(index, object, (&replay.fingerprint, None), batch));
             }
         }
         while let Some(checked) = running.try_next().await? {
@@ -86,8 +105,8 @@ impl Run<'_> {
         &self,
         index: usize,
         object: ReceiptObject,
-        fingerprint: &str,
-        batch: (i64, i64, Option<u32>),
+        (fingerprint, to): (&str, Option<To>),
+        batch: Meant,
     ) -> Option<impl Future<Output = Result<Checked, Failure>> + use<>> {
         let (archive, _) = self.archive(index);
         let layout = archive.layouts.read_before(fingerprint).cloned();
@@ -95,19 +114,23 @@ impl Run<'_> {
         let counters = self.parts.counters.clone();
         let place = (object.destination.clone(), object.key.clone());
         Some(spawned(async move {
-            let faults = deep::check(destination, object, layout, counters).await?;
+            let faults = deep::check(destination, object, (layout, to), counters).await?;
             Ok(Checked { batch, place, faults })
         }))
     }
 
     fn tell_read_back(&mut self, index: usize, checked: Option<Checked>) -> Result<(), Failure> {
-        let Some(Checked { batch: (first, end, replay), place, faults }) = checked else { return Ok(()) };
+        let Some(Checked { batch, place, faults }) = checked else { return Ok(()) };
+        let Meant { first, end, replay, compaction } = batch;
         self.summary.read_back += 1;
+        let known = (compaction as usize).checked_sub(1);
+        let name = known.and_then(|at| Some(self.compactions.get(&index)?.get(at)?.name()));
         for fault in faults {
             let (archive, partition) = self.archive(index);
             let archive = archive.name.clone();
             let place = Some(place.clone());
-            self.emit(Finding { archive, partition, first, end: Some(end), place, replay, fault })?;
+            let (end, compaction) = (Some(end), name.clone());
+            self.emit(Finding { archive, partition, first, end, place, replay, compaction, fault })?;
         }
         Ok(())
     }
@@ -115,14 +138,26 @@ impl Run<'_> {
 
 /// An object that was read back.
 struct Checked {
-    /// First offset and end of its batch, and which replay of it.
-    batch: (i64, i64, Option<u32>),
+    batch: Meant,
     place: (String, String),
     faults: Vec<Fault>,
 }
 
+/// What an object is of.
+#[derive(Clone, Copy)]
+struct Meant {
+    /// First offset of its batch, or of those whose rows it has.
+    first: i64,
+    end: i64,
+    replay: Option<u32>,
+    /// Its number, from 1; 0: none.
+    compaction: u32,
+}
+
 /// Looks into what one receipt names.
 struct Examination {
+    /// The compaction, where it is one's.
+    known: Option<Known>,
     reader: Reader,
     archive: Arc<str>,
     partition: TopicPartition,
@@ -133,6 +168,9 @@ struct Examination {
 
 impl Examination {
     async fn examine(self) -> Result<Vec<Finding>, Failure> {
+        if let Some(known) = &self.known {
+            return self.examine_compaction(known).await;
+        }
         let Owner { replay, first, .. } = self.table.owner(self.number);
         let (end, objects) = match replay {
             0 => match self.reader.document(&self.partition, first).await? {
@@ -146,21 +184,61 @@ impl Examination {
         };
         let mut findings = Vec::new();
         for object in objects {
-            let faults = self.faults(&object).await?;
-            findings.extend(faults.into_iter().map(|fault| Finding {
-                archive: self.archive.clone(),
-                partition: self.partition.clone(),
-                first,
-                end: Some(end),
-                place: Some((object.destination.clone(), object.key.clone())),
+            let faults = self.faults(&object, OffsetRange::new(first, end)).await?;
+            let of = |fault| Finding {
                 replay: (replay > 0).then_some(replay),
-                fault,
-            }));
+                ..self.finding((first, end), &object, fault)
+            };
+            findings.extend(faults.into_iter().map(of));
         }
         Ok(findings)
     }
 
-    async fn faults(&self, object: &ReceiptObject) -> Result<Vec<Fault>, Failure> {
+    fn finding(&self, (first, end): (i64, i64), object: &ReceiptObject, fault: Fault) -> Finding {
+        Finding {
+            archive: self.archive.clone(),
+            partition: self.partition.clone(),
+            first,
+            end: Some(end),
+            place: Some((object.destination.clone(), object.key.clone())),
+            replay: None,
+            compaction: self.known.as_ref().map(Known::name),
+            fault,
+        }
+    }
+
+    /// Names what is wrong with the objects of a compaction, and which of those that it replaced are there again.
+    async fn examine_compaction(&self, known: &Known) -> Result<Vec<Finding>, Failure> {
+        let Ok(Some(receipt)) = self.reader.compaction(&self.partition, known).await? else { return Ok(Vec::new()) };
+        let compaction = receipt.compaction;
+        let mut findings = Vec::new();
+        for (group, object) in compaction.objects() {
+            let range = group.range();
+            let faults = self.faults(&object, range).await?;
+            findings.extend(faults.into_iter().map(|fault| self.finding((range.first, range.end), &object, fault)));
+            for input in group.inputs.iter().filter(|_| known.done) {
+                let place = digest(&object.destination, &input.key);
+                let marks = self.table.marks(place, self.number).filter(|_| self.table.takes(place));
+                if !marks.is_some_and(Marks::is_returned) {
+                    continue;
+                }
+                let there = ReceiptObject { key: input.key.clone(), ..object.clone() };
+                if let Some(bytes) = self.size(&there).await? {
+                    findings.push(self.finding((input.first, input.end), &there, Fault::Returned { bytes }));
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    /// Whether a compaction has replaced that object since receipts were read.
+    async fn is_replaced_since(&self, object: &ReceiptObject, range: OffsetRange) -> Result<bool, Failure> {
+        let live = Live::read(&self.reader.bucket, &*self.reader.clock, &self.partition, range).await;
+        // What cannot be read is told elsewhere.
+        Ok(live.is_ok_and(|live| live.is_replaced(&object.destination, &object.key)))
+    }
+
+    async fn faults(&self, object: &ReceiptObject, range: OffsetRange) -> Result<Vec<Fault>, Failure> {
         let place = digest(&object.destination, &object.key);
         let Some(marks) = self.table.marks(place, self.number).filter(|_| self.table.takes(place)) else {
             return Ok(Vec::new());
@@ -169,6 +247,7 @@ impl Examination {
         if marks.is_missing() || marks.has_wrong_size() {
             let found = self.size(object).await?;
             match found {
+                None if self.is_replaced_since(object, range).await? => {}
                 None => faults.push(Fault::Missing { bytes: object.bytes }),
                 Some(found) if found != object.bytes => faults.push(Fault::Size { expected: object.bytes, found }),
                 // Replaced since, or a listing that was not up to date.
@@ -176,8 +255,11 @@ impl Examination {
             }
         }
         if marks.is_doubled() {
-            let first = self.table.first_owner(place).map(|owner| (owner.first, owner.replay));
-            let beside = match first {
+            let first = self.table.first_owner(place);
+            let beside = match first.map(|owner| (owner.first, owner.replay)) {
+                _ if first.is_some_and(|owner| owner.compaction > 0) => {
+                    "the receipt of a compaction, which names it, too".to_string()
+                }
                 Some((first, 0)) => format!("the receipt of the batch at {first}, which names it, too"),
                 Some((first, n)) => format!("the receipt of replay {n} of the batch at {first}, which names it, too"),
                 None => "another receipt that names it".to_string(),

@@ -24,6 +24,8 @@ pub enum Kind {
     Rows,
     /// Rows that are there twice: two objects of one batch and window, or one object that two receipts count.
     Doubled,
+    /// An object that a compaction replaced and deleted is there again.
+    Returned,
     /// An object with one of the archive's names that nobody vouches for.
     Unvouched,
     /// A receipt whose numbers do not add up.
@@ -44,7 +46,7 @@ pub enum Kind {
 
 impl Kind {
     /// All, in the order in which tables show them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Gap,
         Self::Overlap,
         Self::Missing,
@@ -52,6 +54,7 @@ impl Kind {
         Self::Checksum,
         Self::Rows,
         Self::Doubled,
+        Self::Returned,
         Self::Unvouched,
         Self::Unbalanced,
         Self::Unreadable,
@@ -72,6 +75,7 @@ impl Kind {
             Self::Checksum => "checksum",
             Self::Rows => "rows",
             Self::Doubled => "doubled",
+            Self::Returned => "returned",
             Self::Unvouched => "unvouched",
             Self::Unbalanced => "unbalanced",
             Self::Unreadable => "unreadable",
@@ -100,6 +104,9 @@ impl Kind {
                 "its bytes are those that were uploaded, so its receipt is wrong, or it was never counted: report it with the receipt"
             }
             Self::Doubled => "compare the objects; keep the one that a receipt names, and move the other one away",
+            Self::Returned => {
+                "an upload that had stalled put it again; delete it, as who lists folders reads its rows twice: siltstone compact --before … --sweep"
+            }
             Self::Unvouched => {
                 "read it before you delete it: readers of the bucket count its rows, and no receipt says where they come from"
             }
@@ -167,6 +174,11 @@ pub enum Fault {
         /// The object or receipt beside it, in words.
         beside: String,
     },
+    /// See [`Kind::Returned`].
+    Returned {
+        /// Its size.
+        bytes: u64,
+    },
     /// See [`Kind::Unvouched`].
     Unvouched {
         /// Its size.
@@ -231,6 +243,8 @@ pub struct Finding {
     pub place: Option<(String, String)>,
     /// It is an object of that replay of dead letters, not of the batch itself.
     pub replay: Option<u32>,
+    /// It is an object of that compaction, or one that it replaced: unit and number.
+    pub compaction: Option<Arc<str>>,
     /// What is wrong.
     pub fault: Fault,
 }
@@ -246,6 +260,7 @@ impl Finding {
             Fault::Checksum { .. } => Kind::Checksum,
             Fault::Rows { .. } => Kind::Rows,
             Fault::Doubled { .. } => Kind::Doubled,
+            Fault::Returned { .. } => Kind::Returned,
             Fault::Unvouched { .. } => Kind::Unvouched,
             Fault::Unbalanced { .. } => Kind::Unbalanced,
             Fault::Unreadable { .. } => Kind::Unreadable,
@@ -262,10 +277,14 @@ impl Finding {
         let mends = match &self.fault {
             Fault::Gap | Fault::Unfinished => true,
             // Archiving the batch again does not replay its dead letters.
-            Fault::Missing { .. } | Fault::Size { .. } | Fault::Checksum { .. } => self.replay.is_none(),
+            Fault::Missing { .. } | Fault::Size { .. } | Fault::Checksum { .. } => {
+                // Archiving a batch again does not make an object of many.
+                self.replay.is_none() && self.compaction.is_none()
+            }
             Fault::Unreadable { newer, .. } => !newer && self.replay.is_none(),
             Fault::Overlap { .. }
             | Fault::Doubled { .. }
+            | Fault::Returned { .. }
             | Fault::Unvouched { .. }
             | Fault::Unbalanced { .. }
             | Fault::Unreached { .. }
@@ -281,6 +300,21 @@ impl Finding {
 
     /// What is wrong, in a sentence without place and range.
     pub fn what(&self) -> String {
+        let what = self.what_alone();
+        match (&self.compaction, &self.fault) {
+            (Some(name), Fault::Missing { .. } | Fault::Size { .. } | Fault::Checksum { .. } | Fault::Rows { .. }) => {
+                let unit = name.split('.').next().unwrap_or_default();
+                format!(
+                    "{what}. Compaction {name} made it of several: while Kafka holds its records, siltstone compact --undo {unit} and siltstone \
+                     backfill --missing make the old ones again"
+                )
+            }
+            (Some(name), Fault::Returned { .. }) => format!("{what} (compaction {name})"),
+            _ => what,
+        }
+    }
+
+    fn what_alone(&self) -> String {
         match &self.fault {
             Fault::Gap => "no receipt covers these offsets".to_string(),
             Fault::Overlap { other } => format!("the receipt of {other} covers these offsets, too"),
@@ -292,6 +326,9 @@ impl Finding {
                 format!("its rows cannot be counted, its receipt says {expected}: {why}")
             }
             Fault::Doubled { beside } => format!("its rows are counted twice: beside it is {beside}"),
+            Fault::Returned { bytes } => {
+                format!("a compaction replaced and deleted it, and it is there again with {bytes} bytes")
+            }
             Fault::Unvouched { bytes, why } => format!("nobody vouches for it ({bytes} bytes): {why}"),
             Fault::Unbalanced { output, what } => format!("output {output}: {what}"),
             Fault::Unreadable { what, .. } => what.clone(),
@@ -322,10 +359,15 @@ impl Finding {
         if let Some(n) = self.replay {
             add("replay", json!(n));
         }
+        if let Some(name) = &self.compaction {
+            add("compaction", json!(&**name));
+        }
         match &self.fault {
             Fault::Gap | Fault::Unfinished | Fault::Doubled { .. } => {}
             Fault::Overlap { other } => add("other", json!(other)),
-            Fault::Missing { bytes } | Fault::Unvouched { bytes, .. } => add("bytes", json!(bytes)),
+            Fault::Missing { bytes } | Fault::Returned { bytes } | Fault::Unvouched { bytes, .. } => {
+                add("bytes", json!(bytes))
+            }
             Fault::Size { expected, found } => {
                 add("expected", json!(expected));
                 add("found", json!(found));
@@ -384,7 +426,7 @@ mod tests {
 
     fn finding(fault: Fault, end: Option<i64>, replay: Option<u32>) -> Finding {
         let partition = TopicPartition::new("t", 3);
-        Finding { archive: "a".into(), partition, first: 10, end, place: None, replay, fault }
+        Finding { archive: "a".into(), partition, first: 10, end, place: None, replay, compaction: None, fault }
     }
 
     #[test]
@@ -399,6 +441,7 @@ mod tests {
             (Fault::Missing { bytes: 1 }, Some(20), Some(1), None),
             (Fault::Size { expected: 1, found: 2 }, Some(20), None, range),
             (Fault::Rows { expected: 1, found: Ok(2) }, Some(20), None, None),
+            (Fault::Returned { bytes: 1 }, Some(20), None, None),
             (unreadable(false), Some(20), None, range),
             (unreadable(false), None, None, None),
             (unreadable(true), Some(20), None, None),

@@ -49,6 +49,7 @@ pub(super) struct Stranger {
     pub(super) first: i64,
     pub(super) end: Option<i64>,
     pub(super) replay: Option<u32>,
+    pub(super) compaction: Option<u32>,
     /// Index of the destination.
     pub(super) destination: usize,
     pub(super) key: String,
@@ -115,6 +116,7 @@ impl Judge {
                 first: told.first,
                 end: told.end,
                 replay: told.replay,
+                compaction: told.compaction,
                 destination,
                 key: key.to_string(),
                 bytes,

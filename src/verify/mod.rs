@@ -13,8 +13,8 @@
 //!   its name, before it is told. Batches that are on their way are told as such.
 //! - **V-3** One fault is told once.
 //! - **V-4** Memory does not grow with the archive: [`ENTRIES_MAX`] objects are held at a time, 32 bytes each, and 16 for each receipt
-//!   that names one of them. Where there are more, receipts and listings are read again, once for each further pass: twice as many
-//!   objects are two passes, or three. Beside it: the names of one Kafka partition's documents (some 20 bytes a batch), one fold of its receipts, and what
+//!   that names one of them; those that compactions replaced count as objects. Where there are more, receipts and listings are read again, once for each further pass: twice as many
+//!   objects are two passes, or three. Beside it: of one Kafka partition 16 bytes for each object that was replaced and some hundred for each compaction, the names of one Kafka partition's documents (some 20 bytes a batch), one fold of its receipts, and what
 //!   `listing` and `read` say.
 //!
 //! What is not proven is told in the guide (`siltstone help verify`).
@@ -22,6 +22,7 @@
 pub mod against;
 pub mod chain;
 mod check;
+mod compactions;
 mod compare;
 mod deep;
 mod examine;
@@ -166,12 +167,22 @@ pub struct Summary {
     pub kept: u64,
     /// Objects that were read back.
     pub read_back: u64,
+    /// Compactions that count.
+    #[serde(skip_serializing_if = "is_none")]
+    pub compactions: u64,
+    /// Objects that these replaced: receipts of batches name them, and they are not to be there. Each at each of its destinations.
+    #[serde(skip_serializing_if = "is_none")]
+    pub replaced: u64,
     /// Findings by kind; kinds without one are left out.
     pub findings: BTreeMap<Kind, u64>,
     /// How often receipts and listings were read.
     pub passes: u64,
     /// Time it took, in milliseconds.
     pub took_ms: i64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Summary {

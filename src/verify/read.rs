@@ -65,7 +65,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Repeats `attempt` as [`patiently`] does, but hands over what a document has against being read.
-    async fn tolerantly<T, F, R>(&self, what: &str, attempt: F) -> Result<Result<T, BucketError>, Failure>
+    pub(super) async fn tolerantly<T, F, R>(&self, what: &str, attempt: F) -> Result<Result<T, BucketError>, Failure>
     where
         F: Fn() -> R,
         R: Future<Output = Result<T, BucketError>>,
@@ -246,7 +246,7 @@ pub(super) async fn spawned<T: Send + 'static>(
 }
 
 /// What stands against reading a document, as [`Reader::tolerantly`] hands it over.
-fn described(end: Option<i64>, error: &BucketError) -> Unreadable {
+pub(super) fn described(end: Option<i64>, error: &BucketError) -> Unreadable {
     let (key, newer) = match error {
         BucketError::Newer { key, .. } => (key.clone(), true),
         BucketError::Unreadable { key, .. } => (key.clone(), false),

@@ -2,6 +2,7 @@
 
 use super::against::Side;
 use super::chain::{Batch, Break, Chain};
+use super::compactions::{self, Compactions};
 use super::finding::{Fault, Finding, Note};
 use super::listing::{self, Folder, Judge, Known, STRANGERS_MAX};
 use super::read::{Document, READS_MAX, Reader, ReplayDocument, Unreadable, spawned};
@@ -38,6 +39,8 @@ pub(super) struct Run<'r> {
     folders: Option<BTreeSet<(usize, String)>>,
     /// By index of the Kafka partition and destination: objects that cannot be reached, and the range of their batches.
     unreached: BTreeMap<(usize, String), (u64, OffsetRange)>,
+    /// Compactions that count, by index of the Kafka partition: some hundred bytes each.
+    pub(super) compactions: BTreeMap<usize, Arc<Vec<compactions::Known>>>,
     /// What Kafka says, by index of the Kafka partition.
     pub(super) sides: BTreeMap<usize, Side>,
     started_ms: i64,
@@ -81,6 +84,7 @@ impl<'r> Run<'r> {
             summary,
             repairs: Repairs::default(),
             unreached: BTreeMap::new(),
+            compactions: BTreeMap::new(),
             sides: BTreeMap::new(),
             started_ms,
         };
@@ -98,7 +102,8 @@ impl<'r> Run<'r> {
             self.summary.passes += 1;
             let mut filling = Filling::new(first, self.options.entries_max);
             for index in 0..self.scope.partitions.len() {
-                self.read_batches(index, &mut filling).await?;
+                let compacted = self.read_compactions(index, &mut filling).await?;
+                self.read_batches(index, &compacted, &mut filling).await?;
                 self.read_replays(index, &mut filling).await?;
             }
             self.tell_of_layouts()?;
@@ -121,7 +126,7 @@ impl<'r> Run<'r> {
         Ok(Verified { summary: self.summary, repairs: self.repairs.into_ranges() })
     }
 
-    fn is_first_pass(&self) -> bool {
+    pub(super) fn is_first_pass(&self) -> bool {
         self.summary.passes == 1
     }
 
@@ -146,7 +151,8 @@ impl<'r> Run<'r> {
     ) -> Result<(), Failure> {
         let (archive, partition) = self.archive(index);
         let archive = archive.name.clone();
-        self.emit(Finding { archive, partition, first: range.0, end: range.1, place, replay: None, fault })
+        let (first, end) = range;
+        self.emit(Finding { archive, partition, first, end, place, replay: None, compaction: None, fault })
     }
 
     pub(super) fn note(&mut self, index: usize, note: &'static str, what: String) -> Result<(), Failure> {
@@ -156,7 +162,12 @@ impl<'r> Run<'r> {
     }
 
     /// Follows the batches of one Kafka partition; the objects that they name go into the table.
-    async fn read_batches(&mut self, index: usize, filling: &mut Filling) -> Result<(), Failure> {
+    async fn read_batches(
+        &mut self,
+        index: usize,
+        compacted: &Compactions,
+        filling: &mut Filling,
+    ) -> Result<(), Failure> {
         let (archive, partition) = self.archive(index);
         let reader = archive.reader.clone();
         let mut batches = reader.batches(&partition).await?;
@@ -168,12 +179,12 @@ impl<'r> Run<'r> {
                 if !matches!(missed, Document::Receipt(_)) {
                     break;
                 }
-                self.take(index, gap.first, missed, &mut chain, filling).await?;
+                self.take(index, gap.first, missed, &mut chain, (compacted, &mut *filling)).await?;
                 if chain.gap_before(first).is_some_and(|left| left.first <= gap.first) {
                     break;
                 }
             }
-            self.take(index, first, document, &mut chain, filling).await?;
+            self.take(index, first, document, &mut chain, (compacted, &mut *filling)).await?;
         }
         let mut breaks = Vec::new();
         let reach = chain.end(&mut breaks);
@@ -197,19 +208,20 @@ impl<'r> Run<'r> {
         first: i64,
         document: Document,
         chain: &mut Chain,
-        filling: &mut Filling,
+        (compacted, filling): (&Compactions, &mut Filling),
     ) -> Result<(), Failure> {
         self.parts.counters.receipts.fetch_add(1, Ordering::Relaxed);
-        let owner = Owner { partition: u32::try_from(index).unwrap_or(u32::MAX), replay: 0, first };
+        let owner = Owner { partition: u32::try_from(index).unwrap_or(u32::MAX), replay: 0, compaction: 0, first };
         let batch = match document {
             Document::Receipt(receipt) => {
                 let range = OffsetRange::new(receipt.first, receipt.end);
                 let selected = self.scope.takes(&receipt.objects);
+                let counting = compacted.counting(&receipt.objects);
                 if self.is_first_pass() {
-                    self.look_at(index, &receipt, selected).await?;
+                    self.look_at(index, &receipt, &counting, selected).await?;
                 }
                 if selected {
-                    self.add(index, range, &receipt.objects, owner, filling);
+                    self.add(index, range, &counting, owner, filling);
                 }
                 Batch::Vouched { range, selected }
             }
@@ -244,7 +256,13 @@ impl<'r> Run<'r> {
     }
 
     /// What a receipt tells by itself.
-    async fn look_at(&mut self, index: usize, receipt: &Receipt, selected: bool) -> Result<(), Failure> {
+    async fn look_at(
+        &mut self,
+        index: usize,
+        receipt: &Receipt,
+        counting: &[ReceiptObject],
+        selected: bool,
+    ) -> Result<(), Failure> {
         let range = OffsetRange::new(receipt.first, receipt.end);
         let archive = &mut self.scope.archives[self.scope.partitions[index].0];
         let reader = archive.reader.clone();
@@ -256,7 +274,7 @@ impl<'r> Run<'r> {
             return Ok(());
         }
         self.summary.receipts += 1;
-        self.count(&receipt.objects);
+        self.count(counting);
         self.summary.lost += receipt.lost.iter().map(|lost| lost.rows).sum::<u64>();
         let absent = receipt.balance.absent.iter().map(|absent| absent.end.saturating_sub(absent.first));
         self.summary.absent += absent.map(|count| u64::try_from(count).unwrap_or(0)).sum::<u64>();
@@ -266,7 +284,7 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
-    fn count(&mut self, objects: &[ReceiptObject]) {
+    pub(super) fn count(&mut self, objects: &[ReceiptObject]) {
         for object in objects {
             self.summary.objects += 1;
             self.summary.rows += object.rows.unwrap_or(0);
@@ -276,7 +294,7 @@ impl<'r> Run<'r> {
     }
 
     /// Objects that a receipt names and that must be there.
-    fn add(
+    pub(super) fn add(
         &mut self,
         index: usize,
         range: OffsetRange,
@@ -318,7 +336,7 @@ impl<'r> Run<'r> {
         let mut replays = archive.reader.replays(&partition).await?;
         let mut open = 0_u64;
         while let Some(((first, n), document)) = replays.try_next().await? {
-            let owner = Owner { partition: u32::try_from(index).unwrap_or(u32::MAX), replay: n, first };
+            let owner = Owner { partition: u32::try_from(index).unwrap_or(u32::MAX), replay: n, compaction: 0, first };
             match document {
                 ReplayDocument::Receipt(receipt) => {
                     let ReplayReceipt { replay, objects, .. } = *receipt;
@@ -358,7 +376,7 @@ impl<'r> Run<'r> {
         let place = (archive.reader.bucket.destination().id().to_string(), unreadable.key);
         let fault = Fault::Unreadable { what: unreadable.what, newer: unreadable.newer };
         let (archive, place, replay) = (archive.name.clone(), Some(place), Some(owner.replay));
-        self.emit(Finding { archive, partition, first: owner.first, end: None, place, replay, fault })
+        self.emit(Finding { archive, partition, first: owner.first, end: None, place, replay, compaction: None, fault })
     }
 
     /// Layouts that cannot be read, whose names nobody knows; names that tell little.

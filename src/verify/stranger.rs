@@ -67,6 +67,16 @@ impl Lookup {
     ) -> Result<Resolved, Failure> {
         let place = (destination, stranger.key.as_str());
         let partition = TopicPartition::new(stranger.topic.clone(), stranger.partition);
+        if let Some(n) = stranger.compaction {
+            if reader.is_compacted(&partition, n, place).await? {
+                return Ok(Resolved::Vouched);
+            }
+            let fault = unvouched(&stranger, "no compaction that counts names it");
+            let Stranger { first, end, replay, key, .. } = stranger;
+            let (place, compaction) = (Some((destination.to_string(), key)), None);
+            let finding = Finding { archive, partition, first, end, place, replay, compaction, fault };
+            return Ok(Resolved::Finding(Box::new(finding)));
+        }
         let fault = match stranger.replay {
             Some(n) => match reader.replay(&partition, (stranger.first, n)).await? {
                 ReplayDocument::Receipt(receipt) if receipt.objects.iter().any(|object| object.place() == place) => {
@@ -103,7 +113,8 @@ impl Lookup {
         };
         let Stranger { first, end, replay, key, .. } = stranger;
         let place = Some((destination.to_string(), key));
-        Ok(Resolved::Finding(Box::new(Finding { archive, partition, first, end, place, replay, fault })))
+        let finding = Finding { archive, partition, first, end, place, replay, compaction: None, fault };
+        Ok(Resolved::Finding(Box::new(finding)))
     }
 
     async fn batch(&self, reader: &Reader, partition: &TopicPartition, stranger: &Stranger) -> Result<Found, Failure> {

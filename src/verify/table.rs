@@ -31,6 +31,8 @@ const SEEN: u8 = 2;
 const WRONG_SIZE: u8 = 4;
 /// Another receipt names it, too.
 const DOUBLED: u8 = 8;
+/// A compaction replaced it: it must not be there.
+const REPLACED: u8 = 16;
 
 /// Who names an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct Owner {
     pub partition: u32,
     /// Which replay of the batch; 0: the batch itself.
     pub replay: u32,
+    /// Which compaction, a number of the caller's from 1; 0: none.
+    pub compaction: u32,
     /// First offset of the batch.
     pub first: i64,
 }
@@ -82,8 +86,13 @@ impl Marks {
         self.0 & DOUBLED != 0
     }
 
+    /// The listing shows it, and it was replaced.
+    pub fn is_returned(self) -> bool {
+        self.0 & (REQUIRED | REPLACED | SEEN) == REPLACED | SEEN
+    }
+
     fn is_fault(self) -> bool {
-        self.is_missing() || self.has_wrong_size() || self.is_doubled()
+        self.is_missing() || self.has_wrong_size() || self.is_doubled() || self.is_returned()
     }
 }
 
@@ -113,6 +122,15 @@ impl Filling {
     /// Adds an object of `bytes` bytes that `owner` names, if it is of this pass. `required`: it must be there. What one owner names
     /// is added one after the other.
     pub fn add(&mut self, digest: Digest, bytes: u64, owner: Owner, required: bool) {
+        self.insert(digest, bytes, owner, if required { REQUIRED } else { 0 });
+    }
+
+    /// Adds an object that `owner`, a compaction, replaced.
+    pub fn add_replaced(&mut self, digest: Digest, bytes: u64, owner: Owner) {
+        self.insert(digest, bytes, owner, REPLACED);
+    }
+
+    fn insert(&mut self, digest: Digest, bytes: u64, owner: Owner, marks: u8) {
         while self.takes(digest) && self.entries.len() >= self.entries_max && self.first < self.last {
             self.halve();
         }
@@ -122,7 +140,7 @@ impl Filling {
         if self.owners.last() != Some(&owner) {
             self.owners.push(owner);
         }
-        let marks = AtomicU8::new(if required { REQUIRED } else { 0 });
+        let marks = AtomicU8::new(marks);
         self.entries.push(Entry { digest, bytes, owner: number(self.owners.len() - 1), marks });
     }
 
@@ -239,7 +257,7 @@ mod tests {
     }
 
     fn owner(first: i64) -> Owner {
-        Owner { partition: 0, replay: 0, first }
+        Owner { partition: 0, replay: 0, compaction: 0, first }
     }
 
     /// What is wrong, by kind: object and owner.
@@ -316,6 +334,23 @@ mod tests {
             let is_named = |object: u64| named.iter().any(|named| named.0 == object);
             expected.unnamed = listed.keys().copied().filter(|&object| !is_named(object)).collect();
             prop_assert_eq!(find(&named, &listed, room), expected);
+        }
+    }
+
+    #[test]
+    fn what_was_replaced_is_a_fault_only_where_it_is_there() {
+        let by = Owner { compaction: 1, ..owner(0) };
+        for (listed, expected) in [(true, vec![by]), (false, vec![])] {
+            let mut filling = Filling::new(0, 10);
+            filling.add_replaced(digest("d", "k"), 5, by);
+            let table = filling.seal();
+            if listed {
+                assert_eq!(table.cross_off(digest("d", "k"), 5), Seen::Named);
+            }
+            let owners: Vec<Owner> = table.faulty_owners().into_iter().map(|number| table.owner(number)).collect();
+            assert_eq!(owners, expected);
+            let marks = table.marks(digest("d", "k"), 0).expect("an entry");
+            assert_eq!((marks.is_returned(), marks.is_missing()), (listed, false));
         }
     }
 

@@ -12,6 +12,7 @@
 mod backfill;
 mod bad_records;
 mod commands;
+mod compact;
 mod dead_letters;
 mod disk;
 mod duplicates;

@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, Site};
 use crate::pipeline::start::{open_destinations, patiently};
 use crate::reader::merge::{Merge, Next, Order, Source};
-use crate::reader::plan::{Batch, Chosen, Shapes, Wanted, batch, batches, sites};
+use crate::reader::plan::{Batch, Chosen, Counting, Shapes, Wanted, batch, batches, sites};
 use crate::record::TopicPartition;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use printer::Printer;
@@ -211,7 +211,7 @@ impl Cat<'_> {
                     let what = format!("{partition}: the receipt of {first}");
                     let read = || site.bucket.receipt(partition, first);
                     let Some(receipt) = patiently(self.clock, &what, read).await? else { continue };
-                    news.push(Ok((number, batch(site, self.clock, &wanted, receipt, &[]).await?)));
+                    news.push(Ok((number, batch(site, self.clock, &wanted, receipt, &Counting::default()).await?)));
                 }
             }
         }

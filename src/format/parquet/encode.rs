@@ -9,6 +9,8 @@
 //! unfinished page and the compressor, and the compressed pages; and bloom filters, see [`Filters`]. Of row groups past [`SEGMENT_BYTES`], it holds that of
 //! every column at once.
 
+pub(super) mod again;
+
 use super::columns::Columns;
 use super::pages::{Filters, PageRules};
 use super::row::RowReader;

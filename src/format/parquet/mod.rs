@@ -28,6 +28,7 @@ pub mod schema;
 mod unique;
 
 pub use encode::EncodedRowGroup;
+pub use encode::again::{OpenRowGroup, ParquetAgain};
 pub(super) use pages::PageRules;
 
 use super::{Appended, Assembler, BlockLimit, EncodedBlock, Format, FormatError, Row, RowError};

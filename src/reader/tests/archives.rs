@@ -25,29 +25,29 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const URL: &str = "s3://bucket/archive";
-const SPARE: &str = "s3://spare/archive";
+pub(crate) const URL: &str = "s3://bucket/archive";
+pub(crate) const SPARE: &str = "s3://spare/archive";
 /// 2025-11-21T08:00:00Z.
-const BASE_MS: i64 = 1_763_712_000_000;
-const MINUTE_MS: i64 = 60_000;
+pub(crate) const BASE_MS: i64 = 1_763_712_000_000;
+pub(crate) const MINUTE_MS: i64 = 60_000;
 
 /// Buckets, and a folder for spools.
-struct World {
-    main: Arc<InMemory>,
-    spare: Arc<InMemory>,
-    spool: tempfile::TempDir,
+pub(crate) struct World {
+    pub(crate) main: Arc<InMemory>,
+    pub(crate) spare: Arc<InMemory>,
+    pub(crate) spool: tempfile::TempDir,
 }
 
 /// What a command came to.
-struct Ran {
-    exit: Result<Exit, Failure>,
-    out: String,
-    notes: String,
+pub(crate) struct Ran {
+    pub(crate) exit: Result<Exit, Failure>,
+    pub(crate) out: String,
+    pub(crate) notes: String,
 }
 
 impl Ran {
     #[track_caller]
-    fn done(self) -> Self {
+    pub(crate) fn done(self) -> Self {
         match &self.exit {
             Ok(Exit::Done) => self,
             Ok(other) => panic!("{other:?}: {}", self.out),
@@ -55,23 +55,23 @@ impl Ran {
         }
     }
 
-    fn json(&self) -> Vec<Value> {
+    pub(crate) fn json(&self) -> Vec<Value> {
         self.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
     }
 
     /// The ids of the rows, in their order.
-    fn ids(&self) -> Vec<i64> {
+    pub(crate) fn ids(&self) -> Vec<i64> {
         self.json().iter().map(|row| row["id"].as_i64().expect("an id")).collect()
     }
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let spool = tempfile::tempdir().expect("a folder");
         Self { main: Arc::new(InMemory::new()), spare: Arc::new(InMemory::new()), spool }
     }
 
-    fn config(&self, archive: &str) -> Config {
+    pub(crate) fn config(&self, archive: &str) -> Config {
         let text = format!(
             "[kafka]\nbrokers = \"k\"\ngroup = \"g\"\n[spool]\ndir = \"{}\"\n[destinations.main]\nurl = \"{URL}\"\n\
              [destinations.spare]\nurl = \"{SPARE}\"\n[[archive]]\nname = \"a\"\ntopics = [\"t\"]\n{archive}",
@@ -80,7 +80,7 @@ impl World {
         parse(&text, self.spool.path(), &|_| None).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
     }
 
-    fn destinations(&self) -> Destinations {
+    pub(crate) fn destinations(&self) -> Destinations {
         let of = |name: &str, url: &str, store: &Arc<InMemory>| {
             let destination =
                 Destination::from_store(name, url, store.clone() as Arc<dyn ObjectStore>, StoreKind::Memory);
@@ -90,13 +90,13 @@ impl World {
     }
 
     /// Archives `records` as the batch of `range`.
-    async fn archived(&self, config: &Config, range: (i64, i64), records: &[OwnedRecord]) {
+    pub(crate) async fn archived(&self, config: &Config, range: (i64, i64), records: &[OwnedRecord]) {
         let range = OffsetRange::new(range.0, range.1);
         let schemas = Schemas::default();
         archive_batch(config, &self.destinations(), self.spool.path(), range, records, &schemas).await;
     }
 
-    async fn run(&self, config: &Config, arguments: &str) -> Ran {
+    pub(crate) async fn run(&self, config: &Config, arguments: &str) -> Ran {
         let clock = ManualClock::at(BASE_MS + 24 * 60 * MINUTE_MS);
         let words = ["siltstone"].into_iter().chain(arguments.split_whitespace()).chain(["-c", "x"]);
         let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
@@ -114,12 +114,12 @@ impl World {
         Ran { exit, out: text(out), notes: text(notes) }
     }
 
-    async fn keys(&self) -> Vec<Path> {
+    pub(crate) async fn keys(&self) -> Vec<Path> {
         self.main.list(None).map_ok(|object| object.location).try_collect().await.expect("listed")
     }
 }
 
-fn record(partition: i32, offset: i64, time_ms: i64) -> OwnedRecord {
+pub(crate) fn record(partition: i32, offset: i64, time_ms: i64) -> OwnedRecord {
     let id = id(partition, offset);
     let value = format!(r#"{{"id":{id},"time":{time_ms},"even":{}}}"#, offset % 2 == 0);
     OwnedRecord {
@@ -133,14 +133,14 @@ fn record(partition: i32, offset: i64, time_ms: i64) -> OwnedRecord {
     }
 }
 
-fn id(partition: i32, offset: i64) -> i64 {
+pub(crate) fn id(partition: i32, offset: i64) -> i64 {
     i64::from(partition) * 1_000_000 + offset
 }
 
-const BY_TIME: &str = "timestamp = { field = \"time\", unit = \"ms\", fallback = \"dead_letter\" }\n\
+pub(crate) const BY_TIME: &str = "timestamp = { field = \"time\", unit = \"ms\", fallback = \"dead_letter\" }\n\
     [archive.dead_letters]\ndestination = \"main\"\n";
 
-fn output(name: &str, format: &str, more: &str) -> String {
+pub(crate) fn output(name: &str, format: &str, more: &str) -> String {
     let destination = if more.contains("destination") { "" } else { "destination = \"main\"\n" };
     let layout = format!("layout = {{ path = \"{name}/hr=%H\" }}");
     format!("[[archive.output]]\nname = \"{name}\"\nformat = {{ {format} }}\n{layout}\n{destination}{more}")
@@ -150,7 +150,7 @@ const COLUMNS: &str = "schema = [{ name = \"id\", type = \"INT64\" }, { name = \
     { name = \"even\", type = \"BOOL\" }]";
 
 /// One output of each format.
-fn every_format() -> String {
+pub(crate) fn every_format() -> String {
     [
         BY_TIME.to_string(),
         output("json", "type = \"json\", compression = \"gzip\"", ""),
@@ -167,10 +167,14 @@ fn every_format() -> String {
     .concat()
 }
 
-const ROWS_WITH_IDS: [&str; 5] = ["json", "kept", "raw", "avro", "parquet"];
+pub(crate) const ROWS_WITH_IDS: [&str; 5] = ["json", "kept", "raw", "avro", "parquet"];
 
 /// Three partitions with three batches each of ten records, whose times go on with their offsets; `scatter` moves times about.
-async fn three_by_three(world: &World, config: &Config, scatter: impl Fn(i32, i64) -> i64) -> Vec<(i64, i64)> {
+pub(crate) async fn three_by_three(
+    world: &World,
+    config: &Config,
+    scatter: impl Fn(i32, i64) -> i64,
+) -> Vec<(i64, i64)> {
     let mut all = Vec::new();
     for partition in 0..3 {
         for batch in 0..3 {

@@ -1,0 +1,291 @@
+//! The switch, and what is left to do behind it: finish what was begun, delete what counts no more.
+
+use super::make::{Made, Source};
+use super::rewrite::Trouble;
+use super::step::{Step, Tell, compacted};
+use super::work::{Compactor, Work, listed, store_failure};
+use crate::bucket::Bucket;
+use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, ListedCompaction};
+use crate::effect::{Effect, requests};
+use crate::exit::{Exit, Failure};
+use crate::ledger::Site;
+use crate::ledger::live::Live;
+use crate::pipeline::start::patiently;
+use crate::record::TopicPartition;
+use crate::upload::{self, hex};
+use std::collections::BTreeMap;
+
+impl Compactor<'_> {
+    /// Writes the receipt, which is the switch, and deletes what counts no more.
+    pub(super) async fn switch(&self, site: &Site<'_>, claim: &Compaction) -> Result<(), Failure> {
+        let receipt = CompactionReceipt {
+            compaction: claim.clone(),
+            writer: env!("CARGO_PKG_VERSION").to_string(),
+            written_ms: Some(self.clock.wall_ms()),
+            given_up: false,
+        };
+        let bucket = &site.bucket;
+        let what = "write the receipt of a compaction";
+        if !patiently(&*self.clock, what, || bucket.put_compaction_receipt(&receipt)).await? {
+            let what =
+                format!("compaction {}.{} was given up by somebody else: its old objects stay", claim.unit, claim.n);
+            return Err(Failure::new(Exit::Stopped, what));
+        }
+        self.delete_inputs(site, claim).await
+    }
+
+    /// Deletes the inputs of a compaction that has its receipt, and says so.
+    async fn delete_inputs(&self, site: &Site<'_>, claim: &Compaction) -> Result<(), Failure> {
+        self.check_counts(&site.bucket, claim).await?;
+        for (id, keys) in inputs_by_destination(claim) {
+            self.delete(Effect::InputsDelete, &id, &keys).await?;
+        }
+        let (bucket, partition, id) = (&site.bucket, claim.topic_partition(), claim.id());
+        let end = || bucket.end_compaction(&partition, &id, self.clock.wall_ms());
+        patiently(&*self.clock, "say that a compaction is done", end).await
+    }
+
+    /// Nothing is deleted of a compaction that somebody has taken back since.
+    async fn check_counts(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
+        let now = listed(bucket, &*self.clock, &claim.topic_partition()).await?;
+        if now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some()) {
+            return Ok(());
+        }
+        let what =
+            format!("compaction {}.{} was taken back by somebody else: its old objects stay", claim.unit, claim.n);
+        Err(Failure::new(Exit::Stopped, what))
+    }
+
+    pub(super) async fn delete(&self, effect: Effect, id: &str, keys: &[String]) -> Result<(), Failure> {
+        let destination = self.destination(id)?;
+        let wrong = |error: crate::destination::DestinationError| Failure::new(Exit::Stopped, error.to_string());
+        let paths = keys.iter().map(|key| destination.path(key)).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+        let deleted = requests::delete_all(effect, &**destination.store(), paths).await;
+        deleted.map_err(|error| {
+            store_failure(&format!("delete {} objects that were compacted at {id}", keys.len()), &error)
+        })
+    }
+
+    /// Finishes what was begun, and deletes what counts no more. `false`: it cannot be finished, which is told.
+    pub(super) async fn catch_up(
+        &mut self,
+        work: &mut Work<'_, '_>,
+        partition: &TopicPartition,
+        id: &CompactionId,
+        documents: &ListedCompaction,
+        tell: Tell<'_>,
+    ) -> Result<bool, Failure> {
+        let outcome = if documents.is_open() {
+            self.finish(work, partition, id, tell).await
+        } else if documents.counts().is_some() && (!documents.done || self.options.sweep) {
+            self.sweep(work, partition, id, documents, tell).await
+        } else {
+            Ok(())
+        };
+        match outcome {
+            // What a dry run leaves open is in the way of nothing but its own numbers.
+            Ok(()) => Ok(!(documents.is_open() && self.options.dry_run)),
+            Err(failure) if matches!(failure.exit, Exit::Stopped | Exit::Config) => {
+                let (partition, unit, n, why) = (partition.to_string(), id.0.clone(), id.1, failure.message);
+                self.tell(Step::Stopped { partition, unit, n, why }, tell)?;
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Does what a claim says, whoever made it.
+    async fn finish(
+        &mut self,
+        work: &mut Work<'_, '_>,
+        partition: &TopicPartition,
+        id: &CompactionId,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let bucket = &work.site.bucket;
+        let what = format!("the claim of compaction {}.{}", id.0, id.1);
+        let claim = patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await?;
+        let Some(claim) = claim.filter(|claim| self.is_meant(&claim.output)) else { return Ok(()) };
+        if self.options.dry_run {
+            let mut step = compacted(&claim, true);
+            if let Step::Compacted { dry_run, .. } = &mut step {
+                *dry_run = true;
+            }
+            return self.tell(step, tell);
+        }
+        for group in &claim.groups {
+            if self.is_there(group).await? {
+                continue;
+            }
+            match self.make_again(work, &claim, group).await {
+                Ok(made) => self.upload(work.site, &claim, &made, false).await?,
+                Err(failure) => {
+                    // Whoever was at it, too, may have finished it, and deleted what it was made of.
+                    let now = listed(&work.site.bucket, &*self.clock, partition).await?;
+                    if now.get(id).is_some_and(|documents| !documents.is_open()) {
+                        return Ok(());
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        self.switch(work.site, &claim).await?;
+        self.tell(compacted(&claim, true), tell)
+    }
+
+    pub(super) fn is_meant(&self, output: &str) -> bool {
+        self.options.output.as_deref().is_none_or(|meant| meant == output)
+    }
+
+    /// Makes the file of a claimed group once more.
+    async fn make_again(
+        &mut self,
+        work: &mut Work<'_, '_>,
+        claim: &Compaction,
+        group: &Group,
+    ) -> Result<Made, Failure> {
+        let stopped = |why: String| {
+            let text = format!(
+                "compaction {}.{} of {}/{} was begun and not finished: {why}. Run the release that began it until it is finished, or give it up: \
+                 siltstone compact --undo {}",
+                claim.unit, claim.n, claim.topic, claim.partition, claim.unit
+            );
+            Failure::new(Exit::Stopped, text)
+        };
+        let layout = self.layout(work, &group.fingerprint).await?.map_err(stopped)?;
+        let partition = claim.topic_partition();
+        let source = Source {
+            partition: &partition,
+            output: &claim.output,
+            layout: &layout,
+            inputs: &group.inputs,
+            destinations: &group.destinations,
+            range: group.range(),
+            target: group.target.as_deref(),
+            to: group.to,
+            by: group.proof.by,
+        };
+        let (file, format, _, dir) = match self.write_and_prove(source).await {
+            Ok(written) => written,
+            Err(Trouble::Left(why)) => return Err(stopped(why)),
+            Err(Trouble::Failed(failure)) => return Err(failure),
+        };
+        if hex(&file.sha256) != group.sha256 {
+            return Err(stopped(format!("{} comes out with other bytes than its claim says", group.key)));
+        }
+        Ok(Made { group: group.clone(), file, format, _dir: dir })
+    }
+
+    /// Whether the object of a group is at all its destinations, with its size and checksum.
+    async fn is_there(&self, group: &Group) -> Result<bool, Failure> {
+        for id in &group.destinations {
+            let destination = self.destination(id)?;
+            let look = || upload::is_there(destination, &group.key, group.bytes, Some(&group.sha256));
+            if !patiently(&*self.clock, "look for a compacted object", look).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Deletes what a finished compaction replaced and what is there still, or again.
+    async fn sweep(
+        &mut self,
+        work: &mut Work<'_, '_>,
+        partition: &TopicPartition,
+        id: &CompactionId,
+        documents: &ListedCompaction,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let (bucket, Some(range)) = (&work.site.bucket, documents.receipt) else { return Ok(()) };
+        let what = format!("the receipt of compaction {}.{}", id.0, id.1);
+        let receipt = patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await?;
+        let Some(receipt) = receipt.filter(|receipt| self.is_meant(&receipt.compaction.output)) else { return Ok(()) };
+        let claim = receipt.compaction;
+        if receipt.given_up {
+            // Whoever gave it up did not come to the end of it.
+            return if self.options.dry_run { Ok(()) } else { self.withdraw(work.site, &claim).await };
+        }
+        let there = self.inputs_there(&claim).await?;
+        let objects = there.values().map(|keys| keys.len() as u64).sum();
+        if objects > 0 {
+            let (returned, dry_run) = (documents.done, self.options.dry_run);
+            if !dry_run {
+                self.check_counts(bucket, &claim).await?;
+                self.check_replacements(bucket, &claim).await?;
+                for (id, keys) in &there {
+                    self.delete(Effect::InputsDelete, id, keys).await?;
+                }
+            }
+            let (partition, unit, n) = (partition.to_string(), id.0.clone(), id.1);
+            self.tell(Step::Deleted { partition, unit, n, objects, returned, dry_run }, tell)?;
+        }
+        if !documents.done && !self.options.dry_run {
+            let end = || bucket.end_compaction(partition, id, self.clock.wall_ms());
+            patiently(&*self.clock, "say that a compaction is done", end).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is deleted while what replaces it is not there (C-3), be it what a later compaction made of it.
+    async fn check_replacements(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
+        let live = Live::read(bucket, &*self.clock, &claim.topic_partition(), claim.range()).await?;
+        for group in &claim.groups {
+            for &(first, _) in &group.batches {
+                for index in live.of_batch(first) {
+                    let now = &live.compacted()[index];
+                    if now.id.0 == claim.unit && !self.is_there(&now.group).await? {
+                        let what = format!(
+                            "{} is not there as its receipt says, and replaces objects that are still there: nothing of them is deleted. Restore \
+                             it, or take the compaction back: siltstone compact --undo {}",
+                            now.group.key, claim.unit
+                        );
+                        return Err(Failure::new(Exit::Stopped, what));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The inputs that are in their folder, with the size that they had, by destination.
+    async fn inputs_there(&self, claim: &Compaction) -> Result<BTreeMap<String, Vec<String>>, Failure> {
+        let mut there: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let inputs = claim.groups.iter().flat_map(|group| &group.inputs);
+        let sizes: BTreeMap<&str, u64> = inputs.map(|input| (input.key.as_str(), input.bytes)).collect();
+        for id in inputs_by_destination(claim).into_keys() {
+            let destination = self.destination(&id)?;
+            let what = format!("list {id}/{}", claim.folder);
+            let path = match claim.folder.as_str() {
+                "" => Some(destination.prefix().clone()).filter(|prefix| !prefix.is_root()),
+                folder => {
+                    Some(destination.path(folder).map_err(|error| Failure::new(Exit::Stopped, error.to_string()))?)
+                }
+            };
+            let listed = destination.store().list_with_delimiter(path.as_ref()).await;
+            let objects = match listed {
+                Ok(listed) => listed.objects,
+                Err(object_store::Error::NotFound { .. }) => Vec::new(),
+                Err(error) => return Err(store_failure(&what, &error)),
+            };
+            for object in objects {
+                let Some(key) = destination.key_of(&object.location) else { continue };
+                if sizes.get(key.as_str()) == Some(&object.size) {
+                    there.entry(id.clone()).or_default().push(key);
+                }
+            }
+        }
+        Ok(there)
+    }
+}
+
+fn inputs_by_destination(claim: &Compaction) -> BTreeMap<String, Vec<String>> {
+    let mut by_destination: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for group in &claim.groups {
+        for id in &group.destinations {
+            let keys = group.inputs.iter().map(|input| input.key.clone());
+            by_destination.entry(id.clone()).or_default().extend(keys);
+        }
+    }
+    by_destination
+}

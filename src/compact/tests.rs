@@ -1,0 +1,625 @@
+//! Goal: a compacted archive holds the rows that it held, and every command sees them once. Method: archives that the pipeline's own parts make on a
+//! store in memory, compacted by the command as it is typed, and looked at with `ls`, `cat`, `find` and `verify --deep`.
+
+use crate::bucket::Bucket;
+use crate::bucket::jobs::{JOB_VERSION, Job, JobRange, JobRequest};
+use crate::cli::{Cli, Command};
+use crate::clock::ManualClock;
+use crate::commands::compact::compact_in;
+use crate::config::Config;
+use crate::destination::{Destination, StoreKind};
+use crate::exit::{Exit, Failure};
+use crate::ledger::Destinations;
+use crate::ledger::live::{Live, Standing};
+use crate::reader::tests::archives::{
+    BASE_MS, BY_TIME, MINUTE_MS, Ran, SPARE, URL, World, every_format, id, output, record, three_by_three,
+};
+use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
+use crate::verify::finding::{Finding, Kind};
+use crate::verify::{Options, Parts, Told, Verified, verify};
+use async_trait::async_trait;
+use clap::Parser;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// A week later.
+const LATER_MS: i64 = BASE_MS + 7 * 24 * 60 * MINUTE_MS;
+const OUTPUTS: [&str; 6] = ["json", "kept", "raw", "avro", "parquet", "envelope"];
+
+/// A store that dies after so many writes, some with the last one done. A delete of many is one write.
+#[derive(Debug)]
+struct Mortal {
+    inner: Arc<InMemory>,
+    left: AtomicI64,
+    last_is_done: bool,
+}
+
+impl fmt::Display for Mortal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mortal({})", self.inner)
+    }
+}
+
+fn dead() -> Error {
+    Error::PermissionDenied { path: String::new(), source: "the process is dead".into() }
+}
+
+impl Mortal {
+    /// Whether the next write happens, and whether its answer comes.
+    fn next(&self) -> (bool, bool) {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        (left > 0 || (left == 0 && self.last_is_done), left > 0)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Mortal {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let (happens, answers) = self.next();
+        let put = if happens { self.inner.put_opts(location, payload, options).await } else { Err(dead()) };
+        if answers { put } else { Err(dead()) }
+    }
+    async fn put_multipart_opts(&self, location: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, o).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if self.left.load(Ordering::SeqCst) < 0 {
+            return Err(dead());
+        }
+        self.inner.get_opts(location, options).await
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (happens, answers) = self.next();
+        let dead_stream = || futures::stream::iter([Err(dead())]).boxed();
+        match (happens, answers) {
+            (false, _) => dead_stream(),
+            (true, true) => self.inner.delete_stream(locations),
+            // Half of them are gone.
+            (true, false) => self.inner.delete_stream(locations).take(1).chain(dead_stream()).boxed(),
+        }
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Destinations of a process that dies after `writes` writes to the main one.
+fn mortal(world: &World, writes: i64, last_is_done: bool) -> Destinations {
+    let store = Mortal { inner: world.main.clone(), left: AtomicI64::new(writes), last_is_done };
+    let main = Destination::from_store("main", URL, Arc::new(store), StoreKind::Memory);
+    let mut destinations = world.destinations();
+    destinations.insert(URL.to_string(), Arc::new(main));
+    destinations
+}
+
+async fn compact_at(config: &Config, destinations: Destinations, now_ms: i64, line: &str) -> Ran {
+    let words = ["siltstone", "compact", "-c", "x"].into_iter().chain(line.split_whitespace());
+    let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+    let Command::Compact(args) = &cli.command else { panic!("{cli:?}") };
+    let mut out = Vec::new();
+    let exit = compact_in(args, config, destinations, Arc::new(ManualClock::at(now_ms)), &mut out).await;
+    Ran { exit, out: String::from_utf8(out).expect("text"), notes: String::new() }
+}
+
+async fn compact(world: &World, config: &Config, line: &str) -> Ran {
+    let line = format!("--before 2d --json {line}");
+    compact_at(config, world.destinations(), LATER_MS, &line).await.done()
+}
+
+fn summary(ran: &Ran) -> Value {
+    ran.json().pop().expect("a summary")
+}
+
+/// What `verify --deep` says.
+async fn verified(world: &World, config: &Config) -> (Vec<Finding>, Vec<&'static str>, Verified) {
+    let (mut findings, mut notes) = (Vec::new(), Vec::new());
+    let parts = Parts {
+        destinations: world.destinations(),
+        clock: Arc::new(ManualClock::at(LATER_MS)),
+        cluster: None,
+        counters: Arc::default(),
+    };
+    let options = Options { deep: true, ..Options::default() };
+    let mut tell = |told: Told| {
+        match told {
+            Told::Finding(finding) => findings.push(finding),
+            Told::Note(note) => notes.push(note.note),
+        }
+        Ok(())
+    };
+    let verified = verify(config, parts, &options, &mut tell).await.expect("verified");
+    (findings, notes, verified)
+}
+
+async fn assert_clean(world: &World, config: &Config, what: &str) -> Verified {
+    let (findings, notes, verified) = verified(world, config).await;
+    assert!(findings.is_empty() && notes.is_empty(), "{what}: {findings:#?} {notes:?}");
+    verified
+}
+
+/// What `cat` prints of each output, in both orders.
+async fn printed(world: &World, config: &Config, outputs: &[&str]) -> BTreeMap<String, String> {
+    let mut printed = BTreeMap::new();
+    for name in outputs {
+        for order in ["offset", "time"] {
+            let line = format!("cat --topic t --output {name} --order {order}");
+            printed.insert(line.clone(), world.run(config, &line).await.done().out);
+        }
+    }
+    printed
+}
+
+async fn data_keys(world: &World) -> BTreeSet<String> {
+    let keys = world.keys().await.into_iter().map(|key| key.to_string());
+    keys.filter(|key| !key.starts_with("_siltstone/")).collect()
+}
+
+/// Goal: rows of every format come out as they went in, in the same order; fewer objects hold them, and nothing else is left of the old ones.
+#[tokio::test]
+async fn every_format_is_compacted_and_reads_the_same() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    let before = printed(&world, &config, &OUTPUTS).await;
+    let old = data_keys(&world).await;
+    let listed = world.run(&config, "ls --json").await.done().json().pop().expect("totals");
+    let dry = summary(&compact(&world, &config, "--dry-run").await);
+    assert_eq!(data_keys(&world).await, old, "a dry run writes nothing");
+    let done = summary(&compact(&world, &config, "").await);
+    // Of the hours 08 to 11, 09 and 10 have objects of two batches each.
+    for key in ["compactions", "inputs", "objects", "rows", "left"] {
+        assert_eq!(dry[key], done[key], "{key}: {dry} {done}");
+    }
+    assert_eq!((&done["left"], &done["stopped"]), (&0.into(), &0.into()));
+    let (inputs, objects) = (done["inputs"].as_u64().expect("a count"), done["objects"].as_u64().expect("a count"));
+    assert_eq!((inputs, objects), (2 * objects, objects), "{done}");
+    let new = data_keys(&world).await;
+    assert_eq!(new.difference(&old).count() as u64, objects);
+    assert_eq!(old.difference(&new).count() as u64, inputs);
+    assert!(new.difference(&old).all(|key| key.contains("+compact-1.")), "{new:?}");
+    assert_eq!(printed(&world, &config, &OUTPUTS).await, before);
+    let verified = assert_clean(&world, &config, "compacted").await;
+    assert_eq!((verified.summary.replaced, verified.summary.objects), (inputs, new.len() as u64));
+    let now = world.run(&config, "ls --json").await.done().json();
+    let total = now.last().expect("totals");
+    assert_eq!((&total["total"]["rows"], &total["total"]["objects"]), (&listed["total"]["rows"], &new.len().into()));
+    assert!(now.iter().any(|line| line["compaction"] == 1 && line["end"].as_i64() > line["first"].as_i64()));
+    // Again there is nothing to do.
+    let again = summary(&compact(&world, &config, "").await);
+    assert_eq!((&again["compactions"], &again["deleted"]), (&0.into(), &0.into()));
+    assert_eq!(data_keys(&world).await, new);
+}
+
+/// Goal: each offset is found in the object that has it now, and only once; a range of offsets gives its rows.
+#[tokio::test]
+async fn offsets_are_found_in_what_replaced_their_objects() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    let find = |offset: i64| {
+        let (world, config) = (&world, &config);
+        async move { world.run(config, &format!("find t/1/{offset} --json")).await.done().json().remove(0) }
+    };
+    let places = |found: &Value| -> Vec<(String, String, usize)> {
+        let outputs = found["outputs"].as_array().expect("outputs").iter();
+        let of = |output: &Value| {
+            let objects = output["objects"].as_array().expect("objects");
+            (output["output"].to_string(), output["fate"].to_string(), objects.len())
+        };
+        outputs.map(of).collect()
+    };
+    let mut before = Vec::new();
+    for offset in 0..30 {
+        before.push(places(&find(offset).await));
+    }
+    let range = "cat --topic t --partition 1 --output kept --from-offset 8 --to-offset 19";
+    let rows = world.run(&config, range).await.done();
+    compact(&world, &config, "").await;
+    for offset in 0..30_i64 {
+        let found = find(offset).await;
+        let now = places(&found);
+        for ((output, fate, count), (_, fate_before, before)) in now.iter().zip(&before[offset as usize]) {
+            // Where rows do not tell their offset, all objects of the batch can have it.
+            assert!(fate == fate_before && (1..=*before).contains(count), "{output} of {offset}: {found}");
+        }
+        let kept = found["outputs"].as_array().expect("outputs").iter().find(|output| output["output"] == "kept");
+        let object = &kept.expect("kept")["objects"][0];
+        let (key, row) = (object["key"].as_str().expect("a key"), object["rows"][0].as_u64().expect("a row"));
+        let hour = format!("hr={:02}", 8 + offset * 7 / 60);
+        assert!(key.contains(&hour), "{offset}: {key}");
+        let bytes = world.main.get(&Path::from(key)).await.expect("there").bytes().await.expect("read");
+        let text = zstd::decode_all(bytes.as_ref()).expect("zstd");
+        let line = text.split(|byte| *byte == b'\n').nth(usize::try_from(row).expect("few")).expect("that row");
+        let told: Value = serde_json::from_slice(line).expect("JSON");
+        assert_eq!(told["id"], id(1, offset), "{key} row {row}");
+    }
+    assert_eq!(world.run(&config, range).await.done().out, rows.out);
+    assert_eq!(rows.ids(), (8..19).map(|offset| id(1, offset)).collect::<Vec<_>>());
+}
+
+/// Goal: wherever a process dies, no command sees a row twice or not at all, and the next one comes to the same end.
+#[tokio::test]
+async fn whoever_dies_anywhere_is_followed_by_one_that_finishes() {
+    let small = || {
+        format!(
+            "{BY_TIME}{}{}",
+            output("json", "type = \"json\", compression = \"gzip\"", ""),
+            output("envelope", "type = \"envelope\"", "")
+        )
+    };
+    let names = ["json", "envelope"];
+    let mut ends = BTreeSet::new();
+    for writes in 0..60 {
+        for last_is_done in [false, true] {
+            let world = World::new();
+            let config = world.config(&small());
+            for batch in 0..2 {
+                let (first, end) = (batch * 10, batch * 10 + 10);
+                let at = |offset: i64| BASE_MS + offset * MINUTE_MS;
+                let records: Vec<OwnedRecord> = (first..end).map(|offset| record(0, offset, at(offset))).collect();
+                world.archived(&config, (first, end), &records).await;
+            }
+            let before = printed(&world, &config, &names).await;
+            let dying = mortal(&world, writes, last_is_done);
+            let died = compact_at(&config, dying, LATER_MS, "--before 2d --json").await;
+            let what = format!("dead after {writes} writes, {last_is_done}");
+            assert_eq!(printed(&world, &config, &names).await, before, "{what}");
+            let (findings, _, _) = verified(&world, &config).await;
+            assert!(findings.is_empty(), "{what}: {findings:#?}");
+            compact(&world, &config, "").await;
+            assert_eq!(printed(&world, &config, &names).await, before, "{what}");
+            assert_clean(&world, &config, &what).await;
+            ends.insert(data_keys(&world).await);
+            if died.exit.is_ok() {
+                assert_eq!(ends.len(), 1, "{ends:#?}");
+                assert_eq!(ends.first().expect("an end").len(), 2);
+                assert!(writes >= 10, "two outputs, and for each a claim, an object, a receipt, a delete and a mark");
+                return;
+            }
+        }
+    }
+    panic!("it dies always");
+}
+
+/// Goal: two processes at once come to one end.
+#[tokio::test]
+async fn two_at_once_do_it_once() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    let before = printed(&world, &config, &OUTPUTS).await;
+    let run = || compact_at(&config, world.destinations(), LATER_MS, "--before 2d --json");
+    let (one, other) = tokio::join!(run(), run());
+    one.done();
+    other.done();
+    compact(&world, &config, "").await;
+    assert_eq!(printed(&world, &config, &OUTPUTS).await, before);
+    assert_clean(&world, &config, "after two").await;
+    assert!(data_keys(&world).await.iter().all(|key| !key.contains("+compact-2")));
+}
+
+/// Goal: only windows and receipts that are old enough, nothing else.
+#[tokio::test]
+async fn what_is_young_or_meant_by_a_backfill_stays() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    let old = data_keys(&world).await;
+    let at = |now_ms: i64, line: &'static str| compact_at(&config, world.destinations(), now_ms, line);
+    for (now_ms, line) in [
+        (BASE_MS + 26 * 60 * MINUTE_MS, "--before 0s --json"),
+        (LATER_MS, "--before 2025-11-21T09:59:59Z --json"),
+        (LATER_MS, "--before 1d --topic u --json"),
+        (LATER_MS, "--before 1d --output other --json"),
+        (LATER_MS, "--before 1d --min-age 30d --json"),
+    ] {
+        let ran = at(now_ms, line).await.done();
+        assert_eq!(summary(&ran)["compactions"], 0, "{line}: {}", ran.out);
+    }
+    assert_eq!(data_keys(&world).await, old);
+    let job = Job {
+        version: JOB_VERSION,
+        name: "older".into(),
+        archive: "a".into(),
+        topic: "t".into(),
+        topic_id: None,
+        cluster_id: "c".into(),
+        group: "g-backfill".into(),
+        request: JobRequest::default(),
+        generation: 1,
+        fingerprint: "f".into(),
+        chunk: 10,
+        ranges: vec![JobRange { partition: 1, first: 0, end: 5 }],
+        skipped: 0,
+        made_ms: None,
+    };
+    let bucket = Bucket::new(world.destinations()[URL].clone());
+    bucket.put_job(&job).await.expect("stored");
+    let ran = compact(&world, &config, "--output json").await;
+    assert!(ran.out.contains("t/1") && ran.out.contains("the backfill older"), "{}", ran.out);
+    assert_eq!(summary(&ran)["compactions"], 4, "{}", ran.out);
+    bucket.end_job("older", 0).await.expect("ended");
+    let ran = compact(&world, &config, "--output json --partition 1").await;
+    assert_eq!(summary(&ran)["compactions"], 2, "{}", ran.out);
+    assert_clean(&world, &config, "afterwards").await;
+}
+
+/// Goal: an old object that comes back is told, counts for nobody, and is deleted again when that is asked for.
+#[tokio::test]
+async fn an_object_that_comes_back_is_told_and_swept() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    let mut old = BTreeMap::new();
+    for key in data_keys(&world).await {
+        let bytes = world.main.get(&Path::from(key.as_str())).await.expect("there").bytes().await.expect("read");
+        old.insert(key, bytes);
+    }
+    let before = printed(&world, &config, &OUTPUTS).await;
+    compact(&world, &config, "").await;
+    let now = data_keys(&world).await;
+    let gone: Vec<_> = old.iter().filter(|(key, _)| !now.contains(*key)).collect();
+    for (key, bytes) in gone.iter().take(2) {
+        world.main.put(&Path::from(key.as_str()), (*bytes).clone().into()).await.expect("put");
+    }
+    let (findings, _, verified) = verified(&world, &config).await;
+    let told: Vec<_> =
+        findings.iter().map(|finding| (finding.kind(), finding.place.clone().expect("a place").1)).collect();
+    assert_eq!(told.len(), 2, "{findings:#?}");
+    assert!(
+        told.iter().all(|(kind, key)| *kind == Kind::Returned && gone.iter().any(|(of, _)| *of == key)),
+        "{told:?}"
+    );
+    assert!(verified.repairs.is_empty() && findings.iter().all(|finding| finding.compaction.is_some()));
+    assert_eq!(printed(&world, &config, &OUTPUTS).await, before, "nobody counts them");
+    let idle = summary(&compact(&world, &config, "").await);
+    assert_eq!(idle["deleted"], 0);
+    let swept = summary(&compact(&world, &config, "--sweep").await);
+    assert_eq!((&swept["deleted"], &swept["compactions"]), (&2.into(), &0.into()));
+    assert_clean(&world, &config, "swept").await;
+    assert_eq!(data_keys(&world).await, now);
+}
+
+/// Goal: objects of a window that come later are taken in, and what was compacted is compacted again.
+#[tokio::test]
+async fn late_objects_are_taken_in() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    compact(&world, &config, "").await;
+    let late: Vec<OwnedRecord> = (30..34).map(|offset| record(0, offset, BASE_MS + 65 * MINUTE_MS)).collect();
+    world.archived(&config, (30, 34), &late).await;
+    let before = printed(&world, &config, &OUTPUTS).await;
+    let done = summary(&compact(&world, &config, "").await);
+    assert_eq!((&done["compactions"], &done["inputs"], &done["objects"]), (&6.into(), &12.into(), &6.into()), "{done}");
+    assert!(data_keys(&world).await.iter().any(|key| key.contains("+compact-2.")));
+    let after = printed(&world, &config, &OUTPUTS).await;
+    for (line, text) in before {
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
+            lines.sort_unstable();
+            lines
+        };
+        assert_eq!(sorted(&after[&line]), sorted(&text), "{line}");
+    }
+    assert_clean(&world, &config, "again").await;
+}
+
+/// Goal: objects at two destinations give way at both, and one that is damaged keeps its group as it is.
+#[tokio::test]
+async fn every_destination_follows_and_damage_is_left_alone() {
+    let world = World::new();
+    let both = "destination = [\"main\", \"spare\"]\n";
+    let config = world.config(&format!("{BY_TIME}{}", output("json", "type = \"json\", compression = \"none\"", both)));
+    three_by_three(&world, &config, |_, _| 0).await;
+    let damaged = data_keys(&world).await.into_iter().find(|key| key.contains("hr=09/t+00001")).expect("such a one");
+    let bytes = world.main.get(&Path::from(damaged.as_str())).await.expect("there").bytes().await.expect("read");
+    let mut other = bytes.to_vec();
+    other[5] ^= 1;
+    world.main.put(&Path::from(damaged.as_str()), other.into()).await.expect("put");
+    let ran = compact(&world, &config, "").await;
+    assert!(ran.out.contains("it is not what its receipt says") && ran.out.contains(&damaged), "{}", ran.out);
+    assert_eq!((&summary(&ran)["left"], &summary(&ran)["compactions"]), (&2.into(), &5.into()), "{}", ran.out);
+    world.main.put(&Path::from(damaged.as_str()), bytes.into()).await.expect("mended");
+    compact(&world, &config, "").await;
+    let verified = assert_clean(&world, &config, "both").await;
+    let of = |store: Arc<InMemory>| async move {
+        let keys: Vec<_> = store.list(None).map(|object| object.expect("listed").location.to_string()).collect().await;
+        keys.into_iter().filter(|key| !key.starts_with("_siltstone/")).collect::<BTreeSet<_>>()
+    };
+    let (main, spare) = (of(world.main.clone()).await, of(world.spare.clone()).await);
+    assert_eq!(main, spare);
+    assert_eq!(verified.summary.objects, 2 * main.len() as u64);
+    let lines = world.run(&config, "ls --json").await.done().json();
+    let compacted = lines.iter().find(|line| line["compaction"] == 1).expect("one");
+    assert_eq!(compacted["destinations"], serde_json::json!([URL, SPARE]));
+    assert_eq!(world.run(&config, "cat --topic t").await.done().out.lines().count(), 90);
+}
+
+/// Goal: JSON lines become Parquet only where every row comes back as it was, and are read like the lines.
+#[tokio::test]
+async fn json_becomes_parquet_where_no_row_is_another() {
+    let world = World::new();
+    let config = world.config(&format!(
+        "{BY_TIME}{}",
+        output("json", "type = \"json\", compression = \"gzip\"", "keep = [\"offset\"]\n")
+    ));
+    let value = |offset: i64| {
+        let ms = BASE_MS + offset * 7 * MINUTE_MS;
+        match offset % 5 {
+            0 => {
+                format!(r#"{{"id":{offset},"time":{ms},"price":1.50,"tags":["a","b"],"big":12345678901234567890123}}"#)
+            }
+            1 => format!(r#"{{"time":{ms},"id":{offset},"nested":{{"x":1.5,"y":"\u00e4"}},"mixed":1}}"#),
+            2 => format!(r#"{{"id":{offset},"time":{ms},"mixed":"text","":{{"empty":"name"}}}}"#),
+            3 => format!(r#"{{"id":{offset},"time":{ms},"nested":{{"x":2.5}},"list":[]}}"#),
+            // The last hour has a null.
+            _ if offset > 26 => format!(r#"{{"id":{offset},"time":{ms},"price":null}}"#),
+            _ => format!(r#"{{"id":{offset},"time":{ms},"price":-0.25,"only":{{"here":[1,2,{{"z":null}}]}}}}"#),
+        }
+    };
+    for batch in 0..3 {
+        let (first, end) = (batch * 10, batch * 10 + 10);
+        let of = |offset: i64| {
+            let mut record = record(0, offset, BASE_MS + offset * 7 * MINUTE_MS);
+            record.value = Some(value(offset).into_bytes());
+            record
+        };
+        let records: Vec<OwnedRecord> = (first..end).map(of).collect();
+        world.archived(&config, (first, end), &records).await;
+    }
+    let lines =
+        |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect() };
+    let before = lines(&world.run(&config, "cat --topic t").await.done().out);
+    let ran = compact(&world, &config, "--to parquet").await;
+    assert!(ran.out.contains("comes back as another one"), "{}", ran.out);
+    assert_eq!(summary(&ran)["left"], 1, "{}", ran.out);
+    let parquet = |keys: &BTreeSet<String>| keys.iter().filter(|key| key.ends_with("+compact-1.parquet")).count();
+    let keys = data_keys(&world).await;
+    assert_eq!((parquet(&keys), keys.len()), (3, 4), "{keys:?}");
+    assert_clean(&world, &config, "three hours").await;
+    let merged = |row: &Value| {
+        let mut row = row.as_object().expect("an object").clone();
+        if let Some(rest) = row.remove("_rest") {
+            row.extend(rest.as_object().expect("fields").clone());
+        }
+        Value::Object(row)
+    };
+    let without_nulls = |row: &Value| {
+        let mut row = merged(row);
+        row.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
+        row
+    };
+    let after = world.run(&config, "cat --topic t --order offset").await.done();
+    assert_eq!(lines(&after.out).iter().map(merged).collect::<Vec<_>>(), before);
+    let ran = compact(&world, &config, "--to parquet --nulls-as-missing").await;
+    assert_eq!((&summary(&ran)["left"], &summary(&ran)["objects"]), (&0.into(), &1.into()), "{}", ran.out);
+    assert_eq!(parquet(&data_keys(&world).await), 4);
+    let after = world.run(&config, "cat --topic t").await.done();
+    let (after, expected): (Vec<Value>, Vec<Value>) =
+        (lines(&after.out).iter().map(without_nulls).collect(), before.iter().map(without_nulls).collect());
+    assert_eq!(after, expected);
+    assert_clean(&world, &config, "four hours").await;
+    let line = "cat --topic t --from-offset 7 --to-offset 12 --json";
+    let rows = world.run(&config, line).await.done().json();
+    let told: Vec<_> = rows.iter().map(|row| (row["offset"].as_i64(), row["event_time"].is_string())).collect();
+    assert_eq!(told, (7..12).map(|offset| (Some(offset), true)).collect::<Vec<_>>());
+    let found = world.run(&config, "find t/0/9 --json").await.done().json().remove(0);
+    assert!(found["outputs"][0]["objects"][0]["key"].as_str().is_some_and(|key| key.ends_with(".parquet")), "{found}");
+    assert_eq!(summary(&compact(&world, &config, "--to parquet").await)["compactions"], 0);
+}
+
+/// Goal: to take back says what it means, and then the old objects count again: those that are not there are told missing.
+#[tokio::test]
+async fn a_compaction_is_taken_back_only_when_that_is_meant() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    compact(&world, &config, "").await;
+    let late: Vec<OwnedRecord> = (30..34).map(|offset| record(0, offset, BASE_MS + 65 * MINUTE_MS)).collect();
+    world.archived(&config, (30, 34), &late).await;
+    compact(&world, &config, "").await;
+    let key = data_keys(&world).await.into_iter().find(|key| key.starts_with("json/") && key.contains("compact-2"));
+    let key = key.expect("a second compaction");
+    let undo = |line: String| compact_at_later(&world, &config, line);
+    let keys = data_keys(&world).await;
+    let said = undo(format!("--undo {key}")).await.done();
+    assert!(said.out.contains("would be taken back") && said.out.contains("--yes"), "{}", said.out);
+    assert_eq!(data_keys(&world).await, keys);
+    let failure = undo("--undo nothing --yes".to_string()).await.exit.expect_err("there is none");
+    assert_eq!(failure.exit, Exit::Config, "{failure}");
+    let done = undo(format!("--undo {key} --yes --json")).await.done();
+    assert_eq!(summary(&done)["undone"], 2, "{}", done.out);
+    assert!(!data_keys(&world).await.contains(&key));
+    let (findings, _, verified) = verified(&world, &config).await;
+    assert_eq!(findings.len(), 3, "{findings:#?}");
+    assert!(findings.iter().all(|finding| finding.kind() == Kind::Missing && finding.compaction.is_none()));
+    let ranges: Vec<_> = verified.repairs.values().flatten().map(|range| (range.first, range.end)).collect();
+    assert_eq!(ranges, [(0, 20), (30, 34)], "what a backfill archives again");
+    let other: BTreeSet<String> = data_keys(&world).await;
+    assert!(other.iter().any(|key| key.starts_with("kept/") && key.contains("compact-2")), "only that unit: {other:?}");
+}
+
+async fn compact_at_later(world: &World, config: &Config, line: String) -> Ran {
+    compact_at(config, world.destinations(), LATER_MS, &line).await
+}
+
+/// Goal: a batch whose objects were compacted counts as whole while what replaced them is there, and is never archived again otherwise.
+#[tokio::test]
+async fn a_batch_that_was_compacted_is_whole_or_left_alone() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    compact(&world, &config, "--output json").await;
+    let (destinations, partition) = (world.destinations(), TopicPartition::new("t", 0));
+    let bucket = Bucket::new(destinations[URL].clone());
+    let receipt = bucket.get_receipt(&partition, 10).await.expect("read").expect("there");
+    let live = Live::read(&bucket, &ManualClock::at(0), &partition, OffsetRange::new(10, 20)).await.expect("read");
+    let of = |output: &str| receipt.objects.iter().filter(|object| object.output == output).collect::<Vec<_>>();
+    let stands = |gone: &'static str| {
+        let (live, receipt, destinations) = (&live, &receipt, &destinations);
+        let gone = of(gone);
+        async move { live.stands_for(receipt, &gone, destinations).await.expect("an answer") }
+    };
+    assert_eq!(stands("json").await, Standing::Whole);
+    let broken = |found: Standing| match found {
+        Standing::Broken { key, unit } => (key, unit.len()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(broken(stands("avro").await), (of("avro")[0].key.clone(), 32));
+    let alone = bucket.get_receipt(&TopicPartition::new("t", 1), 10).await.expect("read").expect("there");
+    let nothing = Live::default();
+    assert_eq!(nothing.stands_for(&alone, &[], &destinations).await.expect("an answer"), Standing::None);
+    let replacement = live.compacted()[0].objects[0].key.clone();
+    world.main.delete(&Path::from(replacement.as_str())).await.expect("deleted");
+    assert_eq!(broken(stands("json").await), (replacement, 32));
+}
+
+/// Goal: a claim that cannot be finished holds up no other unit, and is given up without a loss.
+#[tokio::test]
+async fn a_claim_that_cannot_be_finished_is_told_and_given_up() {
+    let world = World::new();
+    let config = world.config(&format!("{BY_TIME}{}", output("json", "type = \"json\", compression = \"none\"", "")));
+    three_by_three(&world, &config, |_, _| 0).await;
+    // It dies right behind its first claim.
+    let died = compact_at(&config, mortal(&world, 0, true), LATER_MS, "--before 2d").await;
+    assert!(died.exit.is_err());
+    let (_, notes, _) = verified(&world, &config).await;
+    assert_eq!(notes, ["open_compaction"]);
+    // What it was to be made of changes: nobody can make the same object.
+    let key = data_keys(&world).await.into_iter().find(|key| key.contains("hr=09/t+00000")).expect("an input");
+    let bytes = world.main.get(&Path::from(key.as_str())).await.expect("there").bytes().await.expect("read");
+    world.main.put(&Path::from(key.as_str()), "other".into()).await.expect("put");
+    let ran = compact_at_later(&world, &config, "--before 2d --json".to_string()).await;
+    let failure: Failure = ran.exit.expect_err("a person must look");
+    assert_eq!(failure.exit, Exit::Stopped, "{failure}");
+    let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let last = lines.last().expect("a summary");
+    assert_eq!((&last["stopped"], &last["compactions"]), (&1.into(), &5.into()), "{}", ran.out);
+    let unit =
+        lines.iter().find(|line| line["step"] == "stopped").and_then(|line| line["unit"].as_str()).expect("told");
+    world.main.put(&Path::from(key.as_str()), bytes.into()).await.expect("mended");
+    compact_at_later(&world, &config, format!("--undo {unit} --yes")).await.done();
+    assert_clean(&world, &config, "given up").await;
+    let done = summary(&compact(&world, &config, "").await);
+    assert_eq!(done["compactions"], 1);
+    assert!(data_keys(&world).await.iter().any(|key| key.contains("hr=09/t+00000") && key.contains("+compact-2")));
+    assert_eq!(world.run(&config, "cat --topic t").await.done().out.lines().count(), 90);
+}

@@ -1,0 +1,295 @@
+//! Which objects count: those that receipts of batches name, but those that compactions have replaced, and the compactions' own.
+//!
+//! Whoever reads, verifies or mends an archive asks here before it takes an object of a batch's receipt for one that is there.
+//!
+//! Memory: 16 bytes for each object that was replaced, and some hundred for each that replaces them; of the compactions that share an offset
+//! with what is asked for. Nothing where nobody has compacted anything.
+
+use crate::bucket::Bucket;
+use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, To};
+use crate::bucket::receipt::{Receipt, ReceiptObject};
+use crate::clock::Clock;
+use crate::exit::Failure;
+use crate::ledger::Destinations;
+use crate::pipeline::start::patiently;
+use crate::record::{OffsetRange, TopicPartition};
+use crate::upload::{UploadError, is_there};
+use crate::verify::table::{Digest, digest};
+use futures::stream::{FuturesOrdered, TryStreamExt};
+
+/// Receipts of compactions read side by side.
+const READS_MAX: usize = 8;
+
+/// An object that a compaction made and that counts.
+#[derive(Clone, Debug)]
+pub struct Compacted {
+    /// The compaction.
+    pub id: CompactionId,
+    /// What its group says; without the inputs, which count no more.
+    pub group: Group,
+    /// It, at each of its destinations.
+    pub objects: Vec<ReceiptObject>,
+}
+
+/// What counts of one Kafka partition.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Of the places of objects that count no more; sorted.
+    replaced: Vec<Digest>,
+    /// What counts in their place, by offset.
+    compacted: Vec<Compacted>,
+    /// First offset of each batch whose rows are in one of them, and in which; sorted.
+    of_batches: Vec<(i64, usize)>,
+}
+
+impl Live {
+    /// Reads the compactions of `partition` that share an offset with `range`.
+    ///
+    /// # Errors
+    /// A store that refuses or does not answer, a receipt that is damaged.
+    pub async fn read(
+        bucket: &Bucket,
+        clock: &dyn Clock,
+        partition: &TopicPartition,
+        range: OffsetRange,
+    ) -> Result<Self, Failure> {
+        let listed = patiently(clock, "list compactions", || bucket.listed_compactions(partition)).await?;
+        let counting = listed.into_iter().filter_map(|(id, documents)| Some((id, documents.counts()?)));
+        let meant: Vec<_> =
+            counting.filter(|(_, covers)| covers.first < range.end && range.first < covers.end).collect();
+        let mut live = Self::default();
+        let (mut waiting, mut running) = (meant.into_iter(), FuturesOrdered::new());
+        loop {
+            while running.len() < READS_MAX
+                && let Some((id, covers)) = waiting.next()
+            {
+                running.push_back(receipt_of(bucket, clock, partition, id, covers));
+            }
+            let Some(receipt) = running.try_next().await? else { break };
+            if let Some(receipt) = receipt.filter(|receipt| !receipt.given_up) {
+                live.add(&receipt.compaction);
+            }
+        }
+        Ok(live.sealed())
+    }
+
+    fn add(&mut self, compaction: &Compaction) {
+        let objects: Vec<(&Group, ReceiptObject)> = compaction.objects().collect();
+        for group in &compaction.groups {
+            for destination in &group.destinations {
+                self.replaced.extend(group.inputs.iter().map(|input| digest(destination, &input.key)));
+            }
+            let own = objects.iter().filter(|(of, _)| of.key == group.key).map(|(_, object)| object.clone()).collect();
+            let group = Group { inputs: Vec::new(), ..group.clone() };
+            self.compacted.push(Compacted { id: compaction.id(), group, objects: own });
+        }
+    }
+
+    fn sealed(mut self) -> Self {
+        self.replaced.sort_unstable();
+        self.replaced.dedup();
+        let replaced = std::mem::take(&mut self.replaced);
+        // What a later compaction of the same unit has taken in counts no more either.
+        self.compacted.retain(|of| {
+            of.objects.iter().all(|object| replaced.binary_search(&digest(&object.destination, &object.key)).is_err())
+        });
+        self.replaced = replaced;
+        self.compacted
+            .sort_by(|one, other| (one.group.range(), &one.group.key).cmp(&(other.group.range(), &other.group.key)));
+        let batches = self.compacted.iter().enumerate();
+        let batches = batches.flat_map(|(index, of)| of.group.batches.iter().map(move |&(first, _)| (first, index)));
+        self.of_batches = batches.collect();
+        self.of_batches.sort_unstable();
+        self
+    }
+
+    /// Whether nothing was replaced.
+    pub fn is_empty(&self) -> bool {
+        self.replaced.is_empty()
+    }
+
+    /// Whether that object gave way to another one.
+    pub fn is_replaced(&self, destination: &str, key: &str) -> bool {
+        !self.replaced.is_empty() && self.replaced.binary_search(&digest(destination, key)).is_ok()
+    }
+
+    /// The objects of compactions that count, by offset.
+    pub fn compacted(&self) -> &[Compacted] {
+        &self.compacted
+    }
+
+    /// Those that have rows of the batch that begins at `first`: their numbers in [`Live::compacted`].
+    pub fn of_batch(&self, first: i64) -> impl Iterator<Item = usize> {
+        let begin = self.of_batches.partition_point(|&(of, _)| of < first);
+        self.of_batches[begin..].iter().take_while(move |&&(of, _)| of == first).map(|&(_, index)| index)
+    }
+}
+
+async fn receipt_of(
+    bucket: &Bucket,
+    clock: &dyn Clock,
+    partition: &TopicPartition,
+    id: CompactionId,
+    covers: OffsetRange,
+) -> Result<Option<CompactionReceipt>, Failure> {
+    let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
+    patiently(clock, &what, || bucket.compaction_receipt(partition, &id, covers)).await
+}
+
+/// What compactions are to a batch of which objects are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// They have replaced nothing of it.
+    None,
+    /// They have replaced all that is gone, and what they put in its place is there: nothing of the batch is missing.
+    Whole,
+    /// They have replaced something of it, so it must not be archived again: the old objects would come back beside the new ones. And yet this
+    /// one is not there.
+    Broken {
+        /// Its key.
+        key: String,
+        /// The unit of the compaction.
+        unit: String,
+    },
+}
+
+impl Live {
+    /// What this is to the batch of `receipt`, of which `gone` are not there as it says.
+    ///
+    /// # Errors
+    /// A store refuses or does not answer.
+    pub async fn stands_for(
+        &self,
+        receipt: &Receipt,
+        gone: &[&ReceiptObject],
+        destinations: &Destinations,
+    ) -> Result<Standing, UploadError> {
+        let is_replaced = |object: &ReceiptObject| self.is_replaced(&object.destination, &object.key);
+        if !receipt.objects.iter().any(is_replaced) {
+            return Ok(Standing::None);
+        }
+        let compacted: Vec<&Compacted> = self.of_batch(receipt.first).map(|index| &self.compacted[index]).collect();
+        if let Some(missing) = gone.iter().find(|object| !is_replaced(object)) {
+            let unit = compacted.first().map(|of| of.id.0.clone()).unwrap_or_default();
+            return Ok(Standing::Broken { key: missing.key.clone(), unit });
+        }
+        for of in compacted {
+            for object in &of.objects {
+                let Some(destination) = destinations.get(&object.destination) else { continue };
+                if !is_there(destination, &object.key, object.bytes, object.sha256.as_deref()).await? {
+                    return Ok(Standing::Broken { key: object.key.clone(), unit: of.id.0.clone() });
+                }
+            }
+        }
+        Ok(Standing::Whole)
+    }
+}
+
+impl Compacted {
+    /// From the first offset of its first batch to the end of its last one.
+    pub fn range(&self) -> OffsetRange {
+        self.group.range()
+    }
+
+    /// The format that its rows were given in place of the layout's.
+    pub fn to(&self) -> Option<To> {
+        self.group.to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::compactions::{COMPACTION_VERSION, Input, Proof, ProofBy};
+    use crate::clock::ManualClock;
+    use crate::destination::{Destination, StoreKind};
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+
+    const AT: &str = "memory:///";
+
+    fn compaction(unit: char, n: u32, inputs: &[(&str, i64, i64)], key: &str) -> Compaction {
+        let input = |&(key, first, end): &(&str, i64, i64)| Input {
+            key: key.into(),
+            first,
+            end,
+            rows: 1,
+            bytes: 1,
+            sha256: String::new(),
+        };
+        let group = Group {
+            destinations: vec![AT.into()],
+            fingerprint: "f".into(),
+            schema: None,
+            target: None,
+            to: None,
+            inputs: inputs.iter().map(input).collect(),
+            batches: inputs.iter().map(|&(_, first, end)| (first, end)).collect(),
+            key: key.into(),
+            records: None,
+            rows: 2,
+            bytes: 2,
+            sha256: String::new(),
+            event_min_ms: None,
+            event_max_ms: None,
+            proof: Proof { by: ProofBy::Bytes, rows: 2, inputs: String::new(), object: String::new() },
+        };
+        Compaction {
+            version: COMPACTION_VERSION,
+            topic: "t".into(),
+            partition: 0,
+            generation: 1,
+            archive: "a".into(),
+            output: "json".into(),
+            folder: "x".into(),
+            unit: unit.to_string().repeat(32),
+            n,
+            groups: vec![group],
+        }
+    }
+
+    /// Goal: of old and new exactly one set counts, through compactions of compactions and after one is taken back.
+    #[tokio::test]
+    async fn one_of_the_two_sets_counts() {
+        let store = Arc::new(InMemory::new());
+        let bucket = Bucket::new(Arc::new(Destination::from_store("main", AT, store, StoreKind::Memory)));
+        let (clock, partition) = (ManualClock::at(0), TopicPartition::new("t", 0));
+        let live = |from: i64, to: i64| Live::read(&bucket, &clock, &partition, OffsetRange::new(from, to));
+        let first = compaction('a', 1, &[("x/0", 0, 10), ("x/1", 10, 20)], "x/c1");
+        let second = compaction('a', 2, &[("x/c1", 0, 20), ("x/2", 20, 30)], "x/c2");
+        let other = compaction('b', 1, &[("y/0", 0, 10), ("y/3", 90, 99)], "y/c1");
+        for claim in [&first, &second, &other] {
+            bucket.claim_compaction(claim).await.expect("claimed");
+        }
+        assert!(live(0, 100).await.expect("read").is_empty(), "a claim replaces nothing");
+        let finish = |of: &Compaction| {
+            let receipt =
+                CompactionReceipt { compaction: of.clone(), writer: String::new(), written_ms: None, given_up: false };
+            let bucket = bucket.clone();
+            async move { bucket.put_compaction_receipt(&receipt).await.expect("written") }
+        };
+        finish(&first).await;
+        let found = live(0, 100).await.expect("read");
+        assert!(found.is_replaced(AT, "x/0") && found.is_replaced(AT, "x/1") && !found.is_replaced(AT, "x/2"));
+        assert!(!found.is_replaced("elsewhere", "x/0"));
+        assert_eq!(
+            found.of_batch(10).map(|index| found.compacted()[index].group.key.as_str()).collect::<Vec<_>>(),
+            ["x/c1"]
+        );
+        finish(&second).await;
+        finish(&other).await;
+        let found = live(0, 100).await.expect("read");
+        let keys: Vec<&str> = found.compacted().iter().map(|of| of.group.key.as_str()).collect();
+        assert_eq!(keys, ["x/c2", "y/c1"]);
+        assert!(found.is_replaced(AT, "x/c1") && found.is_replaced(AT, "x/0"));
+        assert_eq!(found.of_batch(0).count(), 2);
+        assert_eq!(found.of_batch(1).count(), 0);
+        // Only what shares an offset with what is asked for is read.
+        assert_eq!(live(95, 96).await.expect("read").compacted().len(), 1);
+        bucket.undo_compaction(&partition, &second.id(), 0).await.expect("taken back");
+        let found = live(0, 50).await.expect("read");
+        let keys: Vec<&str> = found.compacted().iter().map(|of| of.group.key.as_str()).collect();
+        assert_eq!(keys, ["x/c1", "y/c1"]);
+        assert!(!found.is_replaced(AT, "x/2"));
+    }
+}

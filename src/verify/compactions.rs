@@ -1,0 +1,255 @@
+//! What compactions changed: objects that batches' receipts name and that are to be gone, and those that count in their place.
+
+use super::finding::Fault;
+use super::read::{Reader, Unreadable, described, spawned};
+use super::run::Run;
+use super::table::{Digest, Filling, Owner, digest};
+use crate::bucket::compactions::{
+    Compaction, CompactionId, CompactionReceipt, ListedCompaction, To, compaction_receipt_key,
+};
+use crate::bucket::receipt::ReceiptObject;
+use crate::exit::Failure;
+use crate::pipeline::start::patiently;
+use crate::record::{OffsetRange, TopicPartition};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::sync::Arc;
+
+/// Receipts of compactions read side by side.
+const READS_MAX: usize = 16;
+
+/// A compaction that counts, in few bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) id: CompactionId,
+    /// As the name of its receipt tells.
+    pub(super) range: OffsetRange,
+    /// What it replaced is deleted.
+    pub(super) done: bool,
+}
+
+/// The compactions of one Kafka partition.
+#[derive(Debug, Default)]
+pub(super) struct Compactions {
+    /// Places of objects that count no more; sorted.
+    replaced: Vec<Digest>,
+    /// Objects that count in their place, with the number of their compaction, from 1, and what is known of them.
+    pub(super) objects: Vec<(u32, CompactedObject)>,
+}
+
+/// An object of a compaction.
+#[derive(Clone, Debug)]
+pub(super) struct CompactedObject {
+    pub(super) object: ReceiptObject,
+    pub(super) range: OffsetRange,
+    pub(super) fingerprint: String,
+    pub(super) to: Option<To>,
+}
+
+impl Compactions {
+    /// Whether that object gave way to another one.
+    pub(super) fn is_replaced(&self, object: &ReceiptObject) -> bool {
+        !self.replaced.is_empty() && self.replaced.binary_search(&digest(&object.destination, &object.key)).is_ok()
+    }
+
+    /// Those of `objects` that count.
+    pub(super) fn counting(&self, objects: &[ReceiptObject]) -> Vec<ReceiptObject> {
+        objects.iter().filter(|object| !self.is_replaced(object)).cloned().collect()
+    }
+}
+
+impl Reader {
+    /// The receipt of a compaction, looked for anew.
+    ///
+    /// # Errors
+    /// A store that refuses or does not answer.
+    pub(super) async fn compaction(
+        &self,
+        partition: &TopicPartition,
+        known: &Known,
+    ) -> Result<Result<Option<CompactionReceipt>, Unreadable>, Failure> {
+        let (bucket, Known { id, range, .. }) = (&self.bucket, known);
+        let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
+        let read = self.tolerantly(&what, || bucket.compaction_receipt(partition, id, *range)).await?;
+        let key = compaction_receipt_key(partition, bucket.generation(), id, *range);
+        Ok(read.map_err(|error| described(Some(range.end), &error)))
+    }
+
+    /// Whether a compaction that was begun or finished meanwhile has `place` among its new objects.
+    ///
+    /// # Errors
+    /// A store that refuses or does not answer.
+    pub(super) async fn is_compacted(
+        &self,
+        partition: &TopicPartition,
+        n: u32,
+        place: (&str, &str),
+    ) -> Result<bool, Failure> {
+        let bucket = &self.bucket;
+        let listed = patiently(&*self.clock, "list compactions", || bucket.listed_compactions(partition)).await?;
+        let names = |compaction: &Compaction| compaction.objects().any(|(_, object)| object.place() == place);
+        for (id, ListedCompaction { receipt, .. }) in
+            listed.into_iter().filter(|(id, listed)| id.1 == n && !listed.undone)
+        {
+            let what = format!("{partition}: compaction {}.{}", id.0, id.1);
+            let found = match receipt {
+                Some(range) => {
+                    let read = || bucket.compaction_receipt(partition, &id, range);
+                    let found = self.tolerantly(&what, read).await?;
+                    found.map(|found| found.filter(|receipt| !receipt.given_up).map(|receipt| receipt.compaction))
+                }
+                None => self.tolerantly(&what, || bucket.compaction_claim(partition, &id)).await?,
+            };
+            if found.is_ok_and(|found| found.as_ref().is_some_and(names)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Run<'_> {
+    /// Reads the compactions of one Kafka partition; their objects, and the places of those that they replaced, go into the table.
+    pub(super) async fn read_compactions(
+        &mut self,
+        index: usize,
+        filling: &mut Filling,
+    ) -> Result<Compactions, Failure> {
+        let (archive, partition) = self.archive(index);
+        let reader = archive.reader.clone();
+        let what = format!("{partition}: list compactions");
+        let listed = patiently(&*reader.clock, &what, || reader.bucket.listed_compactions(&partition)).await?;
+        let mut open = 0_u64;
+        for (id, _) in listed.iter().filter(|(_, documents)| documents.is_open()) {
+            open += 1;
+            let claim = reader.tolerantly(&what, || reader.bucket.compaction_claim(&partition, id)).await?;
+            if let Ok(Some(claim)) = claim {
+                let owner = Owner { first: claim.range().first, ..self.owner(index) };
+                for (_, object) in claim.objects() {
+                    filling.add(digest(&object.destination, &object.key), 0, owner, false);
+                }
+            }
+        }
+        let known: Vec<Known> = listed
+            .into_iter()
+            .filter_map(|(id, documents)| Some(Known { id, range: documents.counts()?, done: documents.done }))
+            .collect();
+        let known = Arc::new(known);
+        self.compactions.insert(index, known.clone());
+        let found = self.follow(index, &known, Some(&mut *filling)).await?;
+        if self.is_first_pass() {
+            self.tell_compactions(index, open, &known, &found)?;
+        }
+        for (number, of) in &found.objects {
+            let owner = Owner { first: of.range.first, compaction: *number, ..self.owner(index) };
+            self.add(index, of.range, std::slice::from_ref(&of.object), owner, filling);
+        }
+        Ok(found)
+    }
+
+    /// The compactions of one Kafka partition once more, without the table.
+    pub(super) async fn compactions_again(&mut self, index: usize) -> Result<Compactions, Failure> {
+        let known = self.compactions.get(&index).cloned().unwrap_or_default();
+        self.follow(index, &known, None).await
+    }
+
+    fn owner(&self, index: usize) -> Owner {
+        Owner { partition: u32::try_from(index).unwrap_or(u32::MAX), replay: 0, compaction: 0, first: 0 }
+    }
+
+    async fn follow(
+        &mut self,
+        index: usize,
+        known: &Arc<Vec<Known>>,
+        mut filling: Option<&mut Filling>,
+    ) -> Result<Compactions, Failure> {
+        let (archive, partition) = self.archive(index);
+        let reader = archive.reader.clone();
+        let read = |number: usize| {
+            let (reader, partition, known) = (reader.clone(), partition.clone(), known.clone());
+            spawned(async move { Ok((number, reader.compaction(&partition, &known[number]).await?)) })
+        };
+        let mut receipts = stream::iter(0..known.len()).map(read).buffered(READS_MAX);
+        let mut found = Compactions::default();
+        while let Some((number, receipt)) = receipts.try_next().await? {
+            let compaction = match receipt {
+                Ok(Some(receipt)) if !receipt.given_up => receipt.compaction,
+                Ok(_) => continue,
+                Err(unreadable) => {
+                    if self.is_first_pass() && filling.is_some() {
+                        let home = reader.bucket.destination().id().to_string();
+                        let Unreadable { key, end, what, newer } = unreadable;
+                        let range = (known[number].range.first, end);
+                        self.find(index, range, Some((home, key)), Fault::Unreadable { what, newer })?;
+                    }
+                    continue;
+                }
+            };
+            let number = u32::try_from(number + 1).unwrap_or(u32::MAX);
+            let owner = Owner { first: compaction.range().first, compaction: number, ..self.owner(index) };
+            let objects: Vec<CompactedObject> = compaction
+                .objects()
+                .map(|(group, object)| CompactedObject {
+                    object,
+                    range: group.range(),
+                    fingerprint: group.fingerprint.clone(),
+                    to: group.to,
+                })
+                .collect();
+            let all: Vec<ReceiptObject> = objects.iter().map(|of| of.object.clone()).collect();
+            let is_meant = self.scope.takes(&all);
+            for group in &compaction.groups {
+                for destination in &group.destinations {
+                    for input in &group.inputs {
+                        let place = digest(destination, &input.key);
+                        found.replaced.push(place);
+                        if let Some(filling) = filling.as_deref_mut().filter(|_| is_meant) {
+                            filling.add_replaced(place, input.bytes, owner);
+                        }
+                    }
+                }
+            }
+            if is_meant {
+                found.objects.extend(objects.into_iter().map(|object| (number, object)));
+            }
+        }
+        found.replaced.sort_unstable();
+        found.replaced.dedup();
+        let replaced = std::mem::take(&mut found.replaced);
+        // What a later compaction of the same unit has taken in counts no more either.
+        let is_replaced =
+            |object: &ReceiptObject| replaced.binary_search(&digest(&object.destination, &object.key)).is_ok();
+        found.objects.retain(|(_, of)| !is_replaced(&of.object));
+        found.replaced = replaced;
+        Ok(found)
+    }
+
+    fn tell_compactions(
+        &mut self,
+        index: usize,
+        open: u64,
+        known: &[Known],
+        found: &Compactions,
+    ) -> Result<(), Failure> {
+        if open > 0 {
+            let what = format!("{open} compactions were begun and are not finished: siltstone compact");
+            self.note(index, "open_compaction", what)?;
+        }
+        let undeleted = known.iter().filter(|known| !known.done).count();
+        if undeleted > 0 {
+            let what = format!("{undeleted} compactions have not deleted all that they replaced: siltstone compact");
+            self.note(index, "open_compaction", what)?;
+        }
+        self.summary.compactions += known.len() as u64;
+        self.summary.replaced += found.replaced.len() as u64;
+        let objects: Vec<ReceiptObject> = found.objects.iter().map(|(_, of)| of.object.clone()).collect();
+        self.count(&objects);
+        Ok(())
+    }
+}
+
+impl Known {
+    /// As findings name it.
+    pub(super) fn name(&self) -> Arc<str> {
+        format!("{}.{}", self.id.0, self.id.1).into()
+    }
+}
