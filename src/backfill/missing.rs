@@ -181,7 +181,16 @@ mod tests {
 
     fn finding(first: i64, end: i64, fault: Fault) -> Finding {
         let partition = TopicPartition::new("t", 0);
-        Finding { archive: "a".into(), partition, first, end: Some(end), place: None, replay: None, fault }
+        Finding {
+            archive: "a".into(),
+            partition,
+            first,
+            end: Some(end),
+            place: None,
+            replay: None,
+            compaction: None,
+            fault,
+        }
     }
 
     fn missing(findings: Vec<Finding>, live: i64, ranges_max: usize) -> Missing {

@@ -18,7 +18,7 @@ use crate::reader::shape::Shape;
 use crate::record::{OffsetRange, TopicPartition};
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
-use crate::upload::{How, PutRule, UploadFile, hex, put_file};
+use crate::upload::{How, Look, PutRule, UploadFile, hex, put_file};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::local::LocalFileSystem;
@@ -262,6 +262,8 @@ impl Compactor<'_> {
             rule: if is_new { PutRule::ReplaceUntold } else { PutRule::KeepUntold },
             count: Arc::new(move |file| counting.count_rows(file)),
             check_existing: !is_new,
+            // The old objects are deleted on its word.
+            look: Look::Bytes,
         };
         for id in &group.destinations {
             let destination = self.destination(id)?;

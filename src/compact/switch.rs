@@ -12,7 +12,7 @@ use crate::ledger::Site;
 use crate::ledger::live::Live;
 use crate::pipeline::start::patiently;
 use crate::record::TopicPartition;
-use crate::upload::{self, hex};
+use crate::upload::{self, Look, hex};
 use std::collections::BTreeMap;
 
 impl Compactor<'_> {
@@ -180,7 +180,7 @@ impl Compactor<'_> {
     async fn is_there(&self, group: &Group) -> Result<bool, Failure> {
         for id in &group.destinations {
             let destination = self.destination(id)?;
-            let look = || upload::is_there(destination, &group.key, group.bytes, Some(&group.sha256));
+            let look = || upload::is_there(destination, &group.key, group.bytes, Some(&group.sha256), Look::Bytes);
             if !patiently(&*self.clock, "look for a compacted object", look).await? {
                 return Ok(false);
             }

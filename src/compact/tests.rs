@@ -346,7 +346,8 @@ async fn what_is_young_or_meant_by_a_backfill_stays() {
         generation: 1,
         fingerprint: "f".into(),
         chunk: 10,
-        ranges: vec![JobRange { partition: 1, first: 0, end: 5 }],
+        ranges: vec![JobRange::new(1, OffsetRange::new(0, 5))],
+        read_back: Vec::new(),
         skipped: 0,
         made_ms: None,
     };
@@ -576,7 +577,7 @@ async fn a_batch_that_was_compacted_is_whole_or_left_alone() {
     let stands = |gone: &'static str| {
         let (live, receipt, destinations) = (&live, &receipt, &destinations);
         let gone = of(gone);
-        async move { live.stands_for(receipt, &gone, destinations).await.expect("an answer") }
+        async move { live.stands_for(receipt, &gone, destinations, Look::Shown).await.expect("an answer") }
     };
     assert_eq!(stands("json").await, Standing::Whole);
     let broken = |found: Standing| match found {
@@ -586,7 +587,7 @@ async fn a_batch_that_was_compacted_is_whole_or_left_alone() {
     assert_eq!(broken(stands("avro").await), (of("avro")[0].key.clone(), 32));
     let alone = bucket.get_receipt(&TopicPartition::new("t", 1), 10).await.expect("read").expect("there");
     let nothing = Live::default();
-    assert_eq!(nothing.stands_for(&alone, &[], &destinations).await.expect("an answer"), Standing::None);
+    assert_eq!(nothing.stands_for(&alone, &[], &destinations, Look::Shown).await.expect("an answer"), Standing::None);
     let replacement = live.compacted()[0].objects[0].key.clone();
     world.main.delete(&Path::from(replacement.as_str())).await.expect("deleted");
     assert_eq!(broken(stands("json").await), (replacement, 32));

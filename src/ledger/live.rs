@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use crate::ledger::Destinations;
 use crate::pipeline::start::patiently;
 use crate::record::{OffsetRange, TopicPartition};
-use crate::upload::{UploadError, is_there};
+use crate::upload::{Look, UploadError, is_there};
 use crate::verify::table::{Digest, digest};
 use futures::stream::{FuturesOrdered, TryStreamExt};
 
@@ -163,6 +163,7 @@ impl Live {
         receipt: &Receipt,
         gone: &[&ReceiptObject],
         destinations: &Destinations,
+        look: Look,
     ) -> Result<Standing, UploadError> {
         let is_replaced = |object: &ReceiptObject| self.is_replaced(&object.destination, &object.key);
         if !receipt.objects.iter().any(is_replaced) {
@@ -176,7 +177,7 @@ impl Live {
         for of in compacted {
             for object in &of.objects {
                 let Some(destination) = destinations.get(&object.destination) else { continue };
-                if !is_there(destination, &object.key, object.bytes, object.sha256.as_deref()).await? {
+                if !is_there(destination, &object.key, object.bytes, object.sha256.as_deref(), look).await? {
                     return Ok(Standing::Broken { key: object.key.clone(), unit: of.id.0.clone() });
                 }
             }

@@ -657,7 +657,7 @@ async fn objects_are_there(context: &Context, receipt: &Receipt, look: Look) -> 
             Err(error) => return Err(Try::Again(chain(&error))),
         }
     }
-    if gone.is_empty() { Ok(true) } else { replacements_are_there(context, receipt, &gone).await }
+    if gone.is_empty() { Ok(true) } else { replacements_are_there(context, receipt, &gone, look).await }
 }
 
 /// Whether compactions have replaced all of `gone`, objects of `receipt`, and what they put in their place is there.
@@ -665,6 +665,7 @@ async fn replacements_are_there(
     context: &Context,
     receipt: &Receipt,
     gone: &[&ReceiptObject],
+    look: Look,
 ) -> Result<bool, Try<bool>> {
     let Some((_, archive)) = context.archive_of(&receipt.topic) else { return Ok(false) };
     let (partition, range) = (receipt.topic_partition(), OffsetRange::new(receipt.first, receipt.end));
@@ -673,7 +674,7 @@ async fn replacements_are_there(
         Exit::Stopped => Try::Halt(Halt::Stop(failure.message)),
         _ => Try::Again(failure.message),
     })?;
-    match live.stands_for(receipt, gone, &context.destinations).await {
+    match live.stands_for(receipt, gone, &context.destinations, look).await {
         Ok(Standing::None) => Ok(false),
         Ok(Standing::Whole) => Ok(true),
         Ok(Standing::Broken { key, unit }) => Err(Try::Halt(Halt::Stop(format!(

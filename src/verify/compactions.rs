@@ -4,9 +4,7 @@ use super::finding::Fault;
 use super::read::{Reader, Unreadable, described, spawned};
 use super::run::Run;
 use super::table::{Digest, Filling, Owner, digest};
-use crate::bucket::compactions::{
-    Compaction, CompactionId, CompactionReceipt, ListedCompaction, To, compaction_receipt_key,
-};
+use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, ListedCompaction, To};
 use crate::bucket::receipt::ReceiptObject;
 use crate::exit::Failure;
 use crate::pipeline::start::patiently;
@@ -70,7 +68,6 @@ impl Reader {
         let (bucket, Known { id, range, .. }) = (&self.bucket, known);
         let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
         let read = self.tolerantly(&what, || bucket.compaction_receipt(partition, id, *range)).await?;
-        let key = compaction_receipt_key(partition, bucket.generation(), id, *range);
         Ok(read.map_err(|error| described(Some(range.end), &error)))
     }
 
