@@ -38,7 +38,7 @@ impl Compactor<'_> {
     async fn delete_inputs(&self, site: &Site<'_>, claim: &Compaction) -> Result<(), Failure> {
         self.check_counts(&site.bucket, claim).await?;
         for (id, keys) in inputs_by_destination(claim) {
-            self.delete(Effect::InputsDelete, &id, &keys).await?;
+            self.delete_objects(Effect::InputsDelete, &id, &keys).await?;
         }
         let (bucket, partition, id) = (&site.bucket, claim.topic_partition(), claim.id());
         let end = || bucket.end_compaction(&partition, &id, self.clock.wall_ms());
@@ -56,7 +56,7 @@ impl Compactor<'_> {
         Err(Failure::new(Exit::Stopped, what))
     }
 
-    pub(super) async fn delete(&self, effect: Effect, id: &str, keys: &[String]) -> Result<(), Failure> {
+    pub(super) async fn delete_objects(&self, effect: Effect, id: &str, keys: &[String]) -> Result<(), Failure> {
         let destination = self.destination(id)?;
         let wrong = |error: crate::destination::DestinationError| Failure::new(Exit::Stopped, error.to_string());
         let paths = keys.iter().map(|key| destination.path(key)).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
@@ -214,7 +214,7 @@ impl Compactor<'_> {
                 self.check_counts(bucket, &claim).await?;
                 self.check_replacements(bucket, &claim).await?;
                 for (id, keys) in &there {
-                    self.delete(Effect::InputsDelete, id, keys).await?;
+                    self.delete_objects(Effect::InputsDelete, id, keys).await?;
                 }
             }
             let (partition, unit, n) = (partition.to_string(), id.0.clone(), id.1);

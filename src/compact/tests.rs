@@ -470,8 +470,8 @@ async fn json_becomes_parquet_where_no_row_is_another() {
             }
             1 => format!(r#"{{"time":{ms},"id":{offset},"nested":{{"x":1.5,"y":"\u00e4"}},"mixed":1}}"#),
             2 => format!(r#"{{"id":{offset},"time":{ms},"mixed":"text","":{{"empty":"name"}}}}"#),
-            3 => format!(r#"{{"id":{offset},"time":{ms},"nested":{{"x":2.5}},"list":[]}}"#),
-            // The last hour has a null.
+            3 => format!(r#"{{"id":{offset},"time":{ms},"nested":{{"x":2.5}},"list":[],"price":3.5}}"#),
+            // The last hour has a null beside a number.
             _ if offset > 26 => format!(r#"{{"id":{offset},"time":{ms},"price":null}}"#),
             _ => format!(r#"{{"id":{offset},"time":{ms},"price":-0.25,"only":{{"here":[1,2,{{"z":null}}]}}}}"#),
         }

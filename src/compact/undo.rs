@@ -92,7 +92,7 @@ impl Compactor<'_> {
             }
         }
         for (destination, keys) in keys {
-            self.delete(Effect::CompactedDelete, destination, &keys).await?;
+            self.delete_objects(Effect::CompactedDelete, destination, &keys).await?;
         }
         Ok(())
     }

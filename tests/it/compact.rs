@@ -24,10 +24,10 @@ pub(crate) const EFFECTS: [Effect; 8] = [
 ];
 
 /// JSON lines, Parquet and whole records.
-const OUTPUTS: &str = "decode = { codec = \"json\" }\n\
+const OUTPUTS: &str = "decode = { type = \"json\" }\n\
     [[archive.output]]\nname = \"json\"\nformat = { type = \"json\", compression = \"gzip\" }\ndestination = \"main\"\n\
     layout = { path = \"json/{topic}/hr=%H\" }\n\
-    [[archive.output]]\nname = \"parquet\"\nformat = { type = \"parquet\" }\ndestination = \"main\"\n\
+    [[archive.output]]\nname = \"parquet\"\nformat = { type = \"parquet\", schema = \"infer\" }\ndestination = \"main\"\n\
     layout = { path = \"parquet/{topic}/hr=%H\" }\n\
     [[archive.output]]\nname = \"envelope\"\nformat = { type = \"envelope\" }\ndestination = \"main\"\n\
     layout = { path = \"envelope/{topic}/hr=%H\" }\n";
@@ -77,13 +77,16 @@ fn data(archive: &Archive) -> BTreeSet<String> {
 }
 
 /// An archive of many small objects, all of one hour.
-fn archived(topic: &Topic, partitions: u32, mut trial: Trial) -> Trial {
-    let shape =
-        |id: u64| Shape { partition: (id % u64::from(partitions)) as i32, ..good(id).at(BASE_MS + id as i64 * 1_000) };
-    topic.send_all((0..3_000).map(shape));
-    trial.rotate = "records = 100".to_string();
+fn archived(topic: &Topic, partitions: u32, trial: Trial) -> Trial {
     let trial = trial.with(OUTPUTS);
-    trial.drained(topic);
+    for part in 0..6 {
+        let shape = |id: u64| {
+            let at = BASE_MS + i64::try_from(id).expect("few") * 1_000;
+            Shape { partition: i32::try_from(id % u64::from(partitions)).expect("few"), ..good(id).at(at) }
+        };
+        topic.send_all((part * 500..(part + 1) * 500).map(shape));
+        trial.drained(topic);
+    }
     trial
 }
 
@@ -98,8 +101,8 @@ fn a_compacted_archive_reads_the_same_and_is_complete() {
     assert_eq!((&done["stopped"], &done["left"]), (&json!(0), &json!(0)), "{done}");
     let after = trial.archive();
     let (old, new) = (data(&before.1), data(&after));
-    assert_eq!((old.len(), new.len()), (90, 9), "ten batches of three partitions and outputs: {new:?}");
-    assert_eq!(done["inputs"], 90);
+    assert!(old.len() >= 6 * 9, "six batches of three partitions and outputs: {old:?}");
+    assert_eq!((new.len(), &done["inputs"]), (9, &json!(old.len())), "{new:?}");
     assert_eq!(printed(&trial, &topic, &NAMES), before.0);
     assert_eq!(after.ids("json/"), (0..3_000).collect::<Vec<_>>());
     for prefix in ["parquet/", "envelope/"] {
@@ -185,7 +188,8 @@ fn young_objects_stay_and_a_compaction_can_be_taken_back() {
     assert_eq!(verified(&trial).0.len(), 1);
     trial.command("compact", &["--undo", &key, "--yes"]).expect(0);
     let (missing, _) = verified(&trial);
-    assert_eq!(missing.len(), 4, "{missing:?}");
+    let old = before.keys().filter(|key| key.starts_with("json/")).count();
+    assert!(old > 1 && missing.len() == old, "{old}: {missing:?}");
     for (kind, key) in missing {
         assert_eq!(kind, "missing");
         trial.put(&key, before[&key].clone());
