@@ -146,6 +146,14 @@ pub async fn site<'c>(
             return Err(Failure::new(Exit::Stopped, format!("{what}: {mismatch}")));
         }
     };
+    // Names tell archives apart only where one configuration has made them: two of them would take each other's objects for theirs.
+    let there = patiently(clock, &what, || bucket.partitions()).await?;
+    if let Some(other) = there.iter().find(|partition| !archive.topics.matches(&partition.topic)) {
+        let (topic, name) = (&other.topic, &archive.name);
+        let problem =
+            format!("{what}: topic {topic} lies there, which archive {name} does not take: give another place");
+        return Err(Failure::new(Exit::Config, problem));
+    }
     let ledger = ledger::Site { archive, bucket, partitions: Vec::new() };
     Ok(Site { archive, ledger, group: group.clone(), owner, is_elsewhere: true, kafka: config.kafka.clone() })
 }

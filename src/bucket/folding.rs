@@ -11,9 +11,9 @@
 //!   again, and one that is not what was read (time, size, version) stays.
 //!
 //! Any number of processes may fold one Kafka partition, and each may die anywhere: a fold whose receipts are still there is finished by
-//! whoever folds next, before it makes another. Between the last look and the end of the deletes lies a minute at most by the process's
-//! own clock ([`DELETES_MS_MAX`]); a process that is stopped right there for as long as a backfill takes to begin and to mend a batch may delete
-//! that mended receipt. The folded one then counts again, `verify` sees that its objects are others, and `backfill --missing` mends it again.
+//! whoever folds next, before it makes another. Between the last look and the last delete that is sent lie 5 s by the process's
+//! own clock ([`DELETES_MS_MAX`]), and a request may take its time: where a backfill begins and mends a batch meanwhile, its receipt may be
+//! deleted. The folded one then counts again, `verify` sees that its objects are others, and `backfill --missing` mends it again.
 //!
 //! Memory: one fold's text twice, and its compressed form ([`FOLD_BYTES_MAX`]), one Kafka partition at a time.
 
@@ -37,10 +37,10 @@ pub const KEPT: usize = 1_000;
 /// Receipts younger than this are not folded, unless somebody says so.
 pub const MIN_AGE_MS: i64 = 24 * 3_600_000;
 /// How long after its last look a process may go on to delete.
-pub const DELETES_MS_MAX: i64 = 60_000;
+pub const DELETES_MS_MAX: i64 = 5_000;
 
-/// Most bytes of the receipts of a fold: a thousand of 16 KiB, some fifty objects each. Larger ones stay as they are.
-pub const FOLD_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of the receipts of a fold: a thousand of 8 KiB, some twenty objects each. Larger ones stay as they are.
+pub const FOLD_BYTES_MAX: usize = 8 << 20;
 const _: () = assert!(FOLD_BYTES_MAX + (1 << 20) <= FOLD_TEXT_MAX, "a fold that is made can be read");
 
 /// Requests side by side.
@@ -203,6 +203,11 @@ impl Bucket {
         if let Some(job) = self.job_of(partition).await? {
             return Ok(Some(Rest::Job(job)));
         }
+        // As they are listed: what is too large is not read.
+        let bytes = oldest.iter().map(|(_, lying)| lying.size.saturating_add(1)).fold(0, u64::saturating_add);
+        if bytes > FOLD_BYTES_MAX as u64 {
+            return Ok(Some(Rest::Large));
+        }
         let reads = oldest.into_iter().map(|(first, lying)| self.take_receipt(partition, first, lying));
         let read: Vec<Option<Taken>> = futures::stream::iter(reads).buffered(REQUESTS_MAX).try_collect().await?;
         let Some(taken) = read.into_iter().collect::<Option<Vec<Taken>>>() else { return Ok(Some(Rest::Busy)) };
@@ -298,6 +303,10 @@ impl Bucket {
         let alike: Vec<Option<i64>> = futures::stream::iter(alike).buffered(REQUESTS_MAX).try_collect().await?;
         let looked_ms = task.clock.monotonic_ms();
         let now = self.lying_from(partition, fold.range().first, (fold.range().end, 1)).await?;
+        // Asked behind the look: a job that began before it is seen, and one that begins after it has to verify first.
+        if self.job_of(partition).await?.is_some() {
+            return Ok(());
+        }
         let unchanged = alike.into_iter().flatten().filter(|first| now.get(first) == listed.get(first));
         let deletes = unchanged.map(|first| async move {
             let in_time = task.clock.monotonic_ms() - looked_ms < DELETES_MS_MAX;

@@ -16,23 +16,24 @@ use crate::bucket::compactions::To;
 use crate::config::{DEFAULT_ROW_GROUP_BYTES, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ZSTD_LEVEL};
 use crate::exit::{Exit, Failure};
 use crate::format::compress::Codec;
-use crate::format::parquet::ParquetAgain;
 use crate::format::parquet::envelope::read::records;
 use crate::format::parquet::infer::Inference;
+use crate::format::parquet::{OpenRowGroup, ParquetAgain};
 use crate::format::raw::{append_payload, next_line, next_payload};
 use crate::format::{self, AvroAgain, EncodedBlock, Format, FormatError, Row, read_header};
 use crate::layout::{Compression, Newlines, OutputFormat, OutputLayout, Pages, SchemaSource, UnknownFields};
 use crate::record::OwnedRecord;
 use crate::spool::BatchDir;
 use crate::spool::part::{Block, Finished, Part};
+use arrow_array::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Rows that are columns at once.
-const BATCH_ROWS: usize = 1_024;
+/// Rows that are columns at once: as many as the pipeline makes columns of, so that dictionaries are chosen by as many.
+const BATCH_ROWS: usize = 4_096;
 
 /// Bytes of Avro blocks that are moved at once.
 const PIECE_BYTES: usize = 1 << 20;
@@ -174,25 +175,20 @@ impl Rewriting {
         let columns = first.parquet_schema().root_schema_ptr();
         let format: Arc<dyn Format> = again.clone();
         let mut part = self.part(&format);
-        let mut open = None;
+        let (mut open, mut waiting) = (None, Vec::new());
         for path in &self.inputs {
             let builder = open_parquet(path)?;
             if *builder.parquet_schema().root_schema_ptr() != *columns {
                 return Err(Trouble::Left("the objects have different columns".to_string()));
             }
             for batch in builder.build().map_err(unreadable)? {
-                let batch = batch.map_err(unreadable)?;
-                let mut group = match open.take() {
-                    Some(group) => group,
-                    None => again.begin(&batch)?,
-                };
-                if group.add(&batch)? {
-                    part.add_encoded(group.finish()?)?;
-                } else {
-                    open = Some(group);
+                waiting.push(batch.map_err(unreadable)?);
+                if open.is_some() || waiting.iter().map(RecordBatch::num_rows).sum::<usize>() >= BATCH_ROWS {
+                    add_batches(&again, &mut part, &mut open, std::mem::take(&mut waiting))?;
                 }
             }
         }
+        add_batches(&again, &mut part, &mut open, waiting)?;
         if let Some(group) = open {
             part.add_encoded(group.finish()?)?;
         }
@@ -279,6 +275,29 @@ impl Rewriting {
 
 /// Adds a row to plain rows, and counts it.
 type Take<'t> = dyn FnMut(&dyn Fn(&mut Vec<u8>)) -> Result<(), Trouble> + 't;
+
+/// Adds rows to the row group that is open. Whether a column of a new one gets a dictionary is told by the largest of the batches: the first
+/// may be that of an object of a few rows, which look all different.
+fn add_batches<'a>(
+    again: &'a ParquetAgain,
+    part: &mut Part,
+    open: &mut Option<OpenRowGroup<'a>>,
+    batches: Vec<RecordBatch>,
+) -> Result<(), Trouble> {
+    let sample = batches.iter().max_by_key(|batch| batch.num_rows()).cloned();
+    for batch in batches {
+        let mut group = match open.take() {
+            Some(group) => group,
+            None => again.begin(sample.as_ref().unwrap_or(&batch))?,
+        };
+        if group.add(&batch)? {
+            part.add_encoded(group.finish()?)?;
+        } else {
+            *open = Some(group);
+        }
+    }
+    Ok(())
+}
 
 fn raw_rows(text: &mut dyn BufRead, newlines: Newlines, take: &mut Take<'_>) -> Result<(), Trouble> {
     while let Some(payload) = next_payload(newlines, text, ROW_BYTES_MAX)? {

@@ -15,6 +15,7 @@ use crate::reader::tests::archives::{
     BASE_MS, BY_TIME, MINUTE_MS, Ran, SPARE, URL, World, every_format, id, output, record, three_by_three,
 };
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
+use crate::upload::Look;
 use crate::verify::finding::{Finding, Kind};
 use crate::verify::{Options, Parts, Told, Verified, verify};
 use async_trait::async_trait;

@@ -117,7 +117,7 @@ impl Fault {
         let text = error.to_string();
         let (status, code, message) = match http_answer(&text) {
             Some((status, body)) => (Some(status), element(body, "Code"), element(body, "Message")),
-            None => (None, None, None),
+            None => (None, code_of_delete(&text), None),
         };
         let kind = kind_of(error, &text, status, code.as_deref());
         let what = describe(error, kind, status, code.as_deref(), message.as_deref());
@@ -191,9 +191,18 @@ fn kind_of(error: &Error, text: &str, status: Option<u16>, code: Option<&str>) -
         // `Generic`, and what later versions of the enum add.
         _ => match status {
             Some(status) => kind_of_status(status, code),
+            None if is_one_of(code, LOGIN_CODES) => FaultKind::Login,
+            None if is_one_of(code, &["AccessDenied"]) => FaultKind::Denied,
             None => kind_of_chain(error, text),
         },
     }
+}
+
+/// The code of one key in the answer to a request that deletes several, which comes with status 200.
+fn code_of_delete(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("DeleteObjects request failed for key ")?;
+    let (code, _) = rest.rsplit_once("(code: ")?.1.split_once(')')?;
+    Some(code.to_string())
 }
 
 fn is_one_of(code: Option<&str>, codes: &[&str]) -> bool {
@@ -369,6 +378,13 @@ mod tests {
                 FaultKind::Busy,
                 Verdict::Retry,
             ),
+            (
+                answer("DeleteObjects request failed for key a/b (c): no (code: AccessDenied)"),
+                FaultKind::Denied,
+                Verdict::Refused,
+            ),
+            (answer("DeleteObjects request failed for key a: slow (code: SlowDown)"), FaultKind::Busy, Verdict::Retry),
+            (answer("DeleteObjects request failed for key a: what (code: New)"), FaultKind::Other, Verdict::Retry),
             (status("301 Moved Permanently", ""), FaultKind::Invalid, Verdict::Refused),
             (answer("Received redirect without LOCATION"), FaultKind::Invalid, Verdict::Refused),
             (answer("Error performing PUT http://169.254.169.254/x in 1s"), FaultKind::NoIdentity, Verdict::Refused),

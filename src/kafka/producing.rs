@@ -116,7 +116,7 @@ impl Transactions {
     /// # Errors
     /// [`KafkaError::Setting`] and [`KafkaError::Create`]: the configuration cannot work.
     pub fn new(into: &JobTarget<'_>) -> Result<Self, KafkaError> {
-        let id = transactional_id(into.group, into.job);
+        let id = transactional_id(into.group, into.job, into.topic);
         let settings = producing(into.kafka, &id, into.message_bytes_max)?;
         let failed =
             |error: ClientError| KafkaError::Create { brokers: into.kafka.brokers.clone(), problem: error.to_string() };

@@ -18,7 +18,7 @@
 //!   takes a timestamp of 0 for none, so such a record gets the time of the restore; it is counted.
 //!
 //! Progress is as lasting as the group's offsets: Kafka forgets them after `offsets.retention.minutes` without a commit (7 days by default).
-//! A job that is gone on with later begins anew.
+//! A job that is gone on with later begins anew; where only some are forgotten it is refused.
 
 pub mod loss;
 pub mod plan;
@@ -40,7 +40,7 @@ pub fn group_of(group: &str, job: &str) -> String {
     format!("{group}-restore-{job}")
 }
 
-/// The transactional id of `job`: one process at a time.
-pub fn transactional_id(group: &str, job: &str) -> String {
-    format!("siltstone-{}", group_of(group, job))
+/// The transactional id of `job` to a topic: one process at a time.
+pub fn transactional_id(group: &str, job: &str, to_topic: &str) -> String {
+    format!("siltstone-{}-{to_topic}", group_of(group, job))
 }

@@ -10,9 +10,10 @@
 //! the job uses; `n` is fixed when the job begins, and said by each of them, so that a target that grows does not move anything.
 //!
 //! ```text
-//! r1 <job> <n> <p>:<next>:<rows>:<tag>:<end> <p>:…       numbers in base 36, words apart by blanks
+//! r1 <job> <n> <count> <p>:<next>:<rows>:<tag>:<end> <p>:…       numbers in base 36, words apart by blanks
 //! ```
-//! `job` is a hash of what was asked for, `end` where the partition ends: both are fixed by the first transaction. At most
+//! `job` is a hash of what was asked for, `count` how many source partitions there are, `end` where one ends: all are fixed by the first transaction.
+//! Kafka forgets each offset by itself, so all of them are committed again now and then, and a job of which some are gone is refused. At most
 //! [`METADATA_MAX_BYTES`] fit; more is refused before anything is produced.
 
 use crate::kafka::coordinator::METADATA_MAX_BYTES;
@@ -49,6 +50,8 @@ pub struct Told {
     pub job: u32,
     /// How many target partitions tell of the job.
     pub slots: i32,
+    /// How many source partitions it has.
+    pub count: u32,
     /// By source partition.
     pub reached: BTreeMap<i32, Reached>,
 }
@@ -69,6 +72,17 @@ pub enum ProgressError {
     /// It is not ours, or of a later release.
     #[error("its metadata is none of this release's: {0:?}")]
     Unknown(String),
+    /// Offsets of some of its partitions are gone.
+    #[error(
+        "Kafka has forgotten how far it is in {gone} of {all} source partitions (offsets.retention.minutes, or somebody has deleted them): nobody \
+         knows what of them was produced. Look at the target, and restore what it lacks under another --job, with --partition"
+    )]
+    Partial {
+        /// Source partitions that nothing is told of.
+        gone: usize,
+        /// All of them.
+        all: usize,
+    },
     /// Target partitions tell different things.
     #[error("it is of another restore: {0}; give this one a --job of its own")]
     Other(String),
@@ -86,7 +100,8 @@ impl Told {
     /// # Errors
     /// [`ProgressError::TooLarge`].
     pub fn encode(&self) -> Result<String, ProgressError> {
-        let mut text = format!("{VERSION} {} {}", radix(self.job.into()), radix(self.slots.unsigned_abs().into()));
+        let numbers = [self.job, self.slots.unsigned_abs(), self.count].map(|number| radix(number.into()));
+        let mut text = format!("{VERSION} {}", numbers.join(" "));
         for (&partition, Reached { at, end }) in &self.reached {
             let numbers = [
                 u64::from(partition.unsigned_abs()),
@@ -117,7 +132,8 @@ impl Told {
         let mut number = || words.next().and_then(of_radix);
         let job = number().and_then(|job| u32::try_from(job).ok());
         let slots = number().and_then(|slots| i32::try_from(slots).ok());
-        let (Some(job), Some(slots @ 1..)) = (job, slots) else { return Err(unknown()) };
+        let count = number().and_then(|count| u32::try_from(count).ok());
+        let (Some(job), Some(slots @ 1..), Some(count)) = (job, slots, count) else { return Err(unknown()) };
         let mut reached = BTreeMap::new();
         for word in words {
             let numbers: Option<Vec<u64>> = word.split(':').map(of_radix).collect();
@@ -129,7 +145,7 @@ impl Told {
             let (partition, one) = one().ok_or_else(unknown)?;
             reached.insert(partition, one);
         }
-        Ok(Self { job, slots, reached })
+        Ok(Self { job, slots, count, reached })
     }
 }
 
@@ -162,7 +178,12 @@ pub struct Progress {
     produced: BTreeMap<i32, i64>,
     /// Target partitions whose part has changed since the last transaction.
     changed: BTreeSet<i32>,
+    /// Transactions so far.
+    commits: u64,
 }
+
+/// After so many transactions all parts are committed again, also those that have not changed: Kafka forgets each by itself.
+const ALL_AGAIN: u64 = 300;
 
 impl Progress {
     /// A job that has not begun: `ends` are the source partitions with where each begins and ends.
@@ -179,7 +200,7 @@ impl Progress {
         let parts = i32::try_from(reached.len()).unwrap_or(i32::MAX).max(1);
         let slots = targets.clamp(1, parts);
         let changed = reached.keys().map(|partition| partition % slots).collect();
-        let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed };
+        let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, commits: 0 };
         let mut largest = begun.clone();
         for reached in largest.reached.values_mut() {
             let rows = reached.end.unsigned_abs();
@@ -194,7 +215,7 @@ impl Progress {
     /// # Errors
     /// [`ProgressError`]: they are not this job's, or not ours.
     pub fn read(job: u32, kept: &[Kept]) -> Result<Option<Self>, ProgressError> {
-        let mut all: Option<Self> = None;
+        let (mut all, mut count): (Option<Self>, usize) = (None, 0);
         for (slot, produced, metadata) in kept {
             let told = Told::decode(metadata)?;
             if told.job != job {
@@ -207,6 +228,7 @@ impl Progress {
                 reached: BTreeMap::new(),
                 produced: BTreeMap::new(),
                 changed: BTreeSet::new(),
+                commits: 0,
             });
             if all.slots != told.slots {
                 let what = format!("one partition tells of {} parts, another of {}", all.slots, told.slots);
@@ -214,8 +236,12 @@ impl Progress {
             }
             all.produced.insert(*slot, *produced);
             all.reached.extend(told.reached);
+            count = told.count as usize;
         }
-        Ok(all)
+        match all.as_ref().map(|all| count.saturating_sub(all.reached.len())) {
+            Some(gone @ 1..) => Err(ProgressError::Partial { gone, all: count }),
+            _ => Ok(all),
+        }
     }
 
     /// By source partition.
@@ -246,7 +272,8 @@ impl Progress {
         let of_slot = |&slot: &i32| {
             let reached = self.reached.iter().filter(|(partition, _)| *partition % self.slots == slot);
             let reached = reached.map(|(&partition, &reached)| (partition, reached)).collect();
-            let told = Told { job: self.job, slots: self.slots, reached };
+            let count = u32::try_from(self.reached.len()).unwrap_or(u32::MAX);
+            let told = Told { job: self.job, slots: self.slots, count, reached };
             Ok::<_, ProgressError>((slot, self.produced.get(&slot).copied().unwrap_or_default(), told.encode()?))
         };
         self.changed.iter().map(of_slot).collect()
@@ -255,6 +282,10 @@ impl Progress {
     /// Everything noted is committed.
     pub fn committed(&mut self) {
         self.changed.clear();
+        self.commits += 1;
+        if self.commits.is_multiple_of(ALL_AGAIN) {
+            self.changed = self.reached.keys().map(|partition| partition % self.slots).collect();
+        }
     }
 }
 
@@ -273,12 +304,13 @@ mod tests {
         fn what_is_kept_is_read_back(
             job: u32,
             slots in 1..=i32::MAX,
+            count: u32,
             reached in prop::collection::btree_map(0..=i32::MAX, (0..=i64::MAX, any::<u64>(), any::<u32>(), 0..=i64::MAX), 0..40),
         ) {
             let reached = reached.into_iter().map(|(partition, (next, rows, tag, end))| {
                 (partition, Reached { at: Position { next, rows, tag }, end })
             });
-            let told = Told { job, slots, reached: reached.collect() };
+            let told = Told { job, slots, count, reached: reached.collect() };
             prop_assert_eq!(Told::decode(&told.encode().expect("fits")), Ok(told));
         }
 
@@ -291,9 +323,19 @@ mod tests {
     #[test]
     fn the_documented_form_is_the_one_that_is_kept() {
         let at = Position { next: 1_000, rows: 3, tag: 35 };
-        let told = Told { job: 36, slots: 2, reached: BTreeMap::from([(10, Reached { at, end: 46_655 })]) };
-        assert_eq!(told.encode().as_deref(), Ok("r1 10 2 a:rs:3:z:zzz"));
-        for wrong in ["", "r1", "r2 10 2", "r1 10 0", "r1 10 2 a:rs:3:z", "r1 10 2 a:rs:3:z:-1", "r1 10 2  ", "{}"] {
+        let told = Told { job: 36, slots: 2, count: 37, reached: BTreeMap::from([(10, Reached { at, end: 46_655 })]) };
+        assert_eq!(told.encode().as_deref(), Ok("r1 10 2 11 a:rs:3:z:zzz"));
+        for wrong in [
+            "",
+            "r1",
+            "r2 10 2 1",
+            "r1 10 0 1",
+            "r1 10 2",
+            "r1 10 2 1 a:rs:3:z",
+            "r1 10 2 1 a:rs:3:z:-1",
+            "r1 10 2 1  ",
+            "{}",
+        ] {
             assert_eq!(Told::decode(wrong), Err(ProgressError::Unknown(wrong.to_string())), "{wrong:?}");
         }
     }
@@ -315,6 +357,8 @@ mod tests {
         assert_eq!((read.reached(), read.produced()), (progress.reached(), progress.produced()));
         assert_eq!(read.produced(), 1);
         assert!(matches!(Progress::read(8, &second), Err(ProgressError::Other(_))));
+        // Kafka forgets each offset by itself: what nobody tells of is not what has not begun.
+        assert_eq!(Progress::read(7, &second), Err(ProgressError::Partial { gone: 3, all: 5 }));
         assert_eq!(Progress::read(7, &[]), Ok(None));
     }
 

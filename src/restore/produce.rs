@@ -330,7 +330,9 @@ impl Restore<'_> {
         let what = place(self.how.topic, (partition, offset));
         Err(Failure::new(
             Exit::Stopped,
-            format!("{what}: {problem}. What came before it is restored; the same job goes on with it"),
+            format!(
+                "{what}: {problem}. What transactions before it have committed stays; the same job goes on with the rest"
+            ),
         ))
     }
 
@@ -373,7 +375,7 @@ pub fn place(topic: &str, (partition, offset): Origin) -> String {
 fn not_ours(error: ProgressError) -> Failure {
     let exit = match error {
         ProgressError::TooLarge { .. } | ProgressError::Other(_) => Exit::Config,
-        ProgressError::Unknown(_) => Exit::Stopped,
+        ProgressError::Unknown(_) | ProgressError::Partial { .. } => Exit::Stopped,
     };
     Failure::new(exit, format!("how far the job is: {error}"))
 }

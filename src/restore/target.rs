@@ -130,8 +130,9 @@ fn refusal(what: String, accept: Option<Accept>, accepted: &[Accept]) -> Finding
 
 /// The milliseconds of a setting; `None`: it is off.
 fn limit_ms(settings: &BTreeMap<String, String>, names: &[&str]) -> Option<i64> {
-    let value: i64 = names.iter().find_map(|name| settings.get(*name))?.parse().ok()?;
-    (0..i64::MAX).contains(&value).then_some(value)
+    // Brokers that have the newer names tell both, and hold a record to the older one where it is set.
+    let values = names.iter().filter_map(|name| settings.get(*name)?.parse::<i64>().ok());
+    values.filter(|value| (0..i64::MAX).contains(value)).min()
 }
 
 fn replaces_times(settings: &BTreeMap<String, String>) -> bool {

@@ -380,6 +380,8 @@ fn settled(target: &Target<'_>, found: &Existing) -> Option<Placed> {
     }
     let stays = match (found.shown.records, target.file.rule) {
         _ if found.stays => true,
+        // Its bytes are not those that its receipt names: what can be counted in them proves nothing.
+        (Some(_), PutRule::ReplaceUntold) if found.counted && target.file.look == Look::Bytes => false,
         // As many rows, and yet not what the receipt says: damaged.
         (Some(records), PutRule::ReplaceUntold) if found.counted => records > target.file.records,
         (Some(records), _) => records >= target.file.records,

@@ -114,7 +114,7 @@ impl Kind {
                 "report it with the receipt: the program must not write such a one; compare with Kafka while it holds the range"
             }
             Self::Unreadable => {
-                "a newer version: use the newer release; else restore the document, or move it away; then siltstone backfill --missing --topic T archives the batch again"
+                "a newer version: use the newer release; else restore the document from a backup or an older version of the bucket. Where there is none move it away, and siltstone backfill --missing --topic T archives its batch again; but never one in a folder called folded, which has a thousand receipts"
             }
             Self::Unfinished => "siltstone backfill --missing --topic T finishes it, of what Kafka still holds",
             Self::Unreached => {

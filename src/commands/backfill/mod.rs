@@ -93,23 +93,27 @@ async fn backfill_with(
     let wanted = Wanted { args, site: &site, request: &request, partitions: &partitions };
     let found = wanted.under_way(&*clock, named).await?;
     // What was asked for before, and has ended, may have come about again.
-    let ended = found.as_ref().is_some_and(|made| made.is_ended) && !request.missing;
+    let ended = found.as_ref().filter(|made| made.is_ended).map(|made| made.job.name.clone());
     let (made, all_mended) = match found {
-        Some(made) if ended => {
+        Some(made) if ended.is_some() && !request.missing => {
             let resolved = resolve(&site, &*coordinator, &*clock, &request, &partitions).await?;
             (wanted.again(&*clock, &*coordinator, made, resolved).await?, true)
         }
-        Some(made) => (made, true),
-        None if request.missing => {
+        Some(made) if ended.is_none() => (made, true),
+        _ if request.missing => {
             let found = find_missing(&wanted, config, destinations, &clock, &*coordinator).await?;
             tell_of_missing(out, args.json, &args.topic, args.deep, &found)?;
             let all_mended = found.blocked.is_empty() && found.later == 0;
             if found.is_empty() {
                 return Ok(if all_mended { Exit::Done } else { Exit::Findings });
             }
+            if let Some(name) = ended {
+                let what = format!("job {name} has ended, and this was found since: give another --job, or none");
+                return Err(Failure::new(Exit::Stopped, what));
+            }
             (wanted.mend(&*clock, &*coordinator, found.resolved).await?, all_mended)
         }
-        None => {
+        _ => {
             let resolved = resolve(&site, &*coordinator, &*clock, &request, &partitions).await?;
             (wanted.make(&*clock, &*coordinator, named, resolved).await?, true)
         }

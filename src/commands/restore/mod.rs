@@ -49,7 +49,7 @@ pub async fn restore(
     let wanted = Wanted { output: Some(choice.output.clone()), ..wanted };
     let archive = Archive { site, destinations: &destinations, clock: &clock };
     let survey = survey(archive, &wanted).await?;
-    let hash = request_hash(args, &site.archive.name, &choice.output);
+    let hash = request_hash(args, site, &choice.output);
     let job = args.job.clone().unwrap_or_else(|| default_name(args, hash));
     let kafka = KafkaConfig {
         brokers: args.to_brokers.clone().unwrap_or_else(|| config.kafka.brokers.clone()),
@@ -123,6 +123,7 @@ pub async fn restore(
         balance_text(&job, &args.to_topic, &balance)
     })?;
     match ended {
+        Ended::Done if balance.undecided > 0 => Ok(Exit::Findings),
         Ended::Done => Ok(Exit::Done),
         Ended::Stopped => {
             let what = format!(
@@ -165,8 +166,9 @@ fn site_of<'s>(args: &RestoreArgs, config: &Config, sites: &'s [Site<'s>]) -> Re
 }
 
 /// A hash of all that decides which records go where.
-fn request_hash(args: &RestoreArgs, archive: &str, output: &str) -> u32 {
+fn request_hash(args: &RestoreArgs, site: &Site<'_>, output: &str) -> u32 {
     let part = &args.part;
+    let archive = (&site.archive.name, site.archive.layout.generation, site.bucket.destination().id());
     let at = |moment: Option<Moment>| moment.map(|moment| moment.at(0));
     let request = (
         (&args.topic, &args.to_topic, archive, output, &args.condition, args.preserve_partitions),

@@ -4,7 +4,7 @@
 //! finishes. Only where batches come as they are read: a backfill folds nothing.
 
 use super::{Completion, Core};
-use crate::bucket::folding::{Done, Task};
+use crate::bucket::folding::{Done, Rest, Task};
 use crate::consume::Held;
 use crate::destination::fault::Verdict;
 use crate::pipeline::context::Context;
@@ -62,7 +62,8 @@ async fn fold(context: &Context, held: &Held, archive: usize, committed: i64) ->
     match context.archives[archive].bucket.fold_receipts(&task).await {
         Ok(Done { folds, receipts, deleted, rest }) => {
             metrics::counter!("siltstone_folded_receipts_total").increment(receipts);
-            if folds + deleted > 0 {
+            let is_stuck = matches!(rest, Rest::Large | Rest::Job(_));
+            if folds + deleted > 0 || is_stuck {
                 tracing::info!(%partition, folds, receipts, deleted, rest = rest.text(), "receipts folded");
             }
             true
@@ -75,9 +76,9 @@ async fn fold(context: &Context, held: &Held, archive: usize, committed: i64) ->
         Err(error) => {
             tracing::warn!(
                 %partition,
-                "receipts are not folded, and not before the partition is taken over anew: {}. It needs the right to delete below \
-                 _siltstone/receipts; everything else goes on without it",
-                chain(&error)
+                "receipts are not folded, and not before the partition is taken over anew: {}.{} Everything else goes on without it",
+                chain(&error),
+                if error.verdict() == Verdict::Refused { " It needs the right to delete below _siltstone/receipts." } else { "" }
             );
             false
         }
