@@ -90,6 +90,9 @@ scripts/e2e.sh --records 100000 --store s3 --format raw,zstd,parquet-schema --br
 step "whole pipelines"
 scripts/pipelines.sh --records 200000
 
+step "an archive that is begun late, damaged, mended and brought back"
+scripts/rescue.sh --records 60000
+
 step "two processes, killed"
 scripts/kills.sh --kills 6 --format gzip
 scripts/kills.sh --kills 6 --format parquet

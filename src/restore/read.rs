@@ -2,12 +2,13 @@
 //!
 //! # Order
 //! Rows of one source partition come batch by batch. A batch may lie in several objects, one for each window of event times: where rows tell
-//! their offset they are merged by it, else the objects come one after the other.
+//! their offset they are merged by it, else the objects come one after the other. Batches that an object has in common, as it was compacted,
+//! are read as one.
 //!
 //! # Memory
 //! [`PARTITIONS_MAX`] source partitions are read at a time, of each of them at most [`OPEN_MAX`] objects; see [`crate::reader::rows`] for what
-//! one takes. A batch in more objects than that is read in passes: each reads every object and keeps the next rows by offset, up to
-//! [`PASS_BYTES`].
+//! one takes. A batch in more objects than that is read in passes: each reads every object that may have the next rows by offset, and keeps up to
+//! [`PASS_BYTES`] of them.
 
 use super::position::{Position, short_hash};
 use crate::clock::Clock;
@@ -31,6 +32,9 @@ pub const OPEN_MAX: usize = 8;
 
 /// Bytes of rows that one pass keeps.
 pub const PASS_BYTES: usize = 32 << 20;
+
+/// Objects of batches that are read as one: more are refused.
+pub const STRETCH_MAX: usize = 50_000;
 
 /// What a kept row takes beside its bytes, about.
 const ROW_OVERHEAD: usize = 160;
@@ -129,8 +133,8 @@ impl Partition<'_> {
                 return Ok(None);
             }
             let Some(current) = &mut self.current else {
-                match self.batches.try_next().await? {
-                    Some(batch) => self.current = self.open(batch).await?,
+                match self.stretch().await? {
+                    Some((objects, range)) => self.current = self.open(objects, range).await?,
                     None => self.is_ended = true,
                 }
                 continue;
@@ -141,6 +145,10 @@ impl Partition<'_> {
                 return Ok(Some(Step::Passed { partition, after }));
             };
             current.seen += 1;
+            // A compacted object may reach over the end of the job.
+            if offset.is_some_and(|offset| offset >= self.left.wanted.offsets.end) {
+                continue;
+            }
             let from = self.left.from;
             let after = match (current.has_records, offset) {
                 (true, Some(offset)) if offset < from.next => continue,
@@ -152,11 +160,30 @@ impl Partition<'_> {
         }
     }
 
-    /// Begins to read `batch`; `None`: there is nothing in it.
-    async fn open(&mut self, batch: Batch) -> Result<Option<Current>, Failure> {
+    /// The objects of the next batch, with the batches behind it that they reach into, and what these cover.
+    async fn stretch(&mut self) -> Result<Option<(Vec<Chosen>, OffsetRange)>, Failure> {
+        let Some(Batch { receipt, mut objects }) = self.batches.try_next().await? else { return Ok(None) };
+        let mut range = OffsetRange::new(receipt.first, receipt.end);
+        while objects.iter().any(|chosen| chosen.range.end > range.end) {
+            let Some(Batch { receipt, objects: more }) = self.batches.try_next().await? else { break };
+            range.end = range.end.max(receipt.end);
+            objects.extend(more);
+            if objects.len() > STRETCH_MAX {
+                let what = format!(
+                    "{}: more than {STRETCH_MAX} objects have to be read together from offset {} on, as compacted ones reach over them: restore it \
+                     in parts, with --from-offset and --to-offset",
+                    self.left.partition, range.first
+                );
+                return Err(Failure::new(Exit::Config, what));
+            }
+        }
+        Ok(Some((objects, range)))
+    }
+
+    /// Begins to read the objects of `range`; `None`: there are none.
+    async fn open(&mut self, mut objects: Vec<Chosen>, range: OffsetRange) -> Result<Option<Current>, Failure> {
         let Archive { site, destinations, clock } = self.archive;
-        let range = OffsetRange::new(batch.receipt.first, batch.receipt.end);
-        let (mut objects, from) = (batch.objects, self.left.from);
+        let from = self.left.from;
         // What a replay of dead letters adds comes last, so that rows before it keep their numbers.
         objects.sort_by_key(|chosen| chosen.replay);
         let (count, tag) = known(&objects, from, range)?;
@@ -313,7 +340,8 @@ pub(super) struct Passes {
 }
 
 impl Passes {
-    pub(super) fn new(sources: Vec<Arc<Source>>, from: i64, bytes_max: usize) -> Self {
+    pub(super) fn new(mut sources: Vec<Arc<Source>>, from: i64, bytes_max: usize) -> Self {
+        sources.sort_by_key(|source| source.chosen.range.first);
         Self { sources, ready: VecDeque::new(), from, bytes_max, is_last: false }
     }
 
@@ -328,6 +356,13 @@ impl Passes {
         let mut kept: BTreeMap<(i64, usize, u64), Item> = BTreeMap::new();
         let (mut bytes, mut end) = (0, None::<i64>);
         for (index, source) in self.sources.iter().enumerate() {
+            let range = source.chosen.range;
+            if end.is_some_and(|end| range.first >= end) {
+                break;
+            }
+            if range.end <= self.from {
+                continue;
+            }
             let mut feed = Feed::start(source.clone())?;
             while let Some((offset, item)) = feed.next().await? {
                 let offset = offset.unwrap_or_default();
