@@ -53,7 +53,7 @@ class Rescue:
         self.target = f"{self.trial.topic}-back"
         self.config = self.write_config()
         self.store = open_store(self.trial.url)
-        self.job = None
+        self.started = []
 
     def write_config(self):
         trial = self.trial
@@ -64,7 +64,7 @@ class Rescue:
             "[destinations.main]", f"url = {json.dumps(trial.url)}", f"endpoint = {json.dumps(os.environ['S3_ENDPOINT'])}",
             f"region = {json.dumps(os.environ['AWS_REGION'])}",
             "[rotate]", 'age = "2s"',
-            "[[archive]]", 'name = "rescue"', f"topics = [{json.dumps(trial.topic)}]", 'decode = "raw"', 'timestamp = "kafka"',
+            "[[archive]]", 'name = "rescue"', f"topics = [{json.dumps(trial.topic)}]", 'decode = "raw"',
             "[[archive.output]]", 'name = "records"', 'format = "envelope"', 'layout = { preset = "hive" }']
         path = trial.folder / "siltstone.toml"
         path.write_text("\n".join(lines) + "\n")
@@ -75,7 +75,8 @@ class Rescue:
     def create(self, topic):
         from confluent_kafka.admin import AdminClient, NewTopic
 
-        for answer in AdminClient({"bootstrap.servers": self.trial.brokers}).create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
+        admin = AdminClient({"bootstrap.servers": self.trial.brokers})
+        for answer in admin.create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
             answer.result(30)
 
     def produce(self, first, count):
@@ -114,7 +115,15 @@ class Rescue:
     def start(self, name, *words):
         log = open(self.trial.folder / f"{name}.log", "a")
         out = open(self.trial.folder / f"{name}.out", "a")
-        return subprocess.Popen([self.program, *words, "-c", self.config], stdout=out, stderr=log)
+        self.started.append(subprocess.Popen([self.program, *words, "-c", self.config], stdout=out, stderr=log))
+        return self.started[-1]
+
+    def stop(self):
+        """Ends what runs still."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def said(self, name):
         return (self.trial.folder / f"{name}.out").read_text()
@@ -158,7 +167,7 @@ class Rescue:
         self.create(self.target)
         self.produce(0, count)
         live = self.start("live", "run")
-        self.until("the live group has begun", lambda: all(offset > 0 for offset in self.committed().values()))
+        self.until("the live group has begun", lambda: live.poll() is not None or all(offset > 0 for offset in self.committed().values()))
         self.produce(count, count // 10)
         words = ["backfill", "--topic", self.trial.topic, "--job", "older", "--chunk", str(CHUNK), "--json"]
         kills = self.killed(words, 3, "backfill")
@@ -263,6 +272,9 @@ def main():
     except Failed as failed:
         where = f", left as it is: {rescue.trial.folder}" if rescue else ""
         sys.exit(f"WRONG, seed {args.seed}: {failed}{where}")
+    finally:
+        if rescue:
+            rescue.stop()
 
 
 if __name__ == "__main__":
