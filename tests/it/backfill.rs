@@ -138,20 +138,43 @@ fn a_job_that_others_could_meet_is_refused() {
     let way = trial.block(&topic);
     let mut stuck = backfill(&trial, &topic, &["--job", "one", "--partition", "0", "--chunk", "1000"]);
     stuck.until_says("batch sealed");
-    run(&["--job", "two", "--from-offset", "1000"]).expect(5).says(&["one", "two", "--cancel", "withdrawn"]);
+    run(&["--job", "two", "--from-offset", "1000"]).expect(5).says(&["one", "two", "--cancel"]);
     run(&["--job", "one", "--partition", "1"]).expect(2).says(&["was made for"]);
     run(&["--job", "three", "--cancel"]).expect(2).says(&["no job three"]);
     run(&["--job", "one", "--partition", "0", "--cancel"]).expect(0).prints(&["cancelled"]);
     stuck.signal(Signal::KILL);
     std::fs::remove_file(way).unwrap();
-    run(&["--job", "one", "--partition", "0", "--chunk", "5000"])
-        .expect(5)
-        .says(&["2000 offsets of job one", "cancelled"]);
+    run(&["--job", "one", "--partition", "0", "--chunk", "5000"]).expect(5).says(&[
+        "job one has ended",
+        "2000 offsets",
+        "cancelled",
+    ]);
     // It begins inside the claim that the cancelled job has left, which is finished whole.
     run(&["--job", "inside", "--partition", "0", "--from-offset", "500", "--to-offset", "700", "--chunk", "5000"])
         .expect(0);
     assert_eq!(ranges(&trial.archive(), 0), [(0, 1000)]);
-    run(&["--job", "rest", "--parallel", "1"]).expect(0);
+    // What was refused has spent no name.
+    run(&["--job", "two", "--parallel", "1"]).expect(0);
+    trial.drained(&topic);
+    run(&["--from-offset", "2000", "--to-offset", "1000"]).expect(2).says(&["--from-offset 2000", "--to-offset 1000"]);
+}
+
+/// Goal: a process that goes on with a job that was cancelled meets no other job: it finishes what it has claimed, and claims nothing more.
+#[test]
+fn a_cancelled_job_stops_at_its_next_batch() {
+    let topic = Topic::create(1);
+    topic.send_good(0, 4_000, 1);
+    let trial = begun_late(&topic, Trial::on_disk(&topic));
+    let way = trial.block(&topic);
+    let stuck = backfill(&trial, &topic, &["--job", "one", "--chunk", "1000"]);
+    let claim = trial.root().join(format!("_siltstone/receipts/v1/{}/00000/{:020}.claim", topic.name, 0));
+    until("a batch is claimed", DEADLINE, || claim.exists().then_some(()));
+    backfill(&trial, &topic, &["--job", "one", "--cancel"]).wait(DEADLINE).expect(0).prints(&["cancelled"]);
+    std::fs::remove_file(way).unwrap();
+    stuck.wait(DEADLINE).expect(5).says(&["job one was cancelled"]);
+    assert_eq!(ranges(&trial.archive(), 0), [(0, 1000)]);
+    backfill(&trial, &topic, &["--job", "two", "--chunk", "1500"]).wait(DEADLINE).expect(0);
+    assert_eq!(ranges(&trial.archive(), 0), [(0, 1000), (1000, 1500), (1500, 3000), (3000, 4000)]);
     trial.drained(&topic);
 }
 
