@@ -195,7 +195,7 @@ fn compaction_and_retention_are_no_faults() {
     }
     // Without a compacted log that would be one fault for each batch.
     let receipts = early.archive().receipts();
-    assert!(receipts.len() > 3, "{receipts:?}");
+    assert!(receipts.len() > 1, "{receipts:?}");
 }
 
 /// Goal: with Kafka beside it, what nobody has a receipt of is found at the archive's end, and a wrong count in its midst.
