@@ -4,7 +4,8 @@
 //!   gives way to it. One that waits for the schema registry goes nowhere, so nobody gives way to it for long.
 //! - **M-2** A batch that others can be sealed beside is sealed only where that gives room: not for a few names, again and again, while
 //!   it is others that take it.
-//! - **M-3** A batch that waits for its store holds up its own partition, and no other.
+//! - **M-3** A batch that waits for its store holds up its own partition, and no other, until the names of the objects that wait take
+//!   half of what rows have: then nothing is read before one of them is through.
 
 /// What is open of a partition.
 #[derive(Clone, Copy, Debug)]
