@@ -49,11 +49,25 @@ fi
 already=$(scripts/services.sh status "${SERVICES[@]}" "${OTHER_SERVICES[@]}" | awk '$3 == "running," || $3 == "running" {print $1}' || true)
 was_running() { grep -qxE "$1(-1)?" <<<"$already"; } # NAME; a part of several processes by its first
 stop_ours() {
+    local failed=$?
+    ((failed == 0)) || tell_why || true
     if [[ -n "${simulating:-}" ]] && kill "$simulating" 2>/dev/null; then
         cat "$simulated"
     fi
     for name in "${SERVICES[@]}" "${OTHER_SERVICES[@]}"; do
         was_running "$name" || scripts/services.sh stop "$name" || true
+    done
+}
+# Whether it is the machine that failed, or a server: nobody can look there afterwards.
+tell_why() {
+    printf '\n== the machine and the servers as it failed\n'
+    uptime
+    free -m
+    df -h "${TMPDIR:-/tmp}" /dev/shm
+    grep -H . /proc/pressure/* 2>/dev/null || true
+    for name in "${SERVICES[@]}"; do
+        printf -- '-- %s\n' "$name"
+        tail -n 15 "${SILTSTONE_CACHE:-$HOME/.cache/siltstone}/run/$name/log" 2>/dev/null || true
     done
 }
 trap stop_ours EXIT
@@ -63,17 +77,12 @@ eval "$(scripts/services.sh env)"
 set +a
 python=$(scripts/python.sh)
 
-step "rust tests, and beside them the simulation"
+step "rust tests, and beside them and what follows the simulation"
 simulated=$(mktemp)
 nice "$simulation" --nocapture >"$simulated" 2>&1 &
 simulating=$!
 # Most of them wait for Kafka most of the time.
 RUST_TEST_THREADS=6 cargo test
-# Its table of planted bugs and its counts of faults are worth a look also where all is well.
-wait "$simulating" || simulation_failed=1
-simulating=
-cat "$simulated"
-[[ -z "${simulation_failed:-}" ]] || { echo "the simulation failed" >&2; exit 1; }
 
 step "the independent reader sees what is wrong"
 "$python" tests/reader/test_ledgers.py &
@@ -96,6 +105,13 @@ scripts/rescue.sh --records 60000
 step "two processes, killed"
 scripts/kills.sh --kills 6 --format gzip
 scripts/kills.sh --kills 6 --format parquet
+
+step "what the simulation says"
+wait "$simulating" || simulation_failed=1
+simulating=
+# Its table of planted bugs and its counts of faults are worth a look also where all is well.
+cat "$simulated"
+[[ -z "${simulation_failed:-}" ]] || { echo "the simulation failed" >&2; exit 1; }
 
 step "processes, brokers and links that fail for three minutes"
 # Only its own two services and the S3 server: two cores have enough to do with that.
