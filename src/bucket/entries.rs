@@ -10,6 +10,7 @@ use super::claim::Claim;
 use super::folds::{Folds, Stretch, prevailing, stretches};
 use super::receipt::Receipt;
 use super::{Bucket, BucketError, RECEIPTS_FOLDER, receipts_folder};
+use crate::destination::StoreKind;
 use crate::record::TopicPartition;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
@@ -51,6 +52,14 @@ pub struct Listed {
     pub claim: bool,
     /// There is a receipt, alone or in a fold.
     pub receipt: bool,
+    /// A fold has one, whether there is another beside it or not.
+    pub folded: bool,
+}
+
+impl Listed {
+    fn new(first: i64) -> Self {
+        Self { first, claim: false, receipt: false, folded: false }
+    }
 }
 
 impl Bucket {
@@ -78,7 +87,7 @@ impl Bucket {
             firsts.dedup();
             let folds = &folds;
             let reads = firsts.into_iter().map(|first| {
-                let listed = names.get(&first).copied().unwrap_or(Listed { first, claim: false, receipt: false });
+                let listed = names.get(&first).copied().unwrap_or(Listed::new(first));
                 self.read_listed(partition, listed, Some(folds))
             });
             let read: Vec<Entry> = futures::stream::iter(reads).buffered(READS_MAX).try_collect().await?;
@@ -92,8 +101,15 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn entry_at(&self, partition: &TopicPartition, first: i64) -> Result<Option<Entry>, BucketError> {
-        let both = Listed { first, claim: true, receipt: true };
-        let entry = self.read_listed(partition, both, None).await?;
+        self.entry_of(partition, Listed { claim: true, receipt: true, ..Listed::new(first) }).await
+    }
+
+    /// Everything about a batch that was listed; `None` where there is nothing any more.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn entry_of(&self, partition: &TopicPartition, listed: Listed) -> Result<Option<Entry>, BucketError> {
+        let entry = self.read_listed(partition, listed, None).await?;
         Ok((entry.claim.is_some() || entry.receipt.is_some()).then_some(entry))
     }
 
@@ -131,16 +147,31 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn listed_from(&self, partition: &TopicPartition, offset: i64) -> Result<Vec<Listed>, BucketError> {
-        let mut names = self.names_from(partition, offset).await?;
+        self.listed_between(partition, offset, i64::MAX).await
+    }
+
+    /// The same, but no further than one at or behind `until`, which is there where it has a document of its own. Lists no further where stores
+    /// list in order, and reads only the folds that share an offset with what is asked for.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn listed_between(
+        &self,
+        partition: &TopicPartition,
+        offset: i64,
+        until: i64,
+    ) -> Result<Vec<Listed>, BucketError> {
+        let mut names = self.names_between(partition, offset, until).await?;
         if names.is_empty() && offset > 0 {
             return Ok(Vec::new());
         }
         let mut ranges = self.folds(partition).await?;
-        ranges.retain(|range| range.end > offset);
+        ranges.retain(|range| range.end > offset && range.first <= until);
         for range in ranges {
             let fold = self.read_fold(partition, range).await?;
             for first in fold.firsts().filter(|&first| first >= offset) {
-                names.entry(first).or_insert(Listed { first, claim: false, receipt: false }).receipt = true;
+                let listed = names.entry(first).or_insert(Listed::new(first));
+                (listed.receipt, listed.folded) = (true, true);
             }
         }
         Ok(names.into_values().collect())
@@ -156,6 +187,16 @@ impl Bucket {
         partition: &TopicPartition,
         offset: i64,
     ) -> Result<BTreeMap<i64, Listed>, BucketError> {
+        self.names_between(partition, offset, i64::MAX).await
+    }
+
+    async fn names_between(
+        &self,
+        partition: &TopicPartition,
+        offset: i64,
+        until: i64,
+    ) -> Result<BTreeMap<i64, Listed>, BucketError> {
+        let in_order = self.destination.kind() != StoreKind::File;
         let key = receipts_folder(partition, self.generation);
         let folder = self.destination.path(&key)?;
         // Right before both documents of `offset`, which have an extension each.
@@ -170,7 +211,10 @@ impl Bucket {
             if first < offset {
                 continue;
             }
-            let listed = found.entry(first).or_insert(Listed { first, claim: false, receipt: false });
+            if in_order && found.range(until..).any(|(&beyond, _)| first > beyond) {
+                break;
+            }
+            let listed = found.entry(first).or_insert(Listed::new(first));
             listed.claim |= is_claim;
             listed.receipt |= !is_claim;
         }
@@ -221,6 +265,7 @@ impl Bucket {
         let beside = if listed.receipt { self.get_receipt(partition, first).await? } else { None };
         let folded = match folds {
             Some(folds) => folds.receipt(first)?,
+            None if listed.folded => self.folded_receipt(partition, first).await?,
             None => None,
         };
         let receipt = match (beside, folded) {

@@ -3,8 +3,8 @@
 //! ```text
 //! folds ─▶ receipts from the last fold on ─▶ leftovers deleted ─▶ the oldest thousand read ─▶ fold put ─▶ read back ─▶ receipts deleted
 //! ```
-//! - **K-8** A fold begins at or behind the end of the one before. It has exactly [`Rules::fold`] receipts, the oldest that are in no fold,
-//!   all of them older than [`Rules::min_age_ms`] and ending at or below an offset that the group has committed; the newest
+//! - **K-8** A fold begins at or behind the end of the one before. It has [`Rules::fold`] receipts, the oldest that are in no fold, or as many
+//!   of these as come to [`FOLD_BYTES_MAX`]; all of them older than [`Rules::min_age_ms`] and ending at or below an offset that the group has committed; the newest
 //!   [`Rules::kept`] stay documents of their own. A receipt that is written later inside a fold's range stays one, too.
 //! - **K-9** Nothing is folded while a backfill of that Kafka partition is under way, asked before the fold is put and before receipts are
 //!   deleted: only backfills put receipts over others of batches that a group has committed. Right before receipts are deleted they are listed
@@ -28,7 +28,7 @@ use crate::planted::{Bug, has};
 use crate::record::{OffsetRange, TopicPartition};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Receipts of a fold.
 pub const FOLD: usize = 1_000;
@@ -39,7 +39,7 @@ pub const MIN_AGE_MS: i64 = 24 * 3_600_000;
 /// How long after its last look a process may go on to delete.
 pub const DELETES_MS_MAX: i64 = 5_000;
 
-/// Most bytes of the receipts of a fold: a thousand of 8 KiB, some twenty objects each. Larger ones stay as they are.
+/// Most bytes of the receipts of a fold: a thousand of 8 KiB, some twenty objects each. Of larger ones a fold has fewer.
 pub const FOLD_BYTES_MAX: usize = 8 << 20;
 const _: () = assert!(FOLD_BYTES_MAX + (1 << 20) <= FOLD_TEXT_MAX, "a fold that is made can be read");
 
@@ -90,7 +90,7 @@ pub enum Rest {
     Young,
     /// This backfill is under way.
     Job(String),
-    /// The oldest come to more than [`FOLD_BYTES_MAX`].
+    /// The two oldest alone come to more than [`FOLD_BYTES_MAX`].
     Large,
     /// Somebody else writes there at the moment.
     Busy,
@@ -107,7 +107,7 @@ impl Rest {
             Self::Few => "too few receipts are left".to_string(),
             Self::Young => "the rest is too young".to_string(),
             Self::Job(name) => format!("the backfill {name} is under way"),
-            Self::Large => format!("the oldest receipts come to more than {FOLD_BYTES_MAX} bytes"),
+            Self::Large => format!("the two oldest receipts alone come to more than {FOLD_BYTES_MAX} bytes"),
             Self::Busy => "another process writes receipts there at the moment".to_string(),
             Self::Enough => "there may be more".to_string(),
             Self::Stopped => "stopped".to_string(),
@@ -143,6 +143,18 @@ struct Taken {
     written_ms: Option<i64>,
     lying: Lying,
     body: Bytes,
+}
+
+/// How many of the oldest receipts come to no more than a fold takes, as they are listed.
+fn count_that_fits(oldest: &[(i64, Lying)]) -> usize {
+    let mut bytes = 0_u64;
+    oldest
+        .iter()
+        .take_while(|(_, lying)| {
+            bytes = bytes.saturating_add(lying.size).saturating_add(1);
+            bytes <= FOLD_BYTES_MAX as u64
+        })
+        .count()
 }
 
 impl Bucket {
@@ -191,7 +203,7 @@ impl Bucket {
             }
         }
         let mut unfolded = listed.range(from..);
-        let oldest: Vec<(i64, Lying)> =
+        let mut oldest: Vec<(i64, Lying)> =
             unfolded.by_ref().take(fold).map(|(&first, lying)| (first, lying.clone())).collect();
         if oldest.len() < fold || unfolded.count() < kept {
             return Ok(Some(Rest::Few));
@@ -204,8 +216,8 @@ impl Bucket {
             return Ok(Some(Rest::Job(job)));
         }
         // As they are listed: what is too large is not read.
-        let bytes = oldest.iter().map(|(_, lying)| lying.size.saturating_add(1)).fold(0, u64::saturating_add);
-        if bytes > FOLD_BYTES_MAX as u64 {
+        oldest.truncate(count_that_fits(&oldest));
+        if oldest.len() < fold.min(2) {
             return Ok(Some(Rest::Large));
         }
         let reads = oldest.into_iter().map(|(first, lying)| self.take_receipt(partition, first, lying));
@@ -215,8 +227,9 @@ impl Bucket {
             return Ok(Some(Rest::Young));
         }
         if taken.iter().map(|taken| taken.body.len() + 1).sum::<usize>() > FOLD_BYTES_MAX {
-            return Ok(Some(Rest::Large));
+            return Ok(Some(Rest::Busy));
         }
+        let receipts = taken.len() as u64;
         let range = OffsetRange::new(taken[0].first, taken.iter().map(|taken| taken.end).fold(0, i64::max));
         if task.dry_run {
             *behind = Some(range.end);
@@ -229,7 +242,7 @@ impl Bucket {
             }
         }
         done.folds += 1;
-        done.receipts += fold as u64;
+        done.receipts += receipts;
         Ok(None)
     }
 
@@ -301,22 +314,31 @@ impl Bucket {
             Ok::<_, BucketError>(beside.filter(is_alike).map(|_| first))
         });
         let alike: Vec<Option<i64>> = futures::stream::iter(alike).buffered(REQUESTS_MAX).try_collect().await?;
-        let looked_ms = task.clock.monotonic_ms();
-        let now = self.lying_from(partition, fold.range().first, (fold.range().end, 1)).await?;
-        // Asked behind the look: a job that began before it is seen, and one that begins after it has to verify first.
-        if self.job_of(partition).await?.is_some() {
-            return Ok(());
-        }
-        let unchanged = alike.into_iter().flatten().filter(|first| now.get(first) == listed.get(first));
-        let deletes = unchanged.map(|first| async move {
-            let in_time = task.clock.monotonic_ms() - looked_ms < DELETES_MS_MAX;
-            match in_time && (task.goes_on)() {
-                true => self.delete_receipt(partition, first).await.map(|()| 1),
-                false => Ok(0),
+        let mut left: Vec<i64> = alike.into_iter().flatten().collect();
+        // A store may be too slow for one look.
+        while !left.is_empty() && (task.goes_on)() {
+            let looked_ms = task.clock.monotonic_ms();
+            let now = self.lying_from(partition, fold.range().first, (fold.range().end, 1)).await?;
+            // Asked behind the look: a job that began before it is seen, and one that begins after it has to verify first.
+            if self.job_of(partition).await?.is_some() {
+                return Ok(());
             }
-        });
-        let deleted: Vec<u64> = futures::stream::iter(deletes).buffered(REQUESTS_MAX).try_collect().await?;
-        done.deleted += deleted.into_iter().sum::<u64>();
+            left.retain(|first| now.contains_key(first) && now.get(first) == listed.get(first));
+            let deletes = left.clone().into_iter().map(|first| async move {
+                let in_time = task.clock.monotonic_ms() - looked_ms < DELETES_MS_MAX;
+                match in_time && (task.goes_on)() {
+                    true => self.delete_receipt(partition, first).await.map(|()| Some(first)),
+                    false => Ok(None),
+                }
+            });
+            let deleted: Vec<Option<i64>> = futures::stream::iter(deletes).buffered(REQUESTS_MAX).try_collect().await?;
+            let deleted: BTreeSet<i64> = deleted.into_iter().flatten().collect();
+            if deleted.is_empty() {
+                break;
+            }
+            done.deleted += deleted.len() as u64;
+            left.retain(|first| !deleted.contains(first));
+        }
         Ok(())
     }
 
@@ -343,9 +365,8 @@ impl Bucket {
     /// A backfill under way that has to do with that Kafka partition.
     async fn job_of(&self, partition: &TopicPartition) -> Result<Option<String>, BucketError> {
         let jobs = self.jobs_under_way().await?;
-        let meets = |job: &&super::jobs::Job| {
-            job.topic == *partition.topic && job.ranges.iter().any(|range| range.partition == partition.partition)
-        };
+        let all = OffsetRange::new(0, i64::MAX);
+        let meets = |job: &&super::jobs::Job| job.meets(partition, self.generation, all);
         Ok(jobs.iter().find(meets).map(|job| job.name.clone()))
     }
 

@@ -8,7 +8,7 @@
 //!   each at least once. A claim without a receipt is unfinished only if no fold has its `first` either.
 //! - **K-7** Where both are there, the receipt beside counts: a batch was mended after it had been folded. But one of the same batch that names
 //!   nothing the folded one lacks, and not all that it has, and tells of no lost rows, is of a process that was stopped for long: there the
-//!   folded one counts ([`prevailing`]). Look-ups of one receipt by its name take the one beside.
+//!   folded one counts ([`prevailing`]).
 //!
 //! Claims are never folded. A claim is made by creating an object that is absent: one cut per `first`, for ever (K-1). Were it deleted, a process
 //! that was stopped before its create, however long ago, would make it anew when it wakes, with another cut. A receipt has no such power.
@@ -318,15 +318,31 @@ impl Bucket {
         self.read_folds(partition, &ranges).await?.receipt(first)
     }
 
+    /// The receipt of `first` that a fold has, where it counts: there is none beside it, or one that does not (K-7).
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn counting_folded(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+    ) -> Result<Option<Receipt>, BucketError> {
+        let Some(folded) = self.folded_receipt(partition, first).await? else { return Ok(None) };
+        let beside = self.get_receipt(partition, first).await?;
+        Ok(beside.is_none_or(|beside| folded_prevails(&beside, &folded)).then_some(folded))
+    }
+
     /// The receipt of the batch that begins at `first`, beside the folds or in one; `None` where there is none.
     ///
     /// # Errors
     /// [`BucketError`].
     pub async fn receipt(&self, partition: &TopicPartition, first: i64) -> Result<Option<Receipt>, BucketError> {
-        match self.get_receipt(partition, first).await? {
-            Some(receipt) => Ok(Some(receipt)),
-            None => self.folded_receipt(partition, first).await,
-        }
+        let beside = self.get_receipt(partition, first).await?;
+        let folded = self.folded_receipt(partition, first).await?;
+        Ok(match (beside, folded) {
+            (Some(beside), Some(folded)) => Some(prevailing(beside, folded)),
+            (beside, folded) => beside.or(folded),
+        })
     }
 
     pub(super) fn parse_fold(

@@ -19,7 +19,7 @@
 
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
 use crate::effect::Effect;
-use crate::record::OffsetRange;
+use crate::record::{OffsetRange, TopicPartition};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +136,13 @@ impl JobRange {
 }
 
 impl Job {
+    /// Whether it has offsets of `range` of that Kafka partition and generation.
+    pub fn meets(&self, partition: &TopicPartition, generation: u32, range: OffsetRange) -> bool {
+        let shares =
+            |of: &JobRange| of.partition == partition.partition && of.first < range.end && range.first < of.end;
+        self.topic == *partition.topic && self.generation == generation && self.ranges.iter().any(shares)
+    }
+
     /// A range of both, if there is one.
     pub fn overlap(&self, other: &Self) -> Option<JobRange> {
         if self.topic != other.topic || self.generation != other.generation {

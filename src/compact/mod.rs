@@ -12,7 +12,8 @@
 //!   size and checksum.
 //! - **C-4** A claim fixes inputs, names and checksums. Whoever finds one without receipt makes the same objects again, or stops.
 //! - **C-5** What an object of the past is made of never changes: only windows that are over, and receipts that were written, for longer than
-//!   [`Options::min_age_ms`]; no Kafka partition that an unfinished backfill has ranges of. Dead letters and the rows of their replays are left alone:
+//!   [`Options::min_age_ms`]; no Kafka partition that an unfinished backfill has ranges of, which is
+//!   asked again before anything is deleted: it might put that back. Dead letters and the rows of their replays are left alone:
 //!   receipts of replays say where these are.
 //!
 //! Two processes at once are safe: a number is claimed once (K-5), and what both do to finish a claim is the same.

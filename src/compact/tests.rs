@@ -316,6 +316,26 @@ async fn two_at_once_do_it_once() {
     assert!(data_keys(&world).await.iter().all(|key| !key.contains("+compact-2")));
 }
 
+fn job_of_partition_1() -> Job {
+    Job {
+        version: JOB_VERSION,
+        name: "older".into(),
+        archive: "a".into(),
+        topic: "t".into(),
+        topic_id: None,
+        cluster_id: "c".into(),
+        group: "g-backfill".into(),
+        request: JobRequest::default(),
+        generation: 1,
+        fingerprint: "f".into(),
+        chunk: 10,
+        ranges: vec![JobRange::new(1, OffsetRange::new(0, 5))],
+        read_back: Vec::new(),
+        skipped: 0,
+        made_ms: None,
+    }
+}
+
 /// Goal: only windows and receipts that are old enough, nothing else.
 #[tokio::test]
 async fn what_is_young_or_meant_by_a_backfill_stays() {
@@ -335,23 +355,7 @@ async fn what_is_young_or_meant_by_a_backfill_stays() {
         assert_eq!(summary(&ran)["compactions"], 0, "{line}: {}", ran.out);
     }
     assert_eq!(data_keys(&world).await, old);
-    let job = Job {
-        version: JOB_VERSION,
-        name: "older".into(),
-        archive: "a".into(),
-        topic: "t".into(),
-        topic_id: None,
-        cluster_id: "c".into(),
-        group: "g-backfill".into(),
-        request: JobRequest::default(),
-        generation: 1,
-        fingerprint: "f".into(),
-        chunk: 10,
-        ranges: vec![JobRange::new(1, OffsetRange::new(0, 5))],
-        read_back: Vec::new(),
-        skipped: 0,
-        made_ms: None,
-    };
+    let job = job_of_partition_1();
     let bucket = Bucket::new(world.destinations()[URL].clone());
     bucket.put_job(&job).await.expect("stored");
     let ran = compact(&world, &config, "--output json").await;
@@ -360,6 +364,53 @@ async fn what_is_young_or_meant_by_a_backfill_stays() {
     bucket.end_job("older", 0).await.expect("ended");
     let ran = compact(&world, &config, "--output json --partition 1").await;
     assert_eq!(summary(&ran)["compactions"], 2, "{}", ran.out);
+    assert_clean(&world, &config, "afterwards").await;
+}
+
+/// Begins a backfill as soon as a compaction has told of something.
+struct Meanwhile<'b> {
+    bucket: &'b Bucket,
+    job: Option<Job>,
+}
+
+impl std::io::Write for Meanwhile<'_> {
+    fn write(&mut self, told: &[u8]) -> std::io::Result<usize> {
+        if let Some(job) = self.job.take() {
+            futures::executor::block_on(self.bucket.put_job(&job)).expect("stored");
+        }
+        Ok(told.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Goal: while a backfill that began meanwhile may mend a batch, nothing is deleted that it might put back.
+#[tokio::test]
+async fn nothing_is_deleted_beside_a_backfill() {
+    let world = World::new();
+    let config = world.config(&every_format());
+    three_by_three(&world, &config, |_, _| 0).await;
+    let old = data_keys(&world).await;
+    let bucket = Bucket::new(world.destinations()[URL].clone());
+    let mut out = Meanwhile { bucket: &bucket, job: Some(job_of_partition_1()) };
+    let words = "siltstone compact -c x --before 2d --json --output json --partition 1";
+    let cli = Cli::try_parse_from(words.split_whitespace()).unwrap_or_else(|error| panic!("{error}"));
+    let Command::Compact(args) = &cli.command else { panic!("{cli:?}") };
+    let clock = Arc::new(ManualClock::at(LATER_MS));
+    let exit = compact_in(args, &config, world.destinations(), clock, &mut out).await;
+    assert_eq!(exit.expect("compacted"), Exit::Done);
+    // Of the first folder nothing is left; of the second both sets are there, and only the new one counts.
+    let now = data_keys(&world).await;
+    assert_eq!(now.difference(&old).count(), 2, "{now:?}");
+    assert_eq!(old.difference(&now).count(), 3, "{now:?}");
+    assert_clean(&world, &config, "both sets are there").await;
+    bucket.end_job("older", 0).await.expect("ended");
+    let ran = compact(&world, &config, "--output json --partition 1").await;
+    let counts = (summary(&ran)["compactions"].as_u64(), summary(&ran)["deleted"].as_u64());
+    assert_eq!(counts, (Some(0), Some(3)), "{}", ran.out);
+    assert_eq!(old.difference(&data_keys(&world).await).count(), 6);
     assert_clean(&world, &config, "afterwards").await;
 }
 

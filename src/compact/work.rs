@@ -6,6 +6,7 @@ use super::step::{Step, Summary, Tell, compacted};
 use super::unit::{Age, KnownNames, Names, Unit, Units};
 use crate::bucket::Bucket;
 use crate::bucket::compactions::{COMPACTION_VERSION, Compaction, CompactionId, CompactionOutcome, ListedCompaction};
+use crate::bucket::jobs::Job;
 use crate::bucket::receipt::Receipt;
 use crate::clock::Clock;
 use crate::config::{Config, MemoryShares};
@@ -78,16 +79,10 @@ impl<'c> Compactor<'c> {
     pub async fn run(&mut self, tell: Tell<'_>) -> Result<(), Failure> {
         let (clock, destinations) = (self.clock.clone(), self.destinations.clone());
         for site in self.sites(&destinations).await? {
-            let jobs = patiently(&*clock, "list jobs", || site.bucket.jobs_under_way()).await?;
             let mut work = Work { site: &site, layouts: Layouts::new(&site.archive.layout), names: KnownNames::new() };
             for partition in &site.partitions {
-                let has_ranges = |job: &&crate::bucket::jobs::Job| {
-                    *job.topic == *partition.topic
-                        && job.generation == site.bucket.generation()
-                        && job.ranges.iter().any(|range| range.partition == partition.partition)
-                };
-                if let Some(job) = jobs.iter().find(has_ranges) {
-                    let why = format!("the backfill {} has ranges of it and has not ended", job.name);
+                if let Some(job) = job_of(&site.bucket, &*clock, partition).await? {
+                    let why = format!("the backfill {job} has ranges of it and has not ended");
                     self.tell(Step::Skipped { partition: partition.to_string(), why }, tell)?;
                     continue;
                 }
@@ -324,6 +319,17 @@ pub(super) async fn listed(
     partition: &TopicPartition,
 ) -> Result<BTreeMap<CompactionId, ListedCompaction>, Failure> {
     patiently(clock, "list compactions", || bucket.listed_compactions(partition)).await
+}
+
+/// A backfill that has ranges of that Kafka partition and has not ended.
+pub(super) async fn job_of(
+    bucket: &Bucket,
+    clock: &dyn Clock,
+    partition: &TopicPartition,
+) -> Result<Option<String>, Failure> {
+    let jobs = patiently(clock, "list jobs", || bucket.jobs_under_way()).await?;
+    let has_ranges = |job: &Job| job.meets(partition, bucket.generation(), ALL_OFFSETS);
+    Ok(jobs.into_iter().find(has_ranges).map(|job| job.name))
 }
 
 /// The last number of each unit.

@@ -243,7 +243,8 @@ async fn vouch(context: &Context, batch: &mut SealedBatch, claimed_ms: i64) -> R
     }
 }
 
-/// The receipt of this batch that is in a fold. None can be where the claim is this try's own and younger than any receipt that is folded.
+/// The receipt of this batch that is in a fold and counts. None can be where the claim is this try's own and younger than any receipt that is
+/// folded, and none counts where one beside it does.
 async fn folded(context: &Context, batch: &SealedBatch, claimed_ms: i64) -> Result<Option<Box<Receipt>>, Halt> {
     let is_fresh = context.clock.monotonic_ms() - claimed_ms < context.folding.rules.min_age_ms;
     if batch.earlier.is_none() && is_fresh {
@@ -251,7 +252,7 @@ async fn folded(context: &Context, batch: &SealedBatch, claimed_ms: i64) -> Resu
     }
     context
         .while_held(&batch.held, "look for a receipt in folds", || async {
-            match batch.archive.bucket.folded_receipt(&batch.held.partition, batch.range.first).await {
+            match batch.archive.bucket.counting_folded(&batch.held.partition, batch.range.first).await {
                 Ok(found) => Try::Done(found.map(Box::new)),
                 Err(error) => Try::of(&error),
             }

@@ -147,6 +147,13 @@ impl Schedule {
         span.range.contains(offset).then_some(Stretch { end: span.range.end, chunk })
     }
 
+    /// Where the span ends that is to be one batch and begins at `first`.
+    pub fn batch_at(&self, partition: &TopicPartition, first: i64) -> Option<i64> {
+        let spans = self.spans.get(partition)?;
+        let span = spans.get(spans.partition_point(|span| span.range.end <= first))?;
+        (span.is_batch && span.range.first == first).then_some(span.range.end)
+    }
+
     /// How many pieces there are.
     pub fn pieces(&self) -> u64 {
         let pieces = |span: &Span| {
@@ -252,6 +259,18 @@ mod tests {
         );
         assert_eq!(schedule.next(&partition(0), 0), None);
         assert_eq!((schedule.pieces(), schedule.ends()[&partition(3)]), (4, 9700));
+    }
+
+    #[test]
+    fn a_batch_begins_where_its_span_does() {
+        let batches = |of: &[(i64, i64)]| ranges(of).into_iter().map(|range| (partition(3), range)).collect::<Vec<_>>();
+        let schedule = Schedule::with_batches(batches(&[(0, 100)]), batches(&[(40, 50), (70, 90)]), 10, None);
+        let at = |first| schedule.batch_at(&partition(3), first);
+        assert_eq!(
+            [0, 39, 40, 45, 50, 70, 89, 90, 200].map(at),
+            [None, None, Some(50), None, None, Some(90), None, None, None]
+        );
+        assert_eq!(schedule.batch_at(&partition(4), 40), None);
     }
 
     #[test]

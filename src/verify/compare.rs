@@ -46,13 +46,33 @@ impl Run<'_> {
             if side.other_topic.is_some() || !self.options.counts {
                 continue;
             }
-            let counted = std::mem::take(&mut side.counted);
-            let ranges: Vec<OffsetRange> = counted.iter().map(|(range, _)| *range).collect();
-            let counters = self.parts.counters.clone();
-            let seen = Box::new(move |count| {
-                counters.counted.fetch_add(count, Ordering::Relaxed);
-            });
-            let found = cluster.count(partition.clone(), ranges, seen).await.map_err(unreached)?;
+            let mut counted = std::mem::take(&mut side.counted);
+            let (all, mut start) = (counted.len(), bounds.start);
+            // Retention goes on while receipts are read, and while records are counted.
+            let found = loop {
+                counted.retain(|(range, _)| range.first >= start);
+                let ranges: Vec<OffsetRange> = counted.iter().map(|(range, _)| *range).collect();
+                let counters = self.parts.counters.clone();
+                let seen = Box::new(move |count| {
+                    counters.counted.fetch_add(count, Ordering::Relaxed);
+                });
+                let found = cluster.count(partition.clone(), ranges, seen).await;
+                let begin = cluster.bounds(partition.clone()).await.map_err(unreached)?.start;
+                match found {
+                    Ok(found) => break found,
+                    Err(error) if counted.first().is_none_or(|(range, _)| range.first >= begin) => {
+                        return Err(unreached(error));
+                    }
+                    Err(_) => start = begin,
+                }
+            };
+            if counted.len() < all {
+                let what = format!(
+                    "the records of {} batches could not be counted: Kafka has deleted them meanwhile",
+                    all - counted.len()
+                );
+                self.note(index, "uncounted", what)?;
+            }
             let is_compacted = cluster.is_compacted(partition.topic.to_string()).await.map_err(unreached)?;
             let start = cluster.bounds(partition.clone()).await.map_err(unreached)?.start;
             let mut uncounted = 0_u64;

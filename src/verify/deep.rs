@@ -1,7 +1,8 @@
 //! Reads objects back: their SHA-256, and how many rows they have.
 //!
-//! Memory for each of [`OBJECTS_MAX`] objects: some pieces of it as the store sends them, what unpacking it takes, and of Parquet its
-//! footer. What the store shows as metadata proves nothing here, and is not looked at.
+//! Memory for each of [`OBJECTS_MAX`] objects: some pieces of it as the store sends them and what unpacking it takes; of Parquet, which is read
+//! a second time by its row groups, one at a time, packed, and of each column some pages unpacked. What the store shows as metadata proves
+//! nothing here, and is not looked at.
 
 use super::Counters;
 use super::finding::Fault;
@@ -13,12 +14,12 @@ use crate::exit::{Exit, Failure};
 use crate::format::{count_dead_letters, count_streamed};
 use crate::layout::Layout;
 use crate::pipeline::archive::DEAD_LETTERS;
+use crate::reader::ranges::{Trouble, open_parquet};
 use crate::upload::hex;
 use bytes::{Buf, Bytes};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt};
-use parquet::file::metadata::ParquetMetaDataReader;
 use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -29,8 +30,6 @@ use tokio::sync::mpsc;
 pub(super) const OBJECTS_MAX: usize = 4;
 /// Pieces of an object on their way from the store to who counts its rows.
 const PIECES_MAX: usize = 4;
-/// Most bytes of a Parquet footer that is read.
-const FOOTER_MAX: u64 = 256 << 20;
 /// How often a reading that breaks off begins again.
 const TRIES_MAX: usize = 3;
 
@@ -111,14 +110,17 @@ async fn read(
     drop(pieces.send(Bytes::new()).await);
     drop(pieces);
     let counted = counting.await.map_err(|source| Error::JoinError { source })?;
+    let sha256 = hex(&hash.finalize());
+    let is_parquet = to.is_some() || layout.as_deref().is_some_and(|layout| is_parquet(layout, &object.output));
     let rows = match counted {
         Some(counted) => Some(counted.map_err(|error| error.to_string())),
-        None if to.is_some() || layout.as_deref().is_some_and(|layout| is_parquet(layout, &object.output)) => {
-            Some(footer_rows(destination, path, object.bytes).await?)
+        // Bytes that are others are told as such.
+        None if is_parquet && object.sha256.as_ref().is_none_or(|expected| *expected == sha256) => {
+            Some(parquet_rows(destination, path).await?)
         }
         None => None,
     };
-    Ok(Some(Found { sha256: hex(&hash.finalize()), rows }))
+    Ok(Some(Found { sha256, rows }))
 }
 
 /// Rows of an object of `output`, counted from begin to end; `None`: they are not counted like that, or nobody knows the output.
@@ -138,21 +140,21 @@ fn is_parquet(layout: &Layout, output: &str) -> bool {
     output.is_some_and(|output| output.place.extension(&output.format) == "parquet")
 }
 
-/// Rows as the footer of a Parquet file tells them, whose bytes were just read as a whole.
-async fn footer_rows(destination: &Destination, path: &Path, bytes: u64) -> Result<Result<u64, String>, Error> {
-    const TAIL: u64 = 8;
-    if bytes < TAIL {
-        return Ok(Err(format!("{bytes} bytes are no Parquet file")));
+/// Rows of a Parquet object, every one of them read.
+async fn parquet_rows(destination: &Destination, path: &Path) -> Result<Result<u64, String>, Error> {
+    let read = async {
+        let mut batches = open_parquet(destination.store(), path.clone()).await?.build()?;
+        let mut rows = 0;
+        while let Some(batch) = batches.try_next().await? {
+            rows += batch.num_rows() as u64;
+        }
+        Ok(rows)
+    };
+    match read.await {
+        Ok(rows) => Ok(Ok(rows)),
+        Err(Trouble::Damaged(what)) => Ok(Err(what)),
+        Err(Trouble::Store(error)) => Err(error),
     }
-    let tail = destination.store().get_range(path, bytes - TAIL..bytes).await?;
-    let footer = u64::from(tail.get(..4).map_or(0, |mut length| length.get_u32_le()));
-    if tail.get(4..) != Some(b"PAR1") || footer + TAIL > bytes || footer > FOOTER_MAX {
-        return Ok(Err("it has no footer of a Parquet file at its end".to_string()));
-    }
-    let footer = destination.store().get_range(path, bytes - TAIL - footer..bytes - TAIL).await?;
-    let decoded = ParquetMetaDataReader::decode_metadata(&footer).map_err(|error| error.to_string());
-    let rows = decoded.map(|metadata| metadata.file_metadata().num_rows());
-    Ok(rows.and_then(|rows| u64::try_from(rows).map_err(|_| format!("its footer says {rows} rows"))))
 }
 
 /// Pieces of an object as a reader of them.
@@ -175,5 +177,60 @@ impl Read for Pieces {
         into[..count].copy_from_slice(&self.piece[..count]);
         self.piece.advance(count);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::StoreKind;
+    use arrow_array::{Int64Array, RecordBatch, StringArray};
+    use arrow_schema::{DataType, Field, Schema};
+    use object_store::memory::InMemory;
+    use parquet::arrow::ArrowWriter;
+
+    /// Goal: of an object that no checksum is known of, damage to a page is found though its footer is as it was.
+    #[tokio::test]
+    async fn every_row_of_parquet_is_read() {
+        let fields = vec![Field::new("id", DataType::Int64, false), Field::new("text", DataType::Utf8, false)];
+        let schema = Arc::new(Schema::new(fields));
+        let ids = Arc::new(Int64Array::from_iter_values(0..1_000));
+        let texts = Arc::new(StringArray::from_iter_values((0..1_000).map(|id| format!("text {}", id * 7919 % 1_000))));
+        let batch = RecordBatch::try_new(schema.clone(), vec![ids, texts]).expect("a batch");
+        let mut writer = ArrowWriter::try_new(Vec::new(), schema, None).expect("a writer");
+        writer.write(&batch).expect("written");
+        let bytes = writer.into_inner().expect("closed");
+        let store = Arc::new(InMemory::new());
+        let destination = Arc::new(Destination::from_store("main", "s3://b/p", store, StoreKind::Memory));
+        let object = ReceiptObject {
+            output: "json".into(),
+            destination: "s3://b/p".into(),
+            key: "x.parquet".into(),
+            folder: String::new(),
+            records: None,
+            rows: Some(1_000),
+            bytes: bytes.len() as u64,
+            sha256: None,
+            event_min_ms: None,
+            event_max_ms: None,
+            kept: None,
+        };
+        let path = destination.path(&object.key).expect("a path");
+        let faults = async |bytes: Vec<u8>| {
+            destination.store().put(&path, bytes.into()).await.expect("put");
+            let of = (None, Some(To::Parquet));
+            check(destination.clone(), object.clone(), of, Arc::default()).await.expect("read")
+        };
+        assert_eq!(faults(bytes.clone()).await, []);
+        let mut damaged = bytes.clone();
+        // The header of the first page.
+        damaged[4..40].fill(0xff);
+        let found = faults(damaged).await;
+        assert!(matches!(found[..], [Fault::Rows { expected: 1_000, found: Err(_) }]), "{found:?}");
+        let mut cut = bytes.clone();
+        let end = cut.len();
+        cut[end - 4..].fill(0);
+        let found = faults(cut).await;
+        assert!(matches!(found[..], [Fault::Rows { expected: 1_000, found: Err(_) }]), "{found:?}");
     }
 }

@@ -12,11 +12,13 @@ use super::stranger::{Lookup, Resolved};
 use super::table::{Filling, Owner, Table, digest};
 use super::{Options, Parts, Summary, Told, Verified, check};
 use crate::bucket::claim::ClaimedObject;
+use crate::bucket::jobs::Job;
 use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::bucket::replays::ReplayReceipt;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::ledger;
+use crate::pipeline::start::patiently;
 use crate::record::{OffsetRange, TopicPartition};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +45,8 @@ pub(super) struct Run<'r> {
     pub(super) compactions: BTreeMap<usize, Arc<Vec<compactions::Known>>>,
     /// What Kafka says, by index of the Kafka partition.
     pub(super) sides: BTreeMap<usize, Side>,
+    /// Backfills that have not ended, by index of the archive, once somebody has asked.
+    jobs: BTreeMap<usize, Vec<Job>>,
     started_ms: i64,
 }
 
@@ -86,6 +90,7 @@ impl<'r> Run<'r> {
             unreached: BTreeMap::new(),
             compactions: BTreeMap::new(),
             sides: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             started_ms,
         };
         run.ask_before(topics.as_ref()).await?;
@@ -191,7 +196,7 @@ impl<'r> Run<'r> {
         if !self.is_first_pass() {
             return Ok(());
         }
-        self.tell_breaks(index, breaks)?;
+        self.tell_breaks(index, breaks).await?;
         if let Some(open) = reach.open {
             self.summary.open += 1;
             self.note(index, "open", format!("batch {open} is claimed and has no receipt yet: it is on its way"))?;
@@ -236,15 +241,16 @@ impl<'r> Run<'r> {
         };
         let mut breaks = Vec::new();
         chain.push(batch, &mut breaks);
-        if self.is_first_pass() { self.tell_breaks(index, breaks) } else { Ok(()) }
+        if self.is_first_pass() { self.tell_breaks(index, breaks).await } else { Ok(()) }
     }
 
-    fn tell_breaks(&mut self, index: usize, breaks: Vec<Break>) -> Result<(), Failure> {
+    async fn tell_breaks(&mut self, index: usize, breaks: Vec<Break>) -> Result<(), Failure> {
         for found in breaks {
             let range = |range: OffsetRange| (range.first, Some(range.end));
             match found {
                 Break::Gap(gap) => self.find(index, range(gap), None, Fault::Gap)?,
                 Break::Overlap(other, twice) => self.find(index, range(twice), None, Fault::Overlap { other })?,
+                Break::Unfinished(claimed) if self.is_on_its_way(index, claimed).await? => {}
                 Break::Unfinished(claimed) => self.find(index, range(claimed), None, Fault::Unfinished)?,
                 Break::Unreadable { first, end, key, what, newer } => {
                     let home = self.archive(index).0.reader.bucket.destination().id().to_string();
@@ -253,6 +259,30 @@ impl<'r> Run<'r> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a claim without receipt is of a backfill that has not ended, which is told, or has its receipt by now.
+    async fn is_on_its_way(&mut self, index: usize, claimed: OffsetRange) -> Result<bool, Failure> {
+        let (archive, partition) = self.archive(index);
+        let (reader, home) = (archive.reader.clone(), self.scope.partitions[index].0);
+        let jobs = match self.jobs.get(&home) {
+            Some(jobs) => jobs,
+            None => {
+                let jobs = patiently(&*reader.clock, "list jobs", || reader.bucket.jobs_under_way()).await?;
+                self.jobs.entry(home).or_insert(jobs)
+            }
+        };
+        let generation = reader.bucket.generation();
+        let Some(job) = jobs.iter().find(|job| job.meets(&partition, generation, claimed)) else { return Ok(false) };
+        let name = job.name.clone();
+        if matches!(reader.document(&partition, claimed.first).await?, Document::Receipt(_)) {
+            return Ok(true);
+        }
+        self.summary.open += 1;
+        let what =
+            format!("batch {claimed} is claimed and has no receipt yet: it is on its way, by the backfill {name}");
+        self.note(index, "open", what)?;
+        Ok(true)
     }
 
     /// What a receipt tells by itself.

@@ -6,13 +6,14 @@ use super::against::Cluster;
 use super::finding::{Fault, Kind};
 use super::{Counters, Options, Parts, missing};
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
+use crate::bucket::jobs::{JOB_VERSION, Job, JobRange, JobRequest};
 use crate::bucket::receipt::{Absent, LostRows};
 use crate::clock::SystemClock;
 use crate::consume::{Committed, LogBounds};
 use crate::record::{OffsetRange, TopicPartition};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use world::{BATCH, Broker, START_MS, Seen, World, receipt};
 
 const PRESETS: [&str; 3] = ["hive", "secor", "fluentd"];
@@ -492,6 +493,14 @@ async fn receipts_against_kafka() {
     .await;
     assert_eq!(seen.told(), [], "what retention took cannot be counted");
 
+    // Retention takes batches while they are counted, twice.
+    let seen = against(&world, |kafka| {
+        kafka.logs.remove(&World::partition(0));
+        kafka.retention = Mutex::new(vec![250, 120]);
+    })
+    .await;
+    assert_eq!((seen.told(), seen.notes()), (vec![], vec!["unknown_to_kafka", "uncounted"]));
+
     let seen = against(&world, |kafka| drop(kafka.logs.remove(&of))).await;
     assert_eq!((seen.told(), seen.notes()), (vec![], vec!["unknown_to_kafka"]));
 
@@ -499,6 +508,42 @@ async fn receipts_against_kafka() {
     other.topic_id = Some("before".to_string());
     world.write(&other).await;
     assert_eq!(against(&world, |_| ()).await.told(), [(Kind::TopicId, 1, 0)]);
+}
+
+/// Goal: what a backfill has claimed and not finished is on its way, with batches of the group behind it; once it has ended it is not.
+#[tokio::test]
+async fn a_backfill_on_its_way_is_told_as_such() {
+    let mut world = World::in_memory("hive").await;
+    world.fill(1, 5, 2).await;
+    let open = world.receipt(0, 2);
+    world.claim(&open).await;
+    world.delete(&world.receipt_key(0, 2)).await;
+    for object in &open.objects {
+        world.delete(&object.key).await;
+    }
+    let job = Job {
+        version: JOB_VERSION,
+        name: "j".into(),
+        archive: "a".into(),
+        topic: "t".into(),
+        topic_id: None,
+        cluster_id: "c".into(),
+        group: "g".into(),
+        request: JobRequest::default(),
+        generation: 1,
+        fingerprint: "f".into(),
+        chunk: 100,
+        ranges: vec![JobRange::new(0, OffsetRange::new(open.first, open.end))],
+        read_back: Vec::new(),
+        skipped: 0,
+        made_ms: None,
+    };
+    world.bucket().put_job(&job).await.expect("stored");
+    let seen = world.verify(&Options::default()).await;
+    assert_eq!((seen.told(), seen.notes()), (vec![], vec!["open"]));
+    assert_eq!(seen.verified.summary.open, 1);
+    world.bucket().end_job("j", 0).await.expect("ended");
+    assert_eq!(world.verify(&Options::default()).await.told(), [(Kind::Unfinished, 0, open.first)]);
 }
 
 /// Goal: a Kafka partition that has committed offsets and not one receipt is not overlooked.

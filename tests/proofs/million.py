@@ -1,10 +1,12 @@
 """`siltstone verify` over a large archive made up in a local folder: how long it takes, how much memory, and that it finds
 exactly what is wrong.
 
-Makes an archive of one topic as `run` leaves it (claims, receipts, objects, layout), of 1,000,000 objects and 100,000 receipts if not
-told otherwise, plants 20 faults, two of every kind that a listing can tell, and runs `siltstone verify --json` under `time -v`. Then
-plants two faults that only bytes tell and runs it with `--deep` over one Kafka partition. Fails where another set of faults is found, where it takes
-longer than 2 minutes or more than 200 MiB. Removes what it made.
+Makes an archive of one topic as `run` leaves it (claims, receipts, objects, layout), of 1,000,000 objects and 100,000 receipts in 20 Kafka
+partitions if not told otherwise, and a 21st partition that `siltstone compact` then compacts. Verifies it clean, and once more when `siltstone
+fold` has folded what can be folded. Plants 20 faults of every kind that a listing can tell and verifies it again; then 20 of each kind that only
+bytes tell, in one Kafka partition, and verifies that with `--deep`. Each run is `siltstone verify --json` under `time -v`. Fails where another set of
+faults is found, where a run takes more than 200 MiB, or one over the whole archive more than 2 minutes. What only Kafka can tell (beyond_log,
+topic_id, count) is planted in the tests with Kafka. Removes what it made.
 """
 
 import argparse
@@ -74,6 +76,8 @@ class Archive:
 
     def __init__(self, root, partitions, batches, windows):
         self.root, self.partitions, self.batches, self.windows = str(root), partitions, batches, windows
+        # Batches of one Kafka partition more, which is compacted.
+        self.compacted = min(batches, 400)
         self.url = f"file://{root}"
         self.layout, self.fingerprint = layout(self.url)
 
@@ -122,7 +126,7 @@ class Archive:
     def make_folders(self):
         for hour in range(self.batches // 10 + self.windows + 1):
             os.makedirs(f"{self.root}/{self.folder(hour)}", exist_ok=True)
-        for partition in range(self.partitions):
+        for partition in range(self.partitions + 1):
             os.makedirs(os.path.dirname(self.document(partition, 0, "json")))
         os.makedirs(f"{self.root}/_siltstone/layouts")
         write(f"{self.root}/_siltstone/layouts/{self.fingerprint}.json", self.layout.encode())
@@ -130,7 +134,7 @@ class Archive:
         write(f"{self.root}/_siltstone/archive.json", json.dumps(identity).encode())
 
     def fill(self, partition):
-        for number in range(self.batches):
+        for number in range(self.batches if partition < self.partitions else self.compacted):
             receipt = self.receipt(partition, number)
             write(self.document(partition, number, "claim"), json.dumps(self.claim(receipt)).encode())
             self.put_receipt(receipt, partition, number)
@@ -141,13 +145,22 @@ class Archive:
 class Faults:
     """Plants faults, each in a batch of its own, and remembers what must be told."""
 
-    def __init__(self, archive, partitions):
-        self.archive, self.partitions, self.number, self.expected = archive, partitions, 0, collections.Counter()
+    def __init__(self, archive, partitions, compacted=()):
+        self.archive, self.partitions, self.expected = archive, partitions, collections.Counter()
+        self.compacted, self.planted, self.taken = list(compacted), collections.Counter(), set()
 
-    def next(self):
-        self.number += 1
-        step = max(2, (self.archive.batches - 4) // 24)
-        return self.partitions[self.number % len(self.partitions)], 1 + (self.number * step) % (self.archive.batches - 3)
+    def next(self, behind_folds):
+        """A Kafka partition, and the number of a batch with good neighbours; what is in a fold cannot be altered."""
+        count = self.planted[behind_folds]
+        self.planted[behind_folds] += 1
+        partition = self.partitions[count % len(self.partitions)]
+        step = 4 * (count // len(self.partitions))
+        number = self.archive.batches - 4 - step if behind_folds else 1 + step
+        for taken in range(number - 1, number + 3):
+            if not 0 <= taken < self.archive.batches or (partition, taken) in self.taken:
+                sys.exit(f"{self.archive.batches} batches in a Kafka partition are too few for so many faults")
+        self.taken.update((partition, taken) for taken in range(number, number + 2))
+        return partition, number
 
     def told(self, kind, partition, first):
         self.expected[kind, partition, first] += 1
@@ -156,7 +169,13 @@ class Faults:
         return f"{self.archive.root}/{key}"
 
     def plant(self, kind):
-        partition, number = self.next()
+        if kind == "returned":
+            self.planted[kind] += 1
+            key, first, content = self.compacted[7 * self.planted[kind]]
+            write(self.path(key), content)
+            self.told(kind, self.archive.partitions, first)
+            return
+        partition, number = self.next(behind_folds=kind not in ("missing", "size", "doubled", "unvouched", "checksum"))
         archive, first = self.archive, number * BATCH
         receipt = archive.receipt(partition, number)
         key = receipt["objects"][0]["key"]
@@ -193,7 +212,9 @@ class Faults:
         elif kind == "unfinished":
             os.remove(archive.document(partition, number, "json"))
         elif kind == "unreached":
-            copy = receipt["objects"][0] | {"destination": "s3://elsewhere", "output": "dead_letters"}
+            # Told once for each destination and Kafka partition.
+            self.planted[kind] += 1
+            copy = receipt["objects"][0] | {"destination": f"s3://elsewhere-{self.planted[kind]}", "output": "dead_letters"}
             receipt["objects"].append(copy)
             archive.put_receipt(receipt, partition, number)
         elif kind == "checksum":
@@ -210,7 +231,10 @@ class Faults:
 
 LISTED = [
     "gap", "overlap", "missing", "size", "doubled", "named twice", "unvouched", "unbalanced", "unreadable", "unfinished",
+    "unreached", "returned",
 ]  # fmt: skip
+READ = ["checksum", "rows"]
+OF_EACH = 20
 
 
 def verify(binary, config, arguments):
@@ -228,6 +252,14 @@ def verify(binary, config, arguments):
         sys.exit(f"unexpected notes: {notes[:3]}")
     findings = [line for line in lines[:-1] if line["kind"] != "note"]
     return findings, lines[-1], seconds, int(found[1]) / 1024
+
+
+def siltstone(binary, config, *arguments):
+    """A command that must end well."""
+    ended = subprocess.run([str(binary), arguments[0], "-c", str(config), "--json", *arguments[1:]], capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        sys.exit(f"{arguments[0]} ended with {ended.returncode}:\n{ended.stderr}")
+    return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
 def compare(findings, expected):
@@ -258,39 +290,62 @@ def main():
     sys.exit(0 if good else 1)
 
 
+def compact(binary, config, archive):
+    """Compacts the last Kafka partition; gives what was replaced: keys, first offsets, bytes."""
+    steps = siltstone(binary, config, "compact", "--before", "1d", "--min-age", "0s", "--partition", str(archive.partitions))
+    replaced = []
+    for number in range(archive.compacted):
+        for object in archive.receipt(archive.partitions, number)["objects"]:
+            if not os.path.exists(f"{archive.root}/{object['key']}"):
+                replaced.append((object["key"], number * BATCH, CONTENT))
+    print(f"compacted: {steps[-1]['inputs']} objects became {steps[-1]['objects']}", flush=True)
+    assert len(replaced) == steps[-1]["inputs"] > 8 * OF_EACH, "what a compaction replaced is deleted"
+    return replaced, steps[-1]["inputs"] - steps[-1]["objects"]
+
+
 def prove(binary, folder, batches, windows):
     archive = Archive(folder / "archive", 20, batches, windows)
     began = time.monotonic()
     archive.make_folders()
     with multiprocessing.Pool(2) as pool:
-        pool.map(archive.fill, range(archive.partitions), chunksize=1)
-    objects = archive.partitions * batches * windows
-    print(f"made {objects} objects and {archive.partitions * batches} receipts in {time.monotonic() - began:.0f} s", flush=True)
+        pool.map(archive.fill, range(archive.partitions + 1), chunksize=1)
+    objects = (archive.partitions * batches + archive.compacted) * windows
+    print(f"made {objects} objects and {archive.partitions * batches + archive.compacted} receipts in {time.monotonic() - began:.0f} s", flush=True)
     config = folder / "siltstone.toml"
     config.write_text(
         f'[kafka]\nbrokers = "127.0.0.1:1"\ngroup = "siltstone"\n[destinations.main]\nurl = "{archive.url}"\n'
-        f'[[archive]]\nname = "{TOPIC}"\ntopics = ["{TOPIC}"]\n'
+        f'[spool]\ndir = "{folder}/spool"\n[[archive]]\nname = "{TOPIC}"\ntopics = ["{TOPIC}"]\n'
     )
+    replaced, fewer = compact(binary, config, archive)
     good = True
-    findings, summary, seconds, mib = verify(binary, config, [])
-    print(f"clean: {summary['listed']} listed, {len(findings)} findings, {seconds:.1f} s, {mib:.0f} MiB", flush=True)
-    good &= compare(findings, collections.Counter()) and summary["listed"] == objects
-    faults = Faults(archive, list(range(19)))
-    for kind in LISTED * 2:
+
+    def run(what, expected, arguments=(), listed=None):
+        nonlocal good
+        findings, summary, seconds, mib = verify(binary, config, list(arguments))
+        good &= compare(findings, expected) and listed in (None, summary["listed"])
+        counts = f"{summary['listed']} listed, {summary['receipts']} receipts, {summary['read_back']} read back, {summary['passes']} passes"
+        print(f"{what}: {counts}, {len(findings)} findings of {expected.total()}, {seconds:.1f} s, {mib:.0f} MiB", flush=True)
+        if mib > MIB_MAX or (listed is not None and seconds > SECONDS_MAX):
+            print(f"FAIL  at most {SECONDS_MAX} s and {MIB_MAX} MiB are allowed")
+            good = False
+        return summary["listed"]
+
+    listed = run("clean", collections.Counter(), listed=objects - fewer)
+    folds = siltstone(binary, config, "fold", "--min-age", "0s")
+    print(f"folded: {sum(of.get('receipts', 0) for of in folds)} receipts", flush=True)
+    run("clean, folded", collections.Counter(), listed=listed)
+    faults = Faults(archive, list(range(19)), replaced)
+    for kind in LISTED * OF_EACH:
         faults.plant(kind)
-    findings, summary, seconds, mib = verify(binary, config, [])
-    good &= compare(findings, faults.expected)
-    print(f"20 faults: {summary['listed']} listed, {len(findings)} findings, {summary['passes']} passes, {seconds:.1f} s, {mib:.0f} MiB")
-    if seconds > SECONDS_MAX or mib > MIB_MAX:
-        print(f"FAIL  at most {SECONDS_MAX} s and {MIB_MAX} MiB are allowed")
-        good = False
-    # What only bytes tell, and a destination that is not there, in the last Kafka partition alone.
+    # As many objects more as came than went.
+    findings = faults.expected
+    changed = sum(findings[of] * {"missing": -1, "gap": -windows, "unvouched": 1, "returned": 1}.get(of[0], 0) for of in findings)
+    run(f"{OF_EACH} faults of each kind", findings, listed=listed + changed + OF_EACH)
+    # What only bytes tell, in the last whole Kafka partition alone.
     faults = Faults(archive, [19])
-    for kind in ("checksum", "rows", "unreached"):
+    for kind in READ * OF_EACH:
         faults.plant(kind)
-    findings, summary, seconds, mib = verify(binary, config, ["--deep", "--partition", "19"])
-    good &= compare(findings, faults.expected)
-    print(f"--deep, one Kafka partition: {summary['read_back']} read back, {len(findings)} findings, {seconds:.1f} s, {mib:.0f} MiB")
+    run("--deep, one Kafka partition", faults.expected, ["--deep", "--partition", "19"])
     return good
 
 

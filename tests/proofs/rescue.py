@@ -3,12 +3,13 @@
     scripts/rescue.sh [--records 60000] [--seed S] [--release] [--keep]
 
 1. A topic is full before its archiver starts, which begins at the end and archives what comes from then on.
-2. What is older is backfilled by three processes of one job, each killed at a random time and started again.
+2. What is older is backfilled by three processes of one job, each killed in the middle of the job and started again, while records come in
+   and the live group archives them.
 3. `verify --deep --against-kafka` must find nothing.
 4. Ten objects are deleted, cut short or changed by one bit. `verify --deep` must name these ten and nothing else.
 5. `backfill --missing` must put back exactly those, and leave every other object as it was.
 6. Its windows are compacted, and `verify` must find nothing.
-7. All is restored to a fresh topic by a process that is killed and started again. A plain consumer then reads both topics: keys,
+7. All is restored to a fresh topic by a process that is killed in the middle and started again. A plain consumer then reads both topics: keys,
    payloads, headers, timestamps and Kafka partitions must be the same, record by record.
 
 Records have keys and none, headers with repeats and nulls, tombstones, empty and binary payloads, and times out of order.
@@ -21,6 +22,7 @@ import random
 import secrets
 import subprocess
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "reader"))
@@ -54,6 +56,7 @@ class Rescue:
         self.config = self.write_config()
         self.store = open_store(self.trial.url)
         self.started = []
+        self.produced = 0
 
     def write_config(self):
         trial = self.trial
@@ -79,12 +82,14 @@ class Rescue:
         for answer in admin.create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
             answer.result(30)
 
-    def produce(self, first, count):
+    def produce(self, count, dice=None):
         from confluent_kafka import Producer
 
+        first, dice = self.produced, dice or self.dice
+        self.produced += count
         producer = Producer({"bootstrap.servers": self.trial.brokers, "enable.idempotence": True, "linger.ms": 20})
         for number in range(first, first + count):
-            key, payload, headers, time_ms = record(number, self.dice)
+            key, payload, headers, time_ms = record(number, dice)
             while True:
                 try:
                     producer.produce(self.trial.topic, key=key, value=payload, headers=headers, timestamp=time_ms, partition=number % PARTITIONS)
@@ -94,11 +99,19 @@ class Rescue:
         if producer.flush(60):
             raise Failed("Kafka did not take all records")
 
-    def ends(self):
+    def feed(self, ends):
+        """Records that come in until the event."""
+        dice = random.Random(self.args.seed + 1)
+        while not ends.is_set():
+            self.produce(60, dice)
+            ends.wait(0.1)
+
+    def ends(self, topic=None):
         from confluent_kafka import Consumer, TopicPartition
 
+        topic = topic or self.trial.topic
         consumer = Consumer({"bootstrap.servers": self.trial.brokers, "group.id": "rescue-look"})
-        ends = {p: consumer.get_watermark_offsets(TopicPartition(self.trial.topic, p), timeout=30)[1] for p in range(PARTITIONS)}
+        ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=30)[1] for p in range(PARTITIONS)}
         consumer.close()
         return ends
 
@@ -144,20 +157,22 @@ class Rescue:
                 raise Failed(f"not within {DEADLINE} s: {what}")
             time.sleep(0.2)
 
-    def killed(self, words, count, what):
-        """`count` processes that do the same, each killed once while it is at work and started again, to the end of all."""
+    def killed(self, words, count, what, done, whole):
+        """`count` processes that do the same, each killed once in the middle of it and started again, to the end of all. `done()` of `whole`:
+        how far they are."""
         processes = [[f"{what}-{number}", self.start(f"{what}-{number}", *words)] for number in range(count)]
-        kills = 0
-        for one in processes:
-            time.sleep(self.dice.uniform(0.4, 1.5))
-            if one[1].poll() is None:
-                one[1].kill()
-                kills += 1
-            one[1].wait()
-            one[1] = self.start(one[0], *words)
+        for number, one in enumerate(processes):
+            name, process = one
+            level = whole * self.dice.uniform(number + 0.3, number + 1) / (count + 1)
+            self.until(f"{what} is {level:.0f} of {whole} far", lambda: process.poll() is not None or done() >= level)
+            if process.poll() is not None or done() >= whole:
+                raise Failed(f"{name} was through before it could be killed: more --records are needed")
+            process.kill()
+            process.wait()
+            one[1] = self.start(name, *words)
         for name, process in processes:
             self.ended(name, process, 0)
-        return kills
+        return count
 
     # ---- the proof --------------------------------------------------------------------------------------------------
 
@@ -165,13 +180,21 @@ class Rescue:
         began, count = time.monotonic(), self.args.records
         self.create(self.trial.topic)
         self.create(self.target)
-        self.produce(0, count)
+        self.produce(count)
         live = self.start("live", "run")
         self.until("the live group has begun", lambda: live.poll() is not None or all(offset > 0 for offset in self.committed().values()))
-        self.produce(count, count // 10)
+        self.produce(count // 10)
         words = ["backfill", "--topic", self.trial.topic, "--job", "older", "--chunk", str(CHUNK), "--json"]
-        kills = self.killed(words, 3, "backfill")
-        self.produce(count * 11 // 10, count // 10)
+        archived, through = sum(self.committed().values()), threading.Event()
+        feeding = threading.Thread(target=self.feed, args=(through,))
+        feeding.start()
+        try:
+            kills = self.killed(words, 3, "backfill", lambda: self.backfilled(count // PARTITIONS), count // CHUNK)
+        finally:
+            through.set()
+            feeding.join()
+        if sum(self.committed().values()) <= archived:
+            raise Failed("the live group has archived nothing beside the backfill")
         self.until("the live group has all", lambda: self.committed() == self.ends())
         self.verified("complete", 0, "--against-kafka")
         self.damage()
@@ -185,7 +208,7 @@ class Rescue:
             raise Failed(f"{objects} objects before they were compacted, and {len(self.objects())} behind it")
         self.verified("compacted", 0)
         words = ["restore", "--topic", self.trial.topic, "--to-topic", self.target, "--preserve-partitions", "--job", "back", "--json"]
-        kills += self.killed(words, 1, "restore")
+        kills += self.killed(words, 1, "restore", lambda: sum(self.ends(self.target).values()), self.produced)
         compared = self.compare()
         print(f"ok rescue records={compared} kills={kills} objects={objects} compacted={len(self.objects())} damaged={DAMAGED} mended={DAMAGED} "
               f"seconds={time.monotonic() - began:.0f}", flush=True)
@@ -193,6 +216,14 @@ class Rescue:
             for topic in (self.trial.topic, self.target):
                 drop_topic(self.trial.brokers, topic)
             self.trial.clean()
+
+    def backfilled(self, below):
+        """Receipts of batches that begin below that offset."""
+        client, prefix = self.store.client, f"{self.store.prefix}_siltstone/receipts/v1/{self.trial.topic}/"
+        names = []
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.store.bucket, Prefix=prefix):
+            names.extend(one["Key"].rsplit("/", 1)[1] for one in page.get("Contents", ()))
+        return sum(name.endswith(".json") and int(name.split(".")[0]) < below for name in names)
 
     def objects(self):
         """Every data object with what S3 says of it: when it was written and what it is."""
@@ -252,7 +283,7 @@ class Rescue:
         if found := list(differences(archived, restored)):
             raise Failed(f"{len(found)} differences between the topic and what came back: {found[:5]}")
         count = sum(len(of) for of in archived.values())
-        if count != self.args.records * 12 // 10:
+        if count != self.produced:
             raise Failed(f"{count} records in Kafka")
         return count
 

@@ -127,6 +127,11 @@ async fn the_oldest_are_folded_and_the_newest_stay() {
         let listed = bucket.listed_from(&partition(), offset).await.expect("listed");
         assert!(listed.iter().all(|listed| listed.claim && listed.receipt));
         assert_eq!(listed.len(), entries.len());
+        for until in [offset, offset + 15, 80, 1_000] {
+            let between = bucket.listed_between(&partition(), offset, until).await.expect("listed");
+            let needed = listed.iter().position(|listed| listed.first >= until).map_or(listed.len(), |index| index + 1);
+            assert_eq!(between.get(..needed), listed.get(..needed), "from {offset} until {until}");
+        }
         let below = bucket.last_below(&partition(), offset).await.expect("looked").map(|entry| entry.first);
         assert_eq!(below, (0..14).map(|number| number * 10).rfind(|&first| first < offset));
     }
@@ -186,10 +191,67 @@ async fn a_receipt_beside_its_fold_counts_unless_it_knows_less() {
     let entries = bucket.entries_from(&partition(), 0).await.expect("read");
     assert_eq!(entries[1].receipt.as_ref(), Some(&mended));
     assert_eq!(entries[2].receipt.as_ref(), Some(&receipt(20, &[("x", 1), ("y", 1)])));
+    // So does whoever asks for one of them.
+    for (first, expected) in [(10, &mended), (20, &receipt(20, &[("x", 1), ("y", 1)]))] {
+        assert_eq!(bucket.receipt(&partition(), first).await.expect("read").as_ref(), Some(expected));
+        let folded = bucket.counting_folded(&partition(), first).await.expect("read");
+        assert_eq!(
+            folded.as_ref(),
+            Some(expected).filter(|_| first == 20),
+            "whoever mends {first} puts over what counts"
+        );
+        let listed = bucket.listed_between(&partition(), first, first + 1).await.expect("listed")[0];
+        assert!(listed.folded);
+        let entry = bucket.entry_of(&partition(), listed).await.expect("read").expect("there");
+        assert_eq!(entry.receipt.as_ref(), Some(expected));
+    }
     // The next run deletes the late one, and never the mended one.
     let done = fold(&bucket, RULES, i64::MAX).await.expect("looked");
     assert_eq!((done.deleted, done.rest), (1, Rest::Few));
     assert_eq!(beside(&bucket).await, [10, 40, 50, 60, 70]);
+}
+
+/// Goal: a thousand receipts may come to more than a fold takes, and are folded nevertheless.
+#[tokio::test]
+async fn large_receipts_are_folded_by_fewer() {
+    let bucket = bucket();
+    let key = "x".repeat(3 << 20);
+    for first in (0..7).map(|number| number * 10) {
+        bucket.put_receipt(&receipt(first, &[(&key, 1)]), None).await.expect("written");
+    }
+    let done = fold(&bucket, RULES, i64::MAX).await.expect("folded");
+    assert_eq!((done.folds, done.receipts, done.rest), (1, 2, Rest::Few));
+    assert_eq!(bucket.folds(&partition()).await.expect("listed"), [OffsetRange::new(0, 20)]);
+    let key = "x".repeat(5 << 20);
+    for first in (7..10).map(|number| number * 10) {
+        bucket.put_receipt(&receipt(first, &[(&key, 1)]), None).await.expect("written");
+    }
+    let done = fold(&bucket, RULES, i64::MAX).await.expect("folded");
+    assert_eq!((done.folds, done.receipts, done.rest), (1, 2, Rest::Few), "the next two");
+    assert_eq!(beside(&bucket).await, [40, 50, 60, 70, 80, 90]);
+}
+
+/// Goal: where a store deletes slowly all receipts of a fold are deleted before the next fold is made, in several looks.
+#[tokio::test]
+async fn slow_deletes_are_finished_before_the_next_fold() {
+    let bucket = bucket();
+    filled(&bucket, 11).await;
+    let (partition, clock) = (partition(), ManualClock::at(0));
+    let goes_on = || {
+        clock.advance(3_000);
+        true
+    };
+    let task = Task {
+        partition: &partition,
+        rules: RULES,
+        committed: i64::MAX,
+        folds_max: 100,
+        dry_run: false,
+        goes_on: &goes_on,
+        clock: &clock,
+    };
+    let done = bucket.fold_receipts(&task).await.expect("folded");
+    assert_eq!(done, Done { folds: 2, receipts: 8, deleted: 8, rest: Rest::Few });
 }
 
 /// Goal: two processes that fold at the same time, with another receipt between what they see, disturb nobody.

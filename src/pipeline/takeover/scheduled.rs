@@ -4,13 +4,14 @@
 //! redone exactly as it was cut, and no new batch reaches over the beginning of another. The group's committed offset only tells how far this
 //! job is; what is archived is asked of the bucket.
 
-use super::redo::{begin_with, unfinished};
-use super::{Chain, Takeover, back_to_claimed_first, commit_chain, entry_at, recreated, topic_id};
+use super::redo::{Redo, begin_with, unfinished};
+use super::{Chain, Takeover, back_to_claimed_first, commit_chain, recreated, topic_id};
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::entries::{Entry, Listed};
 use crate::consume::{Committed, Held};
 use crate::effect::Effect;
 use crate::pipeline::context::{ArchiveContext, Context, Halt, Try};
+use crate::pipeline::earlier::Earlier;
 use crate::pipeline::finish::objects_are_intact;
 use crate::pipeline::schedule::Schedule;
 
@@ -59,6 +60,7 @@ pub async fn take_over(
     }
     let log = super::log_bounds(context, held).await?;
     let (redo, at_target) = begin_with(context, archive, held, position, unfinished, &metadata).await?;
+    let redo = redo.or_else(|| one_batch(archive, schedule, held, position, &ahead));
     let redo_end = redo.as_ref().map(|redo| redo.end);
     let stretch = match ahead.next {
         Next::Nothing => None,
@@ -78,6 +80,16 @@ pub async fn take_over(
     let read_from = position.max(log.start);
     let Chain { previous_first, watermark_ms, topic_id } = chain;
     Ok(Takeover { first: position, read_from, redo, stretch, at_target, watermark_ms, previous_first, topic_id })
+}
+
+/// A span that is to be one batch, as names of its objects tell, is cut nowhere, whatever is full: under other names its rows would be there
+/// twice. Where the batch's target is in a registry, the schemas of its records cut it as they do any batch.
+fn one_batch(archive: &ArchiveContext, schedule: &Schedule, held: &Held, position: i64, ahead: &Ahead) -> Option<Redo> {
+    let Next::Batch { limit } = ahead.next else { return None };
+    let end = schedule.batch_at(&held.partition, position)?;
+    let is_free = ahead.entry.is_none() && limit.is_none_or(|limit| limit >= end) && !archive.layout.needs_target();
+    let compiled = archive.compiled.get().filter(|_| is_free)?;
+    Some(Redo { end, archive: compiled.clone(), earlier: Earlier::default() })
 }
 
 /// Where a job goes on.
@@ -105,32 +117,55 @@ async fn skip_finished(
     chain: &mut Chain,
 ) -> Result<Ahead, Halt> {
     let partition = &held.partition;
-    let listed = context
-        .while_held(held, "list claims and receipts", || async {
-            match archive.bucket.listed_from(partition, 0).await {
-                Ok(listed) => Try::Done(listed),
-                Err(error) => Try::of(&error),
-            }
-        })
-        .await?;
     // Never a batch outside of the schedule, whatever lies there: it is the live group's.
     let Some(mut position) = schedule.next(partition, offset) else {
         return Ok(Ahead { position: offset, entry: None, next: Next::Nothing });
     };
-    position = behind_the_batch_before(context, archive, held, &listed, position).await?;
-    match schedule.next(partition, position) {
-        Some(next) => position = next,
-        None => return Ok(Ahead { position, entry: None, next: Next::Nothing }),
-    }
+    // Span by span: a job may mend a few batches of a million.
     loop {
-        let index = listed.partition_point(|listed: &Listed| listed.first < position);
-        let here = listed.get(index).filter(|listed| listed.first == position);
-        let Some(here) = here else {
-            let limit = listed.get(index).map(|listed| listed.first);
-            return Ok(Ahead { position, entry: None, next: Next::Batch { limit } });
-        };
+        // The batch before this job's last one reaches no further than that.
+        let from = chain.previous_first.filter(|&first| first < position).unwrap_or(0);
+        let until = schedule.stretch(partition, position).map_or(position, |stretch| stretch.end);
+        let listed = context
+            .while_held(held, "list claims and receipts", || async {
+                match archive.bucket.listed_between(partition, from, until).await {
+                    Ok(listed) => Try::Done(listed),
+                    Err(error) => Try::of(&error),
+                }
+            })
+            .await?;
+        position = behind_the_batch_before(context, archive, held, &listed, position).await?;
+        match schedule.next(partition, position) {
+            Some(next) => position = next,
+            None => return Ok(Ahead { position, entry: None, next: Next::Nothing }),
+        }
+        if position < until
+            && let Some(ahead) = walk(context, archive, schedule, held, (&listed, until), &mut position, chain).await?
+        {
+            return Ok(ahead);
+        }
+    }
+}
+
+/// Walks along `listed` batches up to `until`. `None`: the schedule goes on behind it, at `position`.
+async fn walk(
+    context: &Context,
+    archive: &ArchiveContext,
+    schedule: &Schedule,
+    held: &Held,
+    (listed, until): (&[Listed], i64),
+    position: &mut i64,
+    chain: &mut Chain,
+) -> Result<Option<Ahead>, Halt> {
+    let partition = &held.partition;
+    while *position < until {
+        let index = listed.partition_point(|listed: &Listed| listed.first < *position);
+        let limit_behind = |index: usize| listed.get(index).map(|listed| listed.first);
+        let begins = |entry, limit| Some(Ahead { position: *position, entry, next: Next::Batch { limit } });
+        let here = listed.get(index).filter(|listed| listed.first == *position);
+        let Some(here) = here else { return Ok(begins(None, limit_behind(index))) };
         let first = here.first;
-        let entry = entry_at(context, archive, held, first).await?;
+        let entry = entry_of(context, archive, held, *here).await?;
         let receipt = entry.as_ref().and_then(|entry| entry.receipt.as_ref());
         if let (Some(known), Some(now)) = (entry.as_ref().and_then(Entry::topic_id), &chain.topic_id)
             && known != now
@@ -148,22 +183,36 @@ async fn skip_finished(
                 other.first
             )));
         }
-        let Some(receipt) = receipt else {
-            let limit = listed.get(index + 1).map(|listed| listed.first);
-            return Ok(Ahead { position, entry, next: Next::Batch { limit } });
-        };
+        let Some(receipt) = receipt else { return Ok(begins(entry, limit_behind(index + 1))) };
         if !objects_are_intact(context, held, receipt, schedule.look(partition, first)).await? {
             tracing::info!(%partition, first, end = receipt.end, "objects of a batch are missing or damaged; redoing it");
-            let limit = listed.get(index + 1).map(|listed| listed.first);
-            return Ok(Ahead { position, entry, next: Next::Batch { limit } });
+            return Ok(begins(entry, limit_behind(index + 1)));
         }
         (chain.previous_first, chain.watermark_ms) = (Some(first), chain.watermark_ms.max(receipt.watermark_ms));
         let end = receipt.end;
         match schedule.next(partition, end) {
-            Some(next) => position = next,
-            None => return Ok(Ahead { position: end, entry: None, next: Next::Nothing }),
+            Some(next) => *position = next,
+            None => return Ok(Some(Ahead { position: end, entry: None, next: Next::Nothing })),
         }
     }
+    Ok(None)
+}
+
+/// What the bucket holds about a listed batch; `None` where it is gone since.
+async fn entry_of(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    listed: Listed,
+) -> Result<Option<Entry>, Halt> {
+    context
+        .while_held(held, "read a claim and a receipt", || async {
+            match archive.bucket.entry_of(&held.partition, listed).await {
+                Ok(entry) => Try::Done(entry),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await
 }
 
 /// Where one may begin at `position` or behind it: a batch that begins below may reach over it.
@@ -180,7 +229,7 @@ async fn behind_the_batch_before(
     let index = listed.partition_point(|listed| listed.first < position);
     let Some(before) = index.checked_sub(1).and_then(|index| listed.get(index)) else { return Ok(position) };
     let (partition, first) = (&held.partition, before.first);
-    let entry = entry_at(context, archive, held, first).await?;
+    let entry = entry_of(context, archive, held, *before).await?;
     let Some(entry) = entry.filter(|entry| entry.reach() > position) else { return Ok(position) };
     match entry.receipt {
         Some(receipt) => Ok(receipt.end),

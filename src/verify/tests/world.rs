@@ -197,6 +197,10 @@ impl World {
         self.receipts[&(partition, number)].clone()
     }
 
+    pub(in crate::verify) fn bucket(&self) -> Bucket {
+        Bucket::new(self.destination.clone())
+    }
+
     pub(in crate::verify) async fn put(&self, key: &str, bytes: Vec<u8>) {
         let path = self.destination.path(key).expect("a key");
         self.destination.store().put(&path, bytes.into()).await.expect("written");
@@ -374,6 +378,10 @@ pub(in crate::verify) struct Broker {
     pub(in crate::verify) committed: BTreeMap<TopicPartition, Committed>,
     pub(in crate::verify) is_compacted: Option<bool>,
     pub(in crate::verify) asked: Mutex<Vec<OffsetRange>>,
+    /// Where the logs begin by then.
+    pub(in crate::verify) start: Mutex<Option<i64>>,
+    /// Retention takes what is below these offsets, one after the other, while records are counted.
+    pub(in crate::verify) retention: Mutex<Vec<i64>>,
 }
 
 impl Cluster for Broker {
@@ -392,7 +400,9 @@ impl Cluster for Broker {
     }
 
     fn bounds(&self, partition: TopicPartition) -> BoxFuture<'_, Result<LogBounds, String>> {
-        let bounds = self.logs.get(&partition).map(|(bounds, _)| *bounds);
+        let taken = self.start.lock().expect("no test panics with it").unwrap_or(0);
+        let bounds =
+            self.logs.get(&partition).map(|(bounds, _)| LogBounds { start: bounds.start.max(taken), ..*bounds });
         async move { bounds.ok_or_else(|| "no such partition".to_string()) }.boxed()
     }
 
@@ -410,6 +420,10 @@ impl Cluster for Broker {
         ranges: Vec<OffsetRange>,
         seen: Box<dyn Fn(u64) + Send>,
     ) -> BoxFuture<'_, Result<Vec<Option<u64>>, String>> {
+        if let Some(taken) = self.retention.lock().expect("no test panics with it").pop() {
+            *self.start.lock().expect("no test panics with it") = Some(taken);
+            return async move { Err("offset out of range".to_string()) }.boxed();
+        }
         self.asked.lock().expect("no test panics with it").extend(&ranges);
         let (bounds, offsets) = self.logs[&partition].clone();
         let mut counting = Counting::new(ranges);
