@@ -349,6 +349,9 @@ async fn what_is_young_or_meant_by_a_backfill_stays() {
         chunk: 10,
         ranges: vec![JobRange::new(1, OffsetRange::new(0, 5))],
         read_back: Vec::new(),
+        unvouched: Vec::new(),
+        before: Vec::new(),
+        found: None,
         skipped: 0,
         made_ms: None,
     };

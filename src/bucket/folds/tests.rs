@@ -161,6 +161,9 @@ async fn young_uncommitted_and_mended_ranges_stay() {
         chunk: 10,
         ranges: vec![JobRange::new(3, OffsetRange::new(1_000, 2_000))],
         read_back: Vec::new(),
+        unvouched: Vec::new(),
+        before: Vec::new(),
+        found: None,
         skipped: 0,
         made_ms: None,
     };
