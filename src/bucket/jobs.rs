@@ -334,3 +334,39 @@ impl Bucket {
         Ok(jobs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a job that an earlier release made is gone on with, and so is one of a later release with fields and kinds that this one does not know.
+    #[test]
+    fn jobs_of_other_releases_are_read() {
+        let earlier = r#"{"version":1,"name":"n","archive":"a","topic":"t","cluster_id":"c","group":"g","request":{"missing":true},
+            "generation":1,"fingerprint":"f","chunk":9,"ranges":[{"partition":0,"first":0,"end":5,"batch":true}],"skipped":0}"#;
+        let job: Job = serde_json::from_str(earlier).expect("a job");
+        assert_eq!((job.unvouched.len(), job.before.len(), &job.found), (0, 0, &None));
+        let found = r#","found":{"findings":{"new_kind":1},"besides":{"new_kind":1},"x":1},"later":[]}"#;
+        let later = format!("{}{found}", earlier.strip_suffix('}').expect("an object"));
+        let job: Job = serde_json::from_str(&later).expect("a job");
+        assert_eq!(job.found.as_ref().map(JobFound::is_mended), Some(false));
+        assert_eq!(serde_json::from_str::<Job>(&to_json(&job)).expect("what we write"), job);
+    }
+
+    /// Goal: whatever is left over makes a job one that has not mended all.
+    #[test]
+    fn what_is_left_over_counts() {
+        let one = || BTreeMap::from([("unvouched".to_string(), 1)]);
+        let kept = JobKept { partition: 0, first: 0, end: 1, objects: 1, example: String::new(), in_kafka_from: None };
+        let whole = JobFound { findings: one(), besides: one(), revouched: 1, ..JobFound::default() };
+        assert!(whole.is_mended());
+        let left_over = [
+            JobFound { revouched: 0, ..whole.clone() },
+            JobFound { later: 1, ..whole.clone() },
+            JobFound { more: 1, ..whole.clone() },
+            JobFound { blocked: vec![String::new()], ..whole.clone() },
+            JobFound { kept: vec![kept], ..whole },
+        ];
+        assert!(left_over.iter().all(|found| !found.is_mended()));
+    }
+}

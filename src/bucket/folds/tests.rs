@@ -225,6 +225,30 @@ async fn folds_that_overlap_are_read_as_one() {
     assert_eq!(bucket.folds(&partition()).await.expect("listed").last(), Some(&OffsetRange::new(50, 90)));
 }
 
+/// Goal: a fold that cannot be read is named with what to do, and hides nothing that lies outside of its range.
+#[tokio::test]
+async fn a_damaged_fold_hides_its_range_alone() {
+    let bucket = bucket();
+    filled(&bucket, 14).await;
+    fold(&bucket, RULES, i64::MAX).await.expect("folded");
+    let range = OffsetRange::new(0, 40);
+    let key = fold_key(&partition(), 1, range);
+    let path = bucket.destination.path(&key).expect("a key");
+    bucket.destination.store().put(&path, b"no gzip".to_vec().into()).await.expect("put");
+    // As another process finds it, which has read no fold yet.
+    let bucket = Bucket::new(bucket.destination.clone());
+    let all = bucket.listed_with_damaged(&partition(), 0).await.expect("listed");
+    assert_eq!(all.damaged.iter().map(|fold| fold.range).collect::<Vec<_>>(), [range]);
+    let with_receipt: Vec<i64> = all.listed.iter().filter(|listed| listed.receipt).map(|listed| listed.first).collect();
+    assert_eq!(with_receipt, (4..14).map(|number| number * 10).collect::<Vec<_>>());
+    let told = all.damaged[0].error.to_string();
+    assert!(told.contains(&key) && told.contains("[0, 40)") && told.contains("put it back"), "{told}");
+    let refused = bucket.listed_from(&partition(), 0).await.expect_err("somebody may be misled");
+    assert_eq!(refused.to_string(), told);
+    bucket.destination.store().delete(&path).await.expect("deleted");
+    assert!(bucket.read_fold(&partition(), range).await.expect_err("gone").to_string().contains("put it back"));
+}
+
 /// Goal: a fold of today is read by every later release, one with fields of a later release by this one, and a newer version refused.
 #[test]
 fn the_stored_form_stays() {
