@@ -131,14 +131,15 @@ pub async fn site<'c>(
     let bucket = Bucket::new(destination.clone()).of_generation(archive.layout.generation);
     let what = format!("--into {home}");
     let identity = patiently(clock, &what, || bucket.identity()).await?;
+    let own = group_of(group, job, Some(home));
     let owner = match identity {
-        None => group_of(group, job),
+        None => own,
         // Another job has begun here: both are one archive.
-        Some(identity) if identity.group.starts_with(&group_of(group, "")) => identity.group,
+        Some(identity) if identity.group.starts_with(&group_of(group, "", None)) => identity.group,
         Some(identity) => {
             let mismatch = BucketError::IdentityMismatch {
                 what: "group",
-                ours: group_of(group, job),
+                ours: own,
                 theirs: identity.group,
                 destination: destination.id().to_string(),
                 way_back: "use the group that it was made beside",

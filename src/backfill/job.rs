@@ -45,9 +45,11 @@ pub struct Made {
     pub is_ended: bool,
 }
 
-/// The consumer group of the job of that name.
-pub fn group_of(live: &str, name: &str) -> String {
-    format!("{live}-backfill-{name}")
+/// The consumer group of the job of that name. With `into`, the URL of the destination, it is another one for each destination: jobs of one name
+/// at two places have nothing in common. What follows the dot cannot be part of a name.
+pub fn group_of(live: &str, name: &str, into: Option<&str>) -> String {
+    let group = format!("{live}-backfill-{name}");
+    into.map_or(group.clone(), |into| format!("{group}.{}", digest(into)))
 }
 
 /// What a job is wanted for.
@@ -77,11 +79,11 @@ pub async fn draft(
     let unreachable = |reason| Failure::new(Exit::Unreachable, format!("ask Kafka about topic {topic}: {reason}"));
     let cluster_id = coordinator.cluster_id().await.map_err(unreachable)?;
     let topic_id = coordinator.topic_id(topic).await.map_err(unreachable)?;
-    let Resolved { ranges, read_back, skipped } = resolved;
+    let Resolved { ranges, read_back, unvouched, before, found, skipped } = resolved;
     let layout = &site.archive.layout;
     Ok(Job {
         version: JOB_VERSION,
-        group: group_of(&site.group, name),
+        group: group_of(&site.group, name, request.into.as_deref()),
         name: name.to_string(),
         archive: site.archive.name.clone(),
         topic: topic.to_string(),
@@ -93,6 +95,9 @@ pub async fn draft(
         chunk,
         ranges,
         read_back,
+        unvouched,
+        before,
+        found,
         skipped,
         made_ms: Some(clock.wall_ms()),
     })
@@ -140,11 +145,15 @@ fn to_json<T: serde::Serialize>(value: &T) -> String {
 }
 
 fn name_of(topic: &str, wanted: &str) -> String {
-    let digest = Sha256::digest(wanted);
-    let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let hex = digest(wanted);
     let allowed = |character: char| if character.is_ascii_alphanumeric() || character == '_' { character } else { '-' };
     let topic: String = topic.chars().map(allowed).take(80).collect();
     format!("{topic}-{hex}")
+}
+
+/// Eight hex digits.
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The job of that name, if it was made before.
@@ -286,6 +295,7 @@ pub fn schedule(job: &Job) -> Schedule {
     Schedule::with_batches(ranges, batches, job.chunk, job.topic_id.clone())
         .of_job(&job.name)
         .reading_back(job.read_back.iter().map(|batch| (of(batch.partition), batch.first)))
+        .never_absent(job.unvouched.iter().map(|range| (of(range.partition), range.range())))
 }
 
 /// The configuration of a process of the job: the same archive, its topic alone, another group, and no rule that ends a batch but the schedule.
@@ -317,5 +327,16 @@ mod tests {
         assert_ne!(name, default_name("access.log", &JobRequest { from_offset: Some(2), ..JobRequest::default() }));
         assert_ne!(name, default_name("access-log", &request));
         crate::bucket::jobs::check_name(&default_name(&"ü".repeat(200), &request)).expect("a good name");
+    }
+
+    /// Goal: jobs of one name at two places are not of one group, and jobs at the archive's own place keep theirs.
+    #[test]
+    fn a_group_is_of_a_name_and_a_place() {
+        assert_eq!(group_of("live", "again", None), "live-backfill-again");
+        let (one, other) =
+            (group_of("live", "again", Some("s3://b/one")), group_of("live", "again", Some("s3://b/other")));
+        assert!(one.starts_with("live-backfill-again.") && one != other, "{one} {other}");
+        let tail = one.strip_prefix("live-backfill-").expect("looked at above");
+        crate::bucket::jobs::check_name(tail).expect_err("no other job can be called so");
     }
 }

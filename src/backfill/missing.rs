@@ -3,17 +3,23 @@
 //! ```text
 //! findings ──▶ batches whose objects are missing or damaged, claims without receipt ──▶ each one batch again
 //!         └──▶ gaps ──without those batches, cut where names of objects tell a batch──▶ batches as the chunk says
+//!               └──what Kafka holds no more and objects reach into that no receipt names──▶ left as it is
 //! ```
+//! That last is what keeps rows that are there from being declared absent. What Kafka deletes after a job was made is looked at once more when its
+//! batches are taken over ([`Resolved::unvouched`]).
 
 use super::job::Site;
 use super::resolve::{self, Resolved, live_offset};
-use crate::bucket::jobs::{JobBatch, JobRange, JobRequest};
+use super::strangers::{Strangers, kept_of};
+use super::tally;
+use crate::bucket::jobs::{JobBatch, JobFound, JobKept, JobRange, JobRequest, LEFT_MAX};
 use crate::config::Config;
 use crate::consume::Coordinator;
-use crate::exit::Failure;
-use crate::pipeline::schedule::without;
+use crate::exit::{Exit, Failure};
+use crate::pipeline::schedule::{union, without};
+use crate::pipeline::start::first_bounds;
 use crate::record::{OffsetRange, TopicPartition};
-use crate::verify::finding::{Fault, Finding, Kind};
+use crate::verify::finding::{Fault, Finding};
 use crate::verify::{self, Options, Parts, Told};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,14 +31,8 @@ pub const RANGES_MAX: usize = 50_000;
 pub struct Missing {
     /// What a job mends.
     pub resolved: Resolved,
-    /// Findings by kind, all of them.
-    pub findings: BTreeMap<Kind, u64>,
-    /// Findings by kind that no job mends: strangers, doubled objects, objects of replays, …
-    pub besides: BTreeMap<Kind, u64>,
-    /// What keeps a range from being mended, and what to do about it.
-    pub blocked: Vec<String>,
-    /// Ranges that are not the job's, as the live group has not committed them, or as there are too many.
-    pub later: u64,
+    /// What was found, and what of it no job mends.
+    pub found: JobFound,
 }
 
 /// Verifies the archive of `site` and gives what is missing or damaged of `partitions`, which are of one topic. Records are not counted in Kafka, but
@@ -62,6 +62,7 @@ pub async fn find(
         counts: false,
         ..Options::default()
     };
+    let clock = parts.clock.clone();
     let mut found = Found::default();
     let mut tell = |told| {
         if let Told::Finding(finding) = told {
@@ -72,28 +73,100 @@ pub async fn find(
     };
     tracing::info!(topic = options.topic, deep = options.deep, "verifying the archive for what is missing");
     verify::verify(config, parts, &options, &mut tell).await?;
-    Ok(found.into_missing(&live, RANGES_MAX))
+    // After the verification: the log begins later and later.
+    let mut starts = BTreeMap::new();
+    for partition in partitions.iter().filter(|partition| found.numbers().contains(&partition.partition)) {
+        starts.insert(partition.partition, first_bounds(&*clock, coordinator, partition).await?.start);
+    }
+    let mut missing = found.into_missing(&live, &starts, RANGES_MAX);
+    if let Some(partition) = partitions.first() {
+        missing.resolved.before = tally::before(site, &*clock, &partition.topic, &missing.resolved.ranges).await?;
+    }
+    Ok(missing)
 }
 
-/// Findings as they come. Memory: some 60 bytes for each batch that is meant.
+/// Refuses `ranges` of `topic`, which no receipt vouches for, where Kafka has deleted offsets of them and objects that no receipt names reach into
+/// these: archived now, their rows would be declared absent. Verifies the archive only if Kafka has deleted some of the ranges.
+///
+/// # Errors
+/// [`Exit::Stopped`]: there are such objects. As [`verify::verify`]; Kafka does not answer.
+pub async fn check_deleted(
+    site: &Site<'_>,
+    config: &Config,
+    parts: Parts,
+    coordinator: &dyn Coordinator,
+    topic: &str,
+    ranges: &[JobRange],
+) -> Result<(), Failure> {
+    let mut starts: BTreeMap<i32, i64> = BTreeMap::new();
+    let numbers: BTreeSet<i32> = ranges.iter().map(|range| range.partition).collect();
+    for number in numbers {
+        let partition = TopicPartition::new(topic, number);
+        starts.insert(number, first_bounds(&*parts.clock, coordinator, &partition).await?.start);
+    }
+    let begins_too_late = |range: &&JobRange| starts.get(&range.partition).is_some_and(|&start| range.first < start);
+    let deleted: Vec<&JobRange> = ranges.iter().filter(begins_too_late).collect();
+    if deleted.is_empty() {
+        return Ok(());
+    }
+    let partitions: BTreeSet<i32> = deleted.iter().map(|range| range.partition).collect();
+    let options = Options {
+        archive: Some(site.archive.name.clone()),
+        topic: Some(topic.to_string()),
+        partitions: partitions.into_iter().collect(),
+        ..Options::default()
+    };
+    let mut found = Found::default();
+    let mut tell = |told| {
+        if let Told::Finding(finding) = told {
+            found.add(&finding);
+        }
+        Ok(())
+    };
+    tracing::info!(topic, "Kafka has deleted some of these offsets: looking for objects of them that no receipt names");
+    verify::verify(config, parts, &options, &mut tell).await?;
+    for JobRange { partition: number, first, end, .. } in deleted {
+        let Some(strangers) = found.strangers.get(number) else { continue };
+        let start = starts.get(number).copied().unwrap_or(i64::MIN);
+        let met = strangers.met(OffsetRange::new(*first, *end), start);
+        let stretches = union(met.iter().map(|(met, _)| *met).collect());
+        let kept = kept_of(*number, stretches, &met, start);
+        if let (Some(JobKept { first, objects, example, .. }), Some(last)) = (kept.first(), kept.last()) {
+            return Err(Failure::new(
+                Exit::Stopped,
+                format!(
+                    "{topic}/{number} offset {first}: Kafka has deleted it, and {objects} objects that no receipt names hold rows of it and of \
+                     those behind it, such as {example}: a receipt now would declare these rows absent. Ask for offsets from {} on \
+                     (--from-offset), or let --missing do what is missing around them; `siltstone help backfill` says what can be done about \
+                     such objects",
+                    last.end
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Findings as they come. Memory: some 60 bytes for each batch that is meant, some 200 for each that only names of objects tell.
 #[derive(Clone, Debug, Default)]
 struct Found {
     /// By Kafka partition and first offset: where batches end that are one batch again.
     batches: BTreeMap<i32, BTreeSet<OffsetRange>>,
+    /// Those of them that are claimed and have no receipt.
+    claimed: BTreeMap<i32, BTreeSet<OffsetRange>>,
     gaps: BTreeMap<i32, Vec<OffsetRange>>,
-    /// What names of objects tell that nobody vouches for.
-    strangers: BTreeMap<i32, BTreeSet<OffsetRange>>,
+    strangers: BTreeMap<i32, Strangers>,
     read_back: BTreeSet<JobBatch>,
-    findings: BTreeMap<Kind, u64>,
-    besides: BTreeMap<Kind, u64>,
+    findings: BTreeMap<String, u64>,
+    besides: BTreeMap<String, u64>,
     blocked: Vec<String>,
 }
 
 impl Found {
     fn add(&mut self, finding: &Finding) {
         let number = finding.partition.partition;
-        *self.findings.entry(finding.kind()).or_default() += 1;
-        let range = finding.end.map(|end| OffsetRange::new(finding.first, end));
+        let word = finding.kind().word();
+        *self.findings.entry(word.to_string()).or_default() += 1;
         match (&finding.fault, finding.redo()) {
             (Fault::Gap, Some(range)) => self.gaps.entry(number).or_default().push(range),
             (Fault::Unreadable { .. }, _) if finding.replay.is_none() => {
@@ -101,27 +174,33 @@ impl Found {
             }
             (fault, Some(range)) => {
                 self.batches.entry(number).or_default().insert(range);
+                if matches!(fault, Fault::Unfinished) {
+                    self.claimed.entry(number).or_default().insert(range);
+                }
                 if matches!(fault, Fault::Checksum { .. }) {
                     self.read_back.insert(JobBatch { partition: number, first: range.first });
                 }
             }
             (fault, None) => {
-                *self.besides.entry(finding.kind()).or_default() += 1;
-                if let (Fault::Unvouched { .. }, Some(range)) = (fault, range) {
-                    self.strangers.entry(number).or_default().insert(range);
+                *self.besides.entry(word.to_string()).or_default() += 1;
+                if matches!(fault, Fault::Unvouched { .. }) {
+                    self.strangers.entry(number).or_default().add(finding);
                 }
             }
         }
     }
 
-    /// `live`: up to where the live group has committed, by Kafka partition. Of more than `ranges_max` ranges the first are taken.
-    fn into_missing(mut self, live: &BTreeMap<i32, i64>, ranges_max: usize) -> Missing {
-        let mut later = 0;
-        let mut ranges = Vec::new();
-        let numbers: BTreeSet<i32> = self.batches.keys().chain(self.gaps.keys()).copied().collect();
-        for number in numbers {
+    /// By Kafka partition, up to where the live group has committed (`live`), and where the log begins (`starts`). Of more than `ranges_max` ranges
+    /// the first are taken.
+    fn into_missing(mut self, live: &BTreeMap<i32, i64>, starts: &BTreeMap<i32, i64>, ranges_max: usize) -> Missing {
+        let (mut later, mut revouched) = (0, 0);
+        let (mut ranges, mut unvouched, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        for number in self.numbers() {
             let limit = live.get(&number).copied().unwrap_or(i64::MIN);
-            let mut batches = Vec::new();
+            let start = starts.get(&number).copied().unwrap_or(i64::MIN);
+            let strangers = self.strangers.remove(&number).unwrap_or_default();
+            let claimed = self.claimed.remove(&number).unwrap_or_default();
+            let (mut batches, mut left) = (Vec::new(), Vec::new());
             let mut end = i64::MIN;
             for batch in self.batches.remove(&number).unwrap_or_default() {
                 if batch.end > limit {
@@ -132,40 +211,63 @@ impl Found {
                         .push(format!("{number} {batch}: another damaged batch overlaps it; mend that one first"));
                 } else {
                     end = batch.end;
-                    batches.push(batch);
+                    let met = if claimed.contains(&batch) { strangers.met(batch, start) } else { Vec::new() };
+                    if met.is_empty() {
+                        batches.push(batch);
+                    } else {
+                        // It is finished whole or not at all.
+                        left.push(batch);
+                        kept.extend(kept_of(number, vec![batch], &met, start));
+                    }
                 }
             }
-            let gaps = without(self.gaps.remove(&number).unwrap_or_default(), batches.clone());
+            let told_already = batches.iter().chain(&left).copied().collect();
+            let gaps = without(self.gaps.remove(&number).unwrap_or_default(), told_already);
             later += gaps.iter().filter(|gap| gap.end > limit).count() as u64;
-            let strangers = self.strangers.remove(&number).unwrap_or_default();
+            let mut reached: Vec<OffsetRange> = batches
+                .iter()
+                .filter(|batch| claimed.contains(batch))
+                .flat_map(|&batch| strangers.reaching(batch))
+                .collect();
             for gap in gaps.into_iter().filter(|gap| gap.end <= limit) {
-                let told = told_by_names(gap, &strangers);
-                ranges.extend(without(vec![gap], told.clone()).into_iter().map(|range| JobRange::new(number, range)));
-                batches.extend(told);
+                let met = strangers.met(gap, start);
+                let stretches = union(met.iter().map(|(met, _)| *met).collect());
+                reached.extend(without(strangers.reaching(gap), stretches.clone()));
+                for part in without(vec![gap], stretches.clone()) {
+                    let told = strangers.told(part);
+                    revouched += told.iter().map(|name| strangers.known[name].objects).sum::<u64>();
+                    let between = without(vec![part], told.clone());
+                    ranges.extend(between.into_iter().map(|range| JobRange::new(number, range)));
+                    batches.extend(told);
+                }
+                kept.extend(kept_of(number, stretches, &met, start));
             }
+            unvouched.extend(union(reached).into_iter().map(|range| JobRange::new(number, range)));
             let batch = |range| JobRange { batch: true, ..JobRange::new(number, range) };
             ranges.extend(batches.into_iter().map(batch));
         }
         ranges.sort_unstable_by_key(|range| (range.partition, range.first));
         later += ranges.len().saturating_sub(ranges_max) as u64;
         ranges.truncate(ranges_max);
+        if unvouched.len() > ranges_max {
+            unvouched = ranges.iter().map(|range| JobRange::new(range.partition, range.range())).collect();
+        }
         let firsts: BTreeSet<JobBatch> =
             ranges.iter().map(|range| JobBatch { partition: range.partition, first: range.first }).collect();
         let read_back = self.read_back.intersection(&firsts).copied().collect();
-        let resolved = Resolved { ranges, read_back, skipped: 0 };
-        Missing { resolved, findings: self.findings, besides: self.besides, blocked: self.blocked, later }
+        let (findings, besides, mut blocked) = (self.findings, self.besides, self.blocked);
+        let more = (blocked.len().saturating_sub(LEFT_MAX) + kept.len().saturating_sub(LEFT_MAX)) as u64;
+        blocked.truncate(LEFT_MAX);
+        kept.truncate(LEFT_MAX);
+        let found = JobFound { findings, besides, revouched, blocked, kept, more, later };
+        let resolved = Resolved { ranges, read_back, unvouched, found: Some(found.clone()), ..Resolved::default() };
+        Missing { resolved, found }
     }
-}
 
-/// The batches inside `gap` that names of objects tell: archived again they get these names again. Those that share an offset with another one
-/// tell nothing.
-fn told_by_names(gap: OffsetRange, names: &BTreeSet<OffsetRange>) -> Vec<OffsetRange> {
-    let inside: Vec<OffsetRange> =
-        names.iter().filter(|name| gap.first <= name.first && name.end <= gap.end).copied().collect();
-    let alone = |name: &&OffsetRange| {
-        inside.iter().all(|other| *name == other || other.end <= name.first || name.end <= other.first)
-    };
-    inside.iter().filter(alone).filter(|name| name.first < name.end).copied().collect()
+    /// Kafka partitions of which something may be mended.
+    fn numbers(&self) -> BTreeSet<i32> {
+        self.batches.keys().chain(self.gaps.keys()).copied().collect()
+    }
 }
 
 impl Missing {
@@ -196,7 +298,23 @@ mod tests {
     fn missing(findings: Vec<Finding>, live: i64, ranges_max: usize) -> Missing {
         let mut found = Found::default();
         findings.iter().for_each(|finding| found.add(finding));
-        found.into_missing(&BTreeMap::from([(0, live)]), ranges_max)
+        found.into_missing(&BTreeMap::from([(0, live)]), &BTreeMap::new(), ranges_max)
+    }
+
+    /// The same, with a log that begins at `start`.
+    fn with_log_from(start: i64, findings: &[Finding]) -> Missing {
+        let mut found = Found::default();
+        findings.iter().for_each(|finding| found.add(finding));
+        found.into_missing(&BTreeMap::from([(0, 1_000)]), &BTreeMap::from([(0, start)]), 99)
+    }
+
+    fn kept(missing: &Missing) -> Vec<(i64, i64, u64, Option<i64>)> {
+        let of = missing.found.kept.iter();
+        of.map(|kept| (kept.first, kept.end, kept.objects, kept.in_kafka_from)).collect()
+    }
+
+    fn stranger(first: i64, end: Option<i64>) -> Finding {
+        Finding { end, ..finding(first, first, Fault::Unvouched { bytes: 1, why: "" }) }
     }
 
     fn ranges(missing: &Missing) -> Vec<(i64, i64, bool)> {
@@ -231,9 +349,12 @@ mod tests {
             [(0, 10, true), (10, 20, true), (30, 40, false), (40, 50, true), (50, 60, false), (60, 70, true)]
         );
         assert_eq!(found.resolved.read_back, [JobBatch { partition: 0, first: 10 }]);
-        assert_eq!((found.later, found.blocked.len()), (1, 1));
-        assert_eq!(found.besides, BTreeMap::from([(Kind::Overlap, 1), (Kind::Missing, 1), (Kind::Unvouched, 3)]));
-        assert_eq!(found.findings[&Kind::Missing], 4);
+        let told = found.found;
+        assert_eq!((told.later, told.blocked.len(), told.revouched), (1, 1, 1));
+        let besides = [("overlap", 1), ("missing", 1), ("unvouched", 3)];
+        assert_eq!(told.besides, besides.into_iter().map(|(word, count)| (word.to_string(), count)).collect());
+        assert_eq!(told.findings["missing"], 4);
+        assert!(!told.is_mended());
     }
 
     #[test]
@@ -241,8 +362,59 @@ mod tests {
         let findings: Vec<Finding> =
             (0..5).map(|at| finding(at * 10, at * 10 + 10, Fault::Size { expected: 1, found: 2 })).collect();
         let found = missing(findings.clone(), 100, 3);
-        assert_eq!((ranges(&found).len(), found.later), (3, 2));
+        assert_eq!((ranges(&found).len(), found.found.later), (3, 2));
+        assert!(!found.found.is_mended());
         assert!(missing(findings, -1, 3).is_empty());
         assert!(missing(Vec::new(), 100, 3).is_empty());
+    }
+
+    /// Goal: what Kafka holds no more is never absent where names of objects reach into it, and everything else of the gap is archived.
+    #[test]
+    fn what_objects_reach_into_and_kafka_lacks_is_left_as_it_is() {
+        let gap = || finding(100, 300, Fault::Gap);
+        let named = |first, end| stranger(first, Some(end));
+        let all = [
+            gap(),
+            named(90, 110),
+            named(120, 150),
+            named(120, 150),
+            named(150, 160),
+            named(180, 220),
+            named(240, 260),
+        ];
+        let found = with_log_from(200, &all);
+        assert_eq!(kept(&found), [(100, 110, 1, None), (120, 160, 3, None), (180, 220, 1, Some(200))]);
+        assert_eq!(
+            ranges(&found),
+            [(110, 120, false), (160, 180, false), (220, 240, false), (240, 260, true), (260, 300, false)]
+        );
+        // Should Kafka delete more before the job is through.
+        let unvouched: Vec<_> = found.resolved.unvouched.iter().map(|range| (range.first, range.end)).collect();
+        assert_eq!(unvouched, [(240, 260)]);
+        assert_eq!((found.found.revouched, found.found.is_mended()), (1, false));
+        assert_eq!(with_log_from(100, &all).found.kept, []);
+        assert_eq!(kept(&with_log_from(400, &all)).len(), 4);
+        assert_eq!(kept(&with_log_from(400, &[gap()])), []);
+    }
+
+    /// Goal: a name that tells no end may reach far, and nothing that Kafka still has is left for it.
+    #[test]
+    fn a_name_without_an_end_keeps_what_kafka_lacks_behind_it() {
+        let all = [finding(100, 300, Fault::Gap), stranger(50, None), stranger(130, None), stranger(250, None)];
+        let found = with_log_from(200, &all);
+        assert_eq!(kept(&found), [(130, 200, 1, None)]);
+        assert_eq!(ranges(&found), [(100, 130, false), (200, 300, false)]);
+        let unvouched: Vec<_> = found.resolved.unvouched.iter().map(|range| (range.first, range.end)).collect();
+        assert_eq!(unvouched, [(200, 300)]);
+    }
+
+    #[test]
+    fn a_claimed_batch_is_left_whole_and_one_with_a_receipt_is_mended() {
+        let of = |fault: Fault| with_log_from(15, &[finding(10, 20, fault), stranger(12, Some(14))]);
+        let unfinished = of(Fault::Unfinished);
+        assert_eq!((kept(&unfinished), ranges(&unfinished)), (vec![(10, 20, 1, Some(15))], vec![]));
+        let vouched = of(Fault::Missing { bytes: 1 });
+        assert_eq!((kept(&vouched), ranges(&vouched)), (vec![], vec![(10, 20, true)]));
+        assert!(!vouched.found.is_mended(), "the stranger is left");
     }
 }

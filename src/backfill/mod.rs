@@ -19,4 +19,5 @@ pub mod elsewhere;
 pub mod job;
 pub mod missing;
 pub mod resolve;
+mod strangers;
 pub mod tally;

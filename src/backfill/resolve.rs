@@ -2,7 +2,8 @@
 
 use super::job::Site;
 use crate::batch::metadata::OffsetMetadata;
-use crate::bucket::jobs::{JobBatch, JobRange, JobRequest};
+use crate::bucket::entries::DamagedFold;
+use crate::bucket::jobs::{JobBatch, JobBefore, JobFound, JobRange, JobRequest};
 use crate::clock::Clock;
 use crate::consume::{Committed, CommittedOffsets, Coordinator, LogBounds};
 use crate::exit::{Exit, Failure};
@@ -20,6 +21,12 @@ pub struct Resolved {
     pub ranges: Vec<JobRange>,
     /// Batches whose objects are read before they are taken for intact.
     pub read_back: Vec<JobBatch>,
+    /// Offsets of these ranges that objects reach into which no receipt names.
+    pub unvouched: Vec<JobRange>,
+    /// What receipts of batches that are to be mended say of lost and absent records.
+    pub before: Vec<JobBefore>,
+    /// What was found missing, where that was looked for.
+    pub found: Option<JobFound>,
     /// Offsets of those that were asked for which receipts vouch for.
     pub skipped: u64,
 }
@@ -90,10 +97,20 @@ pub async fn resolve(
             ));
         };
         let wanted = wanted(site, coordinator, request, &partition, bounds, limit).await?;
+        let (unfinished, damaged) = unfinished(site, clock, &partition).await?;
+        if let Some(fold) = damaged.iter().find(|fold| fold.range.first < wanted.end && wanted.first < fold.range.end) {
+            return Err(Failure::new(
+                Exit::Stopped,
+                format!(
+                    "{partition}: {}. Meanwhile ask for offsets below {} or from {} on: --from-offset, --to-offset",
+                    fold.error, fold.range.first, fold.range.end
+                ),
+            ));
+        }
         let taken = vouched(site, clock, &partition, wanted).await?;
         let left = without(vec![wanted], taken);
         resolved.skipped += count(&union(vec![wanted])).saturating_sub(count(&left));
-        let left = with_unfinished(left, &unfinished(site, clock, &partition).await?, limit);
+        let left = with_unfinished(left, &unfinished, limit);
         resolved.ranges.extend(left.into_iter().map(|range| JobRange::new(partition.partition, range)));
     }
     resolved.ranges.sort_unstable_by_key(|range| (range.partition, range.first));
@@ -160,23 +177,25 @@ async fn end_before(
     })
 }
 
-/// Batches that are claimed and have no receipt. A claim is finished whole or not at all.
+/// Batches that are claimed and have no receipt, but those whose receipts may be in folds that cannot be read; and these folds. A claim is
+/// finished whole or not at all.
 async fn unfinished(
     site: &Site<'_>,
     clock: &dyn Clock,
     partition: &TopicPartition,
-) -> Result<Vec<OffsetRange>, Failure> {
+) -> Result<(Vec<OffsetRange>, Vec<DamagedFold>), Failure> {
     let bucket = &site.ledger.bucket;
     let mut unfinished = Vec::new();
-    for listed in patiently(clock, "list claims", || bucket.listed_from(partition, 0)).await? {
-        if listed.receipt {
+    let all = patiently(clock, "list claims", || bucket.listed_with_damaged(partition, 0, i64::MAX)).await?;
+    for listed in all.listed {
+        if listed.receipt || all.damaged.iter().any(|fold| fold.range.contains(listed.first)) {
             continue;
         }
         let what = format!("{partition}: the claim of {}", listed.first);
         let claim = patiently(clock, &what, || bucket.get_claim(partition, listed.first)).await?;
         unfinished.extend(claim.map(|claim| OffsetRange::new(claim.first, claim.end)));
     }
-    Ok(unfinished)
+    Ok((unfinished, all.damaged))
 }
 
 /// `ranges`, with all of each unfinished batch that they meet below `live`.

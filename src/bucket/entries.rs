@@ -11,7 +11,7 @@ use super::folds::{Folds, Stretch, prevailing, stretches};
 use super::receipt::Receipt;
 use super::{Bucket, BucketError, RECEIPTS_FOLDER, receipts_folder};
 use crate::destination::StoreKind;
-use crate::record::TopicPartition;
+use crate::record::{OffsetRange, TopicPartition};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 
@@ -60,6 +60,24 @@ impl Listed {
     fn new(first: i64) -> Self {
         Self { first, claim: false, receipt: false, folded: false }
     }
+}
+
+/// What is listed of a Kafka partition, as far as its folds can be read.
+#[derive(Debug)]
+pub struct AllListed {
+    /// Batches in offset order. Those that a damaged fold has are not among them, or only as claims.
+    pub listed: Vec<Listed>,
+    /// Folds that cannot be read, in offset order.
+    pub damaged: Vec<DamagedFold>,
+}
+
+/// A fold that cannot be read: nobody knows which batches of its range have a receipt in it.
+#[derive(Debug)]
+pub struct DamagedFold {
+    /// From the first offset of its first receipt to the end of its last one: its name tells.
+    pub range: OffsetRange,
+    /// What is wrong with it, and what to do: [`BucketError::Unreadable`] or [`BucketError::Newer`].
+    pub error: BucketError,
 }
 
 impl Bucket {
@@ -147,34 +165,44 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn listed_from(&self, partition: &TopicPartition, offset: i64) -> Result<Vec<Listed>, BucketError> {
-        self.listed_between(partition, offset, i64::MAX).await
+        let AllListed { listed, damaged } = self.listed_with_damaged(partition, offset, i64::MAX).await?;
+        damaged.into_iter().next().map_or(Ok(listed), |fold| Err(fold.error))
     }
 
-    /// The same, but no further than one at or behind `until`, which is there where it has a document of its own. Lists no further where stores
-    /// list in order, and reads only the folds that share an offset with what is asked for.
+    /// The same, but no further than one at or behind `until`, which is there where it has a document of its own. Folds that cannot be read are no
+    /// error: nothing may be done about the offsets of their ranges. Lists no further where stores list in order, and reads only the folds that share
+    /// an offset with what is asked for.
     ///
     /// # Errors
-    /// [`BucketError`].
-    pub async fn listed_between(
+    /// [`BucketError`] of the store.
+    pub async fn listed_with_damaged(
         &self,
         partition: &TopicPartition,
         offset: i64,
         until: i64,
-    ) -> Result<Vec<Listed>, BucketError> {
+    ) -> Result<AllListed, BucketError> {
         let mut names = self.names_between(partition, offset, until).await?;
+        let mut damaged = Vec::new();
         if names.is_empty() && offset > 0 {
-            return Ok(Vec::new());
+            return Ok(AllListed { listed: Vec::new(), damaged });
         }
         let mut ranges = self.folds(partition).await?;
         ranges.retain(|range| range.end > offset && range.first <= until);
         for range in ranges {
-            let fold = self.read_fold(partition, range).await?;
+            let fold = match self.read_fold(partition, range).await {
+                Ok(fold) => fold,
+                Err(error @ (BucketError::Unreadable { .. } | BucketError::Newer { .. })) => {
+                    damaged.push(DamagedFold { range, error });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             for first in fold.firsts().filter(|&first| first >= offset) {
                 let listed = names.entry(first).or_insert(Listed::new(first));
                 (listed.receipt, listed.folded) = (true, true);
             }
         }
-        Ok(names.into_values().collect())
+        Ok(AllListed { listed: names.into_values().collect(), damaged })
     }
 
     /// Which documents of their own there are about batches that begin at or after `offset`, by first offset: without what folds have. A

@@ -292,8 +292,7 @@ impl Bucket {
         }
         let key = fold_key(partition, self.generation, range);
         let Some(bytes) = self.get(&key).await? else {
-            return Err(self
-                .unreadable(&key, "somebody has deleted it: bring it back from a backup or a version of the bucket"));
+            return Err(self.damaged_fold(&key, range, "somebody has deleted it"));
         };
         let fold = Arc::new(self.parse_fold(partition, range, &bytes)?);
         self.kept_folds.keep(&fold);
@@ -345,6 +344,17 @@ impl Bucket {
         })
     }
 
+    /// A fold that is not what its name says. Its receipts are nowhere else, so nothing but another copy of it helps.
+    fn damaged_fold(&self, key: &str, range: OffsetRange, what: impl std::fmt::Display) -> BucketError {
+        self.unreadable(
+            key,
+            format!(
+                "{what}. It is a fold and alone has the receipts of offsets {range}: put it back as it was, from a backup or an older version of the \
+                 bucket, and do not delete it. Until then these offsets are not archived again; others are"
+            ),
+        )
+    }
+
     pub(super) fn parse_fold(
         &self,
         partition: &TopicPartition,
@@ -355,9 +365,9 @@ impl Bucket {
         let mut text = String::new();
         let limit = FOLD_TEXT_MAX as u64 + 1;
         let read = MultiGzDecoder::new(bytes).take(limit).read_to_string(&mut text);
-        read.map_err(|error| self.unreadable(&key, format!("it is no gzip of text: {error}")))?;
+        read.map_err(|error| self.damaged_fold(&key, range, format!("it is no gzip of text: {error}")))?;
         if text.len() > FOLD_TEXT_MAX {
-            return Err(self.unreadable(&key, format!("its text is longer than {FOLD_TEXT_MAX} bytes")));
+            return Err(self.damaged_fold(&key, range, format!("its text is longer than {FOLD_TEXT_MAX} bytes")));
         }
         let mut lines = BTreeMap::new();
         let (mut at, mut header, mut end) = (0, None, range.first);
@@ -366,13 +376,20 @@ impl Bucket {
             at += line.len();
             let line = &text[place.clone()];
             if header.is_none() {
-                let read: FoldHeader = self.parse(&key, line.as_bytes(), FOLD_VERSION)?;
-                header = Some(read);
+                let read: Result<FoldHeader, _> = self.parse(&key, line.as_bytes(), FOLD_VERSION);
+                header = Some(read.map_err(|error| match error {
+                    BucketError::Unreadable { what, .. } => self.damaged_fold(&key, range, what),
+                    other => other,
+                })?);
                 continue;
             }
-            let cut: Cut = serde_json::from_str(line).map_err(|error| self.unreadable(&key, error.to_string()))?;
+            let cut: Cut = serde_json::from_str(line).map_err(|error| self.damaged_fold(&key, range, error))?;
             if lines.last_key_value().is_some_and(|(&before, _)| cut.first <= before) {
-                return Err(self.unreadable(&key, format!("its receipts are not in order at offset {}", cut.first)));
+                return Err(self.damaged_fold(
+                    &key,
+                    range,
+                    format!("its receipts are not in order at offset {}", cut.first),
+                ));
             }
             end = end.max(cut.end);
             lines.insert(cut.first, place);
@@ -386,7 +403,7 @@ impl Bucket {
         };
         if !header.as_ref().is_some_and(expected) {
             let what = format!("it holds {} receipts up to offset {end}, and its header says {header:?}", lines.len());
-            return Err(self.unreadable(&key, what));
+            return Err(self.damaged_fold(&key, range, what));
         }
         let destination = self.destination.id().to_string();
         Ok(Fold { key, destination, partition: partition.clone(), generation: self.generation, range, text, lines })

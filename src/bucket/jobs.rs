@@ -15,19 +15,25 @@
 //!
 //! A job that mends (`request` has `missing`) holds the ranges that were found: with `"batch": true` those that are one batch again as they
 //! were once, whatever the chunk. `read_back` names batches (`partition`, `first`) of which an object is damaged that has the right size: no job
-//! takes their objects for intact without reading them. A job with `into` in its request lies at that destination, not at the archive's own.
+//! takes their objects for intact without reading them. `unvouched` are offsets of its ranges that objects reach into which no receipt names: they
+//! never become absent. `before` is what receipts of its batches said of lost and absent records when it was made, `found` what was found then
+//! ([`JobFound`]), for whoever goes on with it. A job with `into` in its request lies at that destination, not at the archive's own.
 
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
 use crate::effect::Effect;
 use crate::record::{OffsetRange, TopicPartition};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of the stored form.
 pub const JOB_VERSION: u32 = 1;
 
 /// Jobs that are looked through for one that overlaps, at most: older ones are to be deleted by then.
 pub const JOBS_MAX: usize = 10_000;
+
+/// What is left over that a job's document names, of each sort: the rest is counted.
+pub const LEFT_MAX: usize = 1_000;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +66,15 @@ pub struct Job {
     /// Batches whose objects are read before they are taken for intact.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read_back: Vec<JobBatch>,
+    /// Offsets that objects reach into which no receipt names, disjoint and in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unvouched: Vec<JobRange>,
+    /// What receipts of its batches said when it was made, where they said something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<JobBefore>,
+    /// With `missing`: what was found when it was made. Earlier releases did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<JobFound>,
     /// Offsets that were asked for and vouched for already.
     pub skipped: u64,
     /// Wall time of whoever made it, for people.
@@ -121,6 +136,71 @@ pub struct JobBatch {
     pub partition: i32,
     /// First offset.
     pub first: i64,
+}
+
+/// What the receipt of a batch said before the job began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobBefore {
+    /// Kafka partition.
+    pub partition: i32,
+    /// First offset.
+    pub first: i64,
+    /// Offsets that Kafka no longer held.
+    pub absent: u64,
+    /// Rows that were lost.
+    pub lost: u64,
+}
+
+/// What verifying found when a job was made that mends, and what of it the job does not mend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobFound {
+    /// Findings by kind, all of them.
+    pub findings: BTreeMap<String, u64>,
+    /// Findings by kind that are not mended by archiving again: strangers, doubled objects, objects of replays, …
+    pub besides: BTreeMap<String, u64>,
+    /// Of `besides` objects without a receipt that the job's batches vouch for again.
+    #[serde(default)]
+    pub revouched: u64,
+    /// What keeps a range from being mended, and what to do about it.
+    #[serde(default)]
+    pub blocked: Vec<String>,
+    /// Offsets that are left as they are.
+    #[serde(default)]
+    pub kept: Vec<JobKept>,
+    /// More of `blocked` and `kept` than are named.
+    #[serde(default)]
+    pub more: u64,
+    /// Ranges that are not the job's, as the live group has not committed them, or as there are too many.
+    #[serde(default)]
+    pub later: u64,
+}
+
+/// Offsets of which Kafka holds some no more, and that objects reach into which no receipt names: to archive them again would declare rows absent
+/// that are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobKept {
+    /// Kafka partition.
+    pub partition: i32,
+    /// First offset.
+    pub first: i64,
+    /// One past the last offset.
+    pub end: i64,
+    /// Objects whose names reach into them, at all destinations.
+    pub objects: u64,
+    /// Destination and key of one of these.
+    pub example: String,
+    /// The first of the offsets that Kafka still held, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_kafka_from: Option<i64>,
+}
+
+impl JobFound {
+    /// Whether the job mends all that was found.
+    pub fn is_mended(&self) -> bool {
+        let beside: u64 = self.besides.values().sum();
+        let named = self.blocked.is_empty() && self.kept.is_empty() && self.more == 0;
+        named && self.later == 0 && beside <= self.revouched
+    }
 }
 
 impl JobRange {
@@ -259,5 +339,41 @@ impl Bucket {
             jobs.extend(self.job(&name).await?);
         }
         Ok(jobs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a job that an earlier release made is gone on with, and so is one of a later release with fields and kinds that this one does not know.
+    #[test]
+    fn jobs_of_other_releases_are_read() {
+        let earlier = r#"{"version":1,"name":"n","archive":"a","topic":"t","cluster_id":"c","group":"g","request":{"missing":true},
+            "generation":1,"fingerprint":"f","chunk":9,"ranges":[{"partition":0,"first":0,"end":5,"batch":true}],"skipped":0}"#;
+        let job: Job = serde_json::from_str(earlier).expect("a job");
+        assert_eq!((job.unvouched.len(), job.before.len(), &job.found), (0, 0, &None));
+        let found = r#","found":{"findings":{"new_kind":1},"besides":{"new_kind":1},"x":1},"later":[]}"#;
+        let later = format!("{}{found}", earlier.strip_suffix('}').expect("an object"));
+        let job: Job = serde_json::from_str(&later).expect("a job");
+        assert_eq!(job.found.as_ref().map(JobFound::is_mended), Some(false));
+        assert_eq!(serde_json::from_str::<Job>(&to_json(&job)).expect("what we write"), job);
+    }
+
+    /// Goal: whatever is left over makes a job one that has not mended all.
+    #[test]
+    fn what_is_left_over_counts() {
+        let one = || BTreeMap::from([("unvouched".to_string(), 1)]);
+        let kept = JobKept { partition: 0, first: 0, end: 1, objects: 1, example: String::new(), in_kafka_from: None };
+        let whole = JobFound { findings: one(), besides: one(), revouched: 1, ..JobFound::default() };
+        assert!(whole.is_mended());
+        let left_over = [
+            JobFound { revouched: 0, ..whole.clone() },
+            JobFound { later: 1, ..whole.clone() },
+            JobFound { more: 1, ..whole.clone() },
+            JobFound { blocked: vec![String::new()], ..whole.clone() },
+            JobFound { kept: vec![kept], ..whole },
+        ];
+        assert!(left_over.iter().all(|found| !found.is_mended()));
     }
 }

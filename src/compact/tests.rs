@@ -331,6 +331,9 @@ fn job_of_partition_1() -> Job {
         chunk: 10,
         ranges: vec![JobRange::new(1, OffsetRange::new(0, 5))],
         read_back: Vec::new(),
+        unvouched: Vec::new(),
+        before: Vec::new(),
+        found: None,
         skipped: 0,
         made_ms: None,
     }

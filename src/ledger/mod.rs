@@ -97,19 +97,41 @@ impl Site<'_> {
         clock: &'s dyn Clock,
         range: OffsetRange,
     ) -> Result<BoxStream<'s, Result<Receipt, Failure>>, Failure> {
+        self.receipts_of(partition, clock, vec![range]).await
+    }
+
+    /// The same for several ranges, which are disjoint and in order. What lies between them is not read.
+    ///
+    /// # Errors
+    /// As [`Site::receipts`].
+    pub async fn receipts_of<'s>(
+        &'s self,
+        partition: &'s TopicPartition,
+        clock: &'s dyn Clock,
+        ranges: Vec<OffsetRange>,
+    ) -> Result<BoxStream<'s, Result<Receipt, Failure>>, Failure> {
         let names = patiently(clock, "list receipts", || self.bucket.names_from(partition, 0)).await?;
         let firsts: Vec<i64> = names.into_values().filter(|name| name.receipt).map(|name| name.first).collect();
         // After the receipts: what was folded meanwhile is in a fold by now.
         let mut folds = patiently(clock, "list folds", || self.bucket.folds(partition)).await?;
-        folds.retain(|fold| fold.end > range.first && fold.first < range.end);
-        // Of documents of their own only the last one that begins at or before the range can reach into it.
-        let from = firsts.partition_point(|&first| first <= range.first).saturating_sub(1);
-        let to = firsts.partition_point(|&first| first < range.end);
-        let stretches = stretches(&firsts[from.min(to)..to], folds);
+        let meets = |first: i64, end: i64, ranges: &[OffsetRange]| {
+            let next = ranges.get(ranges.partition_point(|range| range.end <= first));
+            next.is_some_and(|range| range.first < end)
+        };
+        folds.retain(|fold| meets(fold.first, fold.end, &ranges));
+        let (mut wanted, mut taken) = (Vec::new(), 0);
+        for range in &ranges {
+            // Of documents of their own only the last one that begins at or before the range can reach into it.
+            let from = firsts.partition_point(|&first| first <= range.first).saturating_sub(1);
+            let to = firsts.partition_point(|&first| first < range.end);
+            wanted.extend(firsts[from.max(taken).min(to)..to].iter().copied());
+            taken = taken.max(to);
+        }
+        let stretches = stretches(&wanted, folds);
         let of_stretch = move |stretch| self.of_stretch(partition, clock, stretch);
         let receipts = stream::iter(stretches).map(Ok).and_then(of_stretch).try_flatten();
-        let meets = move |receipt: &Receipt| std::future::ready(receipt.end > range.first && receipt.first < range.end);
-        Ok(receipts.try_filter(meets).boxed())
+        let is_of = move |receipt: &Receipt| std::future::ready(meets(receipt.first, receipt.end, &ranges));
+        Ok(receipts.try_filter(is_of).boxed())
     }
 
     async fn of_stretch<'s>(

@@ -24,6 +24,8 @@ pub struct Schedule {
     parallel: usize,
     /// First offsets of batches whose objects are read before they are taken for intact.
     read_back: BTreeMap<TopicPartition, BTreeSet<i64>>,
+    /// Offsets that never become absent: disjoint, in order.
+    never_absent: BTreeMap<TopicPartition, Vec<OffsetRange>>,
     /// The job that it is of.
     job: Option<String>,
 }
@@ -82,7 +84,8 @@ impl Schedule {
                 spans.insert(partition, all);
             }
         }
-        Self { spans, chunk: chunk.max(1), topic_id, parallel: usize::MAX, read_back: BTreeMap::new(), job: None }
+        let (read_back, never_absent) = (BTreeMap::new(), BTreeMap::new());
+        Self { spans, chunk: chunk.max(1), topic_id, parallel: usize::MAX, read_back, never_absent, job: None }
     }
 
     /// The same, carried out for as long as the job of that name has not ended.
@@ -106,6 +109,23 @@ impl Schedule {
             self.read_back.entry(partition).or_default().insert(first);
         }
         self
+    }
+
+    /// The same, but no batch declares these offsets absent: objects that no receipt names hold rows of them.
+    pub fn never_absent(mut self, ranges: impl IntoIterator<Item = (TopicPartition, OffsetRange)>) -> Self {
+        for (partition, range) in ranges {
+            self.never_absent.entry(partition).or_default().push(range);
+        }
+        self.never_absent.values_mut().for_each(|ranges| *ranges = union(std::mem::take(ranges)));
+        self
+    }
+
+    /// The first offsets of `range` that no batch may declare absent; `None` where it may all of them.
+    pub fn kept_of(&self, partition: &TopicPartition, range: OffsetRange) -> Option<OffsetRange> {
+        let ranges = self.never_absent.get(partition)?;
+        let kept = ranges.get(ranges.partition_point(|kept| kept.end <= range.first))?;
+        let met = OffsetRange::new(kept.first.max(range.first), kept.end.min(range.end));
+        (met.first < met.end).then_some(met)
     }
 
     /// Partitions that one process archives at the same time.
@@ -271,6 +291,18 @@ mod tests {
             [None, None, Some(50), None, None, Some(90), None, None, None]
         );
         assert_eq!(schedule.batch_at(&partition(4), 40), None);
+    }
+
+    #[test]
+    fn what_objects_reach_into_is_kept() {
+        let of = ranges(&[(10, 20), (30, 40), (20, 25)]).into_iter().map(|range| (partition(3), range));
+        let schedule = schedule(&[(0, 50)], 10).never_absent(of);
+        let kept = |first, end| {
+            schedule.kept_of(&partition(3), OffsetRange::new(first, end)).map(|range| (range.first, range.end))
+        };
+        assert_eq!((kept(0, 10), kept(0, 11), kept(12, 50)), (None, Some((10, 11)), Some((12, 25))));
+        assert_eq!((kept(25, 30), kept(25, 31), kept(40, 90)), (None, Some((30, 31)), None));
+        assert_eq!((kept(15, 15), schedule.kept_of(&partition(0), OffsetRange::new(0, 50))), (None, None));
     }
 
     #[test]

@@ -535,6 +535,9 @@ async fn a_backfill_on_its_way_is_told_as_such() {
         chunk: 100,
         ranges: vec![JobRange::new(0, OffsetRange::new(open.first, open.end))],
         read_back: Vec::new(),
+        unvouched: Vec::new(),
+        before: Vec::new(),
+        found: None,
         skipped: 0,
         made_ms: None,
     };

@@ -12,40 +12,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Partition, first offset, end.
-type Range = (i64, i64, i64);
+pub(crate) type Range = (i64, i64, i64);
 
-fn backfill(trial: &Trial, topic: &Topic, arguments: &[&str]) -> Running {
+pub(crate) fn backfill(trial: &Trial, topic: &Topic, arguments: &[&str]) -> Running {
     backfill_in(&[], trial, topic, arguments)
 }
 
-fn backfill_in(environment: &[(&str, &str)], trial: &Trial, topic: &Topic, arguments: &[&str]) -> Running {
+pub(crate) fn backfill_in(environment: &[(&str, &str)], trial: &Trial, topic: &Topic, arguments: &[&str]) -> Running {
     let mut all = vec!["--topic", topic.name.as_str(), "--json", "--log-level", "info"];
     all.extend_from_slice(arguments);
     trial.start_in(environment, "backfill", &all)
 }
 
 /// Lines that it printed, by their `event`: the last one of each.
-fn events(ended: &Ended) -> BTreeMap<String, Value> {
+pub(crate) fn events(ended: &Ended) -> BTreeMap<String, Value> {
     let lines = ended.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     lines.map(|line| (line["event"].as_str().expect("an event").to_string(), line)).collect()
 }
 
 /// Ranges of the job that it announced.
-fn announced(ended: &Ended) -> Vec<Range> {
+pub(crate) fn announced(ended: &Ended) -> Vec<Range> {
     let events = events(ended);
     let ranges = events["job"]["job"]["ranges"].as_array().expect("ranges").iter();
     let number = |range: &Value, key: &str| range[key].as_i64().expect("a number");
     ranges.map(|range| (number(range, "partition"), number(range, "first"), number(range, "end"))).collect()
 }
 
-fn ranges(archive: &Archive) -> BTreeSet<Range> {
+pub(crate) fn ranges(archive: &Archive) -> BTreeSet<Range> {
     let number = |receipt: &Value, key: &str| receipt[key].as_i64().expect("a number");
     let receipts = archive.receipts();
     receipts.iter().map(|one| (number(one, "partition"), number(one, "first"), number(one, "end"))).collect()
 }
 
 /// Keys of the objects of a batch.
-fn objects(archive: &Archive, (partition, first, _): Range) -> Vec<String> {
+pub(crate) fn objects(archive: &Archive, (partition, first, _): Range) -> Vec<String> {
     let receipts = archive.receipts();
     let receipt = receipts.iter().find(|one| one["partition"] == partition && one["first"] == first);
     let objects = receipt.expect("a receipt")["objects"].as_array().expect("objects").iter();
@@ -53,7 +53,7 @@ fn objects(archive: &Archive, (partition, first, _): Range) -> Vec<String> {
 }
 
 /// The key of a batch's claim or receipt.
-fn document(topic: &Topic, (partition, first, _): Range, extension: &str) -> String {
+pub(crate) fn document(topic: &Topic, (partition, first, _): Range, extension: &str) -> String {
     format!("_siltstone/receipts/v1/{}/{partition:05}/{first:020}.{extension}", topic.name)
 }
 
@@ -63,7 +63,7 @@ fn flip(bytes: &mut [u8]) {
 }
 
 /// What `verify` finds: kinds and how many.
-fn verified(trial: &Trial, code: i32, arguments: &[&str]) -> Value {
+pub(crate) fn verified(trial: &Trial, code: i32, arguments: &[&str]) -> Value {
     let mut all = vec!["--json"];
     all.extend_from_slice(arguments);
     let ended = trial.command("verify", &all).expect(code);
@@ -75,7 +75,7 @@ fn jobs(archive: &Archive) -> Vec<&String> {
     archive.objects.keys().filter(|key| key.contains("/jobs/")).collect()
 }
 
-fn data(archive: &Archive) -> BTreeMap<&str, &Vec<u8>> {
+pub(crate) fn data(archive: &Archive) -> BTreeMap<&str, &Vec<u8>> {
     archive.data_keys().into_iter().map(|key| (key, &archive.objects[key])).collect()
 }
 
@@ -344,7 +344,10 @@ fn a_range_is_archived_again_elsewhere_in_another_layout() {
     start().wait(DEADLINE).expect(0).prints(&["\"ended\":true"]);
     assert_eq!(Archive::on_s3(&prefix).objects, again.objects);
     // The new place, with the job's group as its own.
-    trial.group = format!("{live_group}-backfill-again");
+    let identity: Value = serde_json::from_slice(&again.objects["_siltstone/archive.json"]).expect("JSON");
+    trial.group = identity["group"].as_str().expect("a group").to_string();
+    // Another one than a job of that name has at the archive's own place.
+    assert!(trial.group.starts_with(&format!("{live_group}-backfill-again.")), "{}", trial.group);
     trial.destination = s3_section(&bucket, &prefix, &setting("AWS_SECRET_ACCESS_KEY"));
     assert_eq!(verified(&trial, 0, &["--deep", "--against-kafka"]), json!({}));
 }

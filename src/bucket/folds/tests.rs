@@ -128,7 +128,7 @@ async fn the_oldest_are_folded_and_the_newest_stay() {
         assert!(listed.iter().all(|listed| listed.claim && listed.receipt));
         assert_eq!(listed.len(), entries.len());
         for until in [offset, offset + 15, 80, 1_000] {
-            let between = bucket.listed_between(&partition(), offset, until).await.expect("listed");
+            let between = bucket.listed_with_damaged(&partition(), offset, until).await.expect("listed").listed;
             let needed = listed.iter().position(|listed| listed.first >= until).map_or(listed.len(), |index| index + 1);
             assert_eq!(between.get(..needed), listed.get(..needed), "from {offset} until {until}");
         }
@@ -166,6 +166,9 @@ async fn young_uncommitted_and_mended_ranges_stay() {
         chunk: 10,
         ranges: vec![JobRange::new(3, OffsetRange::new(1_000, 2_000))],
         read_back: Vec::new(),
+        unvouched: Vec::new(),
+        before: Vec::new(),
+        found: None,
         skipped: 0,
         made_ms: None,
     };
@@ -200,7 +203,7 @@ async fn a_receipt_beside_its_fold_counts_unless_it_knows_less() {
             Some(expected).filter(|_| first == 20),
             "whoever mends {first} puts over what counts"
         );
-        let listed = bucket.listed_between(&partition(), first, first + 1).await.expect("listed")[0];
+        let listed = bucket.listed_with_damaged(&partition(), first, first + 1).await.expect("listed").listed[0];
         assert!(listed.folded);
         let entry = bucket.entry_of(&partition(), listed).await.expect("read").expect("there");
         assert_eq!(entry.receipt.as_ref(), Some(expected));
@@ -282,6 +285,30 @@ async fn folds_that_overlap_are_read_as_one() {
     assert!(entries.iter().all(|entry| entry.receipt.is_some()));
     assert_eq!(fold(&bucket, Rules { kept: 0, ..RULES }, i64::MAX).await.expect("folded").folds, 1);
     assert_eq!(bucket.folds(&partition()).await.expect("listed").last(), Some(&OffsetRange::new(50, 90)));
+}
+
+/// Goal: a fold that cannot be read is named with what to do, and hides nothing that lies outside of its range.
+#[tokio::test]
+async fn a_damaged_fold_hides_its_range_alone() {
+    let bucket = bucket();
+    filled(&bucket, 14).await;
+    fold(&bucket, RULES, i64::MAX).await.expect("folded");
+    let range = OffsetRange::new(0, 40);
+    let key = fold_key(&partition(), 1, range);
+    let path = bucket.destination.path(&key).expect("a key");
+    bucket.destination.store().put(&path, b"no gzip".to_vec().into()).await.expect("put");
+    // As another process finds it, which has read no fold yet.
+    let bucket = Bucket::new(bucket.destination.clone());
+    let all = bucket.listed_with_damaged(&partition(), 0, i64::MAX).await.expect("listed");
+    assert_eq!(all.damaged.iter().map(|fold| fold.range).collect::<Vec<_>>(), [range]);
+    let with_receipt: Vec<i64> = all.listed.iter().filter(|listed| listed.receipt).map(|listed| listed.first).collect();
+    assert_eq!(with_receipt, (4..14).map(|number| number * 10).collect::<Vec<_>>());
+    let told = all.damaged[0].error.to_string();
+    assert!(told.contains(&key) && told.contains("[0, 40)") && told.contains("put it back"), "{told}");
+    let refused = bucket.listed_from(&partition(), 0).await.expect_err("somebody may be misled");
+    assert_eq!(refused.to_string(), told);
+    bucket.destination.store().delete(&path).await.expect("deleted");
+    assert!(bucket.read_fold(&partition(), range).await.expect_err("gone").to_string().contains("put it back"));
 }
 
 /// Goal: a fold of today is read by every later release, one with fields of a later release by this one, and a newer version refused.

@@ -10,7 +10,7 @@ use crate::backfill::job::{self, Made, Site, Wish};
 use crate::backfill::missing;
 use crate::backfill::resolve::{Resolved, resolve};
 use crate::backfill::tally::tally;
-use crate::bucket::jobs::{Job, JobRequest, check_name};
+use crate::bucket::jobs::{Job, JobFound, JobRequest, check_name};
 use crate::cli::BackfillArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ArchiveConfig, Config};
@@ -91,32 +91,34 @@ async fn backfill_with(
         return cancel(args, &site, &*clock, named, out).await;
     }
     let wanted = Wanted { args, site: &site, request: &request, partitions: &partitions };
+    let asked = || wanted.asked(config, &destinations, &clock, &*coordinator);
     let found = wanted.under_way(&*clock, named).await?;
     // What was asked for before, and has ended, may have come about again.
     let ended = found.as_ref().filter(|made| made.is_ended).map(|made| made.job.name.clone());
-    let (made, all_mended) = match found {
+    let made = match found {
         Some(made) if ended.is_some() && !request.missing => {
-            let resolved = resolve(&site, &*coordinator, &*clock, &request, &partitions).await?;
-            (wanted.again(&*clock, &*coordinator, made, resolved).await?, true)
+            wanted.again(&*clock, &*coordinator, made, asked().await?).await?
         }
-        Some(made) if ended.is_none() => (made, true),
+        Some(made) if ended.is_none() => {
+            // Whoever goes on with it is told the same.
+            if let Some(found) = &made.job.found {
+                tell_of_missing(out, args.json, &args.topic, args.deep, (found, made.job.ranges.len()))?;
+            }
+            made
+        }
         _ if request.missing => {
-            let found = find_missing(&wanted, config, destinations, &clock, &*coordinator).await?;
-            tell_of_missing(out, args.json, &args.topic, args.deep, &found)?;
-            let all_mended = found.blocked.is_empty() && found.later == 0;
-            if found.is_empty() {
-                return Ok(if all_mended { Exit::Done } else { Exit::Findings });
+            let missing = find_missing(&wanted, config, destinations.clone(), &clock, &*coordinator).await?;
+            tell_of_missing(out, args.json, &args.topic, args.deep, (&missing.found, missing.resolved.ranges.len()))?;
+            if missing.is_empty() {
+                return Ok(if missing.found.is_mended() { Exit::Done } else { Exit::Findings });
             }
             if let Some(name) = ended {
                 let what = format!("job {name} has ended, and this was found since: give another --job, or none");
                 return Err(Failure::new(Exit::Stopped, what));
             }
-            (wanted.mend(&*clock, &*coordinator, found.resolved).await?, all_mended)
+            wanted.mend(&*clock, &*coordinator, missing.resolved).await?
         }
-        _ => {
-            let resolved = resolve(&site, &*coordinator, &*clock, &request, &partitions).await?;
-            (wanted.make(&*clock, &*coordinator, named, resolved).await?, true)
-        }
+        _ => wanted.make(&*clock, &*coordinator, named, asked().await?).await?,
     };
     let how = How { json: args.json, dry_run: args.dry_run };
     announce(config, archive, &made, (&*coordinator, &*clock), how, out).await?;
@@ -131,8 +133,7 @@ async fn backfill_with(
             return Err(failure);
         }
     }
-    let done = end(args, &site, &*clock, &made, out).await?;
-    Ok(if all_mended { done } else { Exit::Findings })
+    end(args, &site, &*clock, &made, out).await
 }
 
 /// Says what became of the job, and that it has ended.
@@ -163,7 +164,8 @@ async fn end(
             ),
         ));
     }
-    let mended = !made.job.request.missing || (tally.lost == 0 && tally.absent == 0);
+    let all_mended = made.job.found.as_ref().is_none_or(JobFound::is_mended);
+    let mended = !made.job.request.missing || (all_mended && tally.is_whole());
     Ok(if mended { Exit::Done } else { Exit::Findings })
 }
 
@@ -203,6 +205,24 @@ impl Wanted<'_> {
             true => job::under_way(site, clock, &args.topic, request).await,
             false => job::find(site, clock, named, &args.topic, request).await,
         }
+    }
+
+    /// The offsets that were asked for.
+    async fn asked(
+        &self,
+        config: &Config,
+        destinations: &Destinations,
+        clock: &Arc<dyn Clock>,
+        coordinator: &dyn Coordinator,
+    ) -> Result<Resolved, Failure> {
+        let Self { args, site, request, partitions } = self;
+        let resolved = resolve(site, coordinator, &**clock, request, partitions).await?;
+        if !site.is_elsewhere {
+            let (destinations, clock) = (destinations.clone(), clock.clone());
+            let parts = verify::Parts { destinations, clock, cluster: None, counters: Arc::default() };
+            missing::check_deleted(site, config, parts, coordinator, &args.topic, &resolved.ranges).await?;
+        }
+        Ok(resolved)
     }
 
     /// The job that mends what was found.

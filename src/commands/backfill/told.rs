@@ -1,9 +1,8 @@
 //! What the command says: lines for people, or objects for scripts.
 
 use crate::backfill::job::{self, Made};
-use crate::backfill::missing::Missing;
 use crate::backfill::tally::Tally;
-use crate::bucket::jobs::Job;
+use crate::bucket::jobs::{Job, JobFound, JobKept};
 use crate::clock::Clock;
 use crate::config::{ArchiveConfig, Config};
 use crate::consume::Coordinator;
@@ -13,7 +12,6 @@ use crate::parse::text::printable;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::first_bounds;
 use crate::record::{OffsetRange, TopicPartition};
-use crate::verify::finding::Kind;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -37,11 +35,9 @@ pub(super) enum Said<'a> {
     Found {
         topic: &'a str,
         deep: bool,
-        findings: &'a BTreeMap<Kind, u64>,
         ranges: usize,
-        besides: &'a BTreeMap<Kind, u64>,
-        blocked: &'a [String],
-        later: u64,
+        #[serde(flatten)]
+        found: &'a JobFound,
     },
     Job {
         job: &'a Job,
@@ -176,14 +172,13 @@ pub(super) fn tell_of_missing(
     json: bool,
     topic: &str,
     deep: bool,
-    missing: &Missing,
+    (found, ranges): (&JobFound, usize),
 ) -> Result<(), Failure> {
-    let Missing { resolved, findings, besides, blocked, later } = missing;
-    let ranges = resolved.ranges.len();
-    let said = Said::Found { topic, deep, findings, ranges, besides, blocked, later: *later };
+    let JobFound { findings, besides, revouched, blocked, kept, more, later } = found;
+    let said = Said::Found { topic, deep, ranges, found };
     say(out, json, &said, || {
-        let counted = |kinds: &BTreeMap<Kind, u64>| {
-            let words: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {}", kind.word())).collect();
+        let counted = |kinds: &BTreeMap<String, u64>| {
+            let words: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             if words.is_empty() { "nothing".to_string() } else { words.join(", ") }
         };
         let mut text =
@@ -192,8 +187,18 @@ pub(super) fn tell_of_missing(
             text +=
                 &format!("\n  not mended by archiving again: {}; `siltstone verify` says what to do", counted(besides));
         }
+        if *revouched > 0 {
+            text += &format!(", but for {revouched} unvouched objects that receipts will name again");
+        }
+        for kept in kept.iter().take(SHOWN_MAX) {
+            text += &format!("\n  left as it is: {}", kept_text(topic, kept));
+        }
         for what in blocked.iter().take(SHOWN_MAX) {
             text += &format!("\n  left out: {what}");
+        }
+        let unshown = kept.len().saturating_sub(SHOWN_MAX) + blocked.len().saturating_sub(SHOWN_MAX);
+        if *more + unshown as u64 > 0 {
+            text += &format!("\n  and {} more that are left as they are or left out", *more + unshown as u64);
         }
         if *later > 0 {
             text += &format!(
@@ -206,6 +211,27 @@ pub(super) fn tell_of_missing(
         text.lines().map(|line| line.chars().flat_map(printable).collect::<String>()).collect::<Vec<_>>().join("\n")
     })?;
     Ok(())
+}
+
+/// What is there, why it stays as it is, and what a person can do.
+fn kept_text(topic: &str, kept: &JobKept) -> String {
+    let JobKept { partition, first, end, objects, example, in_kafka_from } = kept;
+    let gone = match in_kafka_from {
+        Some(from) => format!("those below {from}"),
+        None => "them".to_string(),
+    };
+    let mut text = format!(
+        "{topic}/{partition} offsets {first} to {end}: Kafka has {gone} no more, and {objects} objects that no receipt names hold rows of it, such \
+         as {example}: keep them. A receipt now would declare these rows absent. Bring the receipts of these offsets back from a backup or an \
+         older version of the bucket; without one these objects are all there is of the rows. Only where they are moved away for good does \
+         the same command declare the offsets absent"
+    );
+    if let Some(from) = in_kafka_from {
+        text += &format!(
+            ". Kafka still has those from {from} on: `siltstone backfill --into` archives them elsewhere, should objects of them be gone"
+        );
+    }
+    text
 }
 
 /// Says what is about to be archived.
@@ -284,6 +310,12 @@ pub(super) fn balance_text(name: &str, tally: &Tally) -> String {
         text += &format!(
             "\n  output {output}: {} archived ({} rows), {} dead letters, {dropped} filtered or dropped",
             balance.archived, balance.rows, balance.dead_lettered
+        );
+    }
+    if tally.absent_before > 0 || tally.lost_before > 0 {
+        text += &format!(
+            "\n  of that {} absent offsets and {} lost rows are what receipts said before this job was made",
+            tally.absent_before, tally.lost_before
         );
     }
     if tally.lost > 0 {

@@ -45,6 +45,11 @@ impl Core {
         if self.context.archives[partition.archive].halt_on_gap {
             return self.finish_before_gap(slot);
         }
+        let schedule = self.context.schedule.as_ref();
+        if schedule.is_some_and(|schedule| schedule.kept_of(&held.partition, gap).is_some()) {
+            // What was read of the batch is thrown away, so that it is not cut otherwise; the takeover says why.
+            return self.take_over_again(slot);
+        }
         self.bridge(slot, gap);
         self.requests.push(Request::StartAt(held.clone()));
     }

@@ -7,13 +7,15 @@
 use super::redo::{Redo, begin_with, unfinished};
 use super::{Chain, Takeover, back_to_claimed_first, commit_chain, recreated, topic_id};
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
-use crate::bucket::entries::{Entry, Listed};
+use crate::bucket::claim::Claim;
+use crate::bucket::entries::{AllListed, DamagedFold, Entry, Listed};
 use crate::consume::{Committed, Held};
 use crate::effect::Effect;
 use crate::pipeline::context::{ArchiveContext, Context, Halt, Try};
 use crate::pipeline::earlier::Earlier;
 use crate::pipeline::finish::objects_are_intact;
 use crate::pipeline::schedule::Schedule;
+use crate::record::OffsetRange;
 
 /// Takes over one held partition for `schedule`.
 ///
@@ -77,6 +79,12 @@ pub async fn take_over(
             log.end
         )));
     }
+    let deleted = OffsetRange::new(position, log.start.min(needed));
+    // A receipt that is there names its objects, and stays.
+    let is_vouched = ahead.entry.as_ref().is_some_and(|entry| entry.receipt.is_some());
+    if let Some(kept) = schedule.kept_of(partition, deleted).filter(|_| !is_vouched) {
+        return Err(Halt::Stop(kept_as_it_is(schedule, held, kept)));
+    }
     let read_from = position.max(log.start);
     let Chain { previous_first, watermark_ms, topic_id } = chain;
     Ok(Takeover { first: position, read_from, redo, stretch, at_target, watermark_ms, previous_first, topic_id })
@@ -90,6 +98,18 @@ fn one_batch(archive: &ArchiveContext, schedule: &Schedule, held: &Held, positio
     let is_free = ahead.entry.is_none() && limit.is_none_or(|limit| limit >= end) && !archive.layout.needs_target();
     let compiled = archive.compiled.get().filter(|_| is_free)?;
     Some(Redo { end, archive: compiled.clone(), earlier: Earlier::default() })
+}
+
+/// What to say where Kafka has deleted offsets since the job was made, and objects hold rows of them that no receipt names.
+fn kept_as_it_is(schedule: &Schedule, held: &Held, kept: OffsetRange) -> String {
+    let partition = &held.partition;
+    let job = schedule.job().unwrap_or_default();
+    format!(
+        "{partition}: Kafka has deleted the offsets {kept} since the job was made, and objects that no receipt names hold rows of them: a \
+         receipt would declare these rows absent, so none is written. Stop the other processes of the job, give it up with --job {job} \
+         --cancel, and run `siltstone backfill --missing --topic {}` again: it leaves these offsets as they are and says what can be done",
+        partition.topic
+    )
 }
 
 /// Where a job goes on.
@@ -126,21 +146,23 @@ async fn skip_finished(
         // The batch before this job's last one reaches no further than that.
         let from = chain.previous_first.filter(|&first| first < position).unwrap_or(0);
         let until = schedule.stretch(partition, position).map_or(position, |stretch| stretch.end);
-        let listed = context
+        let AllListed { listed, damaged } = context
             .while_held(held, "list claims and receipts", || async {
-                match archive.bucket.listed_between(partition, from, until).await {
-                    Ok(listed) => Try::Done(listed),
+                match archive.bucket.listed_with_damaged(partition, from, until).await {
+                    Ok(all) => Try::Done(all),
                     Err(error) => Try::of(&error),
                 }
             })
             .await?;
-        position = behind_the_batch_before(context, archive, held, &listed, position).await?;
+        stop_in_a_damaged_fold(held, &damaged, position)?;
+        position = behind_the_batch_before(context, archive, held, (&listed, &damaged), position).await?;
         match schedule.next(partition, position) {
             Some(next) => position = next,
             None => return Ok(Ahead { position, entry: None, next: Next::Nothing }),
         }
         if position < until
-            && let Some(ahead) = walk(context, archive, schedule, held, (&listed, until), &mut position, chain).await?
+            && let Some(ahead) =
+                walk(context, archive, schedule, held, (&listed, &damaged), (&mut position, until), chain).await?
         {
             return Ok(ahead);
         }
@@ -153,14 +175,17 @@ async fn walk(
     archive: &ArchiveContext,
     schedule: &Schedule,
     held: &Held,
-    (listed, until): (&[Listed], i64),
-    position: &mut i64,
+    (listed, damaged): (&[Listed], &[DamagedFold]),
+    (position, until): (&mut i64, i64),
     chain: &mut Chain,
 ) -> Result<Option<Ahead>, Halt> {
     let partition = &held.partition;
     while *position < until {
+        stop_in_a_damaged_fold(held, damaged, *position)?;
         let index = listed.partition_point(|listed: &Listed| listed.first < *position);
-        let limit_behind = |index: usize| listed.get(index).map(|listed| listed.first);
+        // No batch reaches over the beginning of what a fold may have.
+        let fold = damaged.iter().map(|fold| fold.range.first).find(|&first| first > *position);
+        let limit_behind = |index: usize| listed.get(index).map(|listed| listed.first).into_iter().chain(fold).min();
         let begins = |entry, limit| Some(Ahead { position: *position, entry, next: Next::Batch { limit } });
         let here = listed.get(index).filter(|listed| listed.first == *position);
         let Some(here) = here else { return Ok(begins(None, limit_behind(index))) };
@@ -215,6 +240,15 @@ async fn entry_of(
         .await
 }
 
+/// # Errors
+/// [`Halt::Stop`]: whether a batch at `position` has a receipt cannot be told.
+fn stop_in_a_damaged_fold(held: &Held, damaged: &[DamagedFold], position: i64) -> Result<(), Halt> {
+    match damaged.iter().find(|fold| fold.range.contains(position)) {
+        Some(fold) => Err(Halt::Stop(format!("{}: offset {position}: {}", held.partition, fold.error))),
+        None => Ok(()),
+    }
+}
+
 /// Where one may begin at `position` or behind it: a batch that begins below may reach over it.
 ///
 /// # Errors
@@ -223,12 +257,24 @@ async fn behind_the_batch_before(
     context: &Context,
     archive: &ArchiveContext,
     held: &Held,
-    listed: &[Listed],
+    (listed, damaged): (&[Listed], &[DamagedFold]),
     position: i64,
 ) -> Result<i64, Halt> {
     let index = listed.partition_point(|listed| listed.first < position);
     let Some(before) = index.checked_sub(1).and_then(|index| listed.get(index)) else { return Ok(position) };
     let (partition, first) = (&held.partition, before.first);
+    // What a fold has ends where the fold ends, or before it; a claim alone may be of a batch that it has.
+    if !before.receipt && damaged.iter().any(|fold| fold.range.contains(first)) {
+        let claim = claim_at(context, archive, held, first).await?;
+        return match claim.filter(|claim| claim.end > position) {
+            None => Ok(position),
+            Some(claim) => Err(Halt::Stop(format!(
+                "{partition}: offset {position} lies inside the batch [{first}, {}), which is claimed and whose receipt may be in a fold that \
+                 cannot be read: `siltstone verify` names the fold",
+                claim.end
+            ))),
+        };
+    }
     let entry = entry_of(context, archive, held, *before).await?;
     let Some(entry) = entry.filter(|entry| entry.reach() > position) else { return Ok(position) };
     match entry.receipt {
@@ -239,4 +285,15 @@ async fn behind_the_batch_before(
             entry.reach()
         ))),
     }
+}
+
+async fn claim_at(context: &Context, archive: &ArchiveContext, held: &Held, first: i64) -> Result<Option<Claim>, Halt> {
+    context
+        .while_held(held, "read a claim", || async {
+            match archive.bucket.get_claim(&held.partition, first).await {
+                Ok(claim) => Try::Done(claim),
+                Err(error) => Try::of(&error),
+            }
+        })
+        .await
 }
