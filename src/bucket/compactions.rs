@@ -13,7 +13,8 @@
 //! which implies one folder. `unit` is the begin of the SHA-256 of that; `n` counts its compactions from 1.
 //!
 //! - **K-5** Compactions of one unit have the numbers 1, 2, 3, … without a gap, and each is claimed only when the one before has its receipt or
-//!   was taken back. So no object is ever an input of two that count.
+//!   was taken back. So no object is ever an input of two that count. A claim without groups makes nothing: whoever takes a unit back holds its next
+//!   number with it meanwhile, so that nobody makes something of objects that are about to count no more.
 //! - **K-6** The receipt is the switch: until it is there the inputs count, from then on the objects that it names. To take it back is one more
 //!   document. At any time exactly one of the two sets counts. A claim that is given up gets its receipt, too, which says so: as both are created
 //!   only if absent and under one name, nobody deletes what a claim named that somebody else gives up.
@@ -244,6 +245,16 @@ impl Compaction {
     /// Unit and number.
     pub fn id(&self) -> CompactionId {
         (self.unit.clone(), self.n)
+    }
+
+    /// Whether it makes nothing, and only holds the unit while others of it are taken back (K-5).
+    pub fn is_hold(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// The claim number `n` of the same unit that [`Compaction::is_hold`].
+    pub fn to_hold(&self, n: u32) -> Self {
+        Self { n, groups: Vec::new(), ..self.clone() }
     }
 
     /// From the first offset that a group covers to the end of the last one.

@@ -10,7 +10,7 @@ use crate::effect::{Effect, files};
 use crate::exit::{Exit, Failure};
 use crate::format::{Format, content_headers};
 use crate::layout::window::compaction_key;
-use crate::layout::{Layout, OutputFormat};
+use crate::layout::{Layout, OutputFormat, SchemaSource};
 use crate::ledger::Site;
 use crate::pipeline::start::{chain, patiently};
 use crate::reader::rows::Place;
@@ -49,6 +49,22 @@ pub(super) struct Source<'g> {
     pub(super) target: Option<&'g str>,
     pub(super) to: Option<To>,
     pub(super) by: ProofBy,
+}
+
+/// The outputs that JSON lines may become like, the best one first: the archive's first Parquet output with the columns that it declares, without them,
+/// or what is usual where it has none.
+fn likes(to: Option<To>, layout: &Layout) -> Vec<Option<OutputFormat>> {
+    let parquet =
+        layout.outputs.iter().map(|output| &output.format).find(|of| matches!(of, OutputFormat::Parquet { .. }));
+    let Some(own) = parquet.filter(|_| to == Some(To::Parquet)) else { return vec![None] };
+    let mut inferred = own.clone();
+    if let OutputFormat::Parquet { schema, .. } = &mut inferred {
+        *schema = SchemaSource::Infer;
+    }
+    match own.schema() {
+        Some(SchemaSource::Columns(_)) => vec![Some(own.clone()), Some(inferred)],
+        _ => vec![Some(inferred)],
+    }
 }
 
 impl Compactor<'_> {
@@ -153,13 +169,47 @@ impl Compactor<'_> {
             self.fetch(input, source.destinations, &path, &dir).await?;
             copies.push(path);
         }
-        let rewriting = Rewriting {
-            output,
-            to: source.to,
-            inputs: copies.clone(),
-            metadata: file_metadata(&source),
-            dir: dir.clone(),
+        let likes = likes(source.to, source.layout);
+        let last = likes.len() - 1;
+        let mut made = None;
+        for (number, like) in likes.into_iter().enumerate() {
+            let rewriting = Rewriting {
+                output: output.clone(),
+                to: source.to,
+                inputs: copies.clone(),
+                metadata: file_metadata(&source),
+                dir: dir.clone(),
+                number,
+                like,
+            };
+            match self.rewritten(rewriting, &source, (&copies, &of_inputs, &of_object)).await {
+                // Declared columns that do not hold these rows are no reason to leave them as they are.
+                Err(Trouble::Left(why)) if number < last => tracing::debug!("columns are inferred: {why}"),
+                Err(trouble) => return Err(trouble),
+                Ok(done) => {
+                    made = Some(done);
+                    break;
+                }
+            }
+        }
+        let Some((file, format, proof)) = made else {
+            return Err(Trouble::Left("there is no way to write it".to_string()));
         };
+        for (path, input) in copies.iter().zip(source.inputs) {
+            files::remove(Effect::InputRemove, path)?;
+            dir.subtract(input.bytes);
+        }
+        Ok((file, format, proof, dir))
+    }
+
+    /// Writes one file of the copies' rows, and compares these.
+    async fn rewritten(
+        &self,
+        rewriting: Rewriting,
+        source: &Source<'_>,
+        (copies, of_inputs, of_object): (&[PathBuf], &Arc<Shape>, &Arc<Shape>),
+    ) -> Result<(Finished, Arc<dyn Format>, Proof), Trouble> {
+        let dir = rewriting.dir.clone();
         let written = tokio::task::spawn_blocking(move || rewriting.write()).await;
         let written = written.map_err(|error| Failure::new(Exit::Failed, format!("write the new file: {error}")))??;
         let in_spool = spool_destination(&dir)?;
@@ -171,19 +221,15 @@ impl Compactor<'_> {
         let rows: u64 = source.inputs.iter().map(|input| input.rows).sum();
         let inputs = copies.iter().zip(source.inputs).map(|(path, input)| place(path, Some(input.rows))).collect();
         let object = vec![place(&written.file.path, Some(rows))];
-        let proven = prove(RowsOf::new(inputs, of_inputs), RowsOf::new(object, of_object), source.by).await;
-        let proof = match proven {
-            Ok(Ok(proof)) => proof,
-            Ok(Err(why)) => return Err(Trouble::Left(why)),
+        let proven =
+            prove(RowsOf::new(inputs, of_inputs.clone()), RowsOf::new(object, of_object.clone()), source.by).await;
+        match proven {
+            Ok(Ok(proof)) => Ok((written.file, written.format, proof)),
+            Ok(Err(why)) => Err(Trouble::Left(why)),
             // A file of the spool that is not what it should be: the objects stay as they are.
-            Err(failure) if failure.exit == Exit::Stopped => return Err(Trouble::Left(failure.message)),
-            Err(failure) => return Err(failure.into()),
-        };
-        for (path, input) in copies.iter().zip(source.inputs) {
-            files::remove(Effect::InputRemove, path)?;
-            dir.subtract(input.bytes);
+            Err(failure) if failure.exit == Exit::Stopped => Err(Trouble::Left(failure.message)),
+            Err(failure) => Err(failure.into()),
         }
-        Ok((written.file, written.format, proof, dir))
     }
 
     /// Copies an object into the spool, and compares size and SHA-256 with its receipt.

@@ -6,7 +6,7 @@
 //! | Avro | the blocks as they are, behind one header; the headers must be the same |
 //! | Parquet | read as columns, and written with row groups and pages as the layout says; the columns must be the same |
 //! | envelope | record by record, as the pipeline does |
-//! | JSON lines to Parquet | columns that hold all values of all rows ([`crate::format::parquet::infer`]); what has no column is under `_rest` |
+//! | JSON lines to Parquet | columns that hold all values of all rows ([`crate::format::parquet::infer`]), or those of the archive's own Parquet output and such for all other fields; what has no column is under `_rest` |
 //!
 //! # Memory
 //! Text: a block and a row. Avro: a piece. Parquet: [`BATCH_ROWS`] rows as columns, and what [`crate::format::ParquetAgain`] says. Envelope and JSON to Parquet: the
@@ -21,7 +21,7 @@ use crate::format::parquet::infer::Inference;
 use crate::format::parquet::{OpenRowGroup, ParquetAgain};
 use crate::format::raw::{append_payload, next_line, next_payload};
 use crate::format::{self, AvroAgain, EncodedBlock, Format, FormatError, Row, read_header};
-use crate::layout::{Compression, Newlines, OutputFormat, OutputLayout, Pages, SchemaSource, UnknownFields};
+use crate::layout::{Column, Compression, Newlines, OutputFormat, OutputLayout, Pages, SchemaSource, UnknownFields};
 use crate::record::OwnedRecord;
 use crate::spool::BatchDir;
 use crate::spool::part::{Block, Finished, Part};
@@ -91,6 +91,10 @@ pub struct Rewriting {
     pub metadata: Vec<(String, String)>,
     /// Where the new file goes.
     pub dir: Arc<BatchDir>,
+    /// Its number there.
+    pub number: usize,
+    /// JSON lines become Parquet like this one: with its compression, row groups and pages, and with its columns where it declares them.
+    pub like: Option<OutputFormat>,
 }
 
 impl Rewriting {
@@ -124,7 +128,7 @@ impl Rewriting {
     }
 
     fn part(&self, format: &Arc<dyn Format>) -> Part {
-        Part::new(self.dir.clone(), 0, format.clone())
+        Part::new(self.dir.clone(), self.number, format.clone())
     }
 
     fn built(&self) -> Result<Arc<dyn Format>, Trouble> {
@@ -234,18 +238,10 @@ impl Rewriting {
             let added = inference.add(text.as_bytes());
             added.map_err(|why| Trouble::Left(format!("line {line} has no columns: {why}")))
         })?;
-        let columns = inference.finish();
-        if columns.is_empty() {
+        let output = parquet_with(inference.finish(), self.like.as_ref());
+        if matches!(output.schema(), Some(SchemaSource::Columns(columns)) if columns.is_empty()) {
             return Err(Trouble::Left("no line has a field with a value, so there are no columns".to_string()));
         }
-        let output = OutputFormat::Parquet {
-            compression: Compression::Zstd(DEFAULT_ZSTD_LEVEL),
-            schema: SchemaSource::Columns(columns),
-            unknown: UnknownFields::Rest,
-            row_group_bytes: DEFAULT_ROW_GROUP_BYTES,
-            row_group_rows: DEFAULT_ROW_GROUP_ROWS,
-            pages: Pages::default(),
-        };
         let format = format::build(&output, None, None).map_err(Trouble::Left)?;
         let mut part = self.part(&format);
         let record = OwnedRecord::default();
@@ -271,6 +267,35 @@ impl Rewriting {
         }
         Ok(())
     }
+}
+
+/// Parquet with these columns, or with those that `like` declares and these for all other fields. No field is dropped, whatever `like` says.
+fn parquet_with(inferred: Vec<Column>, like: Option<&OutputFormat>) -> OutputFormat {
+    let like = match like {
+        Some(like @ OutputFormat::Parquet { .. }) => like.clone(),
+        _ => OutputFormat::Parquet {
+            compression: Compression::Zstd(DEFAULT_ZSTD_LEVEL),
+            schema: SchemaSource::Infer,
+            unknown: UnknownFields::Rest,
+            row_group_bytes: DEFAULT_ROW_GROUP_BYTES,
+            row_group_rows: DEFAULT_ROW_GROUP_ROWS,
+            pages: Pages::default(),
+        },
+    };
+    let mut output = like;
+    if let OutputFormat::Parquet { schema, unknown, .. } = &mut output {
+        let mut columns = match schema {
+            SchemaSource::Columns(declared) => std::mem::take(declared),
+            SchemaSource::Infer | SchemaSource::Registry => Vec::new(),
+        };
+        for column in inferred {
+            if !columns.iter().any(|known| known.name.eq_ignore_ascii_case(&column.name)) {
+                columns.push(column);
+            }
+        }
+        (*schema, *unknown) = (SchemaSource::Columns(columns), UnknownFields::Rest);
+    }
+    output
 }
 
 /// Adds a row to plain rows, and counts it.

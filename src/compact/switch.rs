@@ -27,6 +27,8 @@ impl Compactor<'_> {
         let bucket = &site.bucket;
         let what = "write the receipt of a compaction";
         if !patiently(&*self.clock, what, || bucket.put_compaction_receipt(&receipt)).await? {
+            // What was put since counts for nobody, and whoever lists the folder would read its rows twice.
+            self.withdraw(site, claim).await?;
             let what =
                 format!("compaction {}.{} was given up by somebody else: its old objects stay", claim.unit, claim.n);
             return Err(Failure::new(Exit::Stopped, what));
@@ -52,8 +54,16 @@ impl Compactor<'_> {
 
     /// Nothing is deleted of a compaction that somebody has taken back since.
     async fn check_counts(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
-        let now = listed(bucket, &*self.clock, &claim.topic_partition()).await?;
-        if now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some()) {
+        let partition = claim.topic_partition();
+        let now = listed(bucket, &*self.clock, &partition).await?;
+        let mut counts = now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some());
+        let later = now.iter().filter(|(id, documents)| id.0 == claim.unit && id.1 > claim.n && documents.is_open());
+        for (id, _) in later {
+            let read = || bucket.compaction_claim(&partition, id);
+            let found = patiently(&*self.clock, "read a claim", read).await?;
+            counts &= !found.is_some_and(|found| found.is_hold());
+        }
+        if counts {
             return Ok(());
         }
         let what =
@@ -111,6 +121,13 @@ impl Compactor<'_> {
         let what = format!("the claim of compaction {}.{}", id.0, id.1);
         let claim = patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await?;
         let Some(claim) = claim.filter(|claim| self.is_meant(&claim.output)) else { return Ok(()) };
+        if claim.is_hold() {
+            let what = format!(
+                "the unit {} is being taken back, or was when the process ended that did it: siltstone compact --undo {} --yes finishes that",
+                claim.unit, claim.unit
+            );
+            return Err(Failure::new(Exit::Stopped, what));
+        }
         if self.options.dry_run {
             let mut step = compacted(&claim, true);
             if let Step::Compacted { dry_run, .. } = &mut step {

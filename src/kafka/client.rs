@@ -6,6 +6,7 @@
 use super::KafkaError;
 use crate::config::{GroupProtocol, Isolation, KafkaConfig, refused_setting};
 use crate::restore::TRANSACTION_TIMEOUT_MS;
+use crate::restore::produce::BYTES_MAX;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
@@ -155,8 +156,10 @@ const OF_CONSUMERS: &[&str] = &[
     "session.timeout.ms",
 ];
 
-/// Bytes and records that wait in a producer: more than a transaction of a restore has.
+/// Bytes and records that wait in a producer: at least what a transaction of a restore has.
 const PRODUCING_KBYTES: u64 = 64 << 10;
+/// The largest record that is handed to a broker whatever its topic says that it takes, bytes: the broker decides.
+const PRODUCED_BYTES_MAX: u64 = 32 << 20;
 const PRODUCING_RECORDS: u64 = 100_000;
 
 /// The settings of a client that asks for topics' settings: those of `config` that are not for consumers alone.
@@ -182,8 +185,8 @@ pub(super) fn producing(
     transactional_id: &str,
     message_bytes_max: Option<u64>,
 ) -> Result<ClientConfig, KafkaError> {
-    // librdkafka's own range of the setting.
-    let message_bytes = message_bytes_max.unwrap_or(1_000_000).clamp(1_000_000, 1_000_000_000);
+    // The client looks at a record as it is, the broker at what it is packed: what a topic takes packed may be larger.
+    let message_bytes = message_bytes_max.unwrap_or(0).clamp(PRODUCED_BYTES_MAX, 1_000_000_000);
     let mut client = common(config);
     for setting in OF_CONSUMERS {
         client.remove(setting);
@@ -195,7 +198,11 @@ pub(super) fn producing(
         .set("message.max.bytes", message_bytes.to_string())
         // To the broker the limit is one of whole batches.
         .set("batch.size", message_bytes_max.unwrap_or(1_000_000).clamp(1, 1_000_000).to_string())
-        .set("queue.buffering.max.kbytes", PRODUCING_KBYTES.to_string())
+        // The largest record has room beside what a transaction holds already, or it would wait for ever.
+        .set(
+            "queue.buffering.max.kbytes",
+            PRODUCING_KBYTES.max((message_bytes + BYTES_MAX).div_ceil(1 << 10)).to_string(),
+        )
         .set("queue.buffering.max.messages", PRODUCING_RECORDS.to_string());
     overlay(&mut client, &without_consumers(config))?;
     // What makes it exactly once is nobody's to change.

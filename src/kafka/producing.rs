@@ -3,7 +3,9 @@
 //! # How a call ends
 //! | answer | result |
 //! |---|---|
-//! | a record is refused for what it is (size, time, no key where the topic is compacted), a right is missing | `Refused`, with the record |
+//! | a record is too large for the client | `Never`, and the transaction goes on |
+//! | a record is refused by the broker for what it is (size, time, no key where the topic is compacted) | `Record` |
+//! | a right is missing | `Refused` |
 //! | fenced: another producer has the transactional id | `Fenced` |
 //! | the transaction is to be aborted | `Passing` |
 //! | no answer in time | asked again, [`TRIES`] times; then `Fatal`: starting again finds out whether it happened |
@@ -17,7 +19,7 @@ use super::trouble::explain;
 use crate::config::{Isolation, KafkaConfig};
 use crate::record::{OwnedRecord, TopicPartition};
 use crate::restore::position::Kept;
-use crate::restore::target::{Origin, Settings, Target, Trouble};
+use crate::restore::target::{Handed, Settings, Target, Trouble};
 use crate::restore::{group_of, transactional_id};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -58,8 +60,8 @@ pub struct JobTarget<'a> {
 /// What librdkafka tells of records that were handed over.
 #[derive(Default)]
 struct Deliveries {
-    /// The first one of the transaction that could not be delivered: its number, and why.
-    failed: Mutex<Option<(usize, Code)>>,
+    /// Why one of the transaction could not be delivered: what would be the same again before any other.
+    failed: Mutex<Option<Code>>,
     /// The client's own last words.
     reason: Mutex<String>,
 }
@@ -76,15 +78,20 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
+    type DeliveryOpaque = ();
 
-    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         let Err((error, message)) = result else { return };
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
         tracing::debug!(%error, partition = message.partition(), "a record is not delivered");
         // What is thrown away because another one failed explains nothing.
-        if !matches!(code, Code::PurgeQueue | Code::PurgeInflight) {
-            locked(&self.failed).get_or_insert((number, code));
+        if matches!(code, Code::PurgeQueue | Code::PurgeInflight) {
+            return;
+        }
+        let mut failed = locked(&self.failed);
+        let explains = |code| is_of_the_record(code) || is_a_right(code);
+        if failed.is_none() || (explains(code) && !failed.is_some_and(explains)) {
+            *failed = Some(code);
         }
     }
 }
@@ -100,8 +107,6 @@ struct Shared {
     group: MetaClient,
     topic: String,
     partitions: i32,
-    /// Which record each number of the transaction is.
-    origins: Mutex<Vec<Origin>>,
 }
 
 /// See the module.
@@ -126,7 +131,6 @@ impl Transactions {
             group: MetaClient::new(&of_group(into.kafka, into.group, into.job))?,
             topic: into.topic.to_string(),
             partitions: into.partitions,
-            origins: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), is_begun: Mutex::default() })
     }
@@ -183,8 +187,12 @@ pub async fn settings(kafka: &KafkaConfig, topic: &str) -> Settings {
 }
 
 impl Shared {
-    /// What an error of a call means; `None`: there was no answer, and it can be asked again.
+    /// What an error of a call means; `None`: there was no answer, and it can be asked again. A record that is refused explains all others.
     fn trouble(&self, what: &str, error: &ClientError) -> Option<Trouble> {
+        self.refused_record().or_else(|| self.trouble_of_call(what, error))
+    }
+
+    fn trouble_of_call(&self, what: &str, error: &ClientError) -> Option<Trouble> {
         let context = self.producer.client().context();
         let of_error = |code: Code| {
             let words = match error {
@@ -193,9 +201,6 @@ impl Shared {
             };
             format!("{what}: {}", explain(code, &words))
         };
-        if let Some(refused) = self.refused_record() {
-            return Some(refused);
-        }
         let failed = *locked(&context.failed);
         let code = match error {
             ClientError::Transaction(error) => error.code(),
@@ -214,8 +219,7 @@ impl Shared {
         match error {
             ClientError::Transaction(error) if error.is_fatal() => Some(Trouble::Fatal(with_reason(of_error(code)))),
             ClientError::Transaction(error) if error.txn_requires_abort() => {
-                let failed =
-                    failed.map(|(_, code)| format!("; a record was not delivered: {code}")).unwrap_or_default();
+                let failed = failed.map(|code| format!("; a record was not delivered: {code}")).unwrap_or_default();
                 Some(Trouble::Passing(with_reason(of_error(code)) + &failed))
             }
             ClientError::Transaction(error) if error.is_retriable() => None,
@@ -225,24 +229,31 @@ impl Shared {
         }
     }
 
-    /// The record of the transaction that is refused for what it is.
+    /// Why a record of the transaction is refused, and would be again.
     fn refused_record(&self) -> Option<Trouble> {
         let failed = *locked(&self.producer.client().context().failed);
-        let (number, code) = failed.filter(|&(_, code)| is_of_the_record(code))?;
-        let origin = locked(&self.origins).get(number).copied();
-        let which = origin.map_or("a record".to_string(), |(partition, offset)| match offset {
-            Some(offset) => format!("the record of source partition {partition} with offset {offset}"),
-            None => format!("a row of source partition {partition}"),
-        });
-        Some(Trouble::Refused(format!("{which} is refused: {}", advice(code))))
+        match failed? {
+            code if is_of_the_record(code) => Some(Trouble::Record(advice(code, &self.topic))),
+            code if is_a_right(code) => Some(Trouble::Refused(format!("{code}; {}", rights(&self.topic)))),
+            _ => None,
+        }
     }
 
     /// Makes a call until it has an answer, [`TRIES`] times.
-    fn until_answered(&self, what: &str, mut call: impl FnMut() -> Result<(), ClientError>) -> Result<(), Trouble> {
+    fn until_answered(&self, what: &str, call: impl FnMut() -> Result<(), ClientError>) -> Result<(), Trouble> {
+        self.until_known(what, call, |error| self.trouble(what, error))
+    }
+
+    fn until_known(
+        &self,
+        what: &str,
+        mut call: impl FnMut() -> Result<(), ClientError>,
+        meaning: impl Fn(&ClientError) -> Option<Trouble>,
+    ) -> Result<(), Trouble> {
         let mut last = String::new();
         for _ in 0..TRIES {
             let Err(error) = call() else { return Ok(()) };
-            match self.trouble(what, &error) {
+            match meaning(&error) {
                 Some(trouble) => return Err(trouble),
                 None => last = error.to_string(),
             }
@@ -275,7 +286,6 @@ impl Shared {
     }
 
     fn forget(&self) {
-        locked(&self.origins).clear();
         *locked(&self.producer.client().context().failed) = None;
         locked(&self.producer.client().context().reason).clear();
     }
@@ -290,7 +300,6 @@ fn is_of_the_record(code: Code) -> bool {
             | Code::InvalidTimestamp
             | Code::InvalidRecord
             | Code::PolicyViolation
-            | Code::TopicAuthorizationFailed
     )
 }
 
@@ -310,16 +319,16 @@ fn rights(topic: &str) -> String {
     )
 }
 
-fn advice(code: Code) -> String {
+fn advice(code: Code, topic: &str) -> String {
     let what = match code {
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize => "raise max.message.bytes of the topic",
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => format!("raise max.message.bytes of {topic}"),
         Code::InvalidTimestamp => {
-            "raise message.timestamp.before.max.ms and message.timestamp.after.max.ms of the topic"
+            format!("raise message.timestamp.before.max.ms and message.timestamp.after.max.ms of {topic}")
         }
-        Code::InvalidRecord => "a compacted topic takes no record without a key",
-        _ => "see the settings and rights of the topic",
+        Code::InvalidRecord => "a compacted topic takes no record without a key".to_string(),
+        _ => format!("see the settings and rights of {topic}"),
     };
-    format!("{code}; {what}. The same command goes on with it")
+    format!("{code}; {what}")
 }
 
 impl Target for Transactions {
@@ -351,13 +360,8 @@ impl Target for Transactions {
         })
     }
 
-    fn put(&self, partition: Option<i32>, record: &OwnedRecord, origin: Origin) -> Result<bool, Trouble> {
-        let number = {
-            let mut origins = locked(&self.shared.origins);
-            origins.push(origin);
-            origins.len() - 1
-        };
-        let mut made = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.shared.topic, number);
+    fn put(&self, partition: Option<i32>, record: &OwnedRecord) -> Result<Handed, Trouble> {
+        let mut made = BaseRecord::<[u8], [u8]>::to(&self.shared.topic);
         made.partition = partition;
         made.key = record.key.as_deref();
         made.payload = record.value.as_deref();
@@ -369,23 +373,15 @@ impl Target for Transactions {
             }
             made.headers = Some(headers);
         }
-        let Err((error, _)) = self.shared.producer.send(made) else { return Ok(true) };
+        let Err((error, _)) = self.shared.producer.send(made) else { return Ok(Handed::Taken) };
         match error.rdkafka_error_code() {
-            Some(Code::QueueFull) => {
-                locked(&self.shared.origins).pop();
-                Ok(false)
-            }
-            Some(code) if is_of_the_record(code) => {
-                locked(&self.shared.producer.client().context().failed).get_or_insert((number, code));
-                let told = self.shared.trouble("hand over a record", &error);
-                Err(told.unwrap_or_else(|| Trouble::Refused(error.to_string())))
-            }
+            Some(Code::QueueFull) => Ok(Handed::Full),
+            Some(code) if is_of_the_record(code) => Ok(Handed::Never(advice(code, &self.shared.topic))),
             // The transaction has failed already, and takes nothing more: the commit says why.
             _ => {
                 let told = self.shared.producer.flush(ROOM_WAIT).err().unwrap_or(error);
-                let refused = self.shared.trouble("hand over a record", &told);
-                match refused {
-                    Some(trouble @ (Trouble::Refused(_) | Trouble::Fenced(_))) => Err(trouble),
+                match self.shared.trouble("hand over a record", &told) {
+                    Some(trouble @ (Trouble::Record(_) | Trouble::Refused(_) | Trouble::Fenced(_))) => Err(trouble),
                     _ => Err(Trouble::Passing(format!("hand over a record: {told}"))),
                 }
             }
@@ -409,19 +405,20 @@ impl Target for Transactions {
 
     fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>> {
         self.call(|shared| {
-            let producer = &shared.producer;
-            let aborted =
-                shared.until_answered("abort a transaction", || match producer.abort_transaction(CALL_WAIT) {
-                    // There is none: it ended before anything was begun.
-                    Err(ClientError::Transaction(error)) if error.code() == Code::State => Ok(()),
-                    other => other,
-                });
+            let (producer, what) = (&shared.producer, "abort a transaction");
+            let abort = || match producer.abort_transaction(CALL_WAIT) {
+                // There is none: it ended before anything was begun.
+                Err(ClientError::Transaction(error)) if error.code() == Code::State => Ok(()),
+                other => other,
+            };
+            // Whether it is aborted does not depend on why it has to be.
+            let aborted = shared.until_known(what, abort, |error| shared.trouble_of_call(what, error));
             // All deliveries are known now: a transaction with a record that is refused would fail again.
             let refused = shared.refused_record();
             shared.forget();
-            match refused {
-                Some(refused) => Err(refused),
-                None => aborted,
+            match (aborted, refused) {
+                (Ok(()), Some(refused)) => Err(refused),
+                (aborted, _) => aborted,
             }
         })
     }

@@ -89,6 +89,16 @@ impl Shape {
         self.kind == Kind::Envelope
     }
 
+    /// Whether its rows can tell their event time. Where they can, some may yet tell none.
+    pub fn tells_times(&self) -> bool {
+        self.teller.tells_times(self.has_payloads(), self.has_records())
+    }
+
+    /// Whether its rows tell their offset.
+    pub fn tells_offsets(&self) -> bool {
+        self.teller.tells_offsets(self.has_records())
+    }
+
     /// Columns of Kafka's own in its rows; `None` where they are none, or whole records.
     pub fn keep(&self) -> Option<&Keep> {
         self.keep.as_ref().filter(|keep| !keep.columns.is_empty() && !self.has_payloads())

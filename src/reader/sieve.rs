@@ -67,6 +67,16 @@ impl Sieve {
         Some(untold)
     }
 
+    /// What it has counted so far.
+    pub fn counted(&self) -> Counted {
+        Counted { untimed: self.untimed, unplaced: self.unplaced, failing: self.failing.0 }
+    }
+
+    /// Counts again from there on, as rows since then are to be looked at again.
+    pub fn back_to(&mut self, counted: Counted) {
+        (self.untimed, self.unplaced, self.failing.0) = (counted.untimed, counted.unplaced, counted.failing);
+    }
+
     /// Whether its line has what is looked for, and it meets the condition; the line first, which costs less.
     pub fn takes(&mut self, item: &Item, line: &[u8], untold: Untold) -> bool {
         if !self.grep.as_ref().is_none_or(|regex| regex.is_match(line)) {
@@ -84,6 +94,14 @@ impl Sieve {
         self.untimed += u64::from(takes && untold.time);
         takes
     }
+}
+
+/// How many rows a sieve has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    untimed: u64,
+    unplaced: u64,
+    failing: u64,
 }
 
 /// What a row does not tell, where it would have to be known whether it is meant.

@@ -117,6 +117,15 @@ impl Teller {
         has_records || self.offset.is_some()
     }
 
+    /// Whether rows can tell their event time: some of them may yet tell none.
+    pub(super) fn tells_times(&self, has_payloads: bool, has_records: bool) -> bool {
+        match &self.source {
+            TimestampSource::Field(_) => !has_payloads || self.payload_is_row,
+            TimestampSource::Kafka => has_records || self.timestamp.is_some(),
+            TimestampSource::Header(_) => has_records || self.headers.is_some(),
+        }
+    }
+
     /// Whether a row is the payload of its record, as it was.
     pub fn payload_is_row(&self) -> bool {
         self.payload_is_row

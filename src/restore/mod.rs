@@ -7,7 +7,7 @@
 //! - [`plan`]: which output, source partitions and losses; [`loss`]: what each kind of output does not hold.
 //! - [`read`]: rows in order; [`value`]: the record that a row becomes again.
 //! - [`target`]: the seam towards Kafka, and what a topic's settings would do to old records.
-//! - [`produce`]: the loop; [`position`]: how far a job is, and where that is kept; [`rate`]: so many a second.
+//! - [`produce`]: the loop; `stops`: what ends it, or one source partition of it; [`narrow`]: which record a broker refuses; [`position`]: how far a job is, and where that is kept; [`rate`]: so many a second.
 //!
 //! # Guarantees
 //! - **R-1** A record and the progress behind it are one transaction. So a reader of committed records sees each record of a job once,
@@ -16,16 +16,20 @@
 //! - **R-3** Only one process goes on with a job: a later one fences the earlier one before it reads the progress.
 //! - **R-4** From whole records, key, value, headers and timestamp are what they were, null and empty told apart. Offsets are new. librdkafka
 //!   takes a timestamp of 0 for none, so such a record gets the time of the restore; it is counted.
+//! - **R-5** A source partition stops alone where something of it cannot be read or produced: all before that is committed, the others go on to their ends,
+//!   and the job is not said to be whole.
 //!
 //! Progress is as lasting as the group's offsets: Kafka forgets them after `offsets.retention.minutes` without a commit (7 days by default).
 //! A job that is gone on with later begins anew; where only some are forgotten it is refused.
 
 pub mod loss;
+pub mod narrow;
 pub mod plan;
 pub mod position;
 pub mod produce;
 pub mod rate;
 pub mod read;
+mod stops;
 pub mod target;
 pub mod value;
 

@@ -4,6 +4,7 @@ use super::loss::{Loss, losses};
 use super::position::Position;
 use super::read::{Archive, Left, Step, steps};
 use super::value::{NO_TIMESTAMP, record_of};
+use crate::bucket::receipt::ReceiptObject;
 use crate::exit::{Exit, Failure};
 use crate::layout::{KeptColumn, Layout, OutputFormat, TimestampSource};
 use crate::pipeline::archive::DEAD_LETTERS;
@@ -84,6 +85,28 @@ pub struct Survey {
     pub absent: u64,
     /// Rows that were deleted from the bucket.
     pub lost: u64,
+    /// Objects that reach beyond the times asked for and whose rows tell no time: all of their rows are restored.
+    pub untold_times: Untold,
+    /// The same of offsets.
+    pub untold_offsets: Untold,
+    /// Source partitions whose first row cannot be read, and why: they will stop there.
+    pub unreadable: BTreeMap<i32, String>,
+}
+
+/// Objects of which nobody can tell which of their rows are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Untold {
+    /// Objects.
+    pub objects: u64,
+    /// Rows in them.
+    pub rows: u64,
+}
+
+impl Untold {
+    fn add(&mut self, object: &ReceiptObject) {
+        self.objects += 1;
+        self.rows += object.rows.unwrap_or_default();
+    }
 }
 
 /// Looks at everything that `wanted` means, of one output.
@@ -103,6 +126,12 @@ pub async fn survey(archive: Archive<'_>, wanted: &Wanted) -> Result<Survey, Fai
             for chosen in &batch.objects {
                 let shape = shapes.of(archive.site, archive.clock, chosen).await?;
                 survey.losses.extend(losses(&shape));
+                if !wanted.takes_all_times_of(&chosen.object) && !shape.tells_times() {
+                    survey.untold_times.add(&chosen.object);
+                }
+                if !wanted.takes_all_offsets_of(chosen.range) && !shape.tells_offsets() && !chosen.is_dense {
+                    survey.untold_offsets.add(&chosen.object);
+                }
                 if has_event_times(&shape) {
                     survey.note_time(known_time(chosen.object.event_min_ms));
                     survey.note_time(known_time(chosen.object.event_max_ms));
@@ -114,31 +143,37 @@ pub async fn survey(archive: Archive<'_>, wanted: &Wanted) -> Result<Survey, Fai
             survey.partitions.insert(partition.partition, span);
         }
     }
-    for at_ms in first_times(archive, wanted, &survey).await? {
-        survey.note_time(Some(at_ms));
-    }
+    look_at_first_rows(archive, wanted, &mut survey).await?;
     Ok(survey)
 }
 
-/// The timestamps of the first rows: receipts tell event times alone.
-async fn first_times(archive: Archive<'_>, wanted: &Wanted, survey: &Survey) -> Result<Vec<i64>, Failure> {
-    let mut times = Vec::new();
+/// Takes in the timestamps of the first rows: receipts tell event times alone. One that cannot be read stops its source partition later, and is no
+/// reason not to begin.
+async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut Survey) -> Result<(), Failure> {
     let peeked = archive.site.partitions.iter().filter_map(|partition| {
         let &(first, end) = survey.partitions.get(&partition.partition)?;
         let wanted = Wanted { offsets: OffsetRange::new(first, end), ..wanted.clone() };
         Some(Left { partition: partition.clone(), from: Position { next: first, rows: 0, tag: 0 }, wanted })
     });
-    for left in peeked.take(PEEKED_MAX) {
+    let peeked: Vec<Left> = peeked.take(PEEKED_MAX).collect();
+    for left in peeked {
         let left = [left];
         let mut steps = steps(archive, &left);
         while let Some(step) = steps.next().await {
-            if let Step::Row { item, .. } = step? {
-                times.extend(record_of(*item).timestamp.filter(|&at_ms| at_ms != NO_TIMESTAMP));
-                break;
+            match step {
+                Ok(Step::Passed { .. }) => continue,
+                Ok(Step::Row { item, .. }) => {
+                    survey.note_time(record_of(*item).timestamp.filter(|&at_ms| at_ms != NO_TIMESTAMP));
+                }
+                Err((_, failure)) if failure.exit == Exit::Unreachable => return Err(failure),
+                Err((partition, failure)) => {
+                    survey.unreadable.insert(partition, failure.message);
+                }
             }
+            break;
         }
     }
-    Ok(times)
+    Ok(())
 }
 
 /// Whether restored records have the event times that receipts tell of their objects.

@@ -80,9 +80,22 @@ pub struct Left {
     pub wanted: Wanted,
 }
 
-/// Everything that is left, each source partition in order, several of them side by side.
-pub fn steps<'s>(archive: Archive<'s>, left: &'s [Left]) -> LocalBoxStream<'s, Result<Step, Failure>> {
-    let each = left.iter().map(move |left| of_partition(archive, left));
+/// What cannot be read, and the source partition that ends with it.
+pub type Unread = (i32, Failure);
+
+/// Everything that is left, each source partition in order, several of them side by side. One that fails ends there, without a step to its end;
+/// the others do not.
+pub fn steps<'s>(archive: Archive<'s>, left: &'s [Left]) -> LocalBoxStream<'s, Result<Step, Unread>> {
+    let each = left.iter().map(move |left| {
+        let mut is_failed = false;
+        let steps = of_partition(archive, left);
+        let until_failed = steps.take_while(move |step| {
+            let was_failed = is_failed;
+            is_failed |= step.is_err();
+            std::future::ready(!was_failed)
+        });
+        until_failed.map_err(|failure| (left.partition.partition, failure)).boxed_local()
+    });
     stream::iter(each).flatten_unordered(PARTITIONS_MAX).boxed_local()
 }
 

@@ -12,7 +12,9 @@ use std::fmt;
 pub enum Trouble {
     /// The transaction is to be aborted; what it held can be tried again.
     Passing(String),
-    /// It would be refused again.
+    /// The transaction is to be aborted: one of its records is refused for what it is, and would be again.
+    Record(String),
+    /// It would be refused again, whatever the record: a right is missing.
     Refused(String),
     /// Another process has gone on with the job.
     Fenced(String),
@@ -20,8 +22,16 @@ pub enum Trouble {
     Fatal(String),
 }
 
-/// Which record it is, for messages: source partition and offset, where a row tells it.
-pub type Origin = (i32, Option<i64>);
+/// What became of a record that was handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handed {
+    /// It is in the transaction.
+    Taken,
+    /// There is no room now.
+    Full,
+    /// It cannot be sent, and why. It is not in the transaction, which goes on without it.
+    Never(String),
+}
 
 /// Transactions on one topic, by one job.
 pub trait Target: Send + Sync {
@@ -35,11 +45,11 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// As [`Trouble`] says.
     fn begin(&self) -> Result<(), Trouble>;
-    /// Hands over a record, for this partition or the one that its key decides. `false`: there is no room now.
+    /// Hands over a record, for this partition or the one that its key decides.
     ///
     /// # Errors
-    /// As [`Trouble`] says.
-    fn put(&self, partition: Option<i32>, record: &OwnedRecord, origin: Origin) -> Result<bool, Trouble>;
+    /// As [`Trouble`] says; of records that were handed over before.
+    fn put(&self, partition: Option<i32>, record: &OwnedRecord) -> Result<Handed, Trouble>;
     /// Waits for room, a moment at most.
     fn room(&self) -> BoxFuture<'_, ()>;
     /// Commits the transaction: its records and how far the job is then.
@@ -50,7 +60,7 @@ pub trait Target: Send + Sync {
     /// Gives the transaction up.
     ///
     /// # Errors
-    /// As [`Trouble`] says.
+    /// As [`Trouble`] says. With [`Trouble::Record`] and [`Trouble::Refused`] it is given up, and that is why it had to be.
     fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>>;
 }
 
@@ -305,7 +315,7 @@ pub fn findings(settings: &Settings, facts: &Facts, accepted: &[Accept]) -> Vec<
     }
     if let Some(bytes) = limit_ms(settings, &["max.message.bytes"]).filter(|&bytes| bytes < MESSAGE_BYTES_USUAL) {
         warn(format!(
-            "{topic} has max.message.bytes={bytes}: a larger record ends the restore, which goes on once that is raised"
+            "{topic} has max.message.bytes={bytes}: a source partition stops at a larger record, and goes on once that is raised"
         ));
     }
     sorted(found)

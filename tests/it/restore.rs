@@ -193,6 +193,14 @@ fn rows_come_back_as_far_as_they_hold_records() {
     let trial = Trial::on_disk(&topic).with(outputs);
     trial.drain().expect(0);
     let bare = keeping(2);
+    let since = ["--to-offset", "7", "--since", "2025-11-21T08:00:00.005Z"];
+    let dry = restore(&trial, &topic, &bare.name, &[&since[..], &["--dry-run"]].concat()).wait(DEADLINE).expect(0);
+    let survey = &said(&dry, "plan")["survey"];
+    assert_eq!(
+        (&survey["untold_times"]["rows"], &survey["untold_offsets"]["rows"]),
+        (&json!(0), &json!(100)),
+        "{survey}"
+    );
     let plain = ["--topic", topic.name.as_str(), "--to-topic", bare.name.as_str(), "--preserve-partitions"];
     let ended = trial.start_in(&[], "restore", &[&plain[..], &["--dry-run"]].concat()).wait(DEADLINE).expect(0);
     ended.prints(&[
@@ -229,6 +237,94 @@ fn rows_come_back_as_far_as_they_hold_records() {
     .expect(0);
     let balance = &said(&ended, "balance")["balance"];
     assert_eq!((&balance["produced"], &balance["filtered"]), (&json!(10), &json!(90)), "{balance}");
+}
+
+/// Bytes that nothing makes smaller.
+fn noise(count: u32) -> Vec<u8> {
+    (0..count).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8 ^ (at.wrapping_mul(at) >> 7) as u8).collect()
+}
+
+/// Goal: a record that the target does not take stops its source partition behind all that precede it, with what to do, and is met again by the next run; the others
+/// come to their ends; one that is small enough when it is packed is taken; once the limit is raised all is there, once.
+#[test]
+fn a_record_that_is_refused_stops_its_partition_alone() {
+    const KEPT: [(&str, &str); 2] = [("retention.ms", "-1"), ("message.timestamp.type", "CreateTime")];
+    let topic = Topic::create(3);
+    topic.send_all((0..3_000).map(odd));
+    topic.send(Shape { partition: 0, ..Shape::of(noise(60_000)).at(BASE_MS) });
+    topic.send(Shape { partition: 1, ..Shape::of(vec![b'a'; 60_000]).at(BASE_MS) });
+    topic.send_all((3_000..6_000).map(odd));
+    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
+    trial.rotate = "records = 700".to_string();
+    trial.drain().expect(0);
+    let target = Topic::with(&unique("u"), 3, &[&KEPT[..], &[("max.message.bytes", "20000")]].concat());
+    let run = || restore(&trial, &topic, &target.name, &["--preserve-partitions"]).wait(DEADLINE);
+    for earlier in [0, 5_001] {
+        let ended = run().expect(3).says(&[
+            "the others are restored",
+            "offset 1000 of all/",
+            "of 60000 bytes, max.message.bytes=20000",
+            "raise max.message.bytes",
+            "--partition 0 --from-offset 1001",
+        ]);
+        let line = said(&ended, "balance");
+        let balance = &line["balance"];
+        assert_eq!((&line["complete"], &balance["earlier"]), (&json!(false), &json!(earlier)), "{line}");
+        assert_eq!(balance["produced"], 5_001 - earlier, "{line}");
+        let of = |partition: usize| {
+            (balance["partitions"][partition]["next"].as_i64(), balance["partitions"][partition]["end"].as_i64())
+        };
+        assert_eq!(of(0), (Some(1_000), Some(2_001)), "{line}");
+        assert_eq!((of(1), of(2)), ((Some(2_001), Some(2_001)), (Some(2_000), Some(2_000))), "{line}");
+        assert!(
+            balance["partitions"][0]["stopped"].is_string() && balance["partitions"][1].get("stopped").is_none(),
+            "{line}"
+        );
+    }
+    target.set(&KEPT);
+    let ended = run().expect(0);
+    assert_eq!(said(&ended, "balance")["balance"]["produced"], 1_001, "{}", ended.out);
+    assert_same(&topic, &target);
+}
+
+/// Goal: an object that is gone or damaged stops the source partition that needs it; once it is there again the same command brings the rest.
+#[test]
+fn an_object_that_is_gone_stops_its_partition_alone() {
+    let topic = Topic::create(3);
+    topic.send_all((0..6_000).map(odd));
+    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
+    trial.rotate = "records = 700".to_string();
+    trial.drain().expect(0);
+    let archive = trial.archive();
+    let of = |partition: u32| {
+        let found = archive
+            .data_keys()
+            .into_iter()
+            .filter(move |key| key.starts_with("all/") && key.contains(&format!("+{partition:05}+")));
+        found.map(str::to_string).collect::<Vec<_>>()
+    };
+    let (first, last) = (of(0).remove(0), of(2).pop().expect("objects"));
+    trial.remove(&first);
+    trial.damage(&last, |bytes| bytes.truncate(bytes.len() / 2));
+    let target = keeping(3);
+    let run = |more: &[&str]| {
+        restore(&trial, &topic, &target.name, &[&["--preserve-partitions"], more].concat()).wait(DEADLINE)
+    };
+    let dry = run(&["--dry-run"]).expect(0);
+    assert!(
+        said(&dry, "plan")["survey"]["unreadable"]["0"].as_str().is_some_and(|why| why.contains(&first)),
+        "{}",
+        dry.out
+    );
+    let ended = run(&[]).expect(5).says(&["2 source partitions stopped", &first, &last]);
+    let balance = &said(&ended, "balance")["balance"]["partitions"];
+    assert_eq!((&balance[0]["next"], &balance[1]["next"]), (&json!(0), &balance[1]["end"]), "{balance}");
+    assert!(balance[2]["next"].as_i64() > Some(0) && balance[2]["stopped"].is_string(), "{balance}");
+    for key in [&first, &last] {
+        trial.put(key, archive.objects[key].clone());
+    }
+    run(&[]).expect(0);
+    assert_same(&topic, &target);
 }
 
 /// Goal: nothing is produced where the target would spoil it, and what to do is said.

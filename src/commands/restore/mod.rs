@@ -21,9 +21,13 @@ use crate::restore::produce::{Ended, How, Restore, Tally};
 use crate::restore::read::Archive;
 use crate::restore::target::{Facts, Settings, TimeLimits, findings, no_such_topic};
 use crate::telemetry::progress::Progress;
-use said::{Balance, LeftOut, Said, Watch, balance_text, plan_text, say};
+use said::{Balance, Come, LeftOut, Said, Watch, balance_text, plan_text, say};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
+
+/// Source partitions of which the last message says why they stopped; the balance says it of all.
+const STOPPED_SAID_MAX: usize = 5;
 
 /// How long a broker may be out of reach at the start.
 const KAFKA_PATIENCE: Duration = Duration::from_secs(30);
@@ -96,10 +100,11 @@ pub async fn restore(
         preserve_partitions: args.preserve_partitions,
         rate: args.rate,
         limits: TimeLimits::of(&look.settings, clock.wall_ms(), &args.accept),
+        message_bytes_max,
         job: hash,
         is_stopped: &|| stop.is_asked(),
     };
-    let mut restore = Restore { how, sieve, target: &target, archive, committed: Tally::default() };
+    let mut restore = Restore::new(how, sieve, &target, archive);
     let begun = match restore.recovered().await? {
         Some(progress) => progress,
         None => known,
@@ -111,27 +116,66 @@ pub async fn restore(
     let ended = ended?;
     unwritten?;
     let balance = Balance {
-        tally: restore.committed,
+        tally: *restore.committed(),
         earlier,
-        undecided: restore.sieve.failing.0,
-        undecided_why: &restore.sieve.failing.1,
-        untold_times: restore.sieve.untimed,
-        untold_offsets: restore.sieve.unplaced,
+        undecided: restore.sieve().failing.0,
+        undecided_why: &restore.sieve().failing.1,
+        untold_times: restore.sieve().untimed,
+        untold_offsets: restore.sieve().unplaced,
         left_out: LeftOut::of(&survey),
+        partitions: come(&restore),
     };
     say(out, args.json, &Said::Balance { job: &job, complete: ended == Ended::Done, balance: &balance }, || {
-        balance_text(&job, &args.to_topic, &balance)
+        balance_text(&job, &args.topic, &args.to_topic, &balance)
     })?;
     match ended {
         Ended::Done if balance.undecided > 0 => Ok(Exit::Findings),
         Ended::Done => Ok(Exit::Done),
-        Ended::Stopped => {
+        Ended::Stopped if restore.stopped().is_empty() => {
             let what = format!(
                 "job {job} has not ended; nothing is lost or doubled. The same command goes on where it was left"
             );
             Err(Failure::new(Exit::Incomplete, what))
         }
+        Ended::Stopped | Ended::Short => Err(not_whole(&job, ended, restore.stopped())),
     }
+}
+
+/// How far each source partition has come.
+fn come<'a>(restore: &'a Restore<'_>) -> Vec<Come<'a>> {
+    let one = |(&partition, reached): (&i32, &crate::restore::position::Reached)| Come {
+        partition,
+        next: reached.at.next,
+        rows: reached.at.rows,
+        end: reached.end,
+        stopped: restore.stopped().get(&partition).map(|failure| failure.message.as_str()),
+    };
+    restore.reached().iter().map(one).collect()
+}
+
+/// Of a job of which source partitions have stopped. A person must decide, but where all of them stopped for the same other reason.
+fn not_whole(job: &str, ended: Ended, stopped: &BTreeMap<i32, Failure>) -> Failure {
+    let exits: BTreeSet<u8> = stopped.values().map(|failure| failure.exit as u8).collect();
+    let same = stopped.values().next().map(|failure| failure.exit).filter(|_| exits.len() == 1);
+    let rest = match ended {
+        Ended::Stopped => "the others were told to stop before their ends",
+        Ended::Done | Ended::Short => "the others are restored",
+    };
+    let why: Vec<String> = stopped
+        .iter()
+        .take(STOPPED_SAID_MAX)
+        .map(|(partition, failure)| format!("partition {partition}: {failure}"))
+        .collect();
+    let more = match stopped.len().saturating_sub(STOPPED_SAID_MAX) {
+        0 => String::new(),
+        more => format!("; and {more} more, as the balance says"),
+    };
+    let what = format!(
+        "job {job} is not whole: {} source partitions stopped, {rest}; nothing is lost or doubled, and the same command goes on with what is left. {}{more}",
+        stopped.len(),
+        why.join("; ")
+    );
+    Failure::new(same.unwrap_or(Exit::Stopped), what)
 }
 
 /// What can be told wrong by the arguments alone.

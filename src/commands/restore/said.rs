@@ -59,6 +59,39 @@ pub(super) struct Balance<'a> {
     pub(super) untold_offsets: u64,
     #[serde(flatten)]
     pub(super) left_out: LeftOut<'a>,
+    /// How far each source partition has come.
+    pub(super) partitions: Vec<Come<'a>>,
+}
+
+/// How far a source partition has come.
+#[derive(Serialize)]
+pub(super) struct Come<'a> {
+    pub(super) partition: i32,
+    /// All below it is done with.
+    pub(super) next: i64,
+    /// … and so many rows behind it, where rows do not tell their offset.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) rows: u64,
+    pub(super) end: i64,
+    /// Why it stopped there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stopped: Option<&'a str>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Come<'_> {
+    fn line(&self, topic: &str) -> String {
+        let Self { partition, next, rows, end, stopped } = self;
+        let behind = if *rows > 0 { format!(" and {rows} rows behind it") } else { String::new() };
+        match stopped {
+            Some(why) => format!("\n  {topic}/{partition}: stopped at {next}{behind}, of {end}: {why}"),
+            None if next < end => format!("\n  {topic}/{partition}: at {next}{behind}, of {end}"),
+            None => format!("\n  {topic}/{partition}: whole, to {end}"),
+        }
+    }
 }
 
 /// Records of the range that the output does not have.
@@ -152,6 +185,18 @@ pub(super) fn plan_text(
     if survey.losses.is_empty() {
         text += "\n  records come back as they were; their offsets are new";
     }
+    for (untold, asked, told) in [(survey.untold_times, "times", "time"), (survey.untold_offsets, "offsets", "offset")]
+    {
+        if untold.objects > 0 {
+            text += &format!(
+                "\n  warning: {} objects reach beyond the {asked} asked for, and their rows tell no {told}: all of their {} rows are restored",
+                untold.objects, untold.rows
+            );
+        }
+    }
+    for (partition, why) in &survey.unreadable {
+        text += &format!("\n  warning: {topic}/{partition} will stop at its first row, the others go on: {why}");
+    }
     text += &LeftOut::of(survey).lines();
     for finding in findings {
         text += &format!("\n  {}: {}", if finding.refused { "refused" } else { "warning" }, finding.text);
@@ -159,7 +204,7 @@ pub(super) fn plan_text(
     text
 }
 
-pub(super) fn balance_text(job: &str, to_topic: &str, balance: &Balance<'_>) -> String {
+pub(super) fn balance_text(job: &str, topic: &str, to_topic: &str, balance: &Balance<'_>) -> String {
     let tally = &balance.tally;
     let mut text = format!(
         "job {job}: {} records produced to {to_topic} in {} transactions, {}; {} restored earlier\n  {} rows read, {} outside of the times \
@@ -187,7 +232,9 @@ pub(super) fn balance_text(job: &str, to_topic: &str, balance: &Balance<'_>) -> 
             text += &format!("\n  {count} {what}");
         }
     }
-    text + &balance.left_out.lines()
+    text += &balance.left_out.lines();
+    let come: String = balance.partitions.iter().map(|come| come.line(topic)).collect();
+    text + &come
 }
 
 /// Shows how far it is: a bar on a terminal, lines elsewhere.

@@ -3,7 +3,9 @@
 use super::{DEADLINE, setting, unique};
 use futures::executor::block_on;
 use rdkafka::Message as _;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -265,6 +267,16 @@ impl Topic {
             kept.push(record.offset());
         }
         kept
+    }
+
+    /// Its settings are these from now on, and the broker's own.
+    pub(crate) fn set(&self, settings: &[(&str, &str)]) {
+        let altered = settings
+            .iter()
+            .fold(AlterConfig::new(ResourceSpecifier::Topic(&self.name)), |all, (name, value)| all.set(name, value));
+        let altering = async { admin().alter_configs([&altered], &AdminOptions::new()).await };
+        let done = block_on(altering).expect("an answer");
+        done[0].as_ref().expect("altered");
     }
 
     pub(crate) fn grow(&self, partitions: usize) {
