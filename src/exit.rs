@@ -12,12 +12,12 @@ pub enum Exit {
     Failed = 1,
     /// The configuration or the command line is wrong.
     Config = 2,
-    /// A store or Kafka refused: credentials, rights, a bucket that is not there.
+    /// A store or Kafka refused: credentials, rights, a bucket that is not there; of a restore a record, whose source partition stopped.
     Refused = 3,
     /// A store or Kafka could not be reached when the process started.
     Unreachable = 4,
     /// A person must decide: another archive's prefix, a partition whose group and receipts disagree. Also after SIGTERM, where
-    /// a partition had stopped and everything else is committed.
+    /// a partition had stopped and everything else is committed; and of a restore, where a source partition stopped.
     Stopped = 5,
     /// SIGTERM: the timeout passed, or partitions were taken away, before everything was committed. Nothing is lost; the
     /// rest is read again.

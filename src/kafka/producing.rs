@@ -30,7 +30,7 @@ use rdkafka::error::KafkaError as ClientError;
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode as Code;
-use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -100,19 +100,37 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Client = ThreadedProducer<Deliveries>;
+
 /// The parts that calls on other threads share.
 struct Shared {
-    producer: ThreadedProducer<Deliveries>,
+    /// What makes the producer.
+    settings: ClientConfig,
+    /// The producer. A client of which a record was refused numbers its batches as if the broker had that one, so the broker takes nothing
+    /// more from it: another one goes on, and fences it.
+    producer: Mutex<Arc<Client>>,
+    brokers: String,
+    state: Mutex<State>,
     /// A client of the job's group: it never joins, and knows its offsets.
     group: MetaClient,
     topic: String,
     partitions: i32,
 }
 
+/// What is to be done with the producer before it goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It has not taken the transactional id.
+    New,
+    /// Nothing.
+    Ready,
+    /// Another is to be made.
+    Spoilt,
+}
+
 /// See the module.
 pub struct Transactions {
     shared: Arc<Shared>,
-    is_begun: Mutex<bool>,
 }
 
 impl Transactions {
@@ -125,14 +143,17 @@ impl Transactions {
         let settings = producing(into.kafka, &id, into.message_bytes_max)?;
         let failed =
             |error: ClientError| KafkaError::Create { brokers: into.kafka.brokers.clone(), problem: error.to_string() };
-        let producer = settings.create_with_context(Deliveries::default()).map_err(failed)?;
+        let producer: Client = settings.create_with_context(Deliveries::default()).map_err(failed)?;
         let shared = Shared {
-            producer,
+            settings,
+            producer: Mutex::new(Arc::new(producer)),
+            brokers: into.kafka.brokers.clone(),
+            state: Mutex::new(State::New),
             group: MetaClient::new(&of_group(into.kafka, into.group, into.job))?,
             topic: into.topic.to_string(),
             partitions: into.partitions,
         };
-        Ok(Self { shared: Arc::new(shared), is_begun: Mutex::default() })
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     fn call<T: Send + 'static>(
@@ -187,13 +208,36 @@ pub async fn settings(kafka: &KafkaConfig, topic: &str) -> Settings {
 }
 
 impl Shared {
+    fn producer(&self) -> Arc<Client> {
+        locked(&self.producer).clone()
+    }
+
+    /// Takes the transactional id, with another producer where the one before is of no use.
+    fn prepare(&self) -> Result<(), Trouble> {
+        let state = *locked(&self.state);
+        if state == State::Spoilt {
+            let made = self.settings.create_with_context(Deliveries::default());
+            let made =
+                made.map_err(|error| Trouble::Fatal(format!("make a producer for {}: {error}", self.brokers)))?;
+            *locked(&self.producer) = Arc::new(made);
+            *locked(&self.state) = State::New;
+        }
+        if state != State::Ready {
+            let producer = self.producer();
+            self.until_answered("take the transactional id", || producer.init_transactions(CALL_WAIT))?;
+            *locked(&self.state) = State::Ready;
+        }
+        Ok(())
+    }
+
     /// What an error of a call means; `None`: there was no answer, and it can be asked again. A record that is refused explains all others.
     fn trouble(&self, what: &str, error: &ClientError) -> Option<Trouble> {
         self.refused_record().or_else(|| self.trouble_of_call(what, error))
     }
 
     fn trouble_of_call(&self, what: &str, error: &ClientError) -> Option<Trouble> {
-        let context = self.producer.client().context();
+        let producer = self.producer();
+        let context = producer.client().context();
         let of_error = |code: Code| {
             let words = match error {
                 ClientError::Transaction(error) => error.string(),
@@ -231,7 +275,7 @@ impl Shared {
 
     /// Why a record of the transaction is refused, and would be again.
     fn refused_record(&self) -> Option<Trouble> {
-        let failed = *locked(&self.producer.client().context().failed);
+        let failed = *locked(&self.producer().client().context().failed);
         match failed? {
             code if is_of_the_record(code) => Some(Trouble::Record(advice(code, &self.topic))),
             code if is_a_right(code) => Some(Trouble::Refused(format!("{code}; {}", rights(&self.topic)))),
@@ -259,7 +303,7 @@ impl Shared {
             }
             tracing::warn!("{what}: {last}; asked again");
         }
-        let reason = locked(&self.producer.client().context().reason).clone();
+        let reason = locked(&self.producer().client().context().reason).clone();
         Err(Trouble::Fatal(format!("{what}: no answer after {TRIES} times {} s: {last} {reason}", CALL_WAIT.as_secs())))
     }
 
@@ -272,7 +316,7 @@ impl Shared {
             entry.set_offset(Offset::Offset(*offset)).map_err(|error| Trouble::Fatal(error.to_string()))?;
             entry.set_metadata(metadata);
         }
-        let producer = &self.producer;
+        let producer = self.producer();
         // All records first: what is wrong with one is told better by its own error.
         self.until_answered("deliver the records of a transaction", || producer.flush(CALL_WAIT))?;
         if !progress.is_empty() {
@@ -286,8 +330,9 @@ impl Shared {
     }
 
     fn forget(&self) {
-        *locked(&self.producer.client().context().failed) = None;
-        locked(&self.producer.client().context().reason).clear();
+        let producer = self.producer();
+        *locked(&producer.client().context().failed) = None;
+        locked(&producer.client().context().reason).clear();
     }
 }
 
@@ -333,13 +378,9 @@ fn advice(code: Code, topic: &str) -> String {
 
 impl Target for Transactions {
     fn recover(&self) -> BoxFuture<'_, Result<Vec<Kept>, Trouble>> {
-        let is_begun = std::mem::replace(&mut *locked(&self.is_begun), true);
         self.call(move |shared| {
             shared.forget();
-            if !is_begun {
-                let producer = &shared.producer;
-                shared.until_answered("take the transactional id", || producer.init_transactions(CALL_WAIT))?;
-            }
+            shared.prepare()?;
             let mut last = String::new();
             for _ in 0..TRIES {
                 match kept(&shared.group, &shared.topic, shared.partitions) {
@@ -353,7 +394,7 @@ impl Target for Transactions {
 
     fn begin(&self) -> Result<(), Trouble> {
         self.shared.forget();
-        let begun = self.shared.producer.begin_transaction();
+        let begun = self.shared.producer().begin_transaction();
         begun.map_err(|error| {
             let told = self.shared.trouble("begin a transaction", &error);
             told.unwrap_or_else(|| Trouble::Fatal(format!("begin a transaction: {error}")))
@@ -373,13 +414,14 @@ impl Target for Transactions {
             }
             made.headers = Some(headers);
         }
-        let Err((error, _)) = self.shared.producer.send(made) else { return Ok(Handed::Taken) };
+        let producer = self.shared.producer();
+        let Err((error, _)) = producer.send(made) else { return Ok(Handed::Taken) };
         match error.rdkafka_error_code() {
             Some(Code::QueueFull) => Ok(Handed::Full),
             Some(code) if is_of_the_record(code) => Ok(Handed::Never(advice(code, &self.shared.topic))),
             // The transaction has failed already, and takes nothing more: the commit says why.
             _ => {
-                let told = self.shared.producer.flush(ROOM_WAIT).err().unwrap_or(error);
+                let told = producer.flush(ROOM_WAIT).err().unwrap_or(error);
                 match self.shared.trouble("hand over a record", &told) {
                     Some(trouble @ (Trouble::Record(_) | Trouble::Refused(_) | Trouble::Fenced(_))) => Err(trouble),
                     _ => Err(Trouble::Passing(format!("hand over a record: {told}"))),
@@ -391,7 +433,7 @@ impl Target for Transactions {
     fn room(&self) -> BoxFuture<'_, ()> {
         let shared = self.shared.clone();
         async move {
-            let waited = tokio::task::spawn_blocking(move || shared.producer.poll(ROOM_WAIT)).await;
+            let waited = tokio::task::spawn_blocking(move || shared.producer().poll(ROOM_WAIT)).await;
             if let Err(error) = waited {
                 tracing::error!(%error, "waiting for room panicked");
             }
@@ -405,7 +447,7 @@ impl Target for Transactions {
 
     fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>> {
         self.call(|shared| {
-            let (producer, what) = (&shared.producer, "abort a transaction");
+            let (producer, what) = (shared.producer(), "abort a transaction");
             let abort = || match producer.abort_transaction(CALL_WAIT) {
                 // There is none: it ended before anything was begun.
                 Err(ClientError::Transaction(error)) if error.code() == Code::State => Ok(()),
@@ -417,7 +459,10 @@ impl Target for Transactions {
             let refused = shared.refused_record();
             shared.forget();
             match (aborted, refused) {
-                (Ok(()), Some(refused)) => Err(refused),
+                (Ok(()), Some(refused)) => {
+                    *locked(&shared.state) = State::Spoilt;
+                    Err(refused)
+                }
                 (aborted, _) => aborted,
             }
         })

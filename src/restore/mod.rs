@@ -7,7 +7,8 @@
 //! - [`plan`]: which output, source partitions and losses; [`loss`]: what each kind of output does not hold.
 //! - [`read`]: rows in order; [`value`]: the record that a row becomes again.
 //! - [`target`]: the seam towards Kafka, and what a topic's settings would do to old records.
-//! - [`produce`]: the loop; `stops`: what ends it, or one source partition of it; [`narrow`]: which record a broker refuses; [`position`]: how far a job is, and where that is kept; [`rate`]: so many a second.
+//! - [`produce`]: the loop; `stops`: what ends it, or one source partition of it; [`narrow`]: which record a broker refuses; [`tally`]: what came of rows.
+//! - [`position`]: how far a job is, and where that is kept; [`rate`]: so many a second.
 //!
 //! # Guarantees
 //! - **R-1** A record and the progress behind it are one transaction. So a reader of committed records sees each record of a job once,
@@ -30,6 +31,7 @@ pub mod produce;
 pub mod rate;
 pub mod read;
 mod stops;
+pub mod tally;
 pub mod target;
 pub mod value;
 

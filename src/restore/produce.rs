@@ -14,6 +14,7 @@ use super::position::{Progress, Reached};
 use super::rate::Rate;
 use super::read::{Archive, Left, Step, Unread, steps};
 use super::stops::{Met, Stop, not_ours};
+use super::tally::{Tally, bytes};
 use super::target::{Handed, Target, TimeLimits, Trouble};
 use super::value::record_of;
 use crate::effect::Effect;
@@ -24,7 +25,6 @@ use crate::reader::plan::Wanted;
 use crate::reader::sieve::{Counted, Sieve};
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
 use futures::{FutureExt, StreamExt};
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -45,25 +45,6 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Pause after a transaction that failed, longer each time.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// What came of rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// Rows read, of whole batches at a time.
-    pub read: u64,
-    /// Records produced.
-    pub produced: u64,
-    /// Bytes of their keys, values and headers.
-    pub bytes: u64,
-    /// Rows outside of the times and offsets asked for.
-    pub outside: u64,
-    /// Rows that do not meet the condition.
-    pub filtered: u64,
-    /// Of the records produced: those without a timestamp of their own, which have the time of the restore.
-    pub untimed: u64,
-    /// Transactions committed.
-    pub transactions: u64,
-}
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -418,31 +399,11 @@ impl<'r> Restore<'r> {
     }
 }
 
-fn bytes(record: &OwnedRecord) -> u64 {
-    let headers = record.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len));
-    let all = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
-    (all + headers.sum::<usize>()) as u64
-}
-
 impl Open {
     fn is_due(&self, now_ms: i64) -> bool {
         self.records_max.is_some_and(|most| self.tally.produced >= most)
             || self.tally.read >= RECORDS_MAX
             || self.tally.bytes >= BYTES_MAX
             || now_ms - self.began_ms >= OPEN_MS
-    }
-}
-
-impl Tally {
-    fn with(&self, other: &Self) -> Self {
-        Self {
-            read: self.read + other.read,
-            produced: self.produced + other.produced,
-            bytes: self.bytes + other.bytes,
-            outside: self.outside + other.outside,
-            filtered: self.filtered + other.filtered,
-            untimed: self.untimed + other.untimed,
-            transactions: self.transactions + other.transactions,
-        }
     }
 }

@@ -3,8 +3,9 @@
 
 use super::plan::{Survey, choose, survey};
 use super::position::{Kept, Progress};
-use super::produce::{Ended, How, Restore, Tally};
+use super::produce::{Ended, How, Restore};
 use super::read::{Archive, Passes};
+use super::tally::Tally;
 use super::target::{Handed, Target, TimeLimits, Trouble};
 use crate::clock::ManualClock;
 use crate::config::{Config, parse};

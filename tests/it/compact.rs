@@ -198,7 +198,7 @@ fn young_objects_stay_and_a_compaction_can_be_taken_back() {
     assert_eq!(trial.archive().ids("json/"), (0..400).collect::<Vec<_>>());
     let again = summary(&compact(&trial, &["--output", "json"]).expect(0));
     assert_eq!(again["compactions"], 1);
-    assert!(data(&trial.archive()).iter().any(|key| key.contains("+compact-2")));
+    assert!(data(&trial.archive()).iter().any(|key| key.contains("+compact-3")));
     assert_complete(&trial, "compacted again");
 }
 

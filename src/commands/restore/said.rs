@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::exit::{Exit, Failure};
 use crate::parse::timestamp::render_instant;
 use crate::restore::plan::{Choice, Survey};
-use crate::restore::produce::Tally;
+use crate::restore::tally::Tally;
 use crate::restore::target::Finding;
 use crate::telemetry::progress::Progress;
 use serde::Serialize;
