@@ -1,43 +1,60 @@
 //! Taking a compaction back: the old objects count again, and are to be archived again from Kafka, as they were deleted.
 //!
 //! For whoever finds that a compacted object is lost or damaged while Kafka still holds its records; and to give up a claim that cannot be finished,
-//! which costs nothing, as its old objects are all there. Compactions of a unit are taken back together, the newest first: the inputs of a later one
-//! are objects of an earlier one, which no backfill could make.
+//! which costs nothing, as its old objects are all there. Which are taken back together is said in [`super::chain`].
+//!
+//! An object that counts no more is deleted only once its rows are there without it: until they are archived again it may be their only copy. What stays
+//! for that is told, and deleted by whoever says it again, or by the next run.
 
+use super::chain::{Found, Known, State, chosen};
 use super::step::{Step, Tell};
 use super::work::{Compactor, listed};
-use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, ListedCompaction};
+use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, Input, ListedCompaction};
 use crate::effect::Effect;
 use crate::exit::{Exit, Failure};
 use crate::ledger::Site;
 use crate::pipeline::start::patiently;
 use crate::record::TopicPartition;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The documents of a Kafka partition's compactions, as a listing shows them.
+type Listed = BTreeMap<CompactionId, ListedCompaction>;
+
+/// What became of the objects of a compaction that counts no more, by key.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// Deleted, or to be.
+    pub(super) deleted: Vec<String>,
+    /// They stay, as their rows are not there without them.
+    pub(super) kept: Vec<String>,
+}
 
 impl Compactor<'_> {
-    /// Takes back all compactions of the unit called `wanted`, or of the one that has made or replaced the object with that key. With a dry run it is only
-    /// said what that means.
+    /// Takes back what `wanted` means: a unit, of which the newest compaction is meant, unit and number, or the key of an object that one has made or
+    /// replaced; and what hangs together with it. With a dry run it is only said what that means.
     ///
     /// # Errors
-    /// A store that refuses or does not answer. [`Exit::Config`]: there is no such unit.
+    /// A store that refuses or does not answer. [`Exit::Config`]: there is no such compaction.
     pub async fn undo(&mut self, wanted: &str, tell: Tell<'_>) -> Result<(), Failure> {
         let destinations = self.destinations.clone();
         let mut is_found = false;
         for site in self.sites(&destinations).await? {
             for partition in &site.partitions {
                 let listed = listed(&site.bucket, &*self.clock, partition).await?;
-                let mut units: BTreeMap<String, Vec<(Compaction, bool)>> = BTreeMap::new();
-                for (id, documents) in &listed {
-                    let Some(compaction) = self.document(&site, partition, id, documents).await? else { continue };
-                    units.entry(id.0.clone()).or_default().push((compaction, documents.is_open()));
-                }
-                for (unit, compactions) in units {
-                    if unit == wanted || compactions.iter().any(|(compaction, _)| names(compaction, wanted)) {
-                        is_found = true;
-                        for (compaction, is_open) in compactions.into_iter().rev() {
-                            self.take_back(&site, (&compaction, is_open), tell).await?;
+                let units: BTreeSet<&String> = listed.keys().map(|(unit, _)| unit).collect();
+                for unit in units {
+                    let known = match self.known(&site, partition, &listed, unit).await {
+                        Ok(known) => known,
+                        // What is damaged of another unit is in nobody's way.
+                        Err(failure) if failure.exit == Exit::Stopped && !wanted.starts_with(unit.as_str()) => {
+                            tracing::warn!("{}", failure.message);
+                            continue;
                         }
-                    }
+                        Err(failure) => return Err(failure),
+                    };
+                    let meant = chosen(&known, wanted);
+                    is_found |= !meant.is_empty();
+                    self.take_back(&site, known, meant, tell).await?;
                 }
             }
         }
@@ -50,22 +67,70 @@ impl Compactor<'_> {
         }
     }
 
-    async fn document(
+    /// The compactions of `unit`, by number. Where a receipt is damaged its claim tells the same.
+    async fn known(
         &self,
         site: &Site<'_>,
         partition: &TopicPartition,
-        id: &CompactionId,
-        documents: &ListedCompaction,
-    ) -> Result<Option<Compaction>, Failure> {
-        let (bucket, what) = (&site.bucket, format!("compaction {}.{}", id.0, id.1));
-        match documents.receipt {
-            Some(range) => {
-                let receipt =
-                    patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await?;
-                Ok(receipt.map(|receipt| receipt.compaction))
-            }
-            None => patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await,
+        listed: &Listed,
+        unit: &str,
+    ) -> Result<Vec<Known>, Failure> {
+        let mut known = Vec::new();
+        for (id, documents) in listed.iter().filter(|((of, _), _)| of == unit) {
+            let (bucket, what) = (&site.bucket, format!("compaction {}.{}", id.0, id.1));
+            let read = match documents.receipt {
+                Some(range) => patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await,
+                None => Ok(None),
+            };
+            let (compaction, is_given_up) = match read {
+                Ok(Some(receipt)) => (Some(receipt.compaction), receipt.given_up),
+                Err(failure) if failure.exit != Exit::Stopped => return Err(failure),
+                Ok(None) | Err(_) => {
+                    let claim = patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await?;
+                    (claim, documents.undone && documents.receipt.is_none())
+                }
+            };
+            let state = match () {
+                () if documents.is_open() => State::Open,
+                () if is_given_up => State::GivenUp,
+                () if documents.undone => State::Undone,
+                () => State::Counts,
+            };
+            known.extend(compaction.map(|compaction| Known { compaction, state }));
         }
+        Ok(known)
+    }
+
+    /// Takes back those of `known` at the places `meant`, the newest first: all are marked before anything is deleted.
+    async fn take_back(
+        &mut self,
+        site: &Site<'_>,
+        mut known: Vec<Known>,
+        meant: Vec<usize>,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let dry_run = self.options.dry_run;
+        for &at in &meant {
+            let Known { compaction, state } = &known[at];
+            if !dry_run {
+                if *state == State::Open && !self.give_up(site, compaction).await? {
+                    let (partition, (unit, n)) = (compaction.topic_partition().to_string(), compaction.id());
+                    let why = "it was finished at this moment: look again whether it is to be taken back".to_string();
+                    return self.tell(Step::Stopped { partition, unit, n, why }, tell);
+                }
+                self.mark(site, compaction).await?;
+            }
+            known[at].state = state.taken_back();
+        }
+        let found = match meant.is_empty() {
+            true => BTreeMap::new(),
+            false => self.found(site, &known).await?,
+        };
+        for at in meant {
+            let settled = self.settle(&known, at, &found).await?;
+            self.tell(undone(&known[at], settled, dry_run), tell)?;
+        }
+        Ok(())
     }
 
     /// Says of a claim without receipt that it is given up. `false`: it has its receipt now.
@@ -80,46 +145,137 @@ impl Compactor<'_> {
         patiently(&*self.clock, "give a compaction up", put).await
     }
 
-    /// Marks a compaction as taken back, and deletes its objects. To do it again is the same.
-    pub(super) async fn withdraw(&self, site: &Site<'_>, compaction: &Compaction) -> Result<(), Failure> {
+    /// Marks a compaction as taken back. To do it again is the same.
+    async fn mark(&self, site: &Site<'_>, compaction: &Compaction) -> Result<(), Failure> {
         let (bucket, partition, id) = (&site.bucket, compaction.topic_partition(), compaction.id());
         let mark = || bucket.undo_compaction(&partition, &id, self.clock.wall_ms());
-        patiently(&*self.clock, "take a compaction back", mark).await?;
-        let mut keys: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for group in &compaction.groups {
-            for destination in &group.destinations {
-                keys.entry(destination).or_default().push(group.key.clone());
-            }
-        }
-        for (destination, keys) in keys {
-            self.delete_objects(Effect::CompactedDelete, destination, &keys).await?;
-        }
-        Ok(())
+        patiently(&*self.clock, "take a compaction back", mark).await
     }
 
-    async fn take_back(
+    /// Marks a compaction that somebody gave up, and did not come to the end of it.
+    pub(super) async fn withdraw(
         &mut self,
         site: &Site<'_>,
-        (compaction, is_open): (&Compaction, bool),
+        compaction: &Compaction,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let (partition, id) = (compaction.topic_partition(), compaction.id());
-        let dry_run = self.options.dry_run;
-        if !dry_run {
-            if is_open && !self.give_up(site, compaction).await? {
-                let (partition, (unit, n)) = (partition.to_string(), id);
-                let why = "it was finished at this moment: look again whether it is to be taken back".to_string();
-                return self.tell(Step::Stopped { partition, unit, n, why }, tell);
-            }
-            self.withdraw(site, compaction).await?;
+        self.mark(site, compaction).await?;
+        self.clear(site, &compaction.topic_partition(), &compaction.id(), tell).await
+    }
+
+    /// Deletes what a compaction that was taken back has left, as far as its rows are there without it. Tells of it only where there is something.
+    pub(super) async fn clear(
+        &mut self,
+        site: &Site<'_>,
+        partition: &TopicPartition,
+        id: &CompactionId,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let listed = listed(&site.bucket, &*self.clock, partition).await?;
+        let known = self.known(site, partition, &listed, &id.0).await?;
+        let is_it = |known: &Known| known.compaction.n == id.1 && known.state == known.state.taken_back();
+        let Some(at) = known.iter().position(is_it) else { return Ok(()) };
+        if !self.is_meant(&known[at].compaction.output) {
+            return Ok(());
         }
-        let inputs = compaction.groups.iter().flat_map(|group| &group.inputs).map(|input| input.key.clone()).collect();
-        let keys = compaction.groups.iter().map(|group| group.key.clone()).collect();
-        let (unit, n) = id;
-        self.tell(Step::Undone { partition: partition.to_string(), unit, n, inputs, keys, dry_run }, tell)
+        let found = self.found(site, &known).await?;
+        let own = || known[at].compaction.groups.iter();
+        if !own().any(|group| found.values().any(|found| found.listed.contains(&group.key))) {
+            return Ok(());
+        }
+        let settled = self.settle(&known, at, &found).await?;
+        if settled.deleted.is_empty() {
+            return Ok(());
+        }
+        self.tell(undone(&known[at], settled, self.options.dry_run), tell)
+    }
+
+    /// Deletes those objects of `known[at]`, which counts no more, whose rows are there without them.
+    async fn settle(&self, known: &[Known], at: usize, found: &BTreeMap<String, Found>) -> Result<Settled, Failure> {
+        let Compaction { groups, n, .. } = &known[at].compaction;
+        let (mut deletes, mut kept): (BTreeMap<&String, Vec<String>>, BTreeSet<&String>) = Default::default();
+        let mut deleted = BTreeSet::new();
+        for group in groups {
+            for destination in &group.destinations {
+                let Some(there) = found.get(destination) else { continue };
+                if there.has_rows_of(known, group, *n) {
+                    deletes.entry(destination).or_default().push(group.key.clone());
+                    deleted.insert(&group.key);
+                } else if there.listed.contains(&group.key) {
+                    kept.insert(&group.key);
+                }
+            }
+        }
+        if !self.options.dry_run {
+            for (destination, keys) in deletes {
+                self.delete_objects(Effect::CompactedDelete, destination, &keys).await?;
+            }
+        }
+        let deleted = deleted.difference(&kept).map(|key| key.to_string()).collect();
+        Ok(Settled { deleted, kept: kept.into_iter().cloned().collect() })
+    }
+
+    /// What there is of the objects of `known`, and of what they were made of, at each destination.
+    async fn found(&self, site: &Site<'_>, known: &[Known]) -> Result<BTreeMap<String, Found>, Failure> {
+        let mut by_destination: BTreeMap<String, Found> = BTreeMap::new();
+        let groups = || known.iter().flat_map(|known| &known.compaction.groups);
+        let made: BTreeMap<&str, u64> = groups().map(|group| (group.key.as_str(), group.bytes)).collect();
+        for id in groups().flat_map(|group| &group.destinations) {
+            if by_destination.contains_key(id) {
+                continue;
+            }
+            let folders: BTreeSet<&str> = known.iter().map(|known| known.compaction.folder.as_str()).collect();
+            let mut sizes = BTreeMap::new();
+            for folder in folders {
+                sizes.extend(self.sizes_in(id, folder).await?);
+            }
+            let mut found = Found::default();
+            let here = |group: &&Group| group.destinations.contains(id);
+            for (key, bytes) in made.iter().filter(|(key, _)| sizes.contains_key(**key)) {
+                found.listed.insert(key.to_string());
+                if sizes.get(*key) == Some(bytes) {
+                    found.whole.insert(key.to_string());
+                }
+            }
+            for known in known {
+                let partition = known.compaction.topic_partition();
+                for input in known.compaction.groups.iter().filter(here).flat_map(|group| &group.inputs) {
+                    let Some(&bytes) = sizes.get(&input.key) else { continue };
+                    if bytes == input.bytes
+                        || (!made.contains_key(input.key.as_str())
+                            && self.is_vouched_for(site, &partition, (id, input), bytes).await?)
+                    {
+                        found.whole.insert(input.key.clone());
+                    }
+                }
+            }
+            by_destination.insert(id.clone(), found);
+        }
+        Ok(by_destination)
+    }
+
+    /// Whether the receipt of its batch says that an object has `bytes` bytes, and no fewer rows than it had: another release has archived it again.
+    async fn is_vouched_for(
+        &self,
+        site: &Site<'_>,
+        partition: &TopicPartition,
+        (destination, input): (&str, &Input),
+        bytes: u64,
+    ) -> Result<bool, Failure> {
+        let (bucket, what) = (&site.bucket, format!("{partition}: the receipt of {}", input.first));
+        let receipt = patiently(&*self.clock, &what, || bucket.receipt(partition, input.first)).await?;
+        let objects = receipt.map(|receipt| receipt.objects).unwrap_or_default();
+        Ok(objects.iter().any(|object| {
+            object.place() == (destination, input.key.as_str())
+                && object.bytes == bytes
+                && object.rows >= Some(input.rows)
+        }))
     }
 }
 
-fn names(compaction: &Compaction, key: &str) -> bool {
-    compaction.groups.iter().any(|group| group.key == key || group.inputs.iter().any(|input| input.key == key))
+fn undone(Known { compaction, state }: &Known, settled: Settled, dry_run: bool) -> Step {
+    let inputs = compaction.groups.iter().flat_map(|group| &group.inputs).map(|input| input.key.clone()).collect();
+    let (partition, (unit, n)) = (compaction.topic_partition().to_string(), compaction.id());
+    let Settled { deleted: keys, kept } = settled;
+    Step::Undone { partition, unit, n, inputs, keys, kept, given_up: *state == State::GivenUp, dry_run }
 }
