@@ -631,9 +631,10 @@ pub struct CompactArgs {
     /// Also look for objects that were replaced and deleted before and came back, as by an upload that had stalled, and delete them again.
     #[arg(long)]
     pub sweep: bool,
-    /// Take back what was compacted: all compactions of a unit, or of the object with this key. The old objects count again and must be archived
-    /// again from Kafka (siltstone backfill --missing), as they are deleted. Only says so unless --yes is given.
-    #[arg(long, value_name = "UNIT|KEY", conflicts_with_all = ["to", "sweep"])]
+    /// Take back a compaction: this one, the newest of this unit, or the one that has made or replaced the object with this key, and what hangs together
+    /// with it. The old objects count again and must be archived again from Kafka (siltstone backfill --missing), as they were deleted; no new one is
+    /// deleted before. One that was begun and not finished is given up, alone. Only says so unless --yes is given.
+    #[arg(long, value_name = "UNIT.N|UNIT|KEY", conflicts_with_all = ["to", "sweep"])]
     pub undo: Option<String>,
     /// Do it: with --undo.
     #[arg(long, requires = "undo", conflicts_with = "dry_run")]

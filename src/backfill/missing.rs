@@ -169,7 +169,7 @@ impl Found {
         *self.findings.entry(word.to_string()).or_default() += 1;
         match (&finding.fault, finding.redo()) {
             (Fault::Gap, Some(range)) => self.gaps.entry(number).or_default().push(range),
-            (Fault::Unreadable { .. }, _) if finding.replay.is_none() => {
+            (Fault::Unreadable { .. }, _) if finding.replay.is_none() && finding.compaction.is_none() => {
                 self.blocked.push(format!("{finding}; {}", finding.kind().advice()));
             }
             (fault, Some(range)) => {

@@ -449,6 +449,32 @@ impl Bucket {
         Ok(Some(receipt))
     }
 
+    /// The receipt of that compaction, where it is not taken back. One that is damaged is told by its claim, which decided the same, once the old objects
+    /// were deleted on its word: then it was not given up.
+    ///
+    /// # Errors
+    /// [`BucketError`]; [`BucketError::Unreadable`] where the claim does not help either.
+    pub async fn counting_compaction(
+        &self,
+        partition: &TopicPartition,
+        id: &CompactionId,
+        documents: &ListedCompaction,
+    ) -> Result<Option<CompactionReceipt>, BucketError> {
+        let Some(range) = documents.counts() else { return Ok(None) };
+        let damaged = match self.compaction_receipt(partition, id, range).await {
+            Err(error @ BucketError::Unreadable { .. }) if documents.done => error,
+            read => return read,
+        };
+        match self.compaction_claim(partition, id).await {
+            Ok(Some(compaction)) if compaction.range() == range => {
+                let writer = env!("CARGO_PKG_VERSION").to_string();
+                Ok(Some(CompactionReceipt { compaction, writer, written_ms: None, given_up: false }))
+            }
+            Ok(_) | Err(BucketError::Unreadable { .. } | BucketError::Newer { .. }) => Err(damaged),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Says that the old objects of that compaction are deleted. Saying it again is the same.
     ///
     /// # Errors

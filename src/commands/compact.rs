@@ -119,18 +119,21 @@ fn sentence(step: &Step) -> String {
             format!("left  {partition} {output} {place}: {inputs} objects stay as they are: {why}")
         }
         Step::Skipped { partition, why } => format!("left  {partition}: {why}"),
-        Step::Undone { partition, unit, n, inputs, keys, dry_run } => {
-            let (count, objects) = (inputs.len(), keys.len());
-            let list: String = keys.iter().map(|key| format!("\n    {key}")).collect();
-            match dry_run {
-                true => format!(
-                    "{partition}: compaction {unit}.{n} would be taken back: {count} old objects would count again, and these {objects} would be \
-                     deleted{list}"
-                ),
-                false => format!(
-                    "{partition}: compaction {unit}.{n} is taken back: {count} old objects count again, and these {objects} are deleted{list}"
-                ),
-            }
+        Step::Undone { partition, unit, n, inputs, keys, kept, given_up, dry_run } => {
+            let count = inputs.len();
+            let what = match (*given_up, *dry_run) {
+                (true, true) => format!("would be given up: its {count} old objects count as before"),
+                (true, false) => format!("is given up: its {count} old objects count as before"),
+                (false, true) => format!("would be taken back: {count} old objects would count again"),
+                (false, false) => format!("is taken back: {count} old objects count again"),
+            };
+            let list = |objects: &[String], what: &str| match objects {
+                [] => String::new(),
+                _ => format!("\n  {what}{}", objects.iter().map(|key| format!("\n    {key}")).collect::<String>()),
+            };
+            let deleted = list(keys, if *dry_run { "to be deleted:" } else { "deleted:" });
+            let stay = list(kept, "to stay, as not all that they were made of is there, until it is archived again:");
+            format!("{partition}: compaction {unit}.{n} {what}{deleted}{stay}")
         }
         Step::Stopped { partition, why, .. } => format!("FAIL  {partition}: {why}"),
     }
@@ -141,12 +144,14 @@ fn write_summary(out: &mut dyn Write, summary: &Summary, is_undo: bool, dry_run:
         return match dry_run {
             true => writeln!(
                 out,
-                "nothing was done. --yes does it: then the rows of these objects are in the archive only once they are archived again, which needs \
-                 their records in Kafka (siltstone verify says which are missing, siltstone backfill --missing archives them)"
+                "nothing was done. --yes does it. What is taken back and not given up counts again only as far as its old objects are there: the others \
+                 have to be archived again, which needs their records in Kafka (siltstone verify says which are missing, siltstone backfill \
+                 --missing archives them). No new object is deleted before that"
             ),
             false => writeln!(
                 out,
-                "siltstone verify says what is missing now, siltstone backfill --missing archives it again"
+                "siltstone verify says what is missing now, siltstone backfill --missing archives it again, and the next siltstone compact deletes what \
+                 stays until then"
             ),
         };
     }

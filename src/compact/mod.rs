@@ -10,6 +10,7 @@
 //!   were those of their receipts. What is not proven equal is left as it is, and told.
 //! - **C-3** Nothing is uploaded before the claim, nothing deleted before the receipt, and nothing deleted while a new object is not seen with its
 //!   size and checksum.
+//!   An object of a compaction that was taken back is deleted only while its rows are seen without it.
 //! - **C-4** A claim fixes inputs, names and checksums. Whoever finds one without receipt makes the same objects again, or stops.
 //! - **C-5** What an object of the past is made of never changes: only windows that are over, and receipts that were written, for longer than
 //!   [`Options::min_age_ms`]; no Kafka partition that an unfinished backfill has ranges of, which is
@@ -23,6 +24,7 @@
 //! for. Beside it: what [`proof`] and [`rewrite`] say, and an upload's pieces. On disk: the objects of one group, and all new files of one claim
 //! ([`plan::Rules`]); a quarter of the spool's limit, or `--target-size` and what it becomes where that is more.
 
+mod chain;
 pub mod equal;
 mod make;
 pub mod plan;

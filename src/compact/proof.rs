@@ -9,6 +9,7 @@
 use super::equal::{Nulls, is_equal};
 use crate::bucket::compactions::{Proof, ProofBy};
 use crate::exit::Failure;
+use crate::format::object::for_each_field;
 use crate::reader::row::Body;
 use crate::reader::rows::{Place, Rows};
 use crate::reader::shape::Shape;
@@ -70,6 +71,8 @@ pub async fn prove(mut inputs: RowsOf, mut object: RowsOf, by: ProofBy) -> Resul
         ProofBy::Values => Some(Nulls::AreValues),
         ProofBy::ValuesWithoutNulls => Some(Nulls::AsMissing),
     };
+    // A payload that is null has a field of its own where Kafka's columns are kept: without it the row is another payload.
+    let payload = inputs.shape.keep().map(|keep| format!("{}value", keep.prefix));
     loop {
         let (one, other) = (inputs.next().await?, object.next().await?);
         let (one, other) = match (one, other) {
@@ -81,7 +84,10 @@ pub async fn prove(mut inputs: RowsOf, mut object: RowsOf, by: ProofBy) -> Resul
             }
         };
         let is_same = match (nulls, &one, &other) {
-            (Some(nulls), Body::Json(line), Body::Json(back)) => is_equal(line, back, nulls),
+            (Some(nulls), Body::Json(line), Body::Json(back)) => {
+                is_equal(line, back, nulls)
+                    && payload.as_deref().is_none_or(|name| has_field(line, name) == has_field(back, name))
+            }
             _ => one == other,
         };
         if !is_same {
@@ -93,6 +99,18 @@ pub async fn prove(mut inputs: RowsOf, mut object: RowsOf, by: ProofBy) -> Resul
         return Ok(Err("the rows are the same and their hashes are not, which is a bug".to_string()));
     }
     Ok(Ok(Proof { by, rows: inputs.count, inputs: of_inputs, object: of_object }))
+}
+
+/// Whether the JSON object `line` has a field of that name.
+fn has_field(line: &[u8], name: &str) -> bool {
+    let mut found = false;
+    let visited = std::str::from_utf8(line).map(|text| {
+        for_each_field(text, |field, _| {
+            found |= field == name;
+            Ok(())
+        })
+    });
+    found && matches!(visited, Ok(Ok(())))
 }
 
 /// Adds a row: what it is, and every part of it behind its length.

@@ -72,7 +72,7 @@ pub enum Step {
         /// Why.
         why: String,
     },
-    /// A compaction was taken back.
+    /// A compaction was taken back, or given up before it was finished.
     Undone {
         /// Topic and Kafka partition.
         partition: String,
@@ -82,8 +82,12 @@ pub enum Step {
         n: u32,
         /// Objects that count again, and that are to be archived again where they are not there.
         inputs: Vec<String>,
-        /// The objects that count no more.
+        /// Its objects that were deleted: their rows are there without them.
         keys: Vec<String>,
+        /// Its objects that stay until their rows are there without them.
+        kept: Vec<String>,
+        /// It never counted.
+        given_up: bool,
         /// Only said.
         dry_run: bool,
     },
@@ -121,8 +125,10 @@ pub struct Summary {
     pub deleted: u64,
     /// Compactions that were begun and could not be finished.
     pub stopped: u64,
-    /// Compactions that were taken back.
+    /// Compactions that were taken back or given up.
     pub undone: u64,
+    /// Their objects that stay until their rows are there without them.
+    pub kept: u64,
 }
 
 impl Summary {
@@ -139,7 +145,10 @@ impl Summary {
             Step::Deleted { objects, .. } => self.deleted += objects,
             Step::Left { inputs, .. } => self.left += inputs,
             Step::Skipped { .. } => {}
-            Step::Undone { .. } => self.undone += 1,
+            Step::Undone { kept, .. } => {
+                self.undone += 1;
+                self.kept += kept.len() as u64;
+            }
             Step::Stopped { .. } => self.stopped += 1,
         }
     }

@@ -9,15 +9,15 @@ use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Gr
 use crate::effect::{Effect, requests};
 use crate::exit::{Exit, Failure};
 use crate::ledger::Site;
-use crate::ledger::live::Live;
+use crate::ledger::live::{self, Live};
 use crate::pipeline::start::patiently;
 use crate::record::TopicPartition;
 use crate::upload::{self, Look, hex};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Compactor<'_> {
     /// Writes the receipt, which is the switch, and deletes what counts no more.
-    pub(super) async fn switch(&self, site: &Site<'_>, claim: &Compaction) -> Result<(), Failure> {
+    pub(super) async fn switch(&mut self, site: &Site<'_>, claim: &Compaction, tell: Tell<'_>) -> Result<(), Failure> {
         let receipt = CompactionReceipt {
             compaction: claim.clone(),
             writer: env!("CARGO_PKG_VERSION").to_string(),
@@ -28,7 +28,7 @@ impl Compactor<'_> {
         let what = "write the receipt of a compaction";
         if !patiently(&*self.clock, what, || bucket.put_compaction_receipt(&receipt)).await? {
             // What was put since counts for nobody, and whoever lists the folder would read its rows twice.
-            self.withdraw(site, claim).await?;
+            self.withdraw(site, claim, tell).await?;
             let what =
                 format!("compaction {}.{} was given up by somebody else: its old objects stay", claim.unit, claim.n);
             return Err(Failure::new(Exit::Stopped, what));
@@ -94,6 +94,8 @@ impl Compactor<'_> {
             self.finish(work, partition, id, tell).await
         } else if documents.counts().is_some() && (!documents.done || self.options.sweep) {
             self.sweep(work, partition, id, documents, tell).await
+        } else if documents.undone {
+            self.clear(work.site, partition, id, tell).await
         } else {
             Ok(())
         };
@@ -151,7 +153,7 @@ impl Compactor<'_> {
                 }
             }
         }
-        self.switch(work.site, &claim).await?;
+        self.switch(work.site, &claim, tell).await?;
         self.tell(compacted(&claim, true), tell)
     }
 
@@ -168,9 +170,9 @@ impl Compactor<'_> {
     ) -> Result<Made, Failure> {
         let stopped = |why: String| {
             let text = format!(
-                "compaction {}.{} of {}/{} was begun and not finished: {why}. Run the release that began it until it is finished, or give it up: \
-                 siltstone compact --undo {}",
-                claim.unit, claim.n, claim.topic, claim.partition, claim.unit
+                "compaction {}.{} of {}/{} was begun and not finished: {why}. Run the release that began it until it is finished, or give it up, \
+                 which touches nothing but what it has put: siltstone compact --undo {}.{} --yes",
+                claim.unit, claim.n, claim.topic, claim.partition, claim.unit, claim.n
             );
             Failure::new(Exit::Stopped, text)
         };
@@ -219,14 +221,14 @@ impl Compactor<'_> {
         documents: &ListedCompaction,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let (bucket, Some(range)) = (&work.site.bucket, documents.receipt) else { return Ok(()) };
-        let what = format!("the receipt of compaction {}.{}", id.0, id.1);
-        let receipt = patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await?;
+        let bucket = &work.site.bucket;
+        let read = live::counting(bucket, &*self.clock, partition, id, documents).await?;
+        let receipt = read.map_err(|why| Failure::new(Exit::Stopped, why))?;
         let Some(receipt) = receipt.filter(|receipt| self.is_meant(&receipt.compaction.output)) else { return Ok(()) };
         let claim = receipt.compaction;
         if receipt.given_up {
             // Whoever gave it up did not come to the end of it.
-            return if self.options.dry_run { Ok(()) } else { self.withdraw(work.site, &claim).await };
+            return if self.options.dry_run { Ok(()) } else { self.withdraw(work.site, &claim, tell).await };
         }
         let there = self.inputs_there(&claim).await?;
         let objects = there.values().map(|keys| keys.len() as u64).sum();
@@ -254,20 +256,32 @@ impl Compactor<'_> {
 
     /// Nothing is deleted while what replaces it is not there (C-3), be it what a later compaction made of it.
     async fn check_replacements(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
-        let live = Live::read(bucket, &*self.clock, &claim.topic_partition(), claim.range()).await?;
-        for group in &claim.groups {
-            for &(first, _) in &group.batches {
-                for index in live.of_batch(first) {
-                    let now = &live.compacted()[index];
-                    if now.id.0 == claim.unit && !self.is_there(&now.group).await? {
-                        let what = format!(
-                            "{} is not there as its receipt says, and replaces objects that are still there: nothing of them is deleted. Restore \
-                             it, or take the compaction back: siltstone compact --undo {}",
-                            now.group.key, claim.unit
-                        );
-                        return Err(Failure::new(Exit::Stopped, what));
-                    }
-                }
+        let (live, damaged) =
+            Live::read_tolerantly(bucket, &*self.clock, &claim.topic_partition(), claim.range()).await?;
+        if let Some((_, why)) = damaged.into_iter().find(|((unit, _), _)| *unit == claim.unit) {
+            return Err(Failure::new(Exit::Stopped, why));
+        }
+        let mut replacements = BTreeSet::new();
+        for &(first, _) in claim.groups.iter().flat_map(|group| &group.batches) {
+            let of_unit = |index: &usize| live.compacted()[*index].id.0 == claim.unit;
+            let of_batch: Vec<usize> = live.of_batch(first).filter(of_unit).collect();
+            replacements.extend(of_batch.iter().copied());
+            if of_batch.is_empty() {
+                let what = format!(
+                    "nothing counts in place of the objects that compaction {}.{} replaced: they are not deleted",
+                    claim.unit, claim.n
+                );
+                return Err(Failure::new(Exit::Stopped, what));
+            }
+        }
+        for now in replacements.into_iter().map(|index| &live.compacted()[index]) {
+            if !self.is_there(&now.group).await? {
+                let what = format!(
+                    "{} is not there as its receipt says, and replaces objects that are still there: nothing of them is deleted. Restore it, or \
+                     take the compaction back: siltstone compact --undo {}.{}",
+                    now.group.key, now.id.0, now.id.1
+                );
+                return Err(Failure::new(Exit::Stopped, what));
             }
         }
         Ok(())
@@ -279,28 +293,29 @@ impl Compactor<'_> {
         let inputs = claim.groups.iter().flat_map(|group| &group.inputs);
         let sizes: BTreeMap<&str, u64> = inputs.map(|input| (input.key.as_str(), input.bytes)).collect();
         for id in inputs_by_destination(claim).into_keys() {
-            let destination = self.destination(&id)?;
-            let what = format!("list {id}/{}", claim.folder);
-            let path = match claim.folder.as_str() {
-                "" => Some(destination.prefix().clone()).filter(|prefix| !prefix.is_root()),
-                folder => {
-                    Some(destination.path(folder).map_err(|error| Failure::new(Exit::Stopped, error.to_string()))?)
-                }
-            };
-            let listed = destination.store().list_with_delimiter(path.as_ref()).await;
-            let objects = match listed {
-                Ok(listed) => listed.objects,
-                Err(object_store::Error::NotFound { .. }) => Vec::new(),
-                Err(error) => return Err(store_failure(&what, &error)),
-            };
-            for object in objects {
-                let Some(key) = destination.key_of(&object.location) else { continue };
-                if sizes.get(key.as_str()) == Some(&object.size) {
+            for (key, bytes) in self.sizes_in(&id, &claim.folder).await? {
+                if sizes.get(key.as_str()) == Some(&bytes) {
                     there.entry(id.clone()).or_default().push(key);
                 }
             }
         }
         Ok(there)
+    }
+
+    /// The objects of a folder of the destination `id`, with their sizes.
+    pub(super) async fn sizes_in(&self, id: &str, folder: &str) -> Result<Vec<(String, u64)>, Failure> {
+        let destination = self.destination(id)?;
+        let path = match folder {
+            "" => Some(destination.prefix().clone()).filter(|prefix| !prefix.is_root()),
+            folder => Some(destination.path(folder).map_err(|error| Failure::new(Exit::Stopped, error.to_string()))?),
+        };
+        let objects = match destination.store().list_with_delimiter(path.as_ref()).await {
+            Ok(listed) => listed.objects,
+            Err(object_store::Error::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(store_failure(&format!("list {id}/{folder}"), &error)),
+        };
+        let sized = |object: object_store::ObjectMeta| Some((destination.key_of(&object.location)?, object.size));
+        Ok(objects.into_iter().filter_map(sized).collect())
     }
 }
 

@@ -130,7 +130,12 @@ impl<'c> Compactor<'c> {
                 stuck.insert(id.0.clone());
             }
         }
-        let live = Live::read(&site.bucket, &*clock, partition, ALL_OFFSETS).await?;
+        let (live, damaged) = Live::read_tolerantly(&site.bucket, &*clock, partition, ALL_OFFSETS).await?;
+        for ((unit, n), why) in damaged {
+            if stuck.insert(unit.clone()) {
+                self.tell(Step::Stopped { partition: partition.to_string(), unit, n, why }, tell)?;
+            }
+        }
         let mut numbers = numbers(&listed);
         let now = clock.wall_ms();
         let youngest = now.saturating_sub(self.options.min_age_ms);
@@ -280,7 +285,7 @@ impl<'c> Compactor<'c> {
         }
         // The files are in the bucket: what they take in the spool is free.
         drop(made);
-        self.switch(work.site, &claim).await?;
+        self.switch(work.site, &claim, tell).await?;
         self.tell(compacted(&claim, false), tell)?;
         Ok(true)
     }

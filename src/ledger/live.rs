@@ -5,13 +5,13 @@
 //! Memory: 16 bytes for each object that was replaced, and some hundred for each that replaces them; of the compactions that share an offset
 //! with what is asked for. Nothing where nobody has compacted anything.
 
-use crate::bucket::Bucket;
-use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, To};
+use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, ListedCompaction, To};
 use crate::bucket::receipt::{Receipt, ReceiptObject};
+use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::ledger::Destinations;
-use crate::pipeline::start::patiently;
+use crate::pipeline::start::{chain, patiently};
 use crate::record::{OffsetRange, TopicPartition};
 use crate::upload::{Look, UploadError, is_there};
 use crate::verify::table::{Digest, digest};
@@ -46,31 +46,56 @@ impl Live {
     /// Reads the compactions of `partition` that share an offset with `range`.
     ///
     /// # Errors
-    /// A store that refuses or does not answer, a receipt that is damaged.
+    /// A store that refuses or does not answer. [`Exit::Stopped`]: a receipt is damaged, and nobody knows whether its inputs count.
     pub async fn read(
         bucket: &Bucket,
         clock: &dyn Clock,
         partition: &TopicPartition,
         range: OffsetRange,
     ) -> Result<Self, Failure> {
+        let (live, damaged) = Self::read_tolerantly(bucket, clock, partition, range).await?;
+        match damaged.into_iter().next() {
+            None => Ok(live),
+            Some((_, why)) => Err(Failure::new(Exit::Stopped, format!("{partition}: {why}"))),
+        }
+    }
+
+    /// The same, and beside it the compactions of which nobody knows whether they count, with why: nothing of their units may be touched.
+    ///
+    /// # Errors
+    /// A store that refuses or does not answer.
+    pub async fn read_tolerantly(
+        bucket: &Bucket,
+        clock: &dyn Clock,
+        partition: &TopicPartition,
+        range: OffsetRange,
+    ) -> Result<(Self, Vec<(CompactionId, String)>), Failure> {
         let listed = patiently(clock, "list compactions", || bucket.listed_compactions(partition)).await?;
-        let counting = listed.into_iter().filter_map(|(id, documents)| Some((id, documents.counts()?)));
-        let meant: Vec<_> =
-            counting.filter(|(_, covers)| covers.first < range.end && range.first < covers.end).collect();
-        let mut live = Self::default();
+        let is_meant = |documents: &ListedCompaction| {
+            documents.counts().is_some_and(|covers| covers.first < range.end && range.first < covers.end)
+        };
+        let meant: Vec<_> = listed.into_iter().filter(|(_, documents)| is_meant(documents)).collect();
+        let (mut live, mut damaged) = (Self::default(), Vec::new());
         let (mut waiting, mut running) = (meant.into_iter(), FuturesOrdered::new());
         loop {
             while running.len() < READS_MAX
-                && let Some((id, covers)) = waiting.next()
+                && let Some((id, documents)) = waiting.next()
             {
-                running.push_back(receipt_of(bucket, clock, partition, id, covers));
+                running.push_back(async move {
+                    let read = counting(bucket, clock, partition, &id, &documents).await?;
+                    Ok::<_, Failure>((id, read))
+                });
             }
-            let Some(receipt) = running.try_next().await? else { break };
-            if let Some(receipt) = receipt.filter(|receipt| !receipt.given_up) {
-                live.add(&receipt.compaction);
+            let Some((id, read)) = running.try_next().await? else { break };
+            match read {
+                Ok(receipt) => {
+                    let receipt = receipt.filter(|receipt| !receipt.given_up);
+                    receipt.iter().for_each(|receipt| live.add(&receipt.compaction));
+                }
+                Err(why) => damaged.push((id, why)),
             }
         }
-        Ok(live.sealed())
+        Ok((live.sealed(), damaged))
     }
 
     fn add(&mut self, compaction: &Compaction) {
@@ -125,15 +150,30 @@ impl Live {
     }
 }
 
-async fn receipt_of(
+/// [`Bucket::counting_compaction`]. The inner error: why nobody knows whether it counts, and what to do.
+///
+/// # Errors
+/// A store that refuses or does not answer.
+pub async fn counting(
     bucket: &Bucket,
     clock: &dyn Clock,
     partition: &TopicPartition,
-    id: CompactionId,
-    covers: OffsetRange,
-) -> Result<Option<CompactionReceipt>, Failure> {
-    let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
-    patiently(clock, &what, || bucket.compaction_receipt(partition, &id, covers)).await
+    id: &CompactionId,
+    documents: &ListedCompaction,
+) -> Result<Result<Option<CompactionReceipt>, String>, Failure> {
+    let name = format!("compaction {}.{}", id.0, id.1);
+    let read = || async {
+        match bucket.counting_compaction(partition, id, documents).await {
+            Err(error @ BucketError::Newer { .. }) => Ok(Err(format!("the receipt of {name}: {}", chain(&error)))),
+            Err(error @ BucketError::Unreadable { .. }) => Ok(Err(format!(
+                "the receipt of {name}: {}. Restore it, or move it away, and siltstone compact writes it again from its claim",
+                chain(&error)
+            ))),
+            Err(error) => Err(error),
+            Ok(receipt) => Ok(Ok(receipt)),
+        }
+    };
+    patiently(clock, &format!("{partition}: the receipt of {name}"), read).await
 }
 
 /// What compactions are to a batch of which objects are gone.
@@ -143,13 +183,14 @@ pub enum Standing {
     None,
     /// They have replaced all that is gone, and what they put in its place is there: nothing of the batch is missing.
     Whole,
-    /// They have replaced something of it, so it must not be archived again: the old objects would come back beside the new ones. And yet this
-    /// one is not there.
+    /// They have not replaced all that is gone: the batch is archived again, but for what they have replaced.
+    Partly,
+    /// They have replaced all that is gone, and one that they put in its place is not there: archiving the batch again does not make that one.
     Broken {
         /// Its key.
         key: String,
-        /// The unit of the compaction.
-        unit: String,
+        /// Its compaction.
+        id: CompactionId,
     },
 }
 
@@ -169,16 +210,15 @@ impl Live {
         if !receipt.objects.iter().any(is_replaced) {
             return Ok(Standing::None);
         }
-        let compacted: Vec<&Compacted> = self.of_batch(receipt.first).map(|index| &self.compacted[index]).collect();
-        if let Some(missing) = gone.iter().find(|object| !is_replaced(object)) {
-            let unit = compacted.first().map(|of| of.id.0.clone()).unwrap_or_default();
-            return Ok(Standing::Broken { key: missing.key.clone(), unit });
+        if gone.iter().any(|object| !is_replaced(object)) {
+            return Ok(Standing::Partly);
         }
-        for of in compacted {
+        for index in self.of_batch(receipt.first) {
+            let of = &self.compacted[index];
             for object in &of.objects {
                 let Some(destination) = destinations.get(&object.destination) else { continue };
                 if !is_there(destination, &object.key, object.bytes, object.sha256.as_deref(), look).await? {
-                    return Ok(Standing::Broken { key: object.key.clone(), unit: of.id.0.clone() });
+                    return Ok(Standing::Broken { key: object.key.clone(), id: of.id.clone() });
                 }
             }
         }

@@ -16,6 +16,8 @@
 //! - **E-6** Where objects of a receipt are missing or damaged ([`Look::Bytes`]), nothing is believed that a store shows: an object is as its
 //!   receipt says if its bytes are. A damaged one tells no rows: it gives way to one with as many as its receipt says,
 //!   and is kept, with the SHA-256 that it has and its rows named as lost, where Kafka can give no more as many.
+//! - **E-7** An object that gave way to a compaction's ([`crate::ledger::live`]) is not put again: its rows would be there twice. It stays in the
+//!   receipt, which is read together with that of the compaction.
 
 use super::context::{Context, Halt, Try};
 use super::finish::{SealedBatch, count_records};
@@ -23,6 +25,8 @@ use super::start::chain;
 use crate::bucket::Place;
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
+use crate::exit::Exit;
+use crate::ledger::live::Live;
 use crate::upload::{self, Look, PutRule};
 use std::collections::BTreeSet;
 
@@ -113,6 +117,27 @@ pub async fn intact(context: &Context, batch: &SealedBatch, object: Place<'_>) -
     Ok(is_there.then(|| vouched.clone()))
 }
 
+/// What compactions have replaced of the batch (E-7): only of one that had a receipt, or that a job archives again.
+///
+/// # Errors
+/// [`Halt`].
+pub async fn live(context: &Context, batch: &SealedBatch) -> Result<Live, Halt> {
+    let had_receipt = batch.earlier.as_ref().is_some_and(|earlier| earlier.vouched.is_some());
+    if !had_receipt && context.schedule.is_none() {
+        return Ok(Live::default());
+    }
+    context
+        .while_held(&batch.held, "read compactions", || async {
+            let (bucket, clock) = (&batch.archive.bucket, &*context.clock);
+            match Live::read(bucket, clock, &batch.held.partition, batch.range).await {
+                Ok(live) => Try::Done(live),
+                Err(failure) if failure.exit == Exit::Stopped => Try::Halt(Halt::Stop(failure.message)),
+                Err(failure) => Try::Again(failure.message),
+            }
+        })
+        .await
+}
+
 /// Objects of earlier tries that have no part in this one: what Kafka held when they were made is gone (E-1, E-3).
 ///
 /// # Errors
@@ -120,6 +145,7 @@ pub async fn intact(context: &Context, batch: &SealedBatch, object: Place<'_>) -
 pub async fn without_part(
     context: &Context,
     batch: &SealedBatch,
+    live: &Live,
     objects: &[ReceiptObject],
 ) -> Result<Vec<ReceiptObject>, Halt> {
     let Some(earlier) = &batch.earlier else { return Ok(Vec::new()) };
@@ -127,6 +153,10 @@ pub async fn without_part(
     let mut seen: BTreeSet<Place<'_>> = objects.iter().map(ReceiptObject::place).collect();
     for object in earlier.vouched.iter().flat_map(|receipt| &receipt.objects) {
         if !seen.insert(object.place()) {
+            continue;
+        }
+        if live.is_replaced(&object.destination, &object.key) {
+            found.push(object.clone());
             continue;
         }
         match intact(context, batch, object.place()).await? {

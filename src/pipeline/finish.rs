@@ -24,7 +24,7 @@ use crate::record::{OffsetRange, TopicPartition, offset_after};
 use crate::registry::Target;
 use crate::spool::BatchDir;
 use crate::spool::part::Finished;
-use crate::upload::{self, CountRecords, How, Look, Placed, PutRule, UploadError, UploadFile};
+use crate::upload::{self, CountRecords, How, Look, Placed, PutRule, UploadError, UploadFile, hex};
 use futures::stream::{FuturesOrdered, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -408,6 +408,7 @@ pub fn placed_parts<'a>(
 
 /// Uploads every part to every destination, side by side within the process's bounds.
 async fn upload_all(context: &Context, batch: &SealedBatch) -> Result<Vec<ReceiptObject>, Halt> {
+    let live = earlier::live(context, batch).await?;
     let mut waiting = batch.parts.iter().flat_map(|part| {
         let destinations = batch.archive.outputs[part.output].destinations.len();
         (0..destinations).map(move |destination| (part, destination))
@@ -418,23 +419,27 @@ async fn upload_all(context: &Context, batch: &SealedBatch) -> Result<Vec<Receip
         while running.len() < context.upload.concurrency
             && let Some((part, destination)) = waiting.next()
         {
-            running.push_back(upload_one(context, batch, part, destination));
+            running.push_back(upload_one(context, batch, &live, part, destination));
         }
         let Some(object) = running.try_next().await? else { break };
         objects.push(object);
     }
-    objects.extend(earlier::without_part(context, batch, &objects).await?);
+    objects.extend(earlier::without_part(context, batch, &live, &objects).await?);
     Ok(objects)
 }
 
 async fn upload_one(
     context: &Context,
     batch: &SealedBatch,
+    live: &Live,
     part: &SealedPart,
     destination: usize,
 ) -> Result<ReceiptObject, Halt> {
     let output = &batch.archive.outputs[part.output];
     let destination = &output.destinations[destination];
+    if live.is_replaced(destination.id(), &part.key) {
+        return Ok(replaced(batch, part, destination.id()));
+    }
     let intact = earlier::intact(context, batch, (destination.id(), &part.key)).await?;
     if let Some(intact) = intact.filter(|object| object.rows >= Some(part.rows)) {
         return Ok(intact);
@@ -474,6 +479,16 @@ async fn upload_one(
         metrics::counter!("siltstone_uploaded_bytes_total").increment(part.file.bytes);
     }
     Ok(receipt_object(&batch.archive, part, destination.id(), placed))
+}
+
+/// What the receipt says of a part whose object gave way to a compaction's, and is not put again (E-7).
+fn replaced(batch: &SealedBatch, part: &SealedPart, destination: &str) -> ReceiptObject {
+    let vouched = batch.earlier.as_ref().and_then(|earlier| earlier.vouched_for(destination, &part.key));
+    vouched.cloned().unwrap_or_else(|| {
+        let (bytes, sha256) = (part.file.bytes, Some(hex(&part.file.sha256)));
+        let placed = Placed { key: part.key.clone(), bytes, records: Some(part.rows), sha256, how: How::New };
+        receipt_object(&batch.archive, part, destination, placed)
+    })
 }
 
 /// What is uploaded of a part that nobody looked for before.
@@ -676,11 +691,12 @@ async fn replacements_are_there(
         _ => Try::Again(failure.message),
     })?;
     match live.stands_for(receipt, gone, &context.destinations, look).await {
-        Ok(Standing::None) => Ok(false),
+        Ok(Standing::None | Standing::Partly) => Ok(false),
         Ok(Standing::Whole) => Ok(true),
-        Ok(Standing::Broken { key, unit }) => Err(Try::Halt(Halt::Stop(format!(
-            "{partition}: {key} is missing or damaged, and objects of the batch {range} were compacted: archiving it again would bring back \
-             the old ones, so that rows would be there twice. Restore {key}, or take the compaction back first: siltstone compact --undo {unit}"
+        Ok(Standing::Broken { key, id: (unit, n) }) => Err(Try::Halt(Halt::Stop(format!(
+            "{partition}: {key} is missing or damaged, and holds rows of the batch {range}: a compaction made it of objects of several batches, \
+             so that archiving this one again does not make it. Restore {key}, or take the compaction back first: siltstone compact --undo \
+             {unit}.{n}"
         )))),
         Err(error) => Err(Try::Again(chain(&error))),
     }

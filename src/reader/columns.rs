@@ -7,7 +7,7 @@
 //! | date | `"2025-11-21"` |
 //! | instant | RFC 3339 in UTC, with as many digits of a second as it needs: `"2025-11-21T08:00:00.123Z"` |
 //! | decimal | a number with all digits of its scale: `1.50` |
-//! | JSON text, `_rest` | that JSON |
+//! | JSON text, `_rest` | that JSON; of rows that were JSON lines its fields stand in the row itself |
 //! | struct, map; list | object; array |
 //! | null | left out, in an array `null` |
 //! | kept key, headers, timestamp | as JSON outputs keep them, see [`crate::format::keep`] |
@@ -49,6 +49,8 @@ pub struct JsonLines {
     names: Vec<(Vec<u8>, Option<KeptColumn>)>,
     /// Name of the flag beside a kept key.
     key_base64: Vec<u8>,
+    /// The column whose fields stand in the row itself.
+    unfolded: Option<usize>,
     options: EncoderOptions,
 }
 
@@ -60,6 +62,14 @@ impl JsonLines {
         };
         let json = parquet.columns().iter().filter(is_json).map(|column| column.path().parts().to_vec()).collect();
         Self::new(fields, &json, keep)
+    }
+
+    /// Of a Parquet file that was made of JSON lines: what had no column is in the row again as it was, and no column is Kafka's own as
+    /// Parquet outputs keep it.
+    pub fn of_lines(fields: &Fields, parquet: &SchemaDescriptor) -> Self {
+        let lines = Self::of_parquet(fields, parquet, None);
+        let is_rest = |field: &FieldRef| field.name() == REST_COLUMN && *field.data_type() == DataType::Utf8;
+        Self { unfolded: fields.iter().position(is_rest), ..lines }
     }
 
     /// Of an Avro file with these columns; `columns`: those of its layout, where they are known.
@@ -86,7 +96,8 @@ impl JsonLines {
         let marked = fields.iter().map(|field| marked(field, &mut vec![field.name().clone()], json)).collect();
         let prefix = keep.map_or("", |keep| keep.prefix.as_str());
         let options = EncoderOptions::default().with_encoder_factory(Arc::new(Values));
-        Self { fields: marked, names, key_base64: quoted(&format!("{prefix}key_base64")), options }
+        let key_base64 = quoted(&format!("{prefix}key_base64"));
+        Self { fields: marked, names, key_base64, unfolded: None, options }
     }
 
     /// The rows of `batch`, a line each without its end.
@@ -100,8 +111,11 @@ impl JsonLines {
         let retyped = self.fields.iter().zip(batch.columns()).map(|(field, array)| retyped(array, field));
         let arrays: Vec<ArrayRef> = retyped.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
         let mut cells = Vec::with_capacity(arrays.len());
-        for ((field, array), (_, kept)) in self.fields.iter().zip(&arrays).zip(&self.names) {
-            cells.push(self.cells(field, array, *kept)?);
+        for (index, ((field, array), (_, kept))) in self.fields.iter().zip(&arrays).zip(&self.names).enumerate() {
+            cells.push(match array.as_string_opt().filter(|_| self.unfolded == Some(index)) {
+                Some(texts) => Cells::Unfolded(texts),
+                None => self.cells(field, array, *kept)?,
+            });
         }
         let mut lines = Vec::with_capacity(batch.num_rows());
         for at in 0..batch.num_rows() {
@@ -143,6 +157,8 @@ enum Cells<'a> {
     Key(&'a BinaryArray),
     Headers(&'a ListArray),
     Timestamp(&'a PrimitiveArray<TimestampMillisecondType>),
+    /// JSON objects whose fields are the row's own.
+    Unfolded(&'a StringArray),
 }
 
 impl Cells<'_> {
@@ -153,14 +169,26 @@ impl Cells<'_> {
             Self::Key(keys) => keys.is_null(at),
             Self::Headers(lists) => lists.is_null(at),
             Self::Timestamp(times) => times.is_null(at),
+            Self::Unfolded(texts) => texts.is_null(at),
         };
         if is_null {
+            return Ok(());
+        }
+        if let Self::Unfolded(texts) = self {
+            let text = texts.value(at).trim();
+            let inside = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+            let inside = inside.ok_or_else(|| format!("{REST_COLUMN} of a row is no JSON object"))?.trim();
+            if !inside.is_empty() {
+                line.extend(one_line(inside));
+                line.push(b',');
+            }
             return Ok(());
         }
         line.extend_from_slice(name);
         match self {
             Self::Value(encoder) => encoder.encode(at, line),
             Self::Timestamp(times) => line.extend_from_slice(times.value(at).to_string().as_bytes()),
+            Self::Unfolded(_) => {}
             Self::Headers(lists) => write_header_list(&header_list(&lists.value(at), "name")?, line),
             Self::Key(keys) => {
                 if write_bytes(Some(keys.value(at)), line) {
@@ -380,7 +408,11 @@ struct JsonText<'a>(&'a StringArray);
 
 impl Encoder for JsonText<'_> {
     fn encode(&mut self, at: usize, out: &mut Vec<u8>) {
-        // Between tokens only: strings have their newlines escaped.
-        out.extend(self.0.value(at).bytes().filter(|byte| !matches!(byte, b'\n' | b'\r')));
+        out.extend(one_line(self.0.value(at)));
     }
+}
+
+/// JSON text without newlines, which are between tokens only: strings have theirs escaped.
+fn one_line(text: &str) -> impl Iterator<Item = u8> {
+    text.bytes().filter(|byte| !matches!(byte, b'\n' | b'\r'))
 }

@@ -336,5 +336,9 @@ async fn read_parquet(
 }
 
 fn json_lines<T>(builder: &ParquetRecordBatchStreamBuilder<T>, shape: &Shape) -> JsonLines {
-    JsonLines::of_parquet(builder.schema().fields(), builder.parquet_schema(), shape.keep.as_ref())
+    let (fields, parquet) = (builder.schema().fields(), builder.parquet_schema());
+    match shape.from_lines {
+        true => JsonLines::of_lines(fields, parquet),
+        false => JsonLines::of_parquet(fields, parquet, shape.keep.as_ref()),
+    }
 }

@@ -14,6 +14,8 @@ pub struct Shape {
     pub(super) keep: Option<Keep>,
     /// Columns of the payload's, where the layout or what it pinned has them.
     pub(super) columns: Vec<Column>,
+    /// Its columns were made of JSON lines, so that Kafka's own are among them as those lines had them.
+    pub(super) from_lines: bool,
     /// What the rows tell of their records.
     pub teller: Teller,
 }
@@ -46,7 +48,8 @@ impl Shape {
                 DeadLetterFormat::Json => Kind::Lines(CODEC),
                 DeadLetterFormat::Parquet => Kind::DeadLetters,
             };
-            return Ok(Self { kind, keep: None, columns: Vec::new(), teller: Teller::of_dead_letters()? });
+            let teller = Teller::of_dead_letters()?;
+            return Ok(Self { kind, keep: None, columns: Vec::new(), from_lines: false, teller });
         }
         let found = layout.outputs.iter().find(|known| known.name == output);
         let found = found.ok_or_else(|| format!("its layout has no output {output}"))?;
@@ -63,12 +66,13 @@ impl Shape {
             Some(SchemaSource::Registry) | None => Vec::new(),
         };
         let teller = Teller::of(layout, found)?;
-        Ok(Self { kind, keep: found.keep.clone(), columns, teller })
+        Ok(Self { kind, keep: found.keep.clone(), columns, from_lines: false, teller })
     }
 
-    /// The same rows in Parquet: JSON lines whose fields became columns. What they tell of their records they tell as JSON lines do.
+    /// The same rows in Parquet: JSON lines whose fields became columns. What they tell of their records they tell as JSON lines do, Kafka's own
+    /// columns included.
     pub fn as_parquet(self) -> Self {
-        Self { kind: Kind::Parquet, keep: None, columns: Vec::new(), teller: self.teller }
+        Self { kind: Kind::Parquet, columns: Vec::new(), from_lines: true, ..self }
     }
 
     /// What becomes of newlines in the payloads of the output.

@@ -1,6 +1,8 @@
 //! Goal: what is committed is what was archived, once and in order, whatever fails on the way. Method: archives that the pipeline's own parts make on
 //! a store in memory, and a target in memory that fails as it is told.
 
+mod compacted;
+
 use super::plan::{Survey, choose, survey};
 use super::position::{Kept, Progress};
 use super::produce::{Ended, How, Restore};

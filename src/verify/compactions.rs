@@ -1,10 +1,10 @@
 //! What compactions changed: objects that batches' receipts name and that are to be gone, and those that count in their place.
 
-use super::finding::Fault;
+use super::finding::{Fault, Finding};
 use super::read::{Reader, Unreadable, described, spawned};
 use super::run::Run;
 use super::table::{Digest, Filling, Owner, digest};
-use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, ListedCompaction, To};
+use crate::bucket::compactions::{Compaction, CompactionId, To};
 use crate::bucket::receipt::ReceiptObject;
 use crate::exit::Failure;
 use crate::pipeline::start::patiently;
@@ -55,20 +55,46 @@ impl Compactions {
     }
 }
 
+/// What the documents of a compaction tell.
+#[derive(Debug, Default)]
+pub(super) struct Documents {
+    /// What it decided: as its receipt says, or its claim where that is damaged; `None` where it was given up.
+    pub(super) compaction: Option<Compaction>,
+    /// What is wrong with its receipt.
+    pub(super) damage: Option<Unreadable>,
+}
+
+/// What compactions say of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Named {
+    /// None names it.
+    Nowhere,
+    /// One that was taken back made it.
+    TakenBack,
+    /// The documents that may name it are damaged, which is told elsewhere.
+    Undecided,
+    /// One that was begun or finished names it.
+    Known,
+}
+
 impl Reader {
-    /// The receipt of a compaction, looked for anew.
+    /// The documents of a compaction that counts, looked for anew.
     ///
     /// # Errors
     /// A store that refuses or does not answer.
-    pub(super) async fn compaction(
-        &self,
-        partition: &TopicPartition,
-        known: &Known,
-    ) -> Result<Result<Option<CompactionReceipt>, Unreadable>, Failure> {
+    pub(super) async fn compaction(&self, partition: &TopicPartition, known: &Known) -> Result<Documents, Failure> {
         let (bucket, Known { id, range, .. }) = (&self.bucket, known);
         let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
-        let read = self.tolerantly(&what, || bucket.compaction_receipt(partition, id, *range)).await?;
-        Ok(read.map_err(|error| described(Some(range.end), &error)))
+        let error = match self.tolerantly(&what, || bucket.compaction_receipt(partition, id, *range)).await? {
+            Ok(receipt) => {
+                let receipt = receipt.filter(|receipt| !receipt.given_up);
+                return Ok(Documents { compaction: receipt.map(|receipt| receipt.compaction), damage: None });
+            }
+            Err(error) => error,
+        };
+        let claim = self.tolerantly(&what, || bucket.compaction_claim(partition, id)).await?;
+        let compaction = claim.ok().flatten().filter(|claim| claim.range() == *range);
+        Ok(Documents { compaction, damage: Some(described(Some(range.end), &error)) })
     }
 
     /// Whether a compaction that was begun or finished meanwhile has `place` among its new objects.
@@ -80,27 +106,32 @@ impl Reader {
         partition: &TopicPartition,
         n: u32,
         place: (&str, &str),
-    ) -> Result<bool, Failure> {
+    ) -> Result<Named, Failure> {
         let bucket = &self.bucket;
         let listed = patiently(&*self.clock, "list compactions", || bucket.listed_compactions(partition)).await?;
-        let names = |compaction: &Compaction| compaction.objects().any(|(_, object)| object.place() == place);
-        for (id, ListedCompaction { receipt, .. }) in
-            listed.into_iter().filter(|(id, listed)| id.1 == n && !listed.undone)
-        {
+        let mut told = Named::Nowhere;
+        for (id, documents) in listed.into_iter().filter(|(id, _)| id.1 == n) {
             let what = format!("{partition}: compaction {}.{}", id.0, id.1);
-            let found = match receipt {
-                Some(range) => {
-                    let read = || bucket.compaction_receipt(partition, &id, range);
-                    let found = self.tolerantly(&what, read).await?;
-                    found.map(|found| found.filter(|receipt| !receipt.given_up).map(|receipt| receipt.compaction))
-                }
-                None => self.tolerantly(&what, || bucket.compaction_claim(partition, &id)).await?,
+            let receipt = match documents.receipt {
+                Some(range) => self.tolerantly(&what, || bucket.compaction_receipt(partition, &id, range)).await?,
+                None => Ok(None),
             };
-            if found.is_ok_and(|found| found.as_ref().is_some_and(names)) {
-                return Ok(true);
-            }
+            let (compaction, is_over) = match receipt {
+                Ok(Some(receipt)) => (Ok(Some(receipt.compaction)), documents.undone || receipt.given_up),
+                Ok(None) | Err(_) => {
+                    let claim = self.tolerantly(&what, || bucket.compaction_claim(partition, &id)).await?;
+                    (claim, documents.undone)
+                }
+            };
+            let names = |compaction: Compaction| compaction.objects().any(|(_, object)| object.place() == place);
+            told = told.max(match (compaction.map(|found| found.is_some_and(names)), is_over) {
+                (Ok(true), false) => Named::Known,
+                (Ok(true), true) => Named::TakenBack,
+                (Ok(false), _) => Named::Nowhere,
+                (Err(_), _) => Named::Undecided,
+            });
         }
-        Ok(false)
+        Ok(told)
     }
 }
 
@@ -167,20 +198,13 @@ impl Run<'_> {
         };
         let mut receipts = stream::iter(0..known.len()).map(read).buffered(READS_MAX);
         let mut found = Compactions::default();
-        while let Some((number, receipt)) = receipts.try_next().await? {
-            let compaction = match receipt {
-                Ok(Some(receipt)) if !receipt.given_up => receipt.compaction,
-                Ok(_) => continue,
-                Err(unreadable) => {
-                    if self.is_first_pass() && filling.is_some() {
-                        let home = reader.bucket.destination().id().to_string();
-                        let Unreadable { key, end, what, newer } = unreadable;
-                        let range = (known[number].range.first, end);
-                        self.find(index, range, Some((home, key)), Fault::Unreadable { what, newer })?;
-                    }
-                    continue;
-                }
-            };
+        while let Some((at, Documents { compaction, damage })) = receipts.try_next().await? {
+            // What was deleted on the word of a receipt tells that it said so.
+            let counts = damage.is_none() || known[at].done;
+            if let Some(damage) = damage.filter(|_| self.is_first_pass() && filling.is_some()) {
+                self.tell_damage(index, &known[at], damage)?;
+            }
+            let (Some(compaction), number) = (compaction, at) else { continue };
             let number = u32::try_from(number + 1).unwrap_or(u32::MAX);
             let owner = Owner { first: compaction.range().first, compaction: number, ..self.owner(index) };
             let objects: Vec<CompactedObject> = compaction
@@ -205,8 +229,12 @@ impl Run<'_> {
                     }
                 }
             }
-            if is_meant {
+            if is_meant && counts {
                 found.objects.extend(objects.into_iter().map(|object| (number, object)));
+            } else if let Some(filling) = filling.as_deref_mut().filter(|_| is_meant) {
+                for object in &all {
+                    filling.add(digest(&object.destination, &object.key), 0, Owner { compaction: 0, ..owner }, false);
+                }
             }
         }
         found.replaced.sort_unstable();
@@ -218,6 +246,23 @@ impl Run<'_> {
         found.objects.retain(|(_, of)| !is_replaced(&of.object));
         found.replaced = replaced;
         Ok(found)
+    }
+
+    /// Tells of a receipt that is damaged: once, and nothing of what it names, as its claim names that, too.
+    fn tell_damage(&mut self, index: usize, known: &Known, damage: Unreadable) -> Result<(), Failure> {
+        let (archive, partition) = self.archive(index);
+        let home = archive.reader.bucket.destination().id().to_string();
+        let Unreadable { key, end, what, newer } = damage;
+        self.emit(Finding {
+            archive: archive.name.clone(),
+            partition,
+            first: known.range.first,
+            end,
+            place: Some((home, key)),
+            replay: None,
+            compaction: Some(known.name()),
+            fault: Fault::Unreadable { what, newer },
+        })
     }
 
     fn tell_compactions(

@@ -209,8 +209,8 @@ impl Examination {
 
     /// Names what is wrong with the objects of a compaction, and which of those that it replaced are there again.
     async fn examine_compaction(&self, known: &Known) -> Result<Vec<Finding>, Failure> {
-        let Ok(Some(receipt)) = self.reader.compaction(&self.partition, known).await? else { return Ok(Vec::new()) };
-        let compaction = receipt.compaction;
+        let documents = self.reader.compaction(&self.partition, known).await?;
+        let Some(compaction) = documents.compaction else { return Ok(Vec::new()) };
         let mut findings = Vec::new();
         for (group, object) in compaction.objects() {
             let range = group.range();

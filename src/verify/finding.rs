@@ -114,7 +114,7 @@ impl Kind {
                 "report it with the receipt: the program must not write such a one; compare with Kafka while it holds the range"
             }
             Self::Unreadable => {
-                "a newer version: use the newer release; else restore the document from a backup or an older version of the bucket. Where there is none move it away, and siltstone backfill --missing --topic T archives its batch again; but never one in a folder called folded, which has a thousand receipts"
+                "a newer version: use the newer release; else restore the document from a backup or an older version of the bucket. Where there is none move it away, and siltstone backfill --missing --topic T archives its batch again; but never one in a folder called folded, which has a thousand receipts; one of a compaction is written again by siltstone compact once it is moved away"
             }
             Self::Unfinished => "siltstone backfill --missing --topic T finishes it, of what Kafka still holds",
             Self::Unreached => {
@@ -281,7 +281,7 @@ impl Finding {
                 // Archiving a batch again does not make an object of many.
                 self.replay.is_none() && self.compaction.is_none()
             }
-            Fault::Unreadable { newer, .. } => !newer && self.replay.is_none(),
+            Fault::Unreadable { newer, .. } => !newer && self.replay.is_none() && self.compaction.is_none(),
             Fault::Overlap { .. }
             | Fault::Doubled { .. }
             | Fault::Returned { .. }
@@ -303,13 +303,16 @@ impl Finding {
         let what = self.what_alone();
         match (&self.compaction, &self.fault) {
             (Some(name), Fault::Missing { .. } | Fault::Size { .. } | Fault::Checksum { .. } | Fault::Rows { .. }) => {
-                let unit = name.split('.').next().unwrap_or_default();
                 format!(
-                    "{what}. Compaction {name} made it of several: while Kafka holds its records, siltstone compact --undo {unit} and siltstone \
+                    "{what}. Compaction {name} made it of several: while Kafka holds its records, siltstone compact --undo {name} and siltstone \
                      backfill --missing make the old ones again"
                 )
             }
             (Some(name), Fault::Returned { .. }) => format!("{what} (compaction {name})"),
+            (Some(name), Fault::Unreadable { newer: false, .. }) => format!(
+                "{what}. It is a document of compaction {name}: restore it, or move it away, and siltstone compact writes it again from its claim; never \
+                 archive anything again for it"
+            ),
             _ => what,
         }
     }

@@ -1,5 +1,6 @@
 //! What an object is that has one of the archive's names, and that no receipt or claim which was read names: put since, or nobody's.
 
+use super::compactions::Named;
 use super::finding::{Fault, Finding};
 use super::listing::Stranger;
 use super::read::{Document, Reader, ReplayDocument};
@@ -68,10 +69,16 @@ impl Lookup {
         let place = (destination, stranger.key.as_str());
         let partition = TopicPartition::new(stranger.topic.clone(), stranger.partition);
         if let Some(n) = stranger.compaction {
-            if reader.is_compacted(&partition, n, place).await? {
-                return Ok(Resolved::Vouched);
-            }
-            let fault = unvouched(&stranger, "no compaction that counts names it");
+            let fault = match reader.is_compacted(&partition, n, place).await? {
+                Named::Known => return Ok(Resolved::Vouched),
+                Named::Undecided => return Ok(Resolved::Undecided),
+                Named::TakenBack => unvouched(
+                    &stranger,
+                    "a compaction made it that was taken back: siltstone compact deletes it once all that it was made of is there again, and \
+                     until then it may be the only copy of its rows",
+                ),
+                Named::Nowhere => unvouched(&stranger, "no compaction that counts names it"),
+            };
             let Stranger { first, end, replay, key, .. } = stranger;
             let (place, compaction) = (Some((destination.to_string(), key)), None);
             let finding = Finding { archive, partition, first, end, place, replay, compaction, fault };

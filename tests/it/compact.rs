@@ -202,6 +202,47 @@ fn young_objects_stay_and_a_compaction_can_be_taken_back() {
     assert_complete(&trial, "compacted again");
 }
 
+/// Goal: of a batch some of whose objects were compacted, others are archived again; and after a compaction is taken back its old objects, while
+/// what other compactions replaced stays replaced. Method: objects are deleted, and mended from Kafka.
+#[test]
+fn what_is_missing_beside_compacted_objects_is_archived_again() {
+    let topic = Topic::create(1);
+    topic.send_all((0..400).map(|id| good(id).at(BASE_MS)));
+    let mut trial = Trial::on_disk(&topic);
+    trial.rotate = "records = 100".to_string();
+    let trial = trial.with(OUTPUTS);
+    let before = trial.drained(&topic);
+    let rows = printed(&trial, &topic, &NAMES);
+    compact(&trial, &["--output", "json"]).expect(0);
+    compact(&trial, &["--output", "envelope"]).expect(0);
+    let compacted = data(&trial.archive());
+    let of = |kind: &str| compacted.iter().find(|key| key.starts_with(kind)).expect("an object").clone();
+    let mend = || trial.command("backfill", &["--topic", &topic.name, "--missing", "--json"]).expect(0);
+    let beside = of("parquet/");
+    trial.remove(&beside);
+    assert_eq!(verified(&trial), (vec![("missing".to_string(), beside.clone())], false));
+    mend();
+    assert_complete(&trial, "archived again");
+    let now = trial.archive();
+    assert_eq!(data(&now), compacted, "what was replaced does not come back");
+    assert_eq!(now.objects[&beside], before.objects[&beside]);
+    assert_eq!(printed(&trial, &topic, &NAMES), rows);
+    // A compacted object is lost, and is taken back: only its own inputs are archived again.
+    let lost = of("json/");
+    trial.remove(&lost);
+    mend();
+    assert_eq!(verified(&trial), (vec![("missing".to_string(), lost.clone())], false), "no batch makes it");
+    trial.command("compact", &["--undo", &lost, "--yes"]).expect(0);
+    mend();
+    assert_complete(&trial, "taken back");
+    assert_eq!(printed(&trial, &topic, &NAMES), rows);
+    let old = |archive: &Archive, kind: &str| {
+        data(archive).into_iter().filter(|key| key.starts_with(kind)).collect::<Vec<_>>()
+    };
+    let now = trial.archive();
+    assert_eq!((old(&now, "json/"), old(&now, "envelope/").len()), (old(&before, "json/"), 1));
+}
+
 /// Goal: a compaction that is aborted at any effect, inside its process too, is finished by the same command, and nobody sees a row twice or not at all
 /// meanwhile. Method: as in [`crate::failpoints`]; each abort begins with the same bare archive.
 #[test]
@@ -257,6 +298,10 @@ fn a_compaction_that_is_aborted_at_any_effect_is_finished() {
     compact(&trial, &[]).expect(0);
     let unit = end.first().expect("an object").clone();
     for effect in undo {
+        // Nothing is deleted unless the old objects are there.
+        let now = trial.archive().objects;
+        let gone = bare.iter().filter(|(key, _)| !now.contains_key(*key));
+        gone.for_each(|(key, bytes)| trial.put(key, bytes.clone()));
         let failpoint = format!("{}:after:1", effect.name());
         let arguments = ["--undo", unit.as_str(), "--yes"];
         let aborted = trial.start_in(&[("SILTSTONE_FAILPOINT", &failpoint)], "compact", &arguments).wait(DEADLINE);
