@@ -84,6 +84,8 @@ pub struct Survey {
     pub absent: u64,
     /// Rows that were deleted from the bucket.
     pub lost: u64,
+    /// Rows that tell no offset, of objects that begin before the first one asked for: they are left to a restore that has the begin.
+    pub of_other_parts: u64,
 }
 
 /// Looks at everything that `wanted` means, of one output.
@@ -98,11 +100,15 @@ pub async fn survey(archive: Archive<'_>, wanted: &Wanted) -> Result<Survey, Fai
         let mut span: Option<OffsetRange> = None;
         while let Some(batch) = batches.try_next().await? {
             let range = OffsetRange::new(batch.receipt.first, batch.receipt.end);
-            span = Some(OffsetRange::new(span.map_or(range.first, |span| span.first), range.end));
+            let first = batch.objects.iter().map(|chosen| chosen.range.first).fold(range.first, i64::min);
+            span = Some(OffsetRange::new(span.map_or(first, |span| span.first.min(first)), range.end));
             survey.add(&batch, wanted);
             for chosen in &batch.objects {
                 let shape = shapes.of(archive.site, archive.clock, chosen).await?;
                 survey.losses.extend(losses(&shape));
+                if chosen.range.first < wanted.offsets.first && !chosen.tells_offsets(&shape) {
+                    survey.of_other_parts += chosen.object.rows.unwrap_or_default();
+                }
                 if has_event_times(&shape) {
                     survey.note_time(known_time(chosen.object.event_min_ms));
                     survey.note_time(known_time(chosen.object.event_max_ms));
@@ -125,8 +131,9 @@ async fn first_times(archive: Archive<'_>, wanted: &Wanted, survey: &Survey) -> 
     let mut times = Vec::new();
     let peeked = archive.site.partitions.iter().filter_map(|partition| {
         let &(first, end) = survey.partitions.get(&partition.partition)?;
+        let begin = wanted.offsets.first;
         let wanted = Wanted { offsets: OffsetRange::new(first, end), ..wanted.clone() };
-        Some(Left { partition: partition.clone(), from: Position { next: first, rows: 0, tag: 0 }, wanted })
+        Some(Left { partition: partition.clone(), from: Position { next: first, rows: 0, tag: 0 }, begin, wanted })
     });
     for left in peeked.take(PEEKED_MAX) {
         let left = [left];

@@ -214,6 +214,7 @@ impl Restore<'_> {
             (offsets.first < offsets.end).then(|| Left {
                 partition: TopicPartition::new(topic, partition),
                 from: reached.at,
+                begin: self.how.wanted.offsets.first,
                 wanted: Wanted { offsets, ..self.how.wanted.clone() },
             })
         };
