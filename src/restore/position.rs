@@ -204,7 +204,8 @@ impl Progress {
         let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, commits: 0 };
         let mut largest = begun.clone();
         for reached in largest.reached.values_mut() {
-            let rows = reached.end.unsigned_abs();
+            // One record may be many rows of an object.
+            let rows = reached.end.unsigned_abs().max(u32::MAX.into());
             reached.at = Position { next: reached.end, rows, tag: u32::MAX };
         }
         largest.kept()?;

@@ -138,6 +138,9 @@ impl<'s> Walk<'s> {
                 && let Some((rank, source)) = self.whole.pop_first()
             {
                 let done = self.begun.take_if(|(begun, _)| *begun == rank).map_or(0, |(_, rows)| rows);
+                if done > 0 && source.place.rows == Some(done) {
+                    continue;
+                }
                 let feed = Feed::start(source, done, rank.first)?;
                 let known = self.whole_over.iter().filter(|known| **known <= rank && known.reaches_over(rank.first));
                 let tag = hash("objects", known);
