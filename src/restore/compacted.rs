@@ -149,7 +149,8 @@ async fn what_is_done_with_is_not_read_again() {
         compact(&world.config, world.destinations_of(world.store.clone()), 100).await;
         let target = Fake::new([Fate::Happens, Fate::Happens, Fate::Happens, Fate::Happens, Fate::Happens, Fate::Dies]);
         let store = Watched::new(&world);
-        let restored = || world.restored_of(world.destinations_of(store.clone()), &target, &Asked::default());
+        let asked = Asked::default();
+        let restored = || world.restored_of(world.destinations_of(store.clone()), &target, &asked);
         restored().await.0.expect_err("it died");
         let done = target.values().len();
         assert!((30..60).contains(&done), "{output}: {done}");
