@@ -87,13 +87,14 @@ pub struct Merge {
     pushed: u64,
     ended: bool,
     is_crowded: bool,
+    gone: Option<Arc<Source>>,
 }
 
 impl Merge {
     /// Nothing yet.
     pub fn new(order: Order) -> Self {
         let (ahead, open) = (VecDeque::new(), BTreeMap::new());
-        Self { order, ahead, open, current: None, pushed: 0, ended: false, is_crowded: false }
+        Self { order, ahead, open, current: None, pushed: 0, ended: false, is_crowded: false, gone: None }
     }
 
     /// Adds the next object; in the order of time none may come whose earliest event time is before that of one pushed before.
@@ -111,6 +112,11 @@ impl Merge {
     /// Whether more objects overlapped than are merged at once, so that rows are not in order of time.
     pub fn is_crowded(&self) -> bool {
         self.is_crowded
+    }
+
+    /// The object of the last error, where that was that no destination has it.
+    pub fn gone(&self) -> Option<&Source> {
+        self.gone.as_deref()
     }
 
     /// What comes next.
@@ -140,7 +146,7 @@ impl Merge {
                 }
                 continue;
             };
-            match current.rows.next().await? {
+            match next_of(current, &mut self.gone).await? {
                 Some(row) => {
                     let (source, told) = (current.source.clone(), current.source.shape.teller.tell(&row));
                     return Ok(Next::Row(Box::new(Item { row, told, source })));
@@ -183,10 +189,18 @@ impl Merge {
 
     /// Merges `opened` by its next row, which is at least as late as `key` where its time is not known. Leaves it out where it is at its end.
     async fn put_back(&mut self, mut opened: Open, key: (i64, u64)) -> Result<(), Failure> {
-        if let Some(row) = opened.rows.next().await? {
+        if let Some(row) = next_of(&mut opened, &mut self.gone).await? {
             let told = opened.source.shape.teller.tell(&row);
             self.open.insert((told.event_ms.unwrap_or(key.0), key.1), (opened, row, told));
         }
         Ok(())
     }
+}
+
+async fn next_of(open: &mut Open, gone: &mut Option<Arc<Source>>) -> Result<Option<Row>, Failure> {
+    let next = open.rows.next().await;
+    if next.is_err() && open.rows.is_gone() {
+        *gone = Some(open.source.clone());
+    }
+    next
 }

@@ -143,8 +143,25 @@ pub async fn batches<'s>(
     clock: &'s dyn Clock,
     wanted: &'s Wanted,
 ) -> Result<BoxStream<'s, Result<Batch, Failure>>, Failure> {
+    Ok(batches_and_over(site, partition, clock, wanted, wanted.offsets.first).await?.0)
+}
+
+/// The same, and the objects of compactions that are meant and have `at` in their range: they come with a batch that they have rows of, too, which may
+/// be a later one.
+///
+/// # Errors
+/// As [`batches`].
+pub async fn batches_and_over<'s>(
+    site: &'s Site<'_>,
+    partition: &'s TopicPartition,
+    clock: &'s dyn Clock,
+    wanted: &'s Wanted,
+    at: i64,
+) -> Result<(BoxStream<'s, Result<Batch, Failure>>, Vec<Chosen>), Failure> {
     let replays = patiently(clock, "list replays", || site.bucket.finished_replays(partition)).await?;
     let live = Live::read(&site.bucket, clock, partition, wanted.offsets).await?;
+    let over = live.compacted().iter().filter(|compacted| compacted.range().contains(at));
+    let over = over.filter_map(|compacted| chosen_of(partition, compacted, wanted)).collect();
     let counting =
         Arc::new(Counting { given: live.compacted().iter().map(|_| AtomicBool::new(false)).collect(), replays, live });
     let receipts = site.receipts(partition, clock, wanted.offsets).await?;
@@ -152,7 +169,16 @@ pub async fn batches<'s>(
         let counting = counting.clone();
         async move { batch(site, clock, wanted, receipt, &counting).await }
     };
-    Ok(receipts.and_then(with_objects).boxed())
+    Ok((receipts.and_then(with_objects).boxed(), over))
+}
+
+/// Whether a compaction that counts by now has replaced `chosen`, which is not there any more.
+///
+/// # Errors
+/// A store that refuses or does not answer, a receipt that is damaged.
+pub async fn is_replaced(site: &Site<'_>, clock: &dyn Clock, chosen: &Chosen) -> Result<bool, Failure> {
+    let live = Live::read(&site.bucket, clock, &chosen.partition, chosen.range).await?;
+    Ok(chosen.destinations.iter().any(|destination| live.is_replaced(destination, &chosen.object.key)))
 }
 
 /// What is known of a Kafka partition beside the receipts of its batches.
@@ -247,22 +273,25 @@ impl Objects<'_> {
     }
 
     fn add_compacted(&mut self, compacted: &Compacted, wanted: &Wanted) {
-        let range = compacted.range();
-        let is_dense =
-            offsets_of(range) == compacted.group.rows && compacted.group.records == Some(compacted.group.rows);
-        let Some(object) = compacted.objects.first().filter(|object| wanted.takes_object(object)) else { return };
-        self.found.push(Chosen {
-            partition: self.partition.clone(),
-            range,
-            fingerprint: compacted.group.fingerprint.clone(),
-            object: object.clone(),
-            destinations: compacted.group.destinations.clone(),
-            replay: None,
-            is_dense,
-            compaction: Some(compacted.id.1),
-            to: compacted.to(),
-        });
+        self.found.extend(chosen_of(self.partition, compacted, wanted));
     }
+}
+
+fn chosen_of(partition: &TopicPartition, compacted: &Compacted, wanted: &Wanted) -> Option<Chosen> {
+    let range = compacted.range();
+    let is_dense = offsets_of(range) == compacted.group.rows && compacted.group.records == Some(compacted.group.rows);
+    let object = compacted.objects.first().filter(|object| wanted.takes_object(object))?;
+    Some(Chosen {
+        partition: partition.clone(),
+        range,
+        fingerprint: compacted.group.fingerprint.clone(),
+        object: object.clone(),
+        destinations: compacted.group.destinations.clone(),
+        replay: None,
+        is_dense,
+        compaction: Some(compacted.id.1),
+        to: compacted.to(),
+    })
 }
 
 fn offsets_of(range: OffsetRange) -> u64 {
@@ -270,6 +299,16 @@ fn offsets_of(range: OffsetRange) -> u64 {
 }
 
 impl Chosen {
+    /// Whether the offset of each of its rows is known, by the row or by its place.
+    pub fn tells_offsets(&self, shape: &Shape) -> bool {
+        self.is_dense || shape.teller.tells_offsets(shape.has_records())
+    }
+
+    /// The offset of its row number `index`, where places tell it.
+    pub fn offset_by_place(&self, index: u64) -> Option<i64> {
+        self.is_dense.then(|| self.range.first.saturating_add(i64::try_from(index).unwrap_or(i64::MAX)))
+    }
+
     /// Where it is read.
     ///
     /// # Errors

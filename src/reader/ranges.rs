@@ -84,6 +84,11 @@ impl From<ParquetError> for Trouble {
 }
 
 impl Trouble {
+    /// Whether the object is not there.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Store(error) if Fault::of(error).kind == FaultKind::NotFound)
+    }
+
     /// What it means for whoever reads the object called `name`: [`Exit::Stopped`] where it is gone or damaged.
     pub fn of_object(self, name: &str) -> Failure {
         let error = match self {

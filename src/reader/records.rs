@@ -29,12 +29,31 @@ impl Records {
         partition: TopicPartition,
         range: OffsetRange,
     ) -> Result<Self, Failure> {
+        Self::start_at(place, shape, partition, range, 0)
+    }
+
+    /// The same from row `first` on; see [`Rows::start_at`].
+    ///
+    /// # Errors
+    /// As [`Records::start`].
+    pub fn start_at(
+        place: Place,
+        shape: Arc<Shape>,
+        partition: TopicPartition,
+        range: OffsetRange,
+        first: u64,
+    ) -> Result<Self, Failure> {
         if !shape.has_records() {
             let what = format!("{} holds no whole records: only outputs of type envelope do", place.key);
             return Err(Failure::new(Exit::Config, what));
         }
         let name = place.key.clone();
-        Ok(Self { rows: Rows::start(place, shape), name, partition, range, last: None })
+        Ok(Self { rows: Rows::start_at(place, shape, first), name, partition, range, last: None })
+    }
+
+    /// See [`Rows::is_gone`].
+    pub fn is_gone(&self) -> bool {
+        self.rows.is_gone()
     }
 
     /// The next record; `None` behind the last one.

@@ -25,6 +25,7 @@ use object_store::ObjectStoreExt;
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -62,6 +63,7 @@ pub struct Rows {
     next: u64,
     expected: Option<u64>,
     ended: bool,
+    gone: bool,
     reading: AbortHandle,
 }
 
@@ -81,11 +83,17 @@ impl Rows {
     /// Begins to read the object, in a task of its own: its first rows are underway before anybody asks for them. Where it is gone from
     /// one destination, the next one is asked.
     pub fn start(place: Place, shape: Arc<Shape>) -> Self {
+        Self::start_at(place, shape, 0)
+    }
+
+    /// The same from row `first` on. Of Parquet, row groups before it are not read; everything else is unpacked from its beginning.
+    pub fn start_at(place: Place, shape: Arc<Shape>, first: u64) -> Self {
         let (sink, pieces) = mpsc::channel(BATCHES_MAX);
         let at = place.destinations.first().map_or("no destination", |destination| destination.id());
         let (name, expected) = (format!("{} at {at}", place.key), place.rows);
         let task = tokio::spawn(async move {
-            let last = match read(&place, &shape, &sink).await {
+            let outlet = Outlet { to: sink.clone(), handed: Arc::new(AtomicU64::new(first)) };
+            let last = match read(&place, &shape, &outlet).await {
                 Ok(()) => Piece::End,
                 Err(trouble) => Piece::Failed(trouble),
             };
@@ -96,11 +104,17 @@ impl Rows {
             name,
             pieces,
             ready: Vec::new().into_iter(),
-            next: 0,
+            next: first,
             expected,
             ended: false,
+            gone: false,
             reading: task.abort_handle(),
         }
+    }
+
+    /// Whether the last error was that no destination has the object.
+    pub fn is_gone(&self) -> bool {
+        self.gone
     }
 
     /// The next row; `None` behind the last one.
@@ -119,7 +133,10 @@ impl Rows {
             }
             match self.pieces.recv().await {
                 Some(Piece::Rows(rows)) => self.ready = rows.into_iter(),
-                Some(Piece::Failed(trouble)) => return Err(trouble.of_object(&self.name)),
+                Some(Piece::Failed(trouble)) => {
+                    self.gone = trouble.is_gone();
+                    return Err(trouble.of_object(&self.name));
+                }
                 Some(Piece::End) => {
                     self.ended = true;
                     if let Some(expected) = self.expected.filter(|&expected| expected != self.next) {
@@ -136,9 +153,19 @@ impl Rows {
     }
 }
 
+/// Where rows go.
+#[derive(Clone)]
+struct Outlet {
+    to: mpsc::Sender<Piece>,
+    /// Rows of the object that went there, those among them that were not asked for: whoever goes on begins behind them.
+    handed: Arc<AtomicU64>,
+}
+
 /// Takes rows; full batches go on.
 struct Sink<'s> {
-    to: &'s mpsc::Sender<Piece>,
+    outlet: &'s Outlet,
+    /// So many that come first are left out.
+    skip: u64,
     batch: Vec<Body>,
     bytes: usize,
 }
@@ -147,12 +174,16 @@ struct Sink<'s> {
 struct Gone;
 
 impl<'s> Sink<'s> {
-    fn new(to: &'s mpsc::Sender<Piece>) -> Self {
-        Self { to, batch: Vec::new(), bytes: 0 }
+    fn new(outlet: &'s Outlet, skip: u64) -> Self {
+        Self { outlet, skip, batch: Vec::new(), bytes: 0 }
     }
 
     /// Adds a row, and says whether the batch is full.
     fn add(&mut self, body: Body) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
         self.bytes += body.bytes();
         self.batch.push(body);
         self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_ROWS
@@ -160,6 +191,7 @@ impl<'s> Sink<'s> {
 
     fn take(&mut self) -> Piece {
         self.bytes = 0;
+        self.outlet.handed.fetch_add(self.batch.len() as u64, Ordering::Relaxed);
         Piece::Rows(std::mem::take(&mut self.batch))
     }
 
@@ -168,7 +200,7 @@ impl<'s> Sink<'s> {
             return Ok(());
         }
         let batch = self.take();
-        self.to.send(batch).await.map_err(|_| Gone)
+        self.outlet.to.send(batch).await.map_err(|_| Gone)
     }
 
     fn flush_blocking(&mut self) -> Result<(), Gone> {
@@ -176,7 +208,7 @@ impl<'s> Sink<'s> {
             return Ok(());
         }
         let batch = self.take();
-        self.to.blocking_send(batch).map_err(|_| Gone)
+        self.outlet.to.blocking_send(batch).map_err(|_| Gone)
     }
 
     fn put_blocking(&mut self, body: Body) -> Result<(), Gone> {
@@ -184,16 +216,16 @@ impl<'s> Sink<'s> {
     }
 }
 
-async fn read(place: &Place, shape: &Arc<Shape>, sink: &mpsc::Sender<Piece>) -> Result<(), Trouble> {
+async fn read(place: &Place, shape: &Arc<Shape>, outlet: &Outlet) -> Result<(), Trouble> {
     let mut missing = Trouble::Damaged("no destination of this configuration has it".to_string());
     for destination in &place.destinations {
         let read = match shape.kind {
-            Kind::Lines(_) | Kind::Payloads(..) | Kind::Avro => read_stream(destination, place, shape, sink).await,
-            Kind::Parquet | Kind::Envelope | Kind::DeadLetters => read_parquet(destination, place, shape, sink).await,
+            Kind::Lines(_) | Kind::Payloads(..) | Kind::Avro => read_stream(destination, place, shape, outlet).await,
+            Kind::Parquet | Kind::Envelope | Kind::DeadLetters => read_parquet(destination, place, shape, outlet).await,
         };
         match read {
-            // Nothing of it can have been handed on.
-            Err(trouble @ Trouble::Store(object_store::Error::NotFound { .. })) => missing = trouble,
+            // It may have been deleted while it was read: the next one goes on behind the rows that were handed on.
+            Err(trouble) if trouble.is_gone() => missing = trouble,
             other => return other,
         }
     }
@@ -205,14 +237,14 @@ async fn read_stream(
     destination: &Destination,
     place: &Place,
     shape: &Arc<Shape>,
-    sink: &mpsc::Sender<Piece>,
+    outlet: &Outlet,
 ) -> Result<(), Trouble> {
     let path = destination.path(&place.key).map_err(|error| Trouble::Damaged(error.to_string()))?;
     let mut stream = destination.store().get(&path).await.map_err(Trouble::Store)?.into_stream();
     let (pieces, piped) = mpsc::channel(PIECES_MAX);
-    let (shape, sink) = (shape.clone(), sink.clone());
+    let (shape, outlet) = (shape.clone(), outlet.clone());
     let unpacking = tokio::task::spawn_blocking(move || {
-        let mut sink = Sink::new(&sink);
+        let mut sink = Sink::new(&outlet, outlet.handed.load(Ordering::Relaxed));
         let piped = Piped { pieces: piped, unread: Bytes::new() };
         let unpacked = match shape.kind {
             Kind::Avro => unpack_avro(piped, &shape, &mut sink),
@@ -296,17 +328,15 @@ fn unpack_avro(piped: Piped, shape: &Shape, sink: &mut Sink<'_>) -> io::Result<b
     Ok(true)
 }
 
-async fn read_parquet(
-    destination: &Destination,
-    place: &Place,
-    shape: &Shape,
-    sink: &mpsc::Sender<Piece>,
-) -> Result<(), Trouble> {
+async fn read_parquet(destination: &Destination, place: &Place, shape: &Shape, outlet: &Outlet) -> Result<(), Trouble> {
     let path = destination.path(&place.key).map_err(|error| Trouble::Damaged(error.to_string()))?;
     let builder = open_parquet(destination.store(), path).await?;
     let lines = json_lines(&builder, shape);
-    let mut batches = builder.with_batch_size(BATCH_ROWS).build()?;
-    let mut sink = Sink::new(sink);
+    let handed = outlet.handed.load(Ordering::Relaxed);
+    // Rows that are left out here are not read from the store, where they fill row groups.
+    let skip = usize::try_from(handed).unwrap_or(usize::MAX);
+    let mut batches = builder.with_batch_size(BATCH_ROWS).with_offset(skip).build()?;
+    let mut sink = Sink::new(outlet, 0);
     while let Some(batch) = batches.try_next().await? {
         let bodies: Vec<Body> = match (shape.kind, &lines) {
             (Kind::Envelope, _) => {

@@ -50,8 +50,7 @@ impl Sieve {
         let chosen = &item.source.chosen;
         let mut untold = Untold::default();
         if !self.wanted.takes_all_offsets_of(chosen.range) {
-            let by_place = || chosen.is_dense.then(|| chosen.range.first + i64::try_from(item.row.index).unwrap_or(0));
-            match item.told.offset.or_else(by_place) {
+            match item.told.offset.or_else(|| chosen.offset_by_place(item.row.index)) {
                 Some(offset) if !self.wanted.offsets.contains(offset) => return None,
                 Some(_) => {}
                 None => untold.offset = true,

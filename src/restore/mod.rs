@@ -5,7 +5,7 @@
 //! objects ──read──▶ rows in order ──sieve──▶ records ──produce──▶ one transaction: records and progress
 //! ```
 //! - [`plan`]: which output, source partitions and losses; [`loss`]: what each kind of output does not hold.
-//! - [`read`]: rows in order; [`value`]: the record that a row becomes again.
+//! - [`read`]: rows in order; [`walk`]: of one source partition; [`order`]: by offset, of many objects; [`value`]: the record that a row becomes again.
 //! - [`target`]: the seam towards Kafka, and what a topic's settings would do to old records.
 //! - [`produce`]: the loop; `stops`: what ends it, or one source partition of it; [`narrow`]: which record a broker refuses; [`tally`]: what came of rows.
 //! - [`position`]: how far a job is, and where that is kept; [`rate`]: so many a second.
@@ -25,6 +25,7 @@
 
 pub mod loss;
 pub mod narrow;
+pub mod order;
 pub mod plan;
 pub mod position;
 pub mod produce;
@@ -34,7 +35,10 @@ mod stops;
 pub mod tally;
 pub mod target;
 pub mod value;
+pub mod walk;
 
+#[cfg(test)]
+mod compacted;
 #[cfg(test)]
 mod tests;
 

@@ -89,6 +89,8 @@ pub struct Survey {
     pub untold_times: Untold,
     /// The same of offsets.
     pub untold_offsets: Untold,
+    /// Rows that tell no offset, of objects that begin before the first one asked for: they are left to a restore that has the begin.
+    pub of_other_parts: u64,
     /// Source partitions whose first row cannot be read, and why: they will stop there.
     pub unreadable: BTreeMap<i32, String>,
 }
@@ -121,16 +123,21 @@ pub async fn survey(archive: Archive<'_>, wanted: &Wanted) -> Result<Survey, Fai
         let mut span: Option<OffsetRange> = None;
         while let Some(batch) = batches.try_next().await? {
             let range = OffsetRange::new(batch.receipt.first, batch.receipt.end);
-            span = Some(OffsetRange::new(span.map_or(range.first, |span| span.first), range.end));
+            let first = batch.objects.iter().map(|chosen| chosen.range.first).fold(range.first, i64::min);
+            span = Some(OffsetRange::new(span.map_or(first, |span| span.first.min(first)), range.end));
             survey.add(&batch, wanted);
             for chosen in &batch.objects {
                 let shape = shapes.of(archive.site, archive.clock, chosen).await?;
                 survey.losses.extend(losses(&shape));
-                if !wanted.takes_all_times_of(&chosen.object) && !shape.tells_times() {
-                    survey.untold_times.add(&chosen.object);
-                }
-                if !wanted.takes_all_offsets_of(chosen.range) && !shape.tells_offsets() && !chosen.is_dense {
-                    survey.untold_offsets.add(&chosen.object);
+                if chosen.range.first < wanted.offsets.first && !chosen.tells_offsets(&shape) {
+                    survey.of_other_parts += chosen.object.rows.unwrap_or_default();
+                } else {
+                    if !wanted.takes_all_times_of(&chosen.object) && !shape.tells_times() {
+                        survey.untold_times.add(&chosen.object);
+                    }
+                    if !wanted.takes_all_offsets_of(chosen.range) && !chosen.tells_offsets(&shape) {
+                        survey.untold_offsets.add(&chosen.object);
+                    }
                 }
                 if has_event_times(&shape) {
                     survey.note_time(known_time(chosen.object.event_min_ms));
@@ -152,8 +159,9 @@ pub async fn survey(archive: Archive<'_>, wanted: &Wanted) -> Result<Survey, Fai
 async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut Survey) -> Result<(), Failure> {
     let peeked = archive.site.partitions.iter().filter_map(|partition| {
         let &(first, end) = survey.partitions.get(&partition.partition)?;
+        let begin = wanted.offsets.first;
         let wanted = Wanted { offsets: OffsetRange::new(first, end), ..wanted.clone() };
-        Some(Left { partition: partition.clone(), from: Position { next: first, rows: 0, tag: 0 }, wanted })
+        Some(Left { partition: partition.clone(), from: Position { next: first, rows: 0, tag: 0 }, begin, wanted })
     });
     let peeked: Vec<Left> = peeked.take(PEEKED_MAX).collect();
     for left in peeked {

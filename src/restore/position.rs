@@ -10,7 +10,7 @@
 //! the job uses; `n` is fixed when the job begins, and said by each of them, so that a target that grows does not move anything.
 //!
 //! ```text
-//! r1 <job> <n> <count> <p>:<next>:<rows>:<tag>:<end> <p>:…       numbers in base 36, words apart by blanks
+//! r2 <job> <n> <count> <p>:<next>:<rows>:<tag>:<end> <p>:…       numbers in base 36, words apart by blanks
 //! ```
 //! `job` is a hash of what was asked for, `count` how many source partitions there are, `end` where one ends: all are fixed by the first transaction.
 //! Kafka forgets each offset by itself, so all of them are committed again now and then, and a job of which some are gone is refused. At most
@@ -20,7 +20,7 @@ use crate::kafka::coordinator::METADATA_MAX_BYTES;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
-const VERSION: &str = "r1";
+const VERSION: &str = "r2";
 const RADIX: u32 = 36;
 
 /// How far one source partition is.
@@ -28,9 +28,10 @@ const RADIX: u32 = 36;
 pub struct Position {
     /// Every record below it is done with.
     pub next: i64,
-    /// … and so many rows behind it, where rows have no offset of their own: in the order in which they are read.
+    /// … and so many rows behind it: of the object that begins with it, where its rows tell no offset; else of the record that has it.
     pub rows: u64,
-    /// Where `rows` is not 0: a hash of the objects in which they were counted.
+    /// A hash of the objects in which `rows` were counted, and of those that are done with as a whole and reach over `next`; 0: there are
+    /// none. See [`super::walk`].
     pub tag: u32,
 }
 
@@ -203,7 +204,8 @@ impl Progress {
         let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, commits: 0 };
         let mut largest = begun.clone();
         for reached in largest.reached.values_mut() {
-            let rows = reached.end.unsigned_abs();
+            // One record may be many rows of an object.
+            let rows = reached.end.unsigned_abs().max(u32::MAX.into());
             reached.at = Position { next: reached.end, rows, tag: u32::MAX };
         }
         largest.kept()?;
@@ -324,16 +326,16 @@ mod tests {
     fn the_documented_form_is_the_one_that_is_kept() {
         let at = Position { next: 1_000, rows: 3, tag: 35 };
         let told = Told { job: 36, slots: 2, count: 37, reached: BTreeMap::from([(10, Reached { at, end: 46_655 })]) };
-        assert_eq!(told.encode().as_deref(), Ok("r1 10 2 11 a:rs:3:z:zzz"));
+        assert_eq!(told.encode().as_deref(), Ok("r2 10 2 11 a:rs:3:z:zzz"));
         for wrong in [
             "",
-            "r1",
-            "r2 10 2 1",
-            "r1 10 0 1",
-            "r1 10 2",
-            "r1 10 2 1 a:rs:3:z",
-            "r1 10 2 1 a:rs:3:z:-1",
-            "r1 10 2 1  ",
+            "r2",
+            "r1 10 2 1",
+            "r2 10 0 1",
+            "r2 10 2",
+            "r2 10 2 1 a:rs:3:z",
+            "r2 10 2 1 a:rs:3:z:-1",
+            "r2 10 2 1  ",
             "{}",
         ] {
             assert_eq!(Told::decode(wrong), Err(ProgressError::Unknown(wrong.to_string())), "{wrong:?}");

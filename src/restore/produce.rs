@@ -12,7 +12,7 @@
 use super::narrow::Narrow;
 use super::position::{Progress, Reached};
 use super::rate::Rate;
-use super::read::{Archive, Left, Step, Unread, steps};
+use super::read::{Archive, Left, Step, Stopped, steps};
 use super::stops::{Met, Stop, not_ours};
 use super::tally::{Tally, bytes};
 use super::target::{Handed, Target, TimeLimits, Trouble};
@@ -222,6 +222,7 @@ impl<'r> Restore<'r> {
             (offsets.first < offsets.end && !self.stopped.contains_key(&partition)).then(|| Left {
                 partition: TopicPartition::new(topic, partition),
                 from: reached.at,
+                begin: self.how.wanted.offsets.first,
                 wanted: Wanted { offsets, ..self.how.wanted.clone() },
             })
         };
@@ -288,7 +289,7 @@ impl<'r> Restore<'r> {
         progress: &mut Progress,
         rate: &mut Option<Rate>,
         open: &mut Option<Open>,
-    ) -> Result<Option<Unread>, Stop> {
+    ) -> Result<Option<Stopped>, Stop> {
         let (partition, item, after) = match step {
             Step::Row { partition, item, after } => (partition, Some(item), after),
             Step::Passed { partition, after } => (partition, None, after),

@@ -1,12 +1,13 @@
 //! Goal: what is committed is what was archived, once and in order, whatever fails on the way. Method: archives that the pipeline's own parts make on
 //! a store in memory, and a target in memory that fails as it is told.
 
-mod compacted;
+mod parquet;
 
+use super::order::{InOrder, Rank};
 use super::plan::{Survey, choose, survey};
 use super::position::{Kept, Progress};
 use super::produce::{Ended, How, Restore};
-use super::read::{Archive, Passes};
+use super::read::Archive;
 use super::tally::Tally;
 use super::target::{Handed, Target, TimeLimits, Trouble};
 use crate::clock::ManualClock;
@@ -29,23 +30,23 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-const URL: &str = "s3://bucket/archive";
+pub(super) const URL: &str = "s3://bucket/archive";
 /// 2025-11-21T08:00:00Z.
-const BASE_MS: i64 = 1_763_712_000_000;
-const HOUR_MS: i64 = 3_600_000;
+pub(super) const BASE_MS: i64 = 1_763_712_000_000;
+pub(super) const HOUR_MS: i64 = 3_600_000;
 
-struct World {
-    store: Arc<InMemory>,
-    spool: tempfile::TempDir,
-    config: Config,
+pub(super) struct World {
+    pub(super) store: Arc<InMemory>,
+    pub(super) spool: tempfile::TempDir,
+    pub(super) config: Config,
     /// Source partitions that the last restore stopped in, and why.
-    last: std::cell::RefCell<BTreeMap<i32, String>>,
+    pub(super) last: std::cell::RefCell<BTreeMap<i32, String>>,
     /// Rows that it has restored though they told no time, or no offset.
-    untold: std::cell::RefCell<(u64, u64)>,
+    pub(super) untold: std::cell::RefCell<(u64, u64)>,
 }
 
 impl World {
-    fn new(archive: &str) -> Self {
+    pub(super) fn new(archive: &str) -> Self {
         let spool = tempfile::tempdir().expect("a folder");
         let text = format!(
             "[kafka]\nbrokers = \"k\"\ngroup = \"g\"\n[spool]\ndir = \"{}\"\n[destinations.main]\nurl = \"{URL}\"\n\
@@ -57,13 +58,16 @@ impl World {
     }
 
     fn destinations(&self) -> Destinations {
-        let store = self.store.clone() as Arc<dyn ObjectStore>;
+        self.destinations_of(self.store.clone())
+    }
+
+    pub(super) fn destinations_of(&self, store: Arc<dyn ObjectStore>) -> Destinations {
         let destination = Destination::from_store("main", URL, store, StoreKind::Memory);
         BTreeMap::from([(URL.to_string(), Arc::new(destination))])
     }
 
     /// Archives `records`, all of one Kafka partition, in batches of `size` offsets.
-    async fn archived(&self, records: &[OwnedRecord], size: i64) {
+    pub(super) async fn archived(&self, records: &[OwnedRecord], size: i64) {
         for batch in records.chunk_by(|one, other| one.offset / size == other.offset / size) {
             let first = batch[0].offset / size * size;
             let range = OffsetRange::new(first, first + size);
@@ -73,7 +77,16 @@ impl World {
     }
 
     async fn restored(&self, target: &Fake, asked: &Asked<'_>) -> (Result<Ended, Failure>, Tally, Survey) {
-        let (destinations, clock) = (self.destinations(), target.clock.clone());
+        self.restored_of(self.destinations(), target, asked).await
+    }
+
+    pub(super) async fn restored_of(
+        &self,
+        destinations: Destinations,
+        target: &Fake,
+        asked: &Asked<'_>,
+    ) -> (Result<Ended, Failure>, Tally, Survey) {
+        let clock = target.clock.clone();
         let wanted = Wanted { topic: Some("t".to_string()), ..asked.wanted.clone() };
         let sites = sites(&self.config, &destinations, &*clock, &wanted).await.expect("sites");
         let output = choose(&sites[0].archive.layout, wanted.output.as_deref()).expect("an output").output;
@@ -107,14 +120,14 @@ impl World {
 }
 
 #[derive(Default)]
-struct Asked<'a> {
-    wanted: Wanted,
-    condition: Option<&'a str>,
+pub(super) struct Asked<'a> {
+    pub(super) wanted: Wanted,
+    pub(super) condition: Option<&'a str>,
 }
 
 /// What a commit comes to.
 #[derive(Clone, Copy, Debug)]
-enum Fate {
+pub(super) enum Fate {
     Happens,
     /// It did not happen, and the transaction is to be aborted.
     Aborts,
@@ -125,17 +138,21 @@ enum Fate {
 }
 
 /// A topic in memory. Each record moves the clock, so that transactions are due.
-struct Fake {
-    clock: Arc<ManualClock>,
-    record_ms: i64,
-    log: Mutex<Log>,
+pub(super) struct Fake {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) record_ms: i64,
+    pub(super) log: Mutex<Log>,
+    /// So many records later this happens.
+    pub(super) then: Mutex<Option<(u32, Then)>>,
 }
 
+pub(super) type Then = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
-struct Log {
+pub(super) struct Log {
     open: Option<Vec<(Option<i32>, OwnedRecord)>>,
     committed: Vec<(Option<i32>, OwnedRecord)>,
-    kept: BTreeMap<i32, (i64, String)>,
+    pub(super) kept: BTreeMap<i32, (i64, String)>,
     fates: VecDeque<Fate>,
     commits: u32,
     /// Offsets of partition 0 that the client refuses to send.
@@ -146,9 +163,9 @@ struct Log {
 }
 
 impl Fake {
-    fn new(fates: impl IntoIterator<Item = Fate>) -> Self {
+    pub(super) fn new(fates: impl IntoIterator<Item = Fate>) -> Self {
         let log = Log { fates: fates.into_iter().collect(), ..Log::default() };
-        Self { clock: Arc::new(ManualClock::at(BASE_MS)), record_ms: 300, log: Mutex::new(log) }
+        Self { clock: Arc::new(ManualClock::at(BASE_MS)), record_ms: 300, log: Mutex::new(log), then: Mutex::new(None) }
     }
 
     fn of_partition(&self, partition: i32) -> Vec<OwnedRecord> {
@@ -157,7 +174,7 @@ impl Fake {
         of.map(|(_, record)| record.clone()).collect()
     }
 
-    fn values(&self) -> Vec<String> {
+    pub(super) fn values(&self) -> Vec<String> {
         let log = self.log.lock().expect("no test panics inside");
         let text = |record: &OwnedRecord| String::from_utf8_lossy(record.value.as_deref().unwrap_or(b"-")).into_owned();
         log.committed.iter().map(|(_, record)| text(record)).collect()
@@ -181,6 +198,12 @@ impl Target for Fake {
 
     fn put(&self, partition: Option<i32>, record: &OwnedRecord) -> Result<Handed, Trouble> {
         self.clock.advance(self.record_ms);
+        let mut then = self.then.lock().expect("no test panics inside");
+        match then.take() {
+            Some((0, happen)) => happen(),
+            other => *then = other.map(|(left, happen)| (left - 1, happen)),
+        }
+        drop(then);
         let mut log = self.log.lock().expect("no test panics inside");
         if partition == Some(0) && log.unsent.contains(&record.offset) {
             return Ok(Handed::Never("it is too large".to_string()));
@@ -222,7 +245,7 @@ impl Target for Fake {
     }
 }
 
-fn record(partition: i32, offset: i64, hour: i64) -> OwnedRecord {
+pub(super) fn record(partition: i32, offset: i64, hour: i64) -> OwnedRecord {
     OwnedRecord {
         topic: "t".to_string(),
         partition,
@@ -234,7 +257,7 @@ fn record(partition: i32, offset: i64, hour: i64) -> OwnedRecord {
     }
 }
 
-const ENVELOPE: &str = "[[archive.output]]\nformat = \"envelope\"\n";
+pub(super) const ENVELOPE: &str = "[[archive.output]]\nformat = \"envelope\"\n";
 
 fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![
@@ -494,10 +517,15 @@ async fn passes_with_little_memory_give_the_same_order() {
         sources.push(Arc::new(Source { chosen, place, shape }));
     }
     for bytes_max in [1, 500, 5_000, 1 << 20] {
-        let mut passes = Passes::new(sources.clone(), 5, bytes_max);
+        let mut ordered = InOrder::with_room(5, bytes_max);
+        for source in &sources {
+            ordered.push(source.clone(), Rank::of(&source.chosen), 0);
+        }
         let mut offsets = Vec::new();
-        while let Some((offset, _)) = passes.next().await.expect("read") {
-            offsets.extend(offset);
+        while let Some(offset) = ordered.peek(i64::MAX).await.map_err(|unread| unread.failure).expect("read") {
+            let (popped, item) = ordered.pop().await.map_err(|unread| unread.failure).expect("read").expect("told");
+            assert_eq!((popped, item.told.offset), (offset, Some(offset)));
+            offsets.push(offset);
         }
         assert_eq!(offsets, (5..60).collect::<Vec<_>>(), "{bytes_max}");
     }

@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, Site};
 use crate::pipeline::start::{open_destinations, patiently};
 use crate::reader::merge::{Merge, Next, Order, Source};
-use crate::reader::plan::{Batch, Chosen, Counting, Shapes, Wanted, batch, batches, sites};
+use crate::reader::plan::{Batch, Chosen, Counting, Shapes, Wanted, batch, batches, is_replaced, sites};
 use crate::record::TopicPartition;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use printer::Printer;
@@ -151,7 +151,11 @@ impl Cat<'_> {
         let mut shapes: Vec<Shapes> = sites.iter().map(Shapes::new).collect();
         let mut merge = Merge::new(order);
         loop {
-            match merge.next().await? {
+            let next = match merge.next().await {
+                Ok(next) => next,
+                Err(failure) => return Err(self.unread(sites, &merge, failure).await.into()),
+            };
+            match next {
                 Next::Row(item) => {
                     if printer.print(&item)? {
                         return Ok(true);
@@ -180,6 +184,23 @@ impl Cat<'_> {
             printer.note_once("more objects overlap in time than are merged at once: some rows are out of order")?;
         }
         Ok(false)
+    }
+
+    /// Why there is no next row: `failure`, or that its object gave way to another one meanwhile.
+    async fn unread(&self, sites: &[Site<'_>], merge: &Merge, failure: Failure) -> Failure {
+        let Some(Source { chosen, .. }) = merge.gone() else { return failure };
+        let Some(site) = sites.iter().find(|site| site.partitions.contains(&chosen.partition)) else { return failure };
+        match is_replaced(site, self.clock, chosen).await {
+            Ok(true) => {
+                let what = format!(
+                    "{} was compacted after this command had looked which objects there are: rows up to here are right, and are not all. The same \
+                     command again reads what is there now, from the beginning",
+                    chosen.object.key
+                );
+                Failure::new(Exit::Incomplete, what)
+            }
+            Ok(false) | Err(_) => failure,
+        }
     }
 
     fn order(&self) -> Order {

@@ -182,6 +182,12 @@ pub(super) fn plan_text(
     for loss in &survey.losses {
         text += &format!("\n  lost: {loss}");
     }
+    if survey.of_other_parts > 0 {
+        text += &format!(
+            "\n  left out: {} rows that tell no offset, of objects that begin before --from-offset: they are of the part before it",
+            survey.of_other_parts
+        );
+    }
     if survey.losses.is_empty() {
         text += "\n  records come back as they were; their offsets are new";
     }

@@ -15,11 +15,18 @@ use crate::layout::{
     SchemaSource, TimeFormat, TimeUnit, TimestampFallback, TimestampRule, TimestampSource, Tombstones, UnknownFields,
 };
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
 use object_store::memory::InMemory;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 const ALL_KEPT: [KeptColumn; 6] = [
     KeptColumn::Key,
@@ -154,11 +161,112 @@ async fn stored(bytes: Vec<u8>, rows: Option<u64>) -> Place {
 }
 
 async fn read(place: Place, shape: Arc<Shape>) -> Result<Vec<super::super::row::Row>, crate::exit::Failure> {
-    let (mut rows, mut found) = (Rows::start(place, shape), Vec::new());
+    let found = read_at(&place, &shape, 0).await?;
+    // From any row on the same ones come.
+    for first in [1, found.len() / 2, found.len()] {
+        let first = first.min(found.len());
+        assert_eq!(read_at(&place, &shape, first as u64).await?, found[first..], "from row {first} on");
+    }
+    Ok(found)
+}
+
+async fn read_at(
+    place: &Place,
+    shape: &Arc<Shape>,
+    first: u64,
+) -> Result<Vec<super::super::row::Row>, crate::exit::Failure> {
+    let (mut rows, mut found) = (Rows::start_at(place.clone(), shape.clone(), first), Vec::new());
     while let Some(row) = rows.next().await? {
         found.push(row);
     }
     Ok(found)
+}
+
+/// A store whose objects are deleted after so many reads.
+#[derive(Debug)]
+struct Fading {
+    inner: InMemory,
+    left: AtomicI64,
+}
+
+impl std::fmt::Display for Fading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fading({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Fading {
+    async fn put_opts(&self, to: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        self.inner.put_opts(to, payload, options).await
+    }
+    async fn put_multipart_opts(
+        &self,
+        to: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(to, options).await
+    }
+    async fn get_opts(&self, from: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            return Err(object_store::Error::NotFound { path: from.to_string(), source: "deleted".into() });
+        }
+        self.inner.get_opts(from, options).await
+    }
+    fn delete_stream(
+        &self,
+        of: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(of)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Goal: an object that is deleted at one destination while it is read goes on at the next one, and no row comes twice.
+#[tokio::test]
+async fn an_object_that_goes_away_goes_on_at_the_next_destination() {
+    let output =
+        OutputFormat::Envelope { compression: Compression::None, row_group_bytes: 1 << 20, row_group_rows: 200 };
+    let records: Vec<_> = (0..400).map(|offset| record(offset, Some(vec![b'v'; 20]), None, None)).collect();
+    let shape = Arc::new(Shape::of(&layout(output.clone(), None, TimestampSource::Kafka), "o", None).expect("a shape"));
+    let bytes = object(&output, None, &records);
+    let spare = stored(bytes.clone(), Some(400)).await;
+    let mut partly = 0;
+    for reads in 0..20 {
+        let mut fading = Vec::new();
+        for _ in 0..2 {
+            let store = Fading { inner: InMemory::new(), left: AtomicI64::new(reads) };
+            store.inner.put(&"x".into(), bytes.clone().into()).await.expect("put");
+            fading.push(Arc::new(Destination::from_store("f", "memory:///f", Arc::new(store), StoreKind::Memory)));
+        }
+        let alone = Place { destinations: fading.split_off(1), ..spare.clone() };
+        let (mut rows, mut count) = (Rows::start(alone, shape.clone()), 0);
+        let is_read = loop {
+            match rows.next().await {
+                Ok(Some(_)) => count += 1,
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        };
+        assert_eq!(rows.is_gone(), !is_read);
+        partly += u32::from(!is_read && count > 0);
+        let destinations = [fading, spare.destinations.clone()].concat();
+        let found = read_at(&Place { destinations, ..spare.clone() }, &shape, 0).await.expect("read");
+        let offsets = found.iter().map(|row| match &row.body {
+            Body::Record(record) => record.offset,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(offsets.collect::<Vec<_>>(), (0..400).collect::<Vec<_>>(), "after {reads} reads");
+    }
+    assert!(partly > 0, "it never was deleted in the middle");
 }
 
 /// What `body` is of the record, in words that compare.
