@@ -68,6 +68,8 @@ pub struct OutputTally {
 pub async fn tally(site: &Site<'_>, clock: &dyn Clock, job: &Job) -> Result<Tally, Failure> {
     let length = |range: &OffsetRange| (range.end - range.first).unsigned_abs();
     let mut tally = Tally { skipped: job.skipped, ..Tally::default() };
+    let said_before: BTreeMap<(i32, i64), &JobBefore> =
+        job.before.iter().map(|before| ((before.partition, before.first), before)).collect();
     let mut by_partition: BTreeMap<i32, Vec<OffsetRange>> = BTreeMap::new();
     for range in &job.ranges {
         by_partition.entry(range.partition).or_default().push(range.range());
@@ -86,7 +88,7 @@ pub async fn tally(site: &Site<'_>, clock: &dyn Clock, job: &Job) -> Result<Tall
             let (absent, lost) = missing_of(&receipt);
             tally.absent += absent;
             tally.lost += lost;
-            let before = job.before.iter().find(|of| (of.partition, of.first) == (number, receipt.first));
+            let before = said_before.get(&(number, receipt.first));
             tally.absent_before += before.map_or(0, |before| before.absent.min(absent));
             tally.lost_before += before.map_or(0, |before| before.lost.min(lost));
             for (name, balance) in receipt.balance.outputs {
