@@ -389,7 +389,10 @@ mod tests {
             (has("sasl.username"), has("acks"), has("compression.type")),
             (Some("u"), Some("all"), Some("zstd"))
         );
-        assert_eq!((has("transactional.id"), has("message.max.bytes")), (Some("x"), Some("8388608")));
+        assert_eq!((has("transactional.id"), has("message.max.bytes")), (Some("x"), Some("33554432")));
+        let larger = producing(&config, "x", Some(100 << 20)).expect("sound");
+        let larger = ["message.max.bytes", "queue.buffering.max.kbytes"].map(|key| larger.get(key));
+        assert_eq!(larger, [Some("104857600"), Some("135168")]);
         client.create_native_config().expect("librdkafka takes it");
         assert_eq!(administering(&config).expect("sound").get("transactional.id"), None);
     }

@@ -4,7 +4,7 @@
 //! | answer | result |
 //! |---|---|
 //! | a record is too large for the client | `Never`, and the transaction goes on |
-//! | a record is refused by the broker for what it is (size, time, no key where the topic is compacted) | `Record` |
+//! | a record is refused by the broker for what it is (size, time, no key where the topic is compacted) | `Record`; once that is aborted, another client goes on |
 //! | a right is missing | `Refused` |
 //! | fenced: another producer has the transactional id | `Fenced` |
 //! | the transaction is to be aborted | `Passing` |
