@@ -151,8 +151,8 @@ async fn inputs_of_another_release_count() {
     let partition = TopicPartition::new("t", 0);
     let mut receipt = bucket.get_receipt(&partition, 0).await.expect("read").expect("there");
     receipt.objects[0].bytes = other.len() as u64;
-    let keys = hour.world.keys().await.into_iter();
-    let path = keys.filter(|key| key.as_ref().ends_with("/00000000000000000000.json")).last().expect("its receipt");
+    let mut keys = hour.world.keys().await.into_iter();
+    let path = keys.rfind(|key| key.as_ref().ends_with("/00000000000000000000.json")).expect("its receipt");
     let text = serde_json::to_vec(&receipt).expect("JSON");
     hour.world.main.put(&path, text.into()).await.expect("put");
     hour.undo(&format!("--undo {key} --yes")).await;
