@@ -200,13 +200,14 @@ impl InOrder {
             let open = self.open.first_key_value().map(|((offset, _), _)| *offset);
             let kept = self.kept.first_key_value().map(|((offset, ..), _)| *offset);
             let ready = open.into_iter().chain(kept).min();
-            let reached = ready.map_or(limit, |offset| offset_after(offset).min(limit));
             let Some(((from, _), next)) = self.waiting.first_key_value() else {
                 return Ok(ready.filter(|&offset| offset < limit));
             };
-            if *from >= reached {
+            if *from >= limit || ready.is_some_and(|offset| offset < *from) {
                 return Ok(ready.filter(|&offset| offset < limit));
             }
+            // Those behind it may have to wait for what it has.
+            let reached = offset_after(*from);
             match (next.is_parked, self.open.len() < OPEN_MAX) {
                 (_, true) => self.open_all(reached).await?,
                 (false, false) => self.park_one(),
@@ -242,10 +243,13 @@ impl InOrder {
     /// Opens what begins below `reached`, as far as there is room. All are on their way before the first is waited for.
     async fn open_all(&mut self, reached: i64) -> Result<(), Unread> {
         let mut begun = Vec::new();
-        while self.open.len() + begun.len() < OPEN_MAX
-            && let Some(entry) = self.waiting.first_entry().filter(|entry| entry.key().0 < reached)
-        {
-            let ((from, rank), Waiting { source, row, is_parked }) = entry.remove_entry();
+        while self.open.len() + begun.len() < OPEN_MAX {
+            // New ones first: one that was parked for the sake of another must not come before that.
+            let due = || self.waiting.iter().take_while(|((from, _), _)| *from < reached);
+            let next = due().find(|(_, waiting)| !waiting.is_parked).or_else(|| due().next());
+            let Some(key) = next.map(|(key, _)| key.clone()) else { break };
+            let Some(Waiting { source, row, is_parked }) = self.waiting.remove(&key) else { break };
+            let (from, rank) = key;
             // Where nothing of it was given yet, `from` may be more than its first rows have.
             let from = if is_parked { from } else { source.chosen.range.first };
             begun.push((rank, Feed::start(source, row, from)?));
