@@ -123,7 +123,7 @@ async fn backfill_with(
     let how = How { json: args.json, dry_run: args.dry_run };
     announce(config, archive, &made, (&*coordinator, &*clock), how, out).await?;
     if args.dry_run || made.job.ranges.is_empty() {
-        return Ok(Exit::Done);
+        return Ok(if is_all_mended(&made) { Exit::Done } else { Exit::Findings });
     }
     if !made.is_ended {
         job::check_overlap(&site, &*clock, &made.job).await?;
@@ -134,6 +134,11 @@ async fn backfill_with(
         }
     }
     end(args, &site, &*clock, &made, out).await
+}
+
+/// Whether nothing was found missing that no job mends.
+fn is_all_mended(made: &Made) -> bool {
+    made.job.found.as_ref().is_none_or(JobFound::is_mended)
 }
 
 /// Says what became of the job, and that it has ended.
@@ -164,8 +169,7 @@ async fn end(
             ),
         ));
     }
-    let all_mended = made.job.found.as_ref().is_none_or(JobFound::is_mended);
-    let mended = !made.job.request.missing || (all_mended && tally.is_whole());
+    let mended = !made.job.request.missing || (is_all_mended(made) && tally.is_whole());
     Ok(if mended { Exit::Done } else { Exit::Findings })
 }
 
