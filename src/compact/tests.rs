@@ -588,7 +588,7 @@ async fn json_becomes_parquet_where_no_row_is_another() {
     let after = world.run(&config, "cat --topic t --order offset").await.done();
     assert_eq!(lines(&after.out), before);
     let where_is = "cat --topic t --where .Mixed==2 --from-offset 0";
-    assert_eq!(world.run(&config, where_is).await.done().out.lines().count(), 4);
+    assert_eq!(world.run(&config, where_is).await.done().out.lines().count(), 6);
     let ran = compact(&world, &config, "--to parquet --nulls-as-missing").await;
     assert_eq!((&summary(&ran)["left"], &summary(&ran)["objects"]), (&0.into(), &1.into()), "{}", ran.out);
     assert_eq!(parquet(&data_keys(&world).await), 4);

@@ -41,7 +41,7 @@ impl World {
 /// Records with all that Kafka's own columns can hold, and payloads of every kind.
 fn records() -> Vec<OwnedRecord> {
     let payloads = [
-        Some(r#"{"id":1,"Id":2,"text":"\u00e4\n","deep":{"a":[1,2.50]}}"#.to_string()),
+        Some(r#"{"id":1,"Id":2,"text":"\u00e4\n","deep":{"a":[1.5,2.50]}}"#.to_string()),
         None,
         Some("[1,{\"a\":2}]".to_string()),
         Some(r#""text""#.to_string()),
