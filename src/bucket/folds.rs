@@ -8,7 +8,7 @@
 //!   each at least once. A claim without a receipt is unfinished only if no fold has its `first` either.
 //! - **K-7** Where both are there, the receipt beside counts: a batch was mended after it had been folded. But one of the same batch that names
 //!   nothing the folded one lacks, and not all that it has, and tells of no lost rows, is of a process that was stopped for long: there the
-//!   folded one counts ([`prevailing`]).
+//!   folded one counts ([`prevailing`]). [`Bucket::receipt`], for whoever reads many, takes the one beside without a look into the folds.
 //!
 //! Claims are never folded. A claim is made by creating an object that is absent: one cut per `first`, for ever (K-1). Were it deleted, a process
 //! that was stopped before its create, however long ago, would make it anew when it wakes, with another cut. A receipt has no such power.
@@ -331,11 +331,26 @@ impl Bucket {
         Ok(beside.is_none_or(|beside| folded_prevails(&beside, &folded)).then_some(folded))
     }
 
-    /// The receipt of the batch that begins at `first`, beside the folds or in one; `None` where there is none.
+    /// The receipt of the batch that begins at `first`, beside the folds or, where there is none, in one; `None` where there is none either.
     ///
     /// # Errors
     /// [`BucketError`].
     pub async fn receipt(&self, partition: &TopicPartition, first: i64) -> Result<Option<Receipt>, BucketError> {
+        match self.get_receipt(partition, first).await? {
+            Some(receipt) => Ok(Some(receipt)),
+            None => self.folded_receipt(partition, first).await,
+        }
+    }
+
+    /// The receipt of the batch that begins at `first` that counts (K-7), whether there is another one or not. Lists the folds.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn counting_receipt(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+    ) -> Result<Option<Receipt>, BucketError> {
         let beside = self.get_receipt(partition, first).await?;
         let folded = self.folded_receipt(partition, first).await?;
         Ok(match (beside, folded) {

@@ -38,8 +38,6 @@ pub mod value;
 pub mod walk;
 
 #[cfg(test)]
-mod compacted;
-#[cfg(test)]
 mod tests;
 
 /// How long Kafka lets a transaction be open before it aborts it, milliseconds.

@@ -86,7 +86,7 @@ impl Reader {
     /// A store that refuses or does not answer.
     pub(super) async fn document(&self, partition: &TopicPartition, first: i64) -> Result<Document, Failure> {
         let (bucket, what) = (&self.bucket, format!("{partition}: the receipt of {first}"));
-        let receipt = self.tolerantly(&what, || bucket.receipt(partition, first)).await?;
+        let receipt = self.tolerantly(&what, || bucket.counting_receipt(partition, first)).await?;
         let unreadable = match receipt {
             Ok(Some(receipt)) => return Ok(Document::Receipt(Box::new(receipt))),
             Ok(None) => None,
