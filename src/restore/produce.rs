@@ -298,6 +298,7 @@ impl<'r> Restore<'r> {
         let before = self.sieve.counted();
         let record = item.and_then(|item| self.sifted(*item, &mut came));
         if let Some((record, mut met)) = record {
+            met.bytes = bytes(&record);
             if let Some(failure) = self.checked(&record, &met) {
                 self.sieve.back_to(before);
                 return Ok(Some((partition, failure)));
@@ -310,7 +311,6 @@ impl<'r> Restore<'r> {
                 self.sieve.back_to(with_it);
             }
             self.begin(open)?;
-            met.bytes = bytes(&record);
             let to = self.how.preserve_partitions.then_some(partition);
             loop {
                 match self.target.put(to, &record)? {

@@ -105,14 +105,45 @@ impl Restore<'_> {
         }
     }
 
-    /// Why a record's time may not be produced.
+    /// Why a record may not be produced: its time, or its size. To ask the broker would cost the whole transaction.
     pub(super) fn checked(&self, record: &OwnedRecord, met: &Met) -> Option<Failure> {
+        let alone = batch_bytes(record);
+        if self.how.message_bytes_max.is_some_and(|most| alone > most) {
+            let why = format!(
+                "a batch of it alone has {alone} bytes, unpacked; raise max.message.bytes of {}",
+                self.how.to_topic
+            );
+            return Some(self.not_taken(met, &why));
+        }
         let at_ms = record.timestamp.filter(|&at_ms| at_ms != NO_TIMESTAMP)?;
         let problem = self.how.limits.problem(at_ms, self.how.to_topic)?;
         let what = place(self.how.topic, met.partition, met.offset);
         let text = format!("{what}: {problem}. All before it is restored, and the same command goes on with it");
         Some(Failure::new(Exit::Stopped, text))
     }
+}
+
+/// Bytes of a batch that holds this record alone and is not packed, in version 2 of Kafka's message format
+/// (<https://kafka.apache.org/documentation/#messageformat>): what `max.message.bytes` is compared with.
+fn batch_bytes(record: &OwnedRecord) -> u64 {
+    /// Attributes, and the differences of time and offset, which are 0.
+    const FIXED: usize = 3;
+    const BATCH: usize = 61;
+    let of = |bytes: Option<&[u8]>| bytes.map_or(varint(-1), |bytes| varint(length(bytes)) + bytes.len());
+    let headers = record.headers.iter().map(|(name, value)| of(Some(name.as_bytes())) + of(value.as_deref()));
+    let count = varint(i64::try_from(record.headers.len()).unwrap_or(i64::MAX));
+    let body = FIXED + of(record.key.as_deref()) + of(record.value.as_deref()) + count + headers.sum::<usize>();
+    (BATCH + varint(i64::try_from(body).unwrap_or(i64::MAX)) + body) as u64
+}
+
+fn length(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.len()).unwrap_or(i64::MAX)
+}
+
+/// Bytes of a zigzag varint.
+fn varint(value: i64) -> usize {
+    let zigzag = ((value << 1) ^ (value >> 63)).unsigned_abs().max(1);
+    (64 - zigzag.leading_zeros() as usize).div_ceil(7)
 }
 
 /// Which record of the archive it is, in words.
@@ -130,4 +161,29 @@ pub(super) fn not_ours(error: ProgressError) -> Failure {
         ProgressError::Unknown(_) | ProgressError::Partial { .. } => Exit::Stopped,
     };
     Failure::new(exit, format!("how far the job is: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: sizes as the format has them. Method: counted by hand from its description.
+    #[test]
+    fn a_batch_of_one_record_is_as_large_as_the_format_says() {
+        let record = |key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]| OwnedRecord {
+            topic: "t".into(),
+            partition: 0,
+            offset: 0,
+            timestamp: None,
+            key: key.map(<[u8]>::to_vec),
+            value: value.map(<[u8]>::to_vec),
+            headers: headers.iter().map(|(name, value)| (name.to_string(), value.map(<[u8]>::to_vec))).collect(),
+        };
+        // Three fixed bytes, a byte for each null, one for the number of headers, one for the length.
+        assert_eq!(batch_bytes(&record(None, None, &[])), 61 + 1 + 3 + 1 + 1 + 1);
+        assert_eq!(batch_bytes(&record(Some(b"key"), Some(b""), &[])), 61 + 1 + 3 + (1 + 3) + 1 + 1);
+        let (long, header) = (vec![0; 64], [("h", Some(&b"v"[..])), ("h", None)]);
+        assert_eq!(batch_bytes(&record(None, Some(&long), &header)), 61 + 2 + 3 + 1 + (2 + 64) + 1 + (2 + 2) + (2 + 1));
+        assert_eq!([0, -1, 63, 64, -64, -65, 8_191, 8_192].map(varint), [1, 1, 1, 2, 1, 2, 2, 3]);
+    }
 }

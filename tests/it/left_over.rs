@@ -74,7 +74,8 @@ fn objects_that_are_all_that_is_left_are_kept() {
     assert_eq!((events(&again).len(), kept(&again)), (1, left));
     let told = trial.command("backfill", &["--topic", &topic.name, "--missing"]).expect(8);
     let offsets = format!("offsets {} to {}", alone.1, alone.2);
-    told.prints(&[offsets.as_str(), "keep them", "Bring the receipts", objects(&before, alone)[0].as_str()]);
+    assert!(objects(&before, alone).iter().any(|key| told.out.contains(key.as_str())), "{}", told.out);
+    told.prints(&[offsets.as_str(), "keep them", "Bring the receipts"]);
     let (first, end) = (alone.1.to_string(), alone.2.to_string());
     let named = ["--from-offset", first.as_str(), "--to-offset", end.as_str()];
     backfill(&trial, &topic, &named).wait(DEADLINE).expect(5).says(&["absent", "--missing", &end]);
