@@ -112,6 +112,7 @@ class Archive:
         return {
             "version": 1, "topic": TOPIC, "partition": partition, "first": first, "end": first + BATCH, "cluster_id": "c",
             "archive": TOPIC, "generation": 1, "fingerprint": self.fingerprint, "writer": "0.1.0", "reason": "age",
+            "written_ms": int(START.timestamp() * 1_000),
             "balance": {"consumed": self.windows, "outputs": {"json": balance}}, "objects": objects,
         }  # fmt: skip
 
@@ -332,7 +333,12 @@ def prove(binary, folder, batches, windows):
 
     listed = run("clean", collections.Counter(), listed=objects - fewer)
     folds = siltstone(binary, config, "fold", "--min-age", "0s")
-    print(f"folded: {sum(of.get('receipts', 0) for of in folds)} receipts", flush=True)
+    folded = sum(of.get("receipts", 0) for of in folds)
+    print(f"folded: {folded} receipts", flush=True)
+    # A thousand each, and the newest thousand of each Kafka partition stay.
+    if folded != 20 * 1_000 * max(0, (batches - 1_000) // 1_000):
+        print("FAIL  that is not what was to be folded")
+        good = False
     run("clean, folded", collections.Counter(), listed=listed)
     faults = Faults(archive, list(range(19)), replaced)
     for kind in LISTED * OF_EACH:
