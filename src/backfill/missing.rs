@@ -6,20 +6,22 @@
 //!               └──what Kafka holds no more and objects reach into that no receipt names──▶ left as it is
 //! ```
 //! That last is what keeps rows that are there from being declared absent. What Kafka deletes after a job was made is looked at once more when its
-//! batches are taken over ([`Resolved::unvouched`]).
+//! batches are taken over ([`Resolved::unvouched`]): those of jobs that mend, and of jobs for a range that was named ([`unvouched`]).
 
 use super::job::Site;
 use super::resolve::{self, Resolved, live_offset};
 use super::strangers::{Strangers, kept_of};
 use super::tally;
-use crate::bucket::jobs::{JobBatch, JobFound, JobKept, JobRange, JobRequest, LEFT_MAX};
+use crate::bucket::jobs::{Job, JobBatch, JobFound, JobKept, JobRange, JobRequest, LEFT_MAX};
 use crate::config::Config;
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
+use crate::layout::recognise::Recogniser;
 use crate::pipeline::schedule::{union, without};
 use crate::pipeline::start::first_bounds;
 use crate::record::{OffsetRange, TopicPartition};
 use crate::verify::finding::{Fault, Finding};
+use crate::verify::layouts::recognisers;
 use crate::verify::{self, Options, Parts, Told};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,7 +65,7 @@ pub async fn find(
         ..Options::default()
     };
     let clock = parts.clock.clone();
-    let mut found = Found::default();
+    let mut found = Found::new(site);
     let mut tell = |told| {
         if let Told::Finding(finding) = told {
             tracing::debug!("{finding}");
@@ -85,66 +87,111 @@ pub async fn find(
     Ok(missing)
 }
 
-/// Refuses `ranges` of `topic`, which no receipt vouches for, where Kafka has deleted offsets of them and objects that no receipt names reach into
-/// these: archived now, their rows would be declared absent. Verifies the archive only if Kafka has deleted some of the ranges.
+/// Of `ranges` of `topic`, which no receipt vouches for, the offsets that objects reach into which no receipt names: should Kafka delete them before
+/// they are archived, a receipt would declare these rows absent. Verifies the archive, but reads no object.
 ///
 /// # Errors
-/// [`Exit::Stopped`]: there are such objects. As [`verify::verify`]; Kafka does not answer.
-pub async fn check_deleted(
+/// [`Exit::Stopped`]: Kafka has deleted some of them already. As [`verify::verify`]; Kafka does not answer.
+pub async fn unvouched(
     site: &Site<'_>,
     config: &Config,
     parts: Parts,
     coordinator: &dyn Coordinator,
     topic: &str,
     ranges: &[JobRange],
-) -> Result<(), Failure> {
-    let mut starts: BTreeMap<i32, i64> = BTreeMap::new();
+) -> Result<Vec<JobRange>, Failure> {
     let numbers: BTreeSet<i32> = ranges.iter().map(|range| range.partition).collect();
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    tracing::info!(topic, "looking for objects of these offsets that no receipt names");
+    let clock = parts.clock.clone();
+    let found = strangers_of(site, config, parts, topic, &numbers).await?;
+    let mut unvouched = Vec::new();
     for number in numbers {
-        let partition = TopicPartition::new(topic, number);
-        starts.insert(number, first_bounds(&*parts.clock, coordinator, &partition).await?.start);
+        let Some(strangers) = found.strangers.get(&number) else { continue };
+        // After the verification: the log begins later and later.
+        let start = first_bounds(&*clock, coordinator, &TopicPartition::new(topic, number)).await?.start;
+        let of_number: Vec<OffsetRange> =
+            ranges.iter().filter(|range| range.partition == number).map(JobRange::range).collect();
+        for &range in &of_number {
+            let met = strangers.met(range, start);
+            let stretches = union(met.iter().map(|(met, _)| *met).collect());
+            let kept = kept_of(number, stretches, &met, start);
+            if let (Some(JobKept { first, objects, example, .. }), Some(last)) = (kept.first(), kept.last()) {
+                return Err(Failure::new(
+                    Exit::Stopped,
+                    format!(
+                        "{topic}/{number} offset {first}: Kafka has deleted it, and {objects} objects that no receipt names hold rows of it and of \
+                         those behind it, such as {example}: a receipt now would declare these rows absent. Ask for offsets from {} on \
+                         (--from-offset), or let --missing do what is missing around them; `siltstone help backfill` says what can be done about \
+                         such objects",
+                        last.end
+                    ),
+                ));
+            }
+        }
+        let reached = union(of_number.into_iter().flat_map(|range| strangers.reaching(range)).collect());
+        if let Some(first) = reached.first() {
+            tracing::warn!(
+                %topic, partition = number, first = first.first,
+                "objects that no receipt names hold rows of offsets that are archived now: whoever lists folders reads these twice then. \
+                 --missing archives them as they were; `siltstone verify` names the objects"
+            );
+        }
+        unvouched.extend(reached.into_iter().map(|range| JobRange::new(number, range)));
     }
-    let begins_too_late = |range: &&JobRange| starts.get(&range.partition).is_some_and(|&start| range.first < start);
-    let deleted: Vec<&JobRange> = ranges.iter().filter(begins_too_late).collect();
-    if deleted.is_empty() {
-        return Ok(());
+    Ok(not_too_many(unvouched, ranges, RANGES_MAX))
+}
+
+/// `unvouched`, or where it is more than `max` all of `ranges`.
+fn not_too_many(unvouched: Vec<JobRange>, ranges: &[JobRange], max: usize) -> Vec<JobRange> {
+    match unvouched.len() > max {
+        true => ranges.iter().map(|range| JobRange::new(range.partition, range.range())).collect(),
+        false => unvouched,
     }
-    let partitions: BTreeSet<i32> = deleted.iter().map(|range| range.partition).collect();
+}
+
+/// Objects that nobody vouches for in the batches of `job`, which has ended, that names of objects told: they are not what these batches put, so their rows are
+/// there twice.
+///
+/// # Errors
+/// As [`verify::verify`].
+pub async fn left_beside(site: &Site<'_>, config: &Config, parts: Parts, job: &Job) -> Result<u64, Failure> {
+    let batches: Vec<&JobRange> = job.ranges.iter().filter(|range| range.batch).collect();
+    let numbers = batches.iter().map(|range| range.partition).collect();
+    tracing::info!(topic = job.topic, "looking whether objects that told a batch are those that it has put");
+    let found = strangers_of(site, config, parts, &job.topic, &numbers).await?;
+    let left = batches.iter().filter_map(|batch| {
+        let named = found.strangers.get(&batch.partition)?.known.get(&batch.range())?;
+        Some(named.of_batch)
+    });
+    Ok(left.sum())
+}
+
+/// What verifying finds of these Kafka partitions from listings and receipts alone.
+async fn strangers_of(
+    site: &Site<'_>,
+    config: &Config,
+    parts: Parts,
+    topic: &str,
+    numbers: &BTreeSet<i32>,
+) -> Result<Found, Failure> {
     let options = Options {
         archive: Some(site.archive.name.clone()),
         topic: Some(topic.to_string()),
-        partitions: partitions.into_iter().collect(),
+        partitions: numbers.iter().copied().collect(),
         ..Options::default()
     };
-    let mut found = Found::default();
+    let mut found = Found::new(site);
     let mut tell = |told| {
         if let Told::Finding(finding) = told {
             found.add(&finding);
         }
         Ok(())
     };
-    tracing::info!(topic, "Kafka has deleted some of these offsets: looking for objects of them that no receipt names");
-    verify::verify(config, parts, &options, &mut tell).await?;
-    for JobRange { partition: number, first, end, .. } in deleted {
-        let Some(strangers) = found.strangers.get(number) else { continue };
-        let start = starts.get(number).copied().unwrap_or(i64::MIN);
-        let met = strangers.met(OffsetRange::new(*first, *end), start);
-        let stretches = union(met.iter().map(|(met, _)| *met).collect());
-        let kept = kept_of(*number, stretches, &met, start);
-        if let (Some(JobKept { first, objects, example, .. }), Some(last)) = (kept.first(), kept.last()) {
-            return Err(Failure::new(
-                Exit::Stopped,
-                format!(
-                    "{topic}/{number} offset {first}: Kafka has deleted it, and {objects} objects that no receipt names hold rows of it and of \
-                     those behind it, such as {example}: a receipt now would declare these rows absent. Ask for offsets from {} on \
-                     (--from-offset), or let --missing do what is missing around them; `siltstone help backfill` says what can be done about \
-                     such objects",
-                    last.end
-                ),
-            ));
-        }
-    }
-    Ok(())
+    verify::verify(config, Parts { cluster: None, ..parts }, &options, &mut tell).await?;
+    Ok(found)
 }
 
 /// Findings as they come. Memory: some 60 bytes for each batch that is meant, some 200 for each that only names of objects tell.
@@ -157,12 +204,24 @@ struct Found {
     gaps: BTreeMap<i32, Vec<OffsetRange>>,
     strangers: BTreeMap<i32, Strangers>,
     read_back: BTreeSet<JobBatch>,
+    /// Read the keys of batches that are archived now.
+    names: Vec<Recogniser>,
     findings: BTreeMap<String, u64>,
     besides: BTreeMap<String, u64>,
     blocked: Vec<String>,
 }
 
 impl Found {
+    fn new(site: &Site<'_>) -> Self {
+        Self { names: recognisers(&site.archive.layout), ..Self::default() }
+    }
+
+    /// Whether a batch of the offsets that the object's name tells would put one of that name.
+    fn is_of_batch(&self, finding: &Finding) -> bool {
+        let is_named = |(_, key): &(String, String)| self.names.iter().any(|names| names.read(key).is_some());
+        finding.replay.is_none() && finding.compaction.is_none() && finding.place.as_ref().is_some_and(is_named)
+    }
+
     fn add(&mut self, finding: &Finding) {
         let number = finding.partition.partition;
         let word = finding.kind().word();
@@ -184,7 +243,8 @@ impl Found {
             (fault, None) => {
                 *self.besides.entry(word.to_string()).or_default() += 1;
                 if matches!(fault, Fault::Unvouched { .. }) {
-                    self.strangers.entry(number).or_default().add(finding);
+                    let is_of_batch = self.is_of_batch(finding);
+                    self.strangers.entry(number).or_default().add(finding, is_of_batch);
                 }
             }
         }
@@ -235,7 +295,7 @@ impl Found {
                 reached.extend(without(strangers.reaching(gap), stretches.clone()));
                 for part in without(vec![gap], stretches.clone()) {
                     let told = strangers.told(part);
-                    revouched += told.iter().map(|name| strangers.known[name].objects).sum::<u64>();
+                    revouched += told.iter().map(|name| strangers.known[name].of_batch).sum::<u64>();
                     let between = without(vec![part], told.clone());
                     ranges.extend(between.into_iter().map(|range| JobRange::new(number, range)));
                     batches.extend(told);
@@ -249,9 +309,7 @@ impl Found {
         ranges.sort_unstable_by_key(|range| (range.partition, range.first));
         later += ranges.len().saturating_sub(ranges_max) as u64;
         ranges.truncate(ranges_max);
-        if unvouched.len() > ranges_max {
-            unvouched = ranges.iter().map(|range| JobRange::new(range.partition, range.range())).collect();
-        }
+        let unvouched = not_too_many(unvouched, &ranges, ranges_max);
         let firsts: BTreeSet<JobBatch> =
             ranges.iter().map(|range| JobBatch { partition: range.partition, first: range.first }).collect();
         let read_back = self.read_back.intersection(&firsts).copied().collect();
@@ -295,15 +353,34 @@ mod tests {
         }
     }
 
+    /// Of an archive whose objects lie in folders by hour.
+    fn found() -> Found {
+        let text = r#"
+            [kafka]
+            brokers = "nowhere:9092"
+            [destinations.main]
+            url = "file:///nowhere"
+            [[archive]]
+            name = "a"
+            topics = ["t"]
+            [[archive.output]]
+            format = { type = "json", compression = "none" }
+            layout = { path = "{topic}/%Y/%m/%d/%H", name = "{partition}+{first}-{end}" }
+        "#;
+        let config = crate::config::parse(text, std::path::Path::new(""), &|_| None);
+        let config = config.unwrap_or_else(|errors| panic!("the test's own configuration: {errors}"));
+        Found { names: recognisers(&config.archives[0].layout), ..Found::default() }
+    }
+
     fn missing(findings: Vec<Finding>, live: i64, ranges_max: usize) -> Missing {
-        let mut found = Found::default();
+        let mut found = found();
         findings.iter().for_each(|finding| found.add(finding));
         found.into_missing(&BTreeMap::from([(0, live)]), &BTreeMap::new(), ranges_max)
     }
 
     /// The same, with a log that begins at `start`.
     fn with_log_from(start: i64, findings: &[Finding]) -> Missing {
-        let mut found = Found::default();
+        let mut found = found();
         findings.iter().for_each(|finding| found.add(finding));
         found.into_missing(&BTreeMap::from([(0, 1_000)]), &BTreeMap::from([(0, start)]), 99)
     }
@@ -313,8 +390,10 @@ mod tests {
         of.map(|kept| (kept.first, kept.end, kept.objects, kept.in_kafka_from)).collect()
     }
 
+    /// As a batch of these offsets would put it.
     fn stranger(first: i64, end: Option<i64>) -> Finding {
-        Finding { end, ..finding(first, first, Fault::Unvouched { bytes: 1, why: "" }) }
+        let place = end.map(|end| ("file:///nowhere".to_string(), format!("t/2025/11/21/03/0+{first}-{end}.json")));
+        Finding { end, place, ..finding(first, first, Fault::Unvouched { bytes: 1, why: "" }) }
     }
 
     fn ranges(missing: &Missing) -> Vec<(i64, i64, bool)> {
@@ -325,16 +404,15 @@ mod tests {
     fn batches_stay_batches_and_gaps_are_cut_by_names() {
         let gone = || Fault::Missing { bytes: 1 };
         let other = || Fault::Checksum { expected: "a".into(), found: "b".into() };
-        let stranger = || Fault::Unvouched { bytes: 1, why: "" };
         let found = missing(
             vec![
                 finding(0, 10, gone()),
                 finding(0, 10, gone()),
                 finding(10, 20, other()),
                 finding(30, 60, Fault::Gap),
-                finding(40, 50, stranger()),
-                finding(50, 58, stranger()),
-                finding(55, 60, stranger()),
+                stranger(40, Some(50)),
+                stranger(50, Some(58)),
+                stranger(55, Some(60)),
                 finding(60, 70, Fault::Unfinished),
                 finding(5, 8, Fault::Overlap { other: OffsetRange::new(0, 8) }),
                 finding(90, 101, gone()),
@@ -406,6 +484,31 @@ mod tests {
         assert_eq!(ranges(&found), [(100, 130, false), (200, 300, false)]);
         let unvouched: Vec<_> = found.resolved.unvouched.iter().map(|range| (range.first, range.end)).collect();
         assert_eq!(unvouched, [(200, 300)]);
+    }
+
+    /// Goal: what a compaction or a replay made, or a batch of another layout, is not put again by archiving what its name tells: it makes no batch, and is
+    /// not taken for mended; and it keeps its offsets from being declared absent all the same.
+    #[test]
+    fn only_what_a_batch_puts_again_tells_one() {
+        let gap = || finding(100, 300, Fault::Gap);
+        let elsewhere = Some(("file:///nowhere".to_string(), "t/dt=2025-11-21/0+120-160.json".to_string()));
+        let others = [
+            Finding { compaction: Some("3".into()), ..stranger(120, Some(160)) },
+            Finding { replay: Some(1), ..stranger(120, Some(160)) },
+            Finding { place: elsewhere, ..stranger(120, Some(160)) },
+        ];
+        for other in others {
+            let found = with_log_from(100, &[gap(), other.clone()]);
+            assert_eq!(ranges(&found), [(100, 300, false)], "{other}");
+            assert_eq!((found.found.revouched, found.found.is_mended()), (0, false), "{other}");
+            let found = with_log_from(150, &[gap(), other.clone()]);
+            assert_eq!(kept(&found), [(120, 160, 1, Some(150))], "{other}");
+            // Beside one that a batch has put, which it puts again.
+            let found = with_log_from(100, &[gap(), other.clone(), stranger(120, Some(160))]);
+            assert_eq!(ranges(&found), [(100, 120, false), (120, 160, true), (160, 300, false)], "{other}");
+            assert_eq!((found.found.revouched, found.found.is_mended()), (1, false), "{other}");
+        }
+        assert!(with_log_from(100, &[gap(), stranger(120, Some(160))]).found.is_mended());
     }
 
     #[test]

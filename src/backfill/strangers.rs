@@ -19,17 +19,21 @@ pub(super) struct Strangers {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Named {
     pub(super) objects: u64,
+    /// Of them those that a batch of these offsets would put.
+    pub(super) of_batch: u64,
     /// Destination and key of one.
     example: String,
 }
 
 impl Strangers {
-    pub(super) fn add(&mut self, finding: &Finding) {
+    /// `is_of_batch`: a batch of the offsets that its name tells would put an object of that name.
+    pub(super) fn add(&mut self, finding: &Finding, is_of_batch: bool) {
         let named = match finding.end {
             Some(end) => self.known.entry(OffsetRange::new(finding.first, end)).or_default(),
             None => self.endless.entry(finding.first).or_default(),
         };
         named.objects += 1;
+        named.of_batch += u64::from(is_of_batch);
         if let (true, Some((destination, key))) = (named.example.is_empty(), &finding.place) {
             named.example = format!("{destination}/{key}");
         }
@@ -56,10 +60,10 @@ impl Strangers {
     }
 
     /// The batches inside `gap` that names of objects tell: archived again they get these names again. Those that share an offset with another one
-    /// tell nothing.
+    /// tell nothing, and neither do objects of compactions, of replays, and with names of another layout: no batch puts them again.
     pub(super) fn told(&self, gap: OffsetRange) -> Vec<OffsetRange> {
         let (from, to) = (OffsetRange::new(gap.first, gap.first), OffsetRange::new(gap.end, gap.end));
-        let inside = self.known.range(from..to).map(|(name, _)| *name);
+        let inside = self.known.range(from..to).filter(|(_, named)| named.of_batch > 0).map(|(name, _)| *name);
         let mut inside = inside.filter(|name| name.first < name.end && name.end <= gap.end).peekable();
         let (mut told, mut end) = (Vec::new(), i64::MIN);
         while let Some(name) = inside.next() {

@@ -18,13 +18,15 @@
 //!   and is kept, with the SHA-256 that it has and its rows named as lost, where Kafka can give no more as many.
 //! - **E-7** An object that gave way to a compaction's ([`crate::ledger::live`]) is not put again: its rows would be there twice. It stays in the
 //!   receipt, which is read together with that of the compaction.
+//! - **E-8** A batch of a job that has no receipt is not archived where a compaction's object that counts has rows of it: its receipt was lost, and
+//!   under whatever name its rows would be there twice. The job stops and says which receipt is to be brought back.
 
 use super::context::{Context, Halt, Try};
 use super::finish::{SealedBatch, count_records};
 use super::start::chain;
 use crate::bucket::Place;
 use crate::bucket::claim::ClaimedObject;
-use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
+use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject, receipt_key};
 use crate::exit::Exit;
 use crate::ledger::live::Live;
 use crate::upload::{self, Look, PutRule};
@@ -136,6 +138,29 @@ pub async fn live(context: &Context, batch: &SealedBatch) -> Result<Live, Halt> 
             }
         })
         .await
+}
+
+/// Stops a batch of a job whose rows are in the object of a compaction, though no receipt says so (E-8).
+///
+/// # Errors
+/// [`Halt`].
+pub async fn check_compacted(context: &Context, batch: &SealedBatch) -> Result<(), Halt> {
+    let has_receipt = batch.earlier.as_ref().is_some_and(|earlier| earlier.vouched.is_some());
+    if context.schedule.is_none() || has_receipt {
+        return Ok(());
+    }
+    let (partition, range) = (&batch.held.partition, batch.range);
+    let live = live(context, batch).await?;
+    let meets = |&&(first, end): &&(i64, i64)| first < range.end && range.first < end;
+    let met = live.compacted().iter().find_map(|of| Some((of, of.group.batches.iter().find(meets)?)));
+    let Some((of, &(first, end))) = met else { return Ok(()) };
+    let (key, (unit, n)) = (&of.group.key, &of.id);
+    let receipt = receipt_key(partition, batch.archive.layout.generation, first);
+    Err(Halt::Stop(format!(
+        "{partition}: no receipt vouches for offset {first}, but {key} holds rows of the batch [{first}, {end}), which a compaction took in: archived \
+         again they would be there twice. Restore {receipt} from a backup or an older version of the bucket; or take the compaction back first: \
+         siltstone compact --undo {unit}.{n}"
+    )))
 }
 
 /// Objects of earlier tries that have no part in this one: what Kafka held when they were made is gone (E-1, E-3).

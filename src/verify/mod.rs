@@ -28,7 +28,7 @@ mod compare;
 mod deep;
 mod examine;
 pub mod finding;
-mod layouts;
+pub mod layouts;
 mod listing;
 mod read;
 pub mod repair;

@@ -241,6 +241,21 @@ fn what_is_missing_beside_compacted_objects_is_archived_again() {
     };
     let now = trial.archive();
     assert_eq!((old(&now, "json/"), old(&now, "envelope/").len()), (old(&before, "json/"), 1));
+    // A batch of which only the compacted object knows is not archived beside it.
+    let receipt = format!("_siltstone/receipts/v1/{}/00000/{:020}.json", topic.name, 100);
+    trial.remove(&receipt);
+    let refused = mend(5).says(&["holds rows of the batch [100, 200)", &receipt, "siltstone compact --undo"]);
+    trial.command("backfill", &["--topic", &topic.name, "--missing", "--cancel", "--job", &job_of(&refused)]).expect(0);
+    let left = trial.archive();
+    assert_eq!(data(&left), data(&now), "nothing is put");
+    trial.put(&receipt, now.objects[&receipt].clone());
+    assert_complete(&trial, "its receipt is back");
+}
+
+/// The job that a backfill announced.
+fn job_of(ended: &Ended) -> String {
+    let events = crate::missing::events(ended);
+    events["job"]["job"]["name"].as_str().expect("a name").to_string()
 }
 
 /// Goal: a compaction that is aborted at any effect, inside its process too, is finished by the same command, and nobody sees a row twice or not at all
