@@ -29,16 +29,20 @@ step "build"
 # One library serves all: the simulation alone plants bugs, which nothing but a test of it can (src/planted.rs).
 export CARGO_TERM_COLOR=never
 cargo build --tests --bins --features test-util
-simulation=$(cargo test --features test-util --test sim --no-run 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+simulation=$(cargo test --features test-util --test sim --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
 [[ -x "$simulation" ]] || { echo "cargo does not say where the simulation lies" >&2; exit 1; }
 # All but the simulation, which goes on beside them.
 targets=(--lib --bins)
 for name in $(sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"$/\1/p}' Cargo.toml); do
     [[ "$name" == sim ]] || targets+=(--test "$name")
 done
+# Each is two words, and one is left out.
+((${#targets[@]} == 2 * $(grep -c '^\[\[test\]\]' Cargo.toml))) || { echo "not every [[test]] of Cargo.toml begins with its name" >&2; exit 1; }
 
 step "clippy"
 cargo clippy --all-targets --features test-util -- -D warnings
+# What a release is made of.
+cargo clippy --bins -- -D warnings
 
 step "the demo needs no service"
 demo=$(mktemp -d)

@@ -13,12 +13,14 @@ use super::resolve::{self, Resolved, live_offset};
 use super::strangers::{Strangers, kept_of};
 use super::tally;
 use crate::bucket::jobs::{Job, JobBatch, JobFound, JobKept, JobRange, JobRequest, LEFT_MAX};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::layout::recognise::Recogniser;
+use crate::ledger::live::{Live, held_without_receipt};
 use crate::pipeline::schedule::{union, without};
-use crate::pipeline::start::first_bounds;
+use crate::pipeline::start::{first_bounds, patiently};
 use crate::record::{OffsetRange, TopicPartition};
 use crate::verify::finding::{Fault, Finding};
 use crate::verify::layouts::recognisers;
@@ -75,6 +77,7 @@ pub async fn find(
     };
     tracing::info!(topic = options.topic, deep = options.deep, "verifying the archive for what is missing");
     verify::verify(config, parts, &options, &mut tell).await?;
+    found.look_for_compacted(site, &*clock, partitions).await?;
     // After the verification: the log begins later and later.
     let mut starts = BTreeMap::new();
     for partition in partitions.iter().filter(|partition| found.numbers().contains(&partition.partition)) {
@@ -112,10 +115,16 @@ pub async fn unvouched(
         let Some(strangers) = found.strangers.get(&number) else { continue };
         // After the verification: the log begins later and later.
         let start = first_bounds(&*clock, coordinator, &TopicPartition::new(topic, number)).await?.start;
-        let of_number: Vec<OffsetRange> =
-            ranges.iter().filter(|range| range.partition == number).map(JobRange::range).collect();
-        for &range in &of_number {
-            let met = strangers.met(range, start);
+        let mut of_number: Vec<(OffsetRange, i64)> = Vec::new();
+        for range in ranges.iter().filter(|range| range.partition == number).map(JobRange::range) {
+            let from = match strangers.may_reach_over(range.first) {
+                true => unvouched_from(site, &*clock, &TopicPartition::new(topic, number), range.first).await?,
+                false => range.first,
+            };
+            of_number.push((range, from));
+        }
+        for &(range, from) in &of_number {
+            let met = strangers.met_from(range, from, start);
             let stretches = union(met.iter().map(|(met, _)| *met).collect());
             let kept = kept_of(number, stretches, &met, start);
             if let (Some(JobKept { first, objects, example, .. }), Some(last)) = (kept.first(), kept.last()) {
@@ -131,7 +140,8 @@ pub async fn unvouched(
                 ));
             }
         }
-        let reached = union(of_number.into_iter().flat_map(|range| strangers.reaching(range)).collect());
+        let reached = of_number.into_iter().flat_map(|(range, from)| strangers.reaching_from(range, from));
+        let reached = union(reached.collect());
         if let Some(first) = reached.first() {
             tracing::warn!(
                 %topic, partition = number, first = first.first,
@@ -142,6 +152,18 @@ pub async fn unvouched(
         unvouched.extend(reached.into_iter().map(|range| JobRange::new(number, range)));
     }
     Ok(not_too_many(unvouched, ranges, RANGES_MAX))
+}
+
+/// From where on nobody vouches for the offsets below `offset`: a named range may begin inside a batch without a receipt.
+async fn unvouched_from(
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    partition: &TopicPartition,
+    offset: i64,
+) -> Result<i64, Failure> {
+    let bucket = &site.ledger.bucket;
+    let before = patiently(clock, "look for the batch before", || bucket.last_below(partition, offset)).await?;
+    Ok(before.map_or(0, |entry| entry.reach().min(offset)))
 }
 
 /// `unvouched`, or where it is more than `max` all of `ranges`.
@@ -202,10 +224,12 @@ struct Found {
     /// Those of them that are claimed and have no receipt.
     claimed: BTreeMap<i32, BTreeSet<OffsetRange>>,
     gaps: BTreeMap<i32, Vec<OffsetRange>>,
+    /// Batches whose rows are in objects of compactions, and what to say where they have no receipt.
+    compacted: BTreeMap<i32, BTreeMap<OffsetRange, String>>,
     strangers: BTreeMap<i32, Strangers>,
     read_back: BTreeSet<JobBatch>,
-    /// Read the keys of batches that are archived now.
-    names: Vec<Recogniser>,
+    /// Read the keys of batches that are archived now, at these destinations.
+    names: Vec<(Vec<String>, Recogniser)>,
     findings: BTreeMap<String, u64>,
     besides: BTreeMap<String, u64>,
     blocked: Vec<String>,
@@ -218,7 +242,12 @@ impl Found {
 
     /// Whether a batch of the offsets that the object's name tells would put one of that name.
     fn is_of_batch(&self, finding: &Finding) -> bool {
-        let is_named = |(_, key): &(String, String)| self.names.iter().any(|names| names.read(key).is_some());
+        let is_named = |(destination, key): &(String, String)| {
+            let puts = |(destinations, names): &(Vec<String>, Recogniser)| {
+                destinations.contains(destination) && names.read(key).is_some()
+            };
+            self.names.iter().any(puts)
+        };
         finding.replay.is_none() && finding.compaction.is_none() && finding.place.as_ref().is_some_and(is_named)
     }
 
@@ -242,12 +271,38 @@ impl Found {
             }
             (fault, None) => {
                 *self.besides.entry(word.to_string()).or_default() += 1;
-                if matches!(fault, Fault::Unvouched { .. }) {
+                if matches!(fault, Fault::Unvouched { .. } | Fault::Doubled { .. }) {
                     let is_of_batch = self.is_of_batch(finding);
                     self.strangers.entry(number).or_default().add(finding, is_of_batch);
                 }
             }
         }
+    }
+
+    /// Looks which rows of what has no receipt compactions have taken in.
+    async fn look_for_compacted(
+        &mut self,
+        site: &Site<'_>,
+        clock: &dyn Clock,
+        partitions: &[TopicPartition],
+    ) -> Result<(), Failure> {
+        for partition in partitions {
+            let number = partition.partition;
+            let gaps = self.gaps.get(&number).into_iter().flatten();
+            let claimed = self.claimed.get(&number).into_iter().flatten();
+            let without_receipt = gaps.chain(claimed).copied();
+            let Some(all) = without_receipt
+                .reduce(|all, range| OffsetRange::new(all.first.min(range.first), all.end.max(range.end)))
+            else {
+                continue;
+            };
+            let bucket = &site.ledger.bucket;
+            // What is damaged of compactions is a finding of its own.
+            let (live, _) = Live::read_tolerantly(bucket, clock, partition, all).await?;
+            let say = |(batch, by)| (batch, held_without_receipt(partition, bucket.generation(), batch, by));
+            self.compacted.insert(number, live.batches_of(all).into_iter().map(say).collect());
+        }
+        Ok(())
     }
 
     /// By Kafka partition, up to where the live group has committed (`live`), and where the log begins (`starts`). Of more than `ranges_max` ranges
@@ -260,6 +315,10 @@ impl Found {
             let start = starts.get(&number).copied().unwrap_or(i64::MIN);
             let strangers = self.strangers.remove(&number).unwrap_or_default();
             let claimed = self.claimed.remove(&number).unwrap_or_default();
+            let compacted = self.compacted.remove(&number).unwrap_or_default();
+            let held_of = |range: OffsetRange| {
+                compacted.iter().filter(move |(batch, _)| batch.first < range.end && range.first < batch.end)
+            };
             let (mut batches, mut left) = (Vec::new(), Vec::new());
             let mut end = i64::MIN;
             for batch in self.batches.remove(&number).unwrap_or_default() {
@@ -269,6 +328,9 @@ impl Found {
                     // Receipts that overlap: a person decides which of them is right, and one is mended.
                     self.blocked
                         .push(format!("{number} {batch}: another damaged batch overlaps it; mend that one first"));
+                } else if claimed.contains(&batch) && held_of(batch).next().is_some() {
+                    (end, left) = (batch.end, left.into_iter().chain([batch]).collect());
+                    self.blocked.extend(held_of(batch).map(|(_, what)| what.clone()));
                 } else {
                     end = batch.end;
                     let met = if claimed.contains(&batch) { strangers.met(batch, start) } else { Vec::new() };
@@ -283,6 +345,8 @@ impl Found {
             }
             let told_already = batches.iter().chain(&left).copied().collect();
             let gaps = without(self.gaps.remove(&number).unwrap_or_default(), told_already);
+            self.blocked.extend(gaps.iter().flat_map(|&gap| held_of(gap)).map(|(_, what)| what.clone()));
+            let gaps = without(gaps, compacted.keys().copied().collect());
             later += gaps.iter().filter(|gap| gap.end > limit).count() as u64;
             let mut reached: Vec<OffsetRange> = batches
                 .iter()
@@ -509,6 +573,46 @@ mod tests {
             assert_eq!((found.found.revouched, found.found.is_mended()), (1, false), "{other}");
         }
         assert!(with_log_from(100, &[gap(), stranger(120, Some(160))]).found.is_mended());
+    }
+
+    /// Goal: rows that a compaction took in, of batches that have lost their receipts, are not archived beside it, and everything else is.
+    #[test]
+    fn what_compactions_hold_without_a_receipt_is_left_out_and_told() {
+        let mut found = found();
+        for one in
+            [finding(100, 300, Fault::Gap), finding(300, 400, Fault::Unfinished), finding(400, 500, Fault::Unfinished)]
+        {
+            found.add(&one);
+        }
+        let held = |first, end| (OffsetRange::new(first, end), format!("{first} is held"));
+        found.compacted.insert(0, BTreeMap::from([held(150, 200), held(320, 330)]));
+        let missing = found.into_missing(&BTreeMap::from([(0, 1_000)]), &BTreeMap::new(), 99);
+        assert_eq!(ranges(&missing), [(100, 150, false), (200, 300, false), (400, 500, true)]);
+        assert_eq!(missing.found.blocked, ["320 is held", "150 is held"]);
+        assert!(!missing.found.is_mended());
+    }
+
+    /// Goal: an object beside the one that a receipt names may hold rows of what is behind its batch, and one that told a batch may lie beside what was put.
+    #[test]
+    fn objects_beside_those_of_a_receipt_are_strangers_too() {
+        let doubled =
+            |first, end| Finding { fault: Fault::Doubled { beside: "x".into() }, ..stranger(first, Some(end)) };
+        let found = with_log_from(300, &[doubled(100, 300), finding(200, 300, Fault::Gap)]);
+        assert_eq!((kept(&found), ranges(&found)), (vec![(200, 300, 1, None)], vec![]));
+    }
+
+    /// Goal: a named range may begin inside a batch whose name tells no end.
+    #[test]
+    fn a_name_without_an_end_reaches_over_the_beginning_of_a_range() {
+        let mut strangers = Strangers::default();
+        strangers.add(&stranger(400, None), false);
+        let range = OffsetRange::new(500, 900);
+        let met =
+            |from, below| strangers.met_from(range, from, below).into_iter().map(|(met, _)| met).collect::<Vec<_>>();
+        assert_eq!((met(500, 700), met(401, 700)), (vec![], vec![]));
+        assert_eq!((met(400, 700), met(0, 500)), (vec![OffsetRange::new(500, 700)], vec![]));
+        assert_eq!(strangers.reaching_from(range, 400), [range]);
+        assert!(strangers.may_reach_over(401) && !strangers.may_reach_over(400));
     }
 
     #[test]

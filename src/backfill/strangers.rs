@@ -41,12 +41,27 @@ impl Strangers {
 
     /// What of `range` names reach into. One that does not tell its end reaches to the end of a range in which it begins.
     pub(super) fn reaching(&self, range: OffsetRange) -> Vec<OffsetRange> {
-        union(self.met(range, range.end).into_iter().map(|(met, _)| met).collect())
+        self.reaching_from(range, range.first)
+    }
+
+    /// The same where nobody vouches for the offsets from `from` on.
+    pub(super) fn reaching_from(&self, range: OffsetRange, from: i64) -> Vec<OffsetRange> {
+        union(self.met_from(range, from, range.end).into_iter().map(|(met, _)| met).collect())
+    }
+
+    /// Whether a name that does not tell its end begins below `offset`.
+    pub(super) fn may_reach_over(&self, offset: i64) -> bool {
+        self.endless.range(..offset).next().is_some()
     }
 
     /// What of `range` is reached into by names that share an offset with it below `below`: all of a name that tells its end, of others what lies
     /// below.
     pub(super) fn met(&self, range: OffsetRange, below: i64) -> Vec<(OffsetRange, &Named)> {
+        self.met_from(range, range.first, below)
+    }
+
+    /// The same where nobody vouches for the offsets from `from` on, which is not behind `range`: names that begin there may reach into it.
+    pub(super) fn met_from(&self, range: OffsetRange, from: i64, below: i64) -> Vec<(OffsetRange, &Named)> {
         let gone = OffsetRange::new(range.first, range.end.min(below));
         let known = self.known.iter().filter(|(name, _)| {
             let met = OffsetRange::new(name.first.max(gone.first), name.end.min(gone.end));
@@ -54,8 +69,9 @@ impl Strangers {
         });
         let clipped =
             known.map(|(name, named)| (OffsetRange::new(name.first.max(range.first), name.end.min(range.end)), named));
-        let endless = self.endless.iter().filter(|(first, _)| gone.contains(**first));
-        let endless = endless.map(|(&first, named)| (OffsetRange::new(first, gone.end), named));
+        let endless =
+            self.endless.iter().filter(|(first, _)| (from..gone.end).contains(*first) && gone.first < gone.end);
+        let endless = endless.map(|(&first, named)| (OffsetRange::new(first.max(range.first), gone.end), named));
         clipped.chain(endless).collect()
     }
 

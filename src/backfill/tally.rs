@@ -113,6 +113,9 @@ fn missing_of(receipt: &Receipt) -> (u64, u64) {
     (absent, receipt.lost.iter().map(|lost| lost.rows).sum())
 }
 
+/// Objects with lost rows that a job's document names, some 27 bytes each; of further ones only how many rows they are.
+const LOST_OF_MAX: usize = 100_000;
+
 /// Rows that `receipt` names as lost and that `before` named already: of the same objects, as others may be back since.
 fn lost_before(before: &JobBefore, receipt: &Receipt) -> u64 {
     let known = |lost: &LostRows| before.lost_of.get(&place_of(lost)).copied().unwrap_or(0).min(lost.rows);
@@ -158,10 +161,18 @@ pub async fn before(
         }))
     };
     let batches: Vec<JobRange> = ranges.iter().copied().filter(|range| range.batch).collect();
+    let mut named = 0;
     stream::iter(batches)
         .map(read)
         .buffered(READS_MAX)
         .try_filter_map(|found| async move { Ok(found) })
+        .map_ok(|mut before: JobBefore| {
+            named += before.lost_of.len();
+            if named > LOST_OF_MAX {
+                before.lost_of.clear();
+            }
+            before
+        })
         .try_collect()
         .await
 }

@@ -294,7 +294,25 @@ impl Bucket {
         if let Some(kept) = self.kept_folds.find(is_it) {
             return Ok(kept);
         }
+        // By a task of its own: whoever asks may be put aside for long, and others wait for the same lock.
+        let (bucket, of) = (self.clone(), partition.clone());
+        let read = async move { bucket.read_fold_alone(&of, range).await };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                let read = runtime.spawn(read).await;
+                read.unwrap_or_else(|error| {
+                    let key = fold_key(partition, self.generation, range);
+                    Err(self.damaged_fold(&key, range, format!("reading it has failed: {error}")))
+                })
+            }
+            Err(_) => read.await,
+        }
+    }
+
+    /// One at a time.
+    async fn read_fold_alone(&self, partition: &TopicPartition, range: OffsetRange) -> Result<Arc<Fold>, BucketError> {
         let _one_at_a_time = self.kept_folds.reading.lock().await;
+        let is_it = |fold: &Fold| fold.range == range && self.is_of(fold, partition);
         if let Some(kept) = self.kept_folds.find(is_it) {
             return Ok(kept);
         }

@@ -107,7 +107,6 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         check_topic(context, &batch).await?;
     }
     tell_of_a_reset(context, &batch).await;
-    earlier::check_compacted(context, &batch).await?;
     if !has(Bug::PlanSkipped) {
         context.commit(Effect::PlanCommit, &held, batch.range.first, plan(&batch).encode()).await?;
     }

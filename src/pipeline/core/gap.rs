@@ -46,7 +46,9 @@ impl Core {
         if self.context.archives[partition.archive].halt_on_gap {
             return self.finish_before_gap(slot);
         }
-        let schedule = self.context.schedule.as_ref();
+        // A receipt that is there names its objects, and stays.
+        let is_vouched = partition.redo.as_ref().is_some_and(|redo| redo.earlier.vouched.is_some());
+        let schedule = self.context.schedule.as_ref().filter(|_| !is_vouched);
         if let Some(kept) = schedule.and_then(|schedule| schedule.kept_of(&held.partition, gap)) {
             // What was read is archived first: Kafka may have it no more. Then the takeover stops the partition and says why.
             let in_hand = self.end_of_open(slot);

@@ -12,7 +12,7 @@ use crate::bucket::entries::{AllListed, DamagedFold, Entry, Listed};
 use crate::consume::{Committed, Held};
 use crate::effect::Effect;
 use crate::pipeline::context::{ArchiveContext, Context, Halt, Try};
-use crate::pipeline::earlier::Earlier;
+use crate::pipeline::earlier::{Earlier, check_compacted};
 use crate::pipeline::finish::objects_are_intact;
 use crate::pipeline::schedule::Schedule;
 use crate::record::OffsetRange;
@@ -84,6 +84,9 @@ pub async fn take_over(
     let is_vouched = ahead.entry.as_ref().is_some_and(|entry| entry.receipt.is_some());
     if let Some(kept) = schedule.kept_of(partition, deleted).filter(|_| !is_vouched) {
         return Err(Halt::Stop(kept_as_it_is(schedule, held, kept)));
+    }
+    if !is_vouched && position < needed {
+        check_compacted(context, &archive.bucket, held, OffsetRange::new(position, needed)).await?;
     }
     let read_from = position.max(log.start);
     let Chain { previous_first, watermark_ms, topic_id } = chain;
