@@ -252,7 +252,8 @@ fn a_record_that_is_refused_stops_its_partition_alone() {
     let topic = Topic::create(3);
     topic.send_all((0..3_000).map(odd));
     topic.send(Shape { partition: 0, ..Shape::of(noise(60_000)).at(BASE_MS) });
-    topic.send(Shape { partition: 1, ..Shape::of(vec![b'a'; 19_900]).at(BASE_MS) });
+    // Of a target with that limit, but for one that is packed.
+    topic.send(Shape { partition: 1, ..Shape::of(vec![b'a'; 60_000]).at(BASE_MS) });
     topic.send_all((3_000..6_000).map(odd));
     let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
     trial.rotate = "records = 700".to_string();
