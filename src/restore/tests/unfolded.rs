@@ -95,7 +95,12 @@ async fn a_record_larger_than_a_transaction_goes_on_within_it() {
         assert_eq!(at.next.unsigned_abs() * ROWS + at.rows, lives as u64 * 2, "{lives}: {at:?}");
         assert_eq!(at.of == RowsOf::Record, at.rows > 0, "{lives}: {at:?}");
         within += usize::from(at.rows > 0);
-        compact(&world.config, stores(&world), 100).await;
+        // As they are, or of another format.
+        if lives % 2 == 0 {
+            compact(&world.config, stores(&world), 100).await;
+        } else {
+            assert_eq!(world.compacted().await.left, 0);
+        }
         to_the_end(&world, &target, &asked).await;
         assert_whole(&target, &format!("{lives}"));
     }
