@@ -338,7 +338,7 @@ fn a_damaged_receipt_stops_its_partition_alone() {
     trial.rotate = "records = 700".to_string();
     trial.drain().expect(0);
     let archive = trial.archive();
-    let receipts = archive
+    let mut receipts = archive
         .objects
         .keys()
         .filter(|key| key.starts_with("_siltstone/receipts/") && key.contains("/00001/") && key.ends_with(".json"));
