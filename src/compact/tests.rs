@@ -51,8 +51,9 @@ struct Mortal {
     inner: Arc<InMemory>,
     left: AtomicI64,
     last_is_done: bool,
-    /// Documents with that in their names are not listed yet: they come at this moment.
+    /// Documents with that in their names come at this moment: they are not listed until the process wants to put one itself.
     unlisted: Option<&'static str>,
+    has_met_them: AtomicBool,
     /// Whoever deletes is refused.
     no_deletes: bool,
     /// Where the process is stopped.
@@ -62,7 +63,7 @@ struct Mortal {
 /// Where a process is stopped, once, until it is let go on.
 #[derive(Debug)]
 struct Gate {
-    /// `delete`, or something in `put <key>` or `get <key>`.
+    /// `delete`, or something in `put <key>`, `<key> is put` or `get <key>`.
     at: &'static str,
     is_passed: AtomicBool,
     reached: Notify,
@@ -112,12 +113,20 @@ fn dead() -> Error {
 impl Mortal {
     fn of(world: &World) -> Self {
         let (inner, left) = (world.main.clone(), AtomicI64::new(i64::MAX));
-        Self { inner, left, last_is_done: true, unlisted: None, no_deletes: false, gate: None }
+        Self {
+            inner,
+            left,
+            last_is_done: true,
+            unlisted: None,
+            has_met_them: AtomicBool::new(false),
+            no_deletes: false,
+            gate: None,
+        }
     }
 
-    async fn pass(&self, request: &str, location: &Path) {
+    async fn pass(&self, request: String) {
         if let Some(gate) = &self.gate {
-            gate.pass(&format!("{request} {location}")).await;
+            gate.pass(&request).await;
         }
     }
 
@@ -131,9 +140,13 @@ impl Mortal {
 #[async_trait]
 impl ObjectStore for Mortal {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.pass("put", location).await;
+        self.pass(format!("put {location}")).await;
+        if self.unlisted.is_some_and(|name| is_end_of(location, name)) {
+            self.has_met_them.store(true, Ordering::SeqCst);
+        }
         let (happens, answers) = self.next();
         let put = if happens { self.inner.put_opts(location, payload, options).await } else { Err(dead()) };
+        self.pass(format!("{location} is put")).await;
         if answers { put } else { Err(dead()) }
     }
     async fn put_multipart_opts(&self, location: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -143,7 +156,7 @@ impl ObjectStore for Mortal {
         if self.left.load(Ordering::SeqCst) < 0 {
             return Err(dead());
         }
-        self.pass("get", location).await;
+        self.pass(format!("get {location}")).await;
         self.inner.get_opts(location, options).await
     }
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -166,7 +179,7 @@ impl ObjectStore for Mortal {
         futures::stream::once(waiting).flatten().boxed()
     }
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let unlisted = self.unlisted;
+        let unlisted = self.unlisted.filter(|_| !self.has_met_them.load(Ordering::SeqCst));
         let is_listed = move |found: &Result<ObjectMeta>| {
             let hides = |name: &str| found.as_ref().is_ok_and(|object| is_end_of(&object.location, name));
             std::future::ready(!unlisted.is_some_and(hides))

@@ -441,7 +441,7 @@ async fn whoever_came_first_leaves_the_hold_of_the_second() {
     compact(&hour.world, &hour.config, "").await;
     let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
     let line = format!("--undo {unit}.2 --yes");
-    let (of_first, of_second) = (Gate::at(".2.undone"), Gate::at(".1.undone"));
+    let (of_first, of_second) = (Gate::at(".3.claim is put"), Gate::at(".1.undone"));
     let first = compact_at(&hour.config, stopped(&hour.world, &of_first), LATER_MS, &line);
     let second = compact_at(&hour.config, stopped(&hour.world, &of_second), LATER_MS, &line);
     let mut second = std::pin::pin!(second);
