@@ -310,6 +310,7 @@ mod tests {
             unit: unit.to_string().repeat(32),
             n,
             groups: vec![group],
+            hold: None,
         }
     }
 
