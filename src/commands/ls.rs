@@ -202,7 +202,7 @@ fn line<'a>(archive: &'a str, chosen: &'a Chosen) -> Line<'a> {
         end: chosen.range.end,
         output: &chosen.object.output,
         replay: chosen.replay,
-        compaction: chosen.compaction,
+        compaction: chosen.compaction.as_ref().map(|(_, number)| *number),
         rows: chosen.object.rows,
         bytes: chosen.object.bytes,
         event_min: shown_time(chosen.object.event_min_ms),

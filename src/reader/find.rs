@@ -4,7 +4,7 @@
 //! their kept columns, dead letters): those objects are read up to it. Where rows do not tell it, an object that has a row for every
 //! offset of the batch does; else all that can hold it are named, and nothing is read.
 
-use super::plan::{Batch, Chosen, Shapes, Wanted, batches};
+use super::plan::{Batch, Chosen, Shapes, Wanted, batches, is_replaced};
 use super::row::{Body, Row};
 use super::rows::Rows;
 use crate::clock::Clock;
@@ -134,7 +134,10 @@ impl Whereabouts {
     }
 }
 
-/// Where `offset` of `partition` is.
+/// How often it is looked again where an object gave way to that of a compaction meanwhile.
+const AGAIN_MAX: u32 = 5;
+
+/// Where `offset` of `partition` is. Where an object that is to be read gave way to another one meanwhile it looks again.
 ///
 /// # Errors
 /// A store refuses or does not answer; a receipt, layout or object that is read is damaged.
@@ -145,6 +148,29 @@ pub async fn find(
     partition: &TopicPartition,
     offset: i64,
 ) -> Result<Whereabouts, Failure> {
+    let mut times = 0;
+    loop {
+        let mut gone = None;
+        let failure = match look(site, destinations, clock, partition, (offset, &mut gone)).await {
+            Ok(found) => return Ok(found),
+            Err(failure) => failure,
+        };
+        times += 1;
+        let Some(chosen) = gone.filter(|_| times <= AGAIN_MAX) else { return Err(failure) };
+        if !matches!(is_replaced(site, clock, &chosen).await, Ok(true)) {
+            return Err(failure);
+        }
+    }
+}
+
+/// The same, once. `gone`: the object that was not there.
+async fn look(
+    site: &Site<'_>,
+    destinations: &Destinations,
+    clock: &dyn Clock,
+    partition: &TopicPartition,
+    (offset, gone): (i64, &mut Option<Chosen>),
+) -> Result<Whereabouts, Failure> {
     let wanted = Wanted { offsets: OffsetRange::new(offset, offset_after(offset)), ..Wanted::default() };
     let batch = batches(site, partition, clock, &wanted).await?.try_next().await?;
     let Some(batch) = batch else { return outside(site, clock, partition, offset).await };
@@ -153,7 +179,7 @@ pub async fn find(
     if let Some(absent) = absent.iter().find(|absent| OffsetRange::new(absent.first, absent.end).contains(offset)) {
         return Ok(Whereabouts::Absent { batch: range, cause: absent.cause.clone() });
     }
-    let mut search = Search { site, destinations, clock, partition, offset, shapes: Shapes::new(site) };
+    let mut search = Search { site, destinations, clock, partition, offset, shapes: Shapes::new(site), gone };
     let letters = search.dead_letters(&batch).await?;
     let of_balance = batch.receipt.balance.outputs.keys();
     let of_objects = batch.objects.iter().map(|chosen| &chosen.object.output);
@@ -196,6 +222,8 @@ struct Search<'s, 'c> {
     partition: &'s TopicPartition,
     offset: i64,
     shapes: Shapes,
+    /// The object that was to be read and is not there.
+    gone: &'s mut Option<Chosen>,
 }
 
 impl Search<'_, '_> {
@@ -204,7 +232,12 @@ impl Search<'_, '_> {
         let shape = self.shapes.of(self.site, self.clock, chosen).await?;
         let mut rows = Rows::start(chosen.place(self.destinations)?, shape.clone());
         let mut found = Vec::new();
-        while let Some(row) = rows.next().await? {
+        loop {
+            let next = rows.next().await;
+            if next.is_err() && rows.is_gone() {
+                *self.gone = Some(chosen.clone());
+            }
+            let Some(row) = next? else { break };
             match shape.teller.tell(&row).offset {
                 Some(offset) if offset > self.offset => break,
                 Some(offset) if offset == self.offset => found.push(row),

@@ -18,6 +18,7 @@ use super::shape::Shape;
 use super::told::Told;
 use crate::exit::Failure;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Objects that are merged at once.
@@ -73,6 +74,10 @@ struct Open {
     source: Arc<Source>,
     rows: Rows,
     weight: usize,
+    /// Numbers of the rows that are wanted, in order.
+    left: VecDeque<Range<u64>>,
+    /// Number of the next row: those before it were given, or are not wanted.
+    at: u64,
 }
 
 /// Gives the rows of objects in one order.
@@ -87,21 +92,31 @@ pub struct Merge {
     pushed: u64,
     ended: bool,
     is_crowded: bool,
-    gone: Option<Arc<Source>>,
+    finished: Vec<Arc<Source>>,
+    gone: Option<(Arc<Source>, u64)>,
 }
 
 impl Merge {
     /// Nothing yet.
     pub fn new(order: Order) -> Self {
         let (ahead, open) = (VecDeque::new(), BTreeMap::new());
-        Self { order, ahead, open, current: None, pushed: 0, ended: false, is_crowded: false, gone: None }
+        let (finished, gone) = (Vec::new(), None);
+        Self { order, ahead, open, current: None, pushed: 0, ended: false, is_crowded: false, finished, gone }
     }
 
     /// Adds the next object; in the order of time none may come whose earliest event time is before that of one pushed before.
     pub fn push(&mut self, source: Source) {
+        let all = 0..u64::MAX;
+        self.push_left(source, vec![all]);
+    }
+
+    /// The same of its rows with numbers in `left` alone: ranges in order, none of them empty. Rows before the first of them are not given out, and
+    /// behind the last one it is not read on.
+    pub fn push_left(&mut self, source: Source, left: Vec<Range<u64>>) {
         let weight = if source.shape.has_row_groups() { PARQUET_WEIGHT } else { 1 };
-        let rows = Rows::start(source.place.clone(), source.shape.clone());
-        self.ahead.push_back(Open { source: Arc::new(source), rows, weight });
+        let at = left.first().map_or(0, |range| range.start);
+        let rows = Rows::start_at(source.place.clone(), source.shape.clone(), at);
+        self.ahead.push_back(Open { source: Arc::new(source), rows, weight, left: left.into(), at });
     }
 
     /// No object comes any more.
@@ -116,7 +131,20 @@ impl Merge {
 
     /// The object of the last error, where that was that no destination has it.
     pub fn gone(&self) -> Option<&Source> {
-        self.gone.as_deref()
+        self.gone.as_ref().map(|(source, _)| &**source)
+    }
+
+    /// The objects of which all rows were given since the last call.
+    pub fn take_finished(&mut self) -> Vec<Arc<Source>> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// The objects that are not at their end, that of an error among them, each with how many of its rows, from the first one on, were given or
+    /// are not wanted.
+    pub fn leave(self) -> Vec<(Arc<Source>, u64)> {
+        let ahead = self.ahead.into_iter().chain(self.current).map(|open| (open.source, open.at));
+        let open = self.open.into_values().map(|(open, row, _)| (open.source, row.index));
+        ahead.chain(open).chain(self.gone).collect()
     }
 
     /// What comes next.
@@ -151,7 +179,7 @@ impl Merge {
                     let (source, told) = (current.source.clone(), current.source.shape.teller.tell(&row));
                     return Ok(Next::Row(Box::new(Item { row, told, source })));
                 }
-                None => self.current = None,
+                None => self.finished.extend(self.current.take().map(|open| open.source)),
             }
         }
     }
@@ -176,7 +204,13 @@ impl Merge {
             self.is_crowded |= is_due;
             let Some(((time, number), (opened, row, told))) = self.open.pop_first() else { return Ok(Next::End) };
             let source = opened.source.clone();
-            self.put_back(opened, (time, number)).await?;
+            if let Err(failure) = self.put_back(opened, (time, number)).await {
+                if let Some((_, given)) = &mut self.gone {
+                    // This row was not.
+                    *given = row.index;
+                }
+                return Err(failure);
+            }
             return Ok(Next::Row(Box::new(Item { row, told, source })));
         }
     }
@@ -189,18 +223,37 @@ impl Merge {
 
     /// Merges `opened` by its next row, which is at least as late as `key` where its time is not known. Leaves it out where it is at its end.
     async fn put_back(&mut self, mut opened: Open, key: (i64, u64)) -> Result<(), Failure> {
-        if let Some(row) = next_of(&mut opened, &mut self.gone).await? {
-            let told = opened.source.shape.teller.tell(&row);
-            self.open.insert((told.event_ms.unwrap_or(key.0), key.1), (opened, row, told));
+        match next_of(&mut opened, &mut self.gone).await? {
+            Some(row) => {
+                let told = opened.source.shape.teller.tell(&row);
+                self.open.insert((told.event_ms.unwrap_or(key.0), key.1), (opened, row, told));
+            }
+            None => self.finished.push(opened.source),
         }
         Ok(())
     }
 }
 
-async fn next_of(open: &mut Open, gone: &mut Option<Arc<Source>>) -> Result<Option<Row>, Failure> {
-    let next = open.rows.next().await;
-    if next.is_err() && open.rows.is_gone() {
-        *gone = Some(open.source.clone());
+async fn next_of(open: &mut Open, gone: &mut Option<(Arc<Source>, u64)>) -> Result<Option<Row>, Failure> {
+    loop {
+        while open.left.front().is_some_and(|range| range.end <= open.at) {
+            open.left.pop_front();
+        }
+        let Some(wanted) = open.left.front() else { return Ok(None) };
+        match open.rows.next().await {
+            Ok(Some(row)) => {
+                open.at = row.index + 1;
+                if wanted.contains(&row.index) {
+                    return Ok(Some(row));
+                }
+            }
+            Ok(None) => return Ok(None),
+            Err(failure) => {
+                if open.rows.is_gone() {
+                    *gone = Some((open.source.clone(), open.at));
+                }
+                return Err(failure);
+            }
+        }
     }
-    next
 }

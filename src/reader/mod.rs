@@ -10,8 +10,9 @@
 //! - [`rows`]: the rows of one object; [`columns`]: Avro and Parquet as JSON; [`told`]: what a row tells of its record.
 //! - [`records`]: whole records of an envelope, as they were.
 //! - [`sieve`]: which rows are taken, by offsets, times and conditions.
-//! - [`merge`]: rows of many objects in one order; [`find`]: where one offset is.
+//! - [`merge`]: rows of many objects in one order; [`again`]: which are left where objects gave way to others; [`find`]: where one offset is.
 
+pub mod again;
 pub mod columns;
 pub mod find;
 pub mod merge;

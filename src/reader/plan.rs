@@ -2,7 +2,7 @@
 
 use super::rows::Place;
 use super::shape::Shape;
-use crate::bucket::compactions::To;
+use crate::bucket::compactions::{CompactionId, To};
 use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -94,6 +94,8 @@ pub struct Chosen {
     pub partition: TopicPartition,
     /// What its batch covers, or those whose rows it has.
     pub range: OffsetRange,
+    /// First offset of the batch that it comes with: of an object of a compaction the first one that is meant and has rows in it.
+    pub batch: i64,
     /// The layout that it was written with.
     pub fingerprint: String,
     /// What its receipt says of it, at the first destination.
@@ -104,8 +106,8 @@ pub struct Chosen {
     pub replay: Option<u32>,
     /// Every offset of the range is one record and one row here, in order: the row of an offset is its distance from the first.
     pub is_dense: bool,
-    /// It was made by that compaction of its unit, of objects of several batches.
-    pub compaction: Option<u32>,
+    /// It was made by that compaction, of objects of several batches.
+    pub compaction: Option<CompactionId>,
     /// What it is, where it is not what its layout says.
     pub to: Option<To>,
 }
@@ -144,7 +146,22 @@ pub async fn batches<'s>(
     clock: &'s dyn Clock,
     wanted: &'s Wanted,
 ) -> Result<BoxStream<'s, Result<Batch, Failure>>, Failure> {
-    Ok(batches_and_over(site, partition, clock, wanted, wanted.offsets.first).await?.0)
+    batches_from(site, partition, clock, wanted, wanted.offsets).await
+}
+
+/// The same of those that share an offset with `offsets`, whatever `wanted` says of offsets.
+///
+/// # Errors
+/// As [`batches`].
+pub async fn batches_from<'s>(
+    site: &'s Site<'_>,
+    partition: &'s TopicPartition,
+    clock: &'s dyn Clock,
+    wanted: &'s Wanted,
+    offsets: OffsetRange,
+) -> Result<BoxStream<'s, Result<Batch, Failure>>, Failure> {
+    let counting = Counting::read(site, partition, clock, offsets).await?;
+    counted(site, partition, clock, wanted, offsets, counting).await
 }
 
 /// The same, and the objects of compactions that are meant and have `at` in their range: they come with a batch that they have rows of, too, which may
@@ -159,18 +176,28 @@ pub async fn batches_and_over<'s>(
     wanted: &'s Wanted,
     at: i64,
 ) -> Result<(BoxStream<'s, Result<Batch, Failure>>, Vec<Chosen>), Failure> {
-    let replays = patiently(clock, "list replays", || site.bucket.finished_replays(partition)).await?;
-    let live = Live::read(&site.bucket, clock, partition, wanted.offsets).await?;
-    let over = live.compacted().iter().filter(|compacted| compacted.range().contains(at));
-    let over = over.filter_map(|compacted| chosen_of(partition, compacted, wanted)).collect();
-    let counting =
-        Arc::new(Counting { given: live.compacted().iter().map(|_| AtomicBool::new(false)).collect(), replays, live });
-    let receipts = site.receipts(partition, clock, wanted.offsets).await?;
+    let counting = Counting::read(site, partition, clock, wanted.offsets).await?;
+    let over = counting.live.compacted().iter().filter(|compacted| compacted.range().contains(at));
+    let over =
+        over.filter_map(|compacted| chosen_of(partition, compacted, (wanted, compacted.range().first))).collect();
+    Ok((counted(site, partition, clock, wanted, wanted.offsets, counting).await?, over))
+}
+
+async fn counted<'s>(
+    site: &'s Site<'_>,
+    partition: &'s TopicPartition,
+    clock: &'s dyn Clock,
+    wanted: &'s Wanted,
+    offsets: OffsetRange,
+    counting: Counting,
+) -> Result<BoxStream<'s, Result<Batch, Failure>>, Failure> {
+    let receipts = site.receipts(partition, clock, offsets).await?;
+    let counting = Arc::new(counting);
     let with_objects = move |receipt: Receipt| {
         let counting = counting.clone();
         async move { batch(site, clock, wanted, receipt, &counting).await }
     };
-    Ok((receipts.and_then(with_objects).boxed(), over))
+    Ok(receipts.and_then(with_objects).boxed())
 }
 
 /// Whether a compaction that counts by now has replaced `chosen`, which is not there any more.
@@ -190,6 +217,19 @@ pub struct Counting {
     live: Live,
     /// Which objects of compactions were given already, as all their batches name them.
     given: Vec<AtomicBool>,
+}
+
+impl Counting {
+    async fn read(
+        site: &Site<'_>,
+        partition: &TopicPartition,
+        clock: &dyn Clock,
+        offsets: OffsetRange,
+    ) -> Result<Self, Failure> {
+        let replays = patiently(clock, "list replays", || site.bucket.finished_replays(partition)).await?;
+        let live = Live::read(&site.bucket, clock, partition, offsets).await?;
+        Ok(Self { given: live.compacted().iter().map(|_| AtomicBool::new(false)).collect(), replays, live })
+    }
 }
 
 /// The objects of one batch that are meant, and that are not given yet.
@@ -224,7 +264,7 @@ pub async fn batch(
     for index in live.of_batch(receipt.first) {
         let compacted = &live.compacted()[index];
         if !given[index].swap(true, Ordering::Relaxed) {
-            objects.add_compacted(compacted, wanted);
+            objects.found.extend(chosen_of(&partition, compacted, (wanted, receipt.first)));
         }
     }
     let order = |chosen: &Chosen| {
@@ -263,6 +303,7 @@ impl Objects<'_> {
         self.found.push(Chosen {
             partition: self.partition.clone(),
             range: self.range,
+            batch: self.range.first,
             fingerprint: fingerprint.to_string(),
             object: object.clone(),
             destinations: vec![destination],
@@ -272,25 +313,23 @@ impl Objects<'_> {
             to: None,
         });
     }
-
-    fn add_compacted(&mut self, compacted: &Compacted, wanted: &Wanted) {
-        self.found.extend(chosen_of(self.partition, compacted, wanted));
-    }
 }
 
-fn chosen_of(partition: &TopicPartition, compacted: &Compacted, wanted: &Wanted) -> Option<Chosen> {
+/// `batch`: first offset of the batch that it comes with.
+fn chosen_of(partition: &TopicPartition, compacted: &Compacted, (wanted, batch): (&Wanted, i64)) -> Option<Chosen> {
     let range = compacted.range();
     let is_dense = offsets_of(range) == compacted.group.rows && compacted.group.records == Some(compacted.group.rows);
     let object = compacted.objects.first().filter(|object| wanted.takes_object(object))?;
     Some(Chosen {
         partition: partition.clone(),
         range,
+        batch,
         fingerprint: compacted.group.fingerprint.clone(),
         object: object.clone(),
         destinations: compacted.group.destinations.clone(),
         replay: None,
         is_dense,
-        compaction: Some(compacted.id.1),
+        compaction: Some(compacted.id.clone()),
         to: compacted.to(),
     })
 }

@@ -2,3 +2,4 @@
 
 pub(crate) mod archives;
 mod formats;
+mod meanwhile;

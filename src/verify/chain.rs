@@ -106,6 +106,21 @@ impl Chain {
         told.filter(|&told| told < first).map(|told| OffsetRange::new(told, first))
     }
 
+    /// The batch that was claimed last, while nothing is decided on it.
+    pub fn claimed(&self) -> Option<OffsetRange> {
+        match &self.pending {
+            Some(Batch::Claimed { range }) => Some(*range),
+            Some(Batch::Vouched { .. } | Batch::Unreadable { .. }) | None => None,
+        }
+    }
+
+    /// Takes the batch that was claimed last out, as there is something else of it by now: to be pushed in its place.
+    pub fn forget_claimed(&mut self) {
+        if self.claimed().is_some() {
+            self.pending = None;
+        }
+    }
+
     /// The next batch.
     pub fn push(&mut self, batch: Batch, breaks: &mut Vec<Break>) {
         let first = batch.first();
@@ -251,6 +266,27 @@ mod tests {
         ];
         for (batches, breaks, reach) in cases {
             assert_eq!(follow(&batches), (breaks, reach), "{batches:?}");
+        }
+    }
+
+    /// Goal: a batch whose receipt comes while its successors are read is one as others, and one of which nothing is left is a gap.
+    #[test]
+    fn a_claimed_batch_gives_way_to_what_comes_in_its_place() {
+        for (instead, expected) in [
+            (Some(vouched(10, 20)), vec![]),
+            (Some(unreadable(10, Some(20))), vec![told(10, Some(20))]),
+            (None, vec![Break::Gap(range(10, 20))]),
+        ] {
+            let (mut chain, mut breaks) = (Chain::default(), Vec::new());
+            chain.push(vouched(0, 10), &mut breaks);
+            assert_eq!(chain.claimed(), None);
+            chain.push(claimed(10, 20), &mut breaks);
+            assert_eq!(chain.claimed(), Some(range(10, 20)));
+            chain.forget_claimed();
+            instead.into_iter().for_each(|batch| chain.push(batch, &mut breaks));
+            chain.push(vouched(20, 30), &mut breaks);
+            assert_eq!(chain.end(&mut breaks), Reach { vouched: Some(30), open: None });
+            assert_eq!(breaks, expected);
         }
     }
 

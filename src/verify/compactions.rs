@@ -4,7 +4,7 @@ use super::finding::{Fault, Finding};
 use super::read::{Reader, Unreadable, described, spawned};
 use super::run::Run;
 use super::table::{Digest, Filling, Owner, digest};
-use crate::bucket::compactions::{Compaction, CompactionId, To};
+use crate::bucket::compactions::{Compaction, CompactionId, ListedCompaction, To, UNIT_DIGITS};
 use crate::bucket::receipt::ReceiptObject;
 use crate::exit::Failure;
 use crate::pipeline::start::patiently;
@@ -15,10 +15,12 @@ use std::sync::Arc;
 /// Receipts of compactions read side by side.
 const READS_MAX: usize = 16;
 
-/// A compaction that counts, in few bytes.
-#[derive(Clone, Debug)]
+/// A compaction that counts, in few bytes: those of all Kafka partitions are held from the first reading to the last.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    pub(super) id: CompactionId,
+    /// The digits of its unit.
+    unit: [u8; UNIT_DIGITS / 2],
+    n: u32,
     /// As the name of its receipt tells.
     pub(super) range: OffsetRange,
     /// What it replaced is deleted.
@@ -83,7 +85,7 @@ impl Reader {
     /// # Errors
     /// A store that refuses or does not answer.
     pub(super) async fn compaction(&self, partition: &TopicPartition, known: &Known) -> Result<Documents, Failure> {
-        let (bucket, Known { id, range, .. }) = (&self.bucket, known);
+        let (bucket, id, range) = (&self.bucket, &known.id(), &known.range);
         let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
         let error = match self.tolerantly(&what, || bucket.compaction_receipt(partition, id, *range)).await? {
             Ok(receipt) => {
@@ -157,12 +159,14 @@ impl Run<'_> {
                 }
             }
         }
-        let known: Vec<Known> = listed
-            .into_iter()
-            .filter_map(|(id, documents)| Some(Known { id, range: documents.counts()?, done: documents.done }))
-            .collect();
+        let mut known: Vec<Known> = listed.iter().filter_map(|(id, documents)| Known::of(id, documents)).collect();
+        drop(listed);
+        known.shrink_to_fit();
         let known = Arc::new(known);
-        self.compactions.insert(index, known.clone());
+        match known.is_empty() {
+            true => self.compactions.remove(&index),
+            false => self.compactions.insert(index, known.clone()),
+        };
         let found = self.follow(index, &known, Some(&mut *filling)).await?;
         if self.is_first_pass() {
             self.tell_compactions(index, open, &known, &found)?;
@@ -290,8 +294,39 @@ impl Run<'_> {
 }
 
 impl Known {
+    /// That of `id`, where it counts. Units are named in small letters: what is not is nobody's.
+    fn of(id: &CompactionId, documents: &ListedCompaction) -> Option<Self> {
+        let unit = u128::from_str_radix(&id.0, 16).ok()?.to_be_bytes();
+        let known = Self { unit, n: id.1, range: documents.counts()?, done: documents.done };
+        (known.id() == *id).then_some(known)
+    }
+
+    fn id(&self) -> CompactionId {
+        (format!("{:0digits$x}", u128::from_be_bytes(self.unit), digits = UNIT_DIGITS), self.n)
+    }
+
     /// As findings name it.
     pub(super) fn name(&self) -> Arc<str> {
-        format!("{}.{}", self.id.0, self.id.1).into()
+        let (unit, n) = self.id();
+        format!("{unit}.{n}").into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compaction_is_small_and_keeps_its_name() {
+        assert_eq!(size_of::<Known>(), 40);
+        let range = OffsetRange::new(0, 9);
+        let documents = ListedCompaction { claim: true, receipt: Some(range), done: true, undone: false };
+        for unit in ["00ff00000000000000000000000000a1", "ffffffffffffffffffffffffffffffff"] {
+            let known = Known::of(&(unit.to_string(), 7), &documents).expect("it counts");
+            assert_eq!((known.id(), known.range, known.done), ((unit.to_string(), 7), range, true));
+            assert_eq!(*known.name(), format!("{unit}.7"));
+        }
+        assert!(Known::of(&("AB".repeat(16), 1), &documents).is_none());
+        assert!(Known::of(&("ab".repeat(16), 1), &ListedCompaction { undone: true, ..documents }).is_none());
     }
 }

@@ -6,7 +6,7 @@ use super::finding::{Fault, Finding};
 use super::listing::failed;
 use super::read::{Document, READS_MAX, Reader, ReplayDocument, spawned};
 use super::run::Run;
-use super::table::{Marks, Owner, Table, digest};
+use super::table::{Digest, Marks, Owner, Table, digest};
 use crate::bucket::compactions::To;
 use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::bucket::replays::ReplayReceipt;
@@ -182,16 +182,12 @@ impl Examination {
                 _ => return Ok(Vec::new()),
             },
         };
-        let mut findings = Vec::new();
-        for object in objects {
-            let faults = self.faults(&object, OffsetRange::new(first, end)).await?;
-            let of = |fault| Finding {
-                replay: (replay > 0).then_some(replay),
-                ..self.finding((first, end), &object, fault)
-            };
-            findings.extend(faults.into_iter().map(of));
-        }
-        Ok(findings)
+        let faults = self.faults(&objects, OffsetRange::new(first, end)).await?;
+        let of = |(at, fault): (usize, Fault)| Finding {
+            replay: (replay > 0).then_some(replay),
+            ..self.finding((first, end), &objects[at], fault)
+        };
+        Ok(faults.into_iter().map(of).collect())
     }
 
     fn finding(&self, (first, end): (i64, i64), object: &ReceiptObject, fault: Fault) -> Finding {
@@ -211,11 +207,14 @@ impl Examination {
     async fn examine_compaction(&self, known: &Known) -> Result<Vec<Finding>, Failure> {
         let documents = self.reader.compaction(&self.partition, known).await?;
         let Some(compaction) = documents.compaction else { return Ok(Vec::new()) };
-        let mut findings = Vec::new();
-        for (group, object) in compaction.objects() {
-            let range = group.range();
-            let faults = self.faults(&object, range).await?;
-            findings.extend(faults.into_iter().map(|fault| self.finding((range.first, range.end), &object, fault)));
+        let (groups, objects): (Vec<_>, Vec<_>) = compaction.objects().unzip();
+        let of = |(at, fault): (usize, Fault)| {
+            let range = groups[at].range();
+            self.finding((range.first, range.end), &objects[at], fault)
+        };
+        let faults = self.faults(&objects, compaction.range()).await?;
+        let mut findings: Vec<Finding> = faults.into_iter().map(of).collect();
+        for (group, object) in groups.iter().zip(&objects) {
             for input in group.inputs.iter().filter(|_| known.done) {
                 let place = digest(&object.destination, &input.key);
                 let marks = self.table.marks(place, self.number).filter(|_| self.table.takes(place));
@@ -231,42 +230,49 @@ impl Examination {
         Ok(findings)
     }
 
-    /// Whether a compaction has replaced that object since receipts were read.
-    async fn is_replaced_since(&self, object: &ReceiptObject, range: OffsetRange) -> Result<bool, Failure> {
-        let live = Live::read(&self.reader.bucket, &*self.reader.clock, &self.partition, range).await;
-        // What cannot be read is told elsewhere.
-        Ok(live.is_ok_and(|live| live.is_replaced(&object.destination, &object.key)))
-    }
-
-    async fn faults(&self, object: &ReceiptObject, range: OffsetRange) -> Result<Vec<Fault>, Failure> {
-        let place = digest(&object.destination, &object.key);
-        let Some(marks) = self.table.marks(place, self.number).filter(|_| self.table.takes(place)) else {
-            return Ok(Vec::new());
-        };
+    /// What is wrong with which of `objects`, which one receipt of batches of `range` names.
+    async fn faults(&self, objects: &[ReceiptObject], range: OffsetRange) -> Result<Vec<(usize, Fault)>, Failure> {
         let mut faults = Vec::new();
-        if marks.is_missing() || marks.has_wrong_size() {
-            let found = self.size(object).await?;
-            match found {
-                None if self.is_replaced_since(object, range).await? => {}
-                None => faults.push(Fault::Missing { bytes: object.bytes }),
-                Some(found) if found != object.bytes => faults.push(Fault::Size { expected: object.bytes, found }),
-                // Replaced since, or a listing that was not up to date.
-                Some(_) => {}
+        for (at, object) in objects.iter().enumerate() {
+            let place = digest(&object.destination, &object.key);
+            let Some(marks) = self.table.marks(place, self.number).filter(|_| self.table.takes(place)) else {
+                continue;
+            };
+            if marks.is_missing() || marks.has_wrong_size() {
+                match self.size(object).await? {
+                    None => faults.push((at, Fault::Missing { bytes: object.bytes })),
+                    Some(found) if found != object.bytes => {
+                        faults.push((at, Fault::Size { expected: object.bytes, found }));
+                    }
+                    // A listing that was not up to date.
+                    Some(_) => {}
+                }
+            }
+            if marks.is_doubled() {
+                faults.push((at, Fault::Doubled { beside: self.beside(place) }));
             }
         }
-        if marks.is_doubled() {
-            let first = self.table.first_owner(place);
-            let beside = match first.map(|owner| (owner.first, owner.replay)) {
-                _ if first.is_some_and(|owner| owner.compaction > 0) => {
-                    "the receipt of a compaction, which names it, too".to_string()
-                }
-                Some((first, 0)) => format!("the receipt of the batch at {first}, which names it, too"),
-                Some((first, n)) => format!("the receipt of replay {n} of the batch at {first}, which names it, too"),
-                None => "another receipt that names it".to_string(),
-            };
-            faults.push(Fault::Doubled { beside });
+        if faults.iter().any(|(_, fault)| matches!(fault, Fault::Missing { .. })) {
+            // Behind the last look: a compaction may have replaced them since receipts were read. What of it cannot be read is told elsewhere.
+            let (bucket, clock) = (&self.reader.bucket, &*self.reader.clock);
+            let (live, _) = Live::read_tolerantly(bucket, clock, &self.partition, range).await?;
+            let is_replaced = |at: usize| live.is_replaced(&objects[at].destination, &objects[at].key);
+            faults.retain(|(at, fault)| !matches!(fault, Fault::Missing { .. }) || !is_replaced(*at));
         }
         Ok(faults)
+    }
+
+    /// Who names that object, too, in words.
+    fn beside(&self, place: Digest) -> String {
+        let first = self.table.first_owner(place);
+        match first.map(|owner| (owner.first, owner.replay)) {
+            _ if first.is_some_and(|owner| owner.compaction > 0) => {
+                "the receipt of a compaction, which names it, too".to_string()
+            }
+            Some((first, 0)) => format!("the receipt of the batch at {first}, which names it, too"),
+            Some((first, n)) => format!("the receipt of replay {n} of the batch at {first}, which names it, too"),
+            None => "another receipt that names it".to_string(),
+        }
     }
 
     async fn size(&self, object: &ReceiptObject) -> Result<Option<u64>, Failure> {

@@ -34,6 +34,8 @@ pub enum Kind {
     Unreadable,
     /// A claim without receipt, with batches behind it.
     Unfinished,
+    /// A claim without receipt of a backfill that has not ended, and that nobody has gone on with for long.
+    Left,
     /// Receipts name objects at a destination that the configuration does not have.
     Unreached,
     /// A receipt covers offsets that Kafka has not given out yet.
@@ -46,7 +48,7 @@ pub enum Kind {
 
 impl Kind {
     /// All, in the order in which tables show them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Gap,
         Self::Overlap,
         Self::Missing,
@@ -59,6 +61,7 @@ impl Kind {
         Self::Unbalanced,
         Self::Unreadable,
         Self::Unfinished,
+        Self::Left,
         Self::Unreached,
         Self::BeyondLog,
         Self::TopicId,
@@ -80,6 +83,7 @@ impl Kind {
             Self::Unbalanced => "unbalanced",
             Self::Unreadable => "unreadable",
             Self::Unfinished => "unfinished",
+            Self::Left => "left",
             Self::Unreached => "unreached",
             Self::BeyondLog => "beyond_log",
             Self::TopicId => "topic_id",
@@ -117,6 +121,9 @@ impl Kind {
                 "a newer version: use the newer release; else restore the document from a backup or an older version of the bucket. Where there is none move it away, and siltstone backfill --missing --topic T archives its batch again; but never one in a folder called folded, which has a thousand receipts; one of a compaction is written again by siltstone compact once it is moved away"
             }
             Self::Unfinished => "siltstone backfill --missing --topic T finishes it, of what Kafka still holds",
+            Self::Left => {
+                "the same siltstone backfill goes on with that job (--job NAME, and what was asked for then); or siltstone backfill --job NAME --cancel gives it up, and then siltstone backfill --missing --topic T finishes what it has claimed"
+            }
             Self::Unreached => {
                 "add the destination to the configuration and verify again: these objects were not looked at"
             }
@@ -202,6 +209,11 @@ pub enum Fault {
     },
     /// See [`Kind::Unfinished`].
     Unfinished,
+    /// See [`Kind::Left`].
+    Left {
+        /// The job's name.
+        job: String,
+    },
     /// See [`Kind::Unreached`].
     Unreached {
         /// Objects that were not looked at.
@@ -265,6 +277,7 @@ impl Finding {
             Fault::Unbalanced { .. } => Kind::Unbalanced,
             Fault::Unreadable { .. } => Kind::Unreadable,
             Fault::Unfinished => Kind::Unfinished,
+            Fault::Left { .. } => Kind::Left,
             Fault::Unreached { .. } => Kind::Unreached,
             Fault::BeyondLog { .. } => Kind::BeyondLog,
             Fault::TopicId { .. } => Kind::TopicId,
@@ -287,6 +300,8 @@ impl Finding {
             | Fault::Returned { .. }
             | Fault::Unvouched { .. }
             | Fault::Unbalanced { .. }
+            // No other job may have its offsets.
+            | Fault::Left { .. }
             | Fault::Unreached { .. }
             | Fault::BeyondLog { .. }
             | Fault::TopicId { .. }
@@ -336,6 +351,9 @@ impl Finding {
             Fault::Unbalanced { output, what } => format!("output {output}: {what}"),
             Fault::Unreadable { what, .. } => what.clone(),
             Fault::Unfinished => "it was claimed, has no receipt, and other batches follow".to_string(),
+            Fault::Left { job } => format!(
+                "it was claimed and has no receipt, and its job was left: of the backfill {job}, which has not ended, nothing was written for a day"
+            ),
             Fault::Unreached { objects } => {
                 format!("receipts name {objects} objects at a destination that the configuration does not have")
             }
@@ -385,6 +403,7 @@ impl Finding {
             }
             Fault::Unbalanced { output, .. } => add("output", json!(output)),
             Fault::Unreadable { newer, .. } => add("newer", json!(newer)),
+            Fault::Left { job } => add("job", json!(job)),
             Fault::Unreached { objects } => add("objects", json!(objects)),
             Fault::BeyondLog { log_end } => add("log_end", json!(log_end)),
             Fault::Count { consumed, found } => {
@@ -440,6 +459,7 @@ mod tests {
             (Fault::Gap, Some(20), None, range),
             (Fault::Gap, Some(10), None, None),
             (Fault::Unfinished, Some(20), None, range),
+            (Fault::Left { job: String::new() }, Some(20), None, None),
             (Fault::Missing { bytes: 1 }, Some(20), None, range),
             (Fault::Missing { bytes: 1 }, Some(20), Some(1), None),
             (Fault::Size { expected: 1, found: 2 }, Some(20), None, range),

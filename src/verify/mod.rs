@@ -10,13 +10,14 @@
 //! # Guarantees
 //! - **V-1** Nothing is written, no group is joined, no offset is committed.
 //! - **V-2** What goes on meanwhile is no fault: whatever seems to be missing, of another size or unknown is looked for a second time, by
-//!   its name, before it is told. Batches that are on their way are told as such.
+//!   its name, before it is told. Batches that are on their way are told as such: the newest claim, and what a backfill has claimed, unless that was
+//!   left ([`jobs`]). One whose receipt has come meanwhile is a batch as others.
 //! - **V-3** One fault is told once.
 //! - **V-4** Memory does not grow with batches and objects: [`ENTRIES_MAX`] objects are held at a time, 32 bytes each, and 16 for each receipt
 //!   that names one of them; those that compactions replaced count as objects. Where there are more, receipts and listings are read again, once for each further pass: twice as many
-//!   objects are two passes, or three. Beside it: some hundred bytes for each compaction that counts, of all Kafka partitions (an hour's of an output and partition: 9,000 a year are 1 MB);
-//!   of one Kafka partition 16 bytes for each object that was replaced, the names of one Kafka partition's documents (some 20 bytes a batch), one fold of its receipts, and what
-//!   `listing` and `read` say.
+//!   objects are two passes, or three. Beside it: 40 bytes for each compaction that counts, of all Kafka partitions (an hour's of an output and partition: 9,000 a year are 360 KB);
+//!   of one Kafka partition at a time 16 bytes for each object that was replaced and some 500 for each that counts in their place, the names of its documents (some 20 bytes a
+//!   batch), and one fold of its receipts; and what `listing` and `read` say.
 //!
 //! What is not proven is told in the guide (`siltstone help verify`).
 
@@ -28,6 +29,7 @@ mod compare;
 mod deep;
 mod examine;
 pub mod finding;
+pub mod jobs;
 pub mod layouts;
 mod listing;
 mod read;

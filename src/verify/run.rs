@@ -4,6 +4,7 @@ use super::against::Side;
 use super::chain::{Batch, Break, Chain};
 use super::compactions::{self, Compactions};
 use super::finding::{Fault, Finding, Note};
+use super::jobs::Jobs;
 use super::listing::{self, Folder, Judge, Known, STRANGERS_MAX};
 use super::read::{Document, READS_MAX, Reader, ReplayDocument, Unreadable, spawned};
 use super::repair::Repairs;
@@ -12,13 +13,11 @@ use super::stranger::{Lookup, Resolved};
 use super::table::{Filling, Owner, Table, digest};
 use super::{Options, Parts, Summary, Told, Verified, check};
 use crate::bucket::claim::ClaimedObject;
-use crate::bucket::jobs::Job;
 use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::bucket::replays::ReplayReceipt;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::ledger;
-use crate::pipeline::start::patiently;
 use crate::record::{OffsetRange, TopicPartition};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,12 +40,12 @@ pub(super) struct Run<'r> {
     folders: Option<BTreeSet<(usize, String)>>,
     /// By index of the Kafka partition and destination: objects that cannot be reached, and the range of their batches.
     unreached: BTreeMap<(usize, String), (u64, OffsetRange)>,
-    /// Compactions that count, by index of the Kafka partition: some hundred bytes each.
+    /// Compactions that count, by index of the Kafka partition: 40 bytes each.
     pub(super) compactions: BTreeMap<usize, Arc<Vec<compactions::Known>>>,
     /// What Kafka says, by index of the Kafka partition.
     pub(super) sides: BTreeMap<usize, Side>,
     /// Backfills that have not ended, by index of the archive, once somebody has asked.
-    jobs: BTreeMap<usize, Vec<Job>>,
+    pub(super) jobs: BTreeMap<usize, Jobs>,
     started_ms: i64,
 }
 
@@ -178,6 +177,7 @@ impl<'r> Run<'r> {
         let mut batches = reader.batches(&partition).await?;
         let mut chain = Chain::default();
         while let Some((first, document)) = batches.try_next().await? {
+            self.settle_claimed(index, false, &mut chain, (compacted, &mut *filling)).await?;
             // A listing that takes a while may show a batch and not the one before it.
             while let Some(gap) = chain.gap_before(first).filter(|_| self.is_first_pass()) {
                 let missed = reader.document(&partition, gap.first).await?;
@@ -191,6 +191,7 @@ impl<'r> Run<'r> {
             }
             self.take(index, first, document, &mut chain, (compacted, &mut *filling)).await?;
         }
+        self.settle_claimed(index, true, &mut chain, (compacted, &mut *filling)).await?;
         let mut breaks = Vec::new();
         let reach = chain.end(&mut breaks);
         if !self.is_first_pass() {
@@ -198,8 +199,7 @@ impl<'r> Run<'r> {
         }
         self.tell_breaks(index, breaks).await?;
         if let Some(open) = reach.open {
-            self.summary.open += 1;
-            self.note(index, "open", format!("batch {open} is claimed and has no receipt yet: it is on its way"))?;
+            self.tell_newest(index, open).await?;
         }
         if let Some(side) = self.sides.get_mut(&index) {
             side.reach = reach;
@@ -207,7 +207,7 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
-    async fn take(
+    pub(super) async fn take(
         &mut self,
         index: usize,
         first: i64,
@@ -250,8 +250,7 @@ impl<'r> Run<'r> {
             match found {
                 Break::Gap(gap) => self.find(index, range(gap), None, Fault::Gap)?,
                 Break::Overlap(other, twice) => self.find(index, range(twice), None, Fault::Overlap { other })?,
-                Break::Unfinished(claimed) if self.is_on_its_way(index, claimed).await? => {}
-                Break::Unfinished(claimed) => self.find(index, range(claimed), None, Fault::Unfinished)?,
+                Break::Unfinished(claimed) => self.tell_unfinished(index, claimed).await?,
                 Break::Unreadable { first, end, key, what, newer } => {
                     let home = self.archive(index).0.reader.bucket.destination().id().to_string();
                     self.find(index, (first, end), Some((home, key)), Fault::Unreadable { what, newer })?;
@@ -259,30 +258,6 @@ impl<'r> Run<'r> {
             }
         }
         Ok(())
-    }
-
-    /// Whether a claim without receipt is of a backfill that has not ended, which is told, or has its receipt by now.
-    async fn is_on_its_way(&mut self, index: usize, claimed: OffsetRange) -> Result<bool, Failure> {
-        let (archive, partition) = self.archive(index);
-        let (reader, home) = (archive.reader.clone(), self.scope.partitions[index].0);
-        let jobs = match self.jobs.get(&home) {
-            Some(jobs) => jobs,
-            None => {
-                let jobs = patiently(&*reader.clock, "list jobs", || reader.bucket.jobs_under_way()).await?;
-                self.jobs.entry(home).or_insert(jobs)
-            }
-        };
-        let generation = reader.bucket.generation();
-        let Some(job) = jobs.iter().find(|job| job.meets(&partition, generation, claimed)) else { return Ok(false) };
-        let name = job.name.clone();
-        if matches!(reader.document(&partition, claimed.first).await?, Document::Receipt(_)) {
-            return Ok(true);
-        }
-        self.summary.open += 1;
-        let what =
-            format!("batch {claimed} is claimed and has no receipt yet: it is on its way, by the backfill {name}");
-        self.note(index, "open", what)?;
-        Ok(true)
     }
 
     /// What a receipt tells by itself.

@@ -218,7 +218,10 @@ impl Table {
 
     /// What became of the object that `owner`, one of [`Table::faulty_owners`], names.
     pub fn marks(&self, digest: Digest, owner: u32) -> Option<Marks> {
-        let entry = self.run(digest).iter().rfind(|entry| entry.owner == owner)?;
+        let of_owner = || self.run(digest).iter().filter(|entry| entry.owner == owner);
+        let required = |entry: &&Entry| entry.marks.load(Ordering::Relaxed) & REQUIRED != 0;
+        // A claim may have announced it, too.
+        let entry = of_owner().rfind(required).or_else(|| of_owner().next_back())?;
         Some(Marks(entry.marks.load(Ordering::Relaxed)))
     }
 
@@ -351,6 +354,22 @@ mod tests {
             assert_eq!(owners, expected);
             let marks = table.marks(digest("d", "k"), 0).expect("an entry");
             assert_eq!((marks.is_returned(), marks.is_missing()), (listed, false));
+        }
+    }
+
+    /// Goal: a receipt that comes behind the claim that announced its objects makes them such as must be there.
+    #[test]
+    fn what_was_announced_and_then_named_must_be_there() {
+        for listed in [None, Some(5), Some(6)] {
+            let mut filling = Filling::new(0, 10);
+            filling.add(digest("d", "k"), 0, owner(1), false);
+            filling.add(digest("d", "k"), 5, owner(1), true);
+            let table = filling.seal();
+            listed.iter().for_each(|&bytes| assert_eq!(table.cross_off(digest("d", "k"), bytes), Seen::Named));
+            assert_eq!(table.faulty_owners().len(), usize::from(listed != Some(5)));
+            let marks = table.marks(digest("d", "k"), 0).expect("an entry");
+            assert_eq!((marks.is_missing(), marks.has_wrong_size()), (listed.is_none(), listed == Some(6)));
+            assert!(!marks.is_doubled());
         }
     }
 

@@ -7,8 +7,8 @@ use super::finding::{Fault, Kind};
 use super::{Counters, Options, Parts, missing};
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::jobs::{JOB_VERSION, Job, JobRange, JobRequest};
-use crate::bucket::receipt::{Absent, LostRows};
-use crate::clock::SystemClock;
+use crate::bucket::receipt::{Absent, LostRows, Receipt};
+use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::consume::{Committed, LogBounds};
 use crate::record::{OffsetRange, TopicPartition};
 use proptest::prelude::*;
@@ -506,17 +506,8 @@ async fn receipts_against_kafka() {
     assert_eq!(against(&world, |_| ()).await.told(), [(Kind::TopicId, 1, 0)]);
 }
 
-/// Goal: what a backfill has claimed and not finished is on its way, with batches of the group behind it; once it has ended it is not.
-#[tokio::test]
-async fn a_backfill_on_its_way_is_told_as_such() {
-    let mut world = World::in_memory("hive").await;
-    world.fill(1, 5, 2).await;
-    let open = world.receipt(0, 2);
-    world.claim(&open).await;
-    world.delete(&world.receipt_key(0, 2)).await;
-    for object in &open.objects {
-        world.delete(&object.key).await;
-    }
+/// A backfill of these offsets of Kafka partition 0 that has not ended.
+async fn begin_job(world: &World, range: OffsetRange, made_ms: Option<i64>) {
     let job = Job {
         version: JOB_VERSION,
         name: "j".into(),
@@ -529,20 +520,143 @@ async fn a_backfill_on_its_way_is_told_as_such() {
         generation: 1,
         fingerprint: "f".into(),
         chunk: 100,
-        ranges: vec![JobRange::new(0, OffsetRange::new(open.first, open.end))],
+        ranges: vec![JobRange::new(0, range)],
         read_back: Vec::new(),
         unvouched: Vec::new(),
         before: Vec::new(),
         found: None,
         skipped: 0,
-        made_ms: None,
+        made_ms,
     };
     world.bucket().put_job(&job).await.expect("stored");
+}
+
+/// Takes the receipt of a batch away, and its objects.
+async fn claim_only(world: &World, number: i64) -> Receipt {
+    let open = world.receipt(0, number);
+    world.delete(&world.receipt_key(0, number)).await;
+    for object in &open.objects {
+        world.delete(&object.key).await;
+    }
+    open
+}
+
+/// So many hours from now on.
+fn in_hours(hours: i64) -> Arc<dyn Clock> {
+    Arc::new(ManualClock::at(SystemClock::new().wall_ms() + hours * 3_600_000))
+}
+
+/// Goal: what a backfill has claimed and not finished is on its way, with batches of the group behind it; once it has ended it is not.
+#[tokio::test]
+async fn a_backfill_on_its_way_is_told_as_such() {
+    let mut world = World::in_memory("hive").await;
+    world.fill(1, 5, 2).await;
+    let open = claim_only(&world, 2).await;
+    begin_job(&world, OffsetRange::new(open.first, open.end), None).await;
     let seen = world.verify(&Options::default()).await;
     assert_eq!((seen.told(), seen.notes()), (vec![], vec!["open"]));
     assert_eq!(seen.verified.summary.open, 1);
     world.bucket().end_job("j", 0).await.expect("ended");
     assert_eq!(world.verify(&Options::default()).await.told(), [(Kind::Unfinished, 0, open.first)]);
+}
+
+/// Goal: what a backfill has claimed that nobody goes on with is told, with or without batches behind it, and nobody archives it again beside the job.
+#[tokio::test]
+async fn a_backfill_that_was_left_is_told() {
+    for number in [2, 4] {
+        let mut world = World::in_memory("hive").await;
+        world.fill(1, 5, 2).await;
+        let open = claim_only(&world, number).await;
+        begin_job(&world, OffsetRange::new(open.first, open.end), None).await;
+        let seen = world.verify_at(&Options::default(), None, in_hours(23)).await;
+        assert_eq!((seen.told(), seen.notes()), (vec![], vec!["open"]));
+        for cluster in [None, Some(Arc::new(broker(&world, 1, 5)) as Arc<dyn Cluster>)] {
+            let seen = world.verify_at(&Options::default(), cluster, in_hours(25)).await;
+            assert_eq!((seen.told(), seen.notes()), (vec![(Kind::Left, 0, open.first)], vec![]));
+            assert!(seen.findings[0].what().contains("backfill j,") && seen.findings[0].to_json()["job"] == "j");
+            assert!(seen.verified.repairs.is_empty() && seen.verified.summary.open == 0);
+        }
+        world.bucket().end_job("j", 0).await.expect("given up");
+        let seen = world.verify_at(&Options::default(), None, in_hours(25)).await;
+        let unfinished = if number == 2 { vec![(Kind::Unfinished, 0, open.first)] } else { vec![] };
+        assert_eq!(seen.told(), unfinished);
+    }
+    // One that was made since may have taken the claim over.
+    let mut world = World::in_memory("hive").await;
+    world.fill(1, 5, 2).await;
+    let open = claim_only(&world, 2).await;
+    let made_ms = in_hours(2).wall_ms();
+    begin_job(&world, OffsetRange::new(open.first, open.end), Some(made_ms)).await;
+    assert_eq!(world.verify_at(&Options::default(), None, in_hours(25)).await.told(), []);
+    assert_eq!(world.verify_at(&Options::default(), None, in_hours(27)).await.told(), [(Kind::Left, 0, open.first)]);
+}
+
+/// Goal: a job that writes something of its ranges is alive, however old the claim that one of its processes has left.
+#[tokio::test]
+async fn a_backfill_that_writes_is_alive() {
+    let mut world = World::in_folder("hive").await;
+    world.fill(1, 5, 2).await;
+    let open = claim_only(&world, 2).await;
+    let long_ago = in_hours(-40).wall_ms();
+    begin_job(&world, OffsetRange::new(100, open.end), Some(long_ago)).await;
+    world.age(&world.claim_key(0, 2), 30);
+    let seen = world.verify(&Options::default()).await;
+    assert_eq!((seen.told(), seen.notes()), (vec![], vec!["open"]), "batch 1 was written a moment ago");
+    world.age(&world.claim_key(0, 1), 30);
+    world.age(&world.receipt_key(0, 1), 30);
+    assert_eq!(world.verify(&Options::default()).await.told(), [(Kind::Left, 0, open.first)]);
+}
+
+/// Goal: what a job under way has claimed is no fault for the group's committed offset either.
+#[tokio::test]
+async fn a_backfill_at_the_end_of_receipts_is_no_fault_for_kafka() {
+    let mut world = World::in_memory("hive").await;
+    world.fill(1, 5, 2).await;
+    let kafka = || Some(Arc::new(broker(&world, 1, 5)) as Arc<dyn Cluster>);
+    let open = claim_only(&world, 4).await;
+    assert_eq!(world.verify_with(&Options::default(), kafka()).await.told(), [(Kind::Unfinished, 0, open.first)]);
+    begin_job(&world, OffsetRange::new(open.first, open.end), None).await;
+    let seen = world.verify_with(&Options::default(), kafka()).await;
+    assert_eq!((seen.told(), seen.notes()), (vec![], vec!["open"]));
+}
+
+/// Goal: a batch whose receipt comes while others are read is finished, whatever job has claimed it: its objects must be there.
+#[tokio::test]
+async fn a_claim_whose_receipt_has_come_is_a_batch_as_others() {
+    for (number, is_of_job) in [(2, true), (2, false), (4, true), (4, false)] {
+        let mut world = World::in_memory("hive").await;
+        world.fill(1, 5, 2).await;
+        let batch = world.receipt(0, number);
+        world.delete(&world.receipt_key(0, number)).await;
+        if is_of_job {
+            begin_job(&world, OffsetRange::new(batch.first, batch.end), None).await;
+        }
+        world.put_late(&batch);
+        let seen = world.verify(&deep()).await;
+        assert_eq!((seen.told(), seen.notes()), (vec![], vec![]), "{number} {is_of_job}");
+        let summary = &seen.verified.summary;
+        assert_eq!((summary.open, summary.receipts, summary.objects, summary.read_back), (0, 5, 10, 10));
+
+        world.delete(&world.receipt_key(0, number)).await;
+        world.delete(&batch.objects[1].key).await;
+        world.put_late(&batch);
+        let seen = world.verify(&Options::default()).await;
+        assert_eq!(seen.told(), [(Kind::Missing, 0, batch.first)], "{number} {is_of_job}");
+    }
+}
+
+/// Goal: Kafka is asked where a log begins and ends no more often than it takes to know what retention took meanwhile.
+#[tokio::test]
+async fn bounds_are_asked_for_once_behind_each_count() {
+    let mut world = World::in_memory("hive").await;
+    world.fill(2, 5, 2).await;
+    for (retention, times) in [(vec![], 1), (vec![250, 120], 3)] {
+        let kafka = Arc::new(Broker { retention: Mutex::new(retention), ..broker(&world, 2, 5) });
+        let seen = world.verify_with(&Options::default(), Some(kafka.clone())).await;
+        assert_eq!(seen.told(), []);
+        // Of each Kafka partition before receipts are read, after it, and behind each count; what retention takes it takes once.
+        assert_eq!(*kafka.bounds.lock().expect("no panic"), 2 * (2 + 1) + times - 1);
+    }
 }
 
 /// Goal: a Kafka partition that has committed offsets and not one receipt is not overlooked.

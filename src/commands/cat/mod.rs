@@ -1,4 +1,8 @@
 //! `siltstone cat`: the records of any range, from objects of any format, to a pipe.
+//!
+//! # Beside a compaction
+//! An object that is to be read gives way to another one, and is not there any more. Then what counts of its Kafka partition is planned again, and read
+//! from where the command stood: rows that were given under other names are left out ([`crate::reader::again`]).
 
 mod printer;
 
@@ -9,18 +13,23 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, Site};
 use crate::pipeline::start::{open_destinations, patiently};
+use crate::reader::again::{Given, ListedCompactions, Made};
 use crate::reader::merge::{Merge, Next, Order, Source};
-use crate::reader::plan::{Batch, Chosen, Counting, Shapes, Wanted, batch, batches, is_replaced, sites};
-use crate::record::TopicPartition;
+use crate::reader::plan::{Batch, Chosen, Counting, Shapes, Wanted, batch, batches_from, is_replaced, sites};
+use crate::record::{OffsetRange, TopicPartition};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use printer::Printer;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io::Write;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Most objects that are put in the order of time: their receipts' entries are in memory, some 500 bytes each.
 const OBJECTS_MAX: usize = 200_000;
+
+/// How often what counts is planned again at one place, without a row in between.
+const AGAIN_MAX: u32 = 5;
 
 /// How often `-f` looks for new receipts, milliseconds: between this and half as much again.
 const POLL_MS: i64 = 4_000;
@@ -65,7 +74,7 @@ pub async fn cat_in(
     }
     let wanted = wanted(&args.part, Some(&args.topic), clock.wall_ms());
     let mut printer = Printer::new(args, &wanted, streams)?;
-    let mut cat = Cat { args, config, destinations, clock, wanted, reached: HashMap::new() };
+    let mut cat = Cat { args, config, destinations, clock, wanted, reached: HashMap::new(), places: HashMap::new() };
     let outcome = tokio::select! {
         printed = cat.run(&mut printer) => printed,
         () = interrupted => Ok(()),
@@ -82,7 +91,42 @@ struct Cat<'a> {
     wanted: Wanted,
     /// Up to which offset receipts were seen.
     reached: HashMap<TopicPartition, i64>,
+    /// Where each Kafka partition is.
+    places: HashMap<TopicPartition, Place>,
 }
+
+/// What was given of a Kafka partition.
+struct Place {
+    given: Given,
+    /// Once it was planned again: its compactions.
+    again: Option<ListedCompactions>,
+}
+
+impl Place {
+    fn from(first: i64) -> Self {
+        Self { given: Given::before(first), again: None }
+    }
+}
+
+/// A part of a Kafka partition that is printed.
+#[derive(Clone, Copy)]
+struct Span<'s> {
+    /// Number of the archive.
+    site: usize,
+    partition: &'s TopicPartition,
+    offsets: OffsetRange,
+}
+
+/// What is printed, in its order.
+struct Part<'s> {
+    sites: &'s [Site<'s>],
+    /// By archive.
+    wanted: &'s [Wanted],
+    spans: Vec<Span<'s>>,
+}
+
+/// Batches, each with the number of its archive.
+type Batches<'s> = BoxStream<'s, Result<(usize, Batch), Failure>>;
 
 impl Cat<'_> {
     async fn run(&mut self, printer: &mut Printer<'_>) -> Result<(), Unprinted> {
@@ -91,8 +135,14 @@ impl Cat<'_> {
             printer.note(&format!("nothing of {} is archived yet", self.args.topic))?;
         }
         let wanted: Vec<Wanted> = sites.iter().map(|site| self.of_site(site, printer)).collect::<Result<_, _>>()?;
-        let batches = planned(&sites, &wanted, self.clock);
-        if self.print(&sites, batches, printer).await? {
+        let offsets = self.wanted.offsets;
+        let mut spans = Vec::new();
+        for (number, site) in sites.iter().enumerate() {
+            spans.extend(site.partitions.iter().map(|partition| Span { site: number, partition, offsets }));
+        }
+        let part = Part { sites: &sites, wanted: &wanted, spans };
+        let batches = part.planned(part.spans.clone(), self.clock);
+        if self.print(&part, batches, printer).await? {
             return Ok(());
         }
         while self.args.follow {
@@ -124,39 +174,43 @@ impl Cat<'_> {
         Ok(wanted)
     }
 
-    /// Prints the objects of `batches`; `true`: all that was asked for is printed.
-    async fn print(
+    /// Prints the objects of `batches`, which are those of `part`; `true`: all that was asked for is printed.
+    async fn print<'s>(
         &mut self,
-        sites: &[Site<'_>],
-        mut batches: BoxStream<'_, Result<(usize, Batch), Failure>>,
+        part: &Part<'s>,
+        mut batches: Batches<'s>,
         printer: &mut Printer<'_>,
-    ) -> Result<bool, Unprinted> {
+    ) -> Result<bool, Unprinted>
+    where
+        Self: 's,
+    {
         let order = self.order();
         let mut queue: VecDeque<(usize, Chosen)> = VecDeque::new();
         if order == Order::Time {
-            while let Some((site, batch)) = batches.try_next().await? {
-                self.reach(&batch);
-                queue.extend(batch.objects.into_iter().map(|chosen| (site, chosen)));
-                if queue.len() > OBJECTS_MAX {
-                    let what =
-                        format!("more than {OBJECTS_MAX} objects to put in order: ask for less, or for --order offset");
-                    return Err(Failure::new(Exit::Config, what).into());
-                }
-            }
-            queue.make_contiguous().sort_by_cached_key(|(_, chosen)| {
-                let object = &chosen.object;
-                (object.event_min_ms, chosen.partition.clone(), chosen.range.first, object.key.clone())
-            });
+            self.gather(&mut batches, &mut queue).await?;
         }
-        let mut shapes: Vec<Shapes> = sites.iter().map(Shapes::new).collect();
+        let mut shapes: Vec<Shapes> = part.sites.iter().map(Shapes::new).collect();
         let mut merge = Merge::new(order);
+        let mut times = 0;
         loop {
-            let next = match merge.next().await {
+            let next = merge.next().await;
+            merge.take_finished().iter().for_each(|source| self.finish(&source.chosen));
+            let next = match next {
                 Ok(next) => next,
-                Err(failure) => return Err(self.unread(sites, &merge, failure).await.into()),
+                Err(failure) => {
+                    times += 1;
+                    self.check_again(part, &merge, times, failure).await?;
+                    if merge.is_crowded() {
+                        printer.note_once(CROWDED)?;
+                    }
+                    batches = self.again(part, merge, &mut queue).await?;
+                    merge = Merge::new(order);
+                    continue;
+                }
             };
             match next {
                 Next::Row(item) => {
+                    times = 0;
                     if printer.print(&item)? {
                         return Ok(true);
                     }
@@ -173,34 +227,153 @@ impl Cat<'_> {
                         merge.end();
                         continue;
                     };
-                    let shape = shapes[site].of(&sites[site], self.clock, &chosen).await?;
+                    let left = self.left(part, site, &chosen).await?;
+                    if left.is_empty() {
+                        continue;
+                    }
+                    let shape = shapes[site].of(&part.sites[site], self.clock, &chosen).await?;
                     printer.check(&shape)?;
                     let place = chosen.place(self.destinations)?;
-                    merge.push(Source { chosen, place, shape });
+                    merge.push_left(Source { chosen, place, shape }, left);
                 }
             }
         }
         if merge.is_crowded() {
-            printer.note_once("more objects overlap in time than are merged at once: some rows are out of order")?;
+            printer.note_once(CROWDED)?;
         }
         Ok(false)
     }
 
-    /// Why there is no next row: `failure`, or that its object gave way to another one meanwhile.
-    async fn unread(&self, sites: &[Site<'_>], merge: &Merge, failure: Failure) -> Failure {
-        let Some(Source { chosen, .. }) = merge.gone() else { return failure };
-        let Some(site) = sites.iter().find(|site| site.partitions.contains(&chosen.partition)) else { return failure };
-        match is_replaced(site, self.clock, chosen).await {
-            Ok(true) => {
-                let what = format!(
-                    "{} was compacted after this command had looked which objects there are: rows up to here are right, and are not all. The same \
-                     command again reads what is there now, from the beginning",
-                    chosen.object.key
-                );
-                Failure::new(Exit::Incomplete, what)
+    /// Adds all objects of `batches` to `queue`, and puts it in the order of time.
+    async fn gather(
+        &mut self,
+        batches: &mut Batches<'_>,
+        queue: &mut VecDeque<(usize, Chosen)>,
+    ) -> Result<(), Failure> {
+        while let Some((site, batch)) = batches.try_next().await? {
+            self.reach(&batch);
+            queue.extend(batch.objects.into_iter().map(|chosen| (site, chosen)));
+            if queue.len() > OBJECTS_MAX {
+                let what =
+                    format!("more than {OBJECTS_MAX} objects to put in order: ask for less, or for --order offset");
+                return Err(Failure::new(Exit::Config, what));
             }
-            Ok(false) | Err(_) => failure,
         }
+        queue.make_contiguous().sort_by_cached_key(|(_, chosen)| {
+            let object = &chosen.object;
+            (object.event_min_ms, chosen.partition.clone(), chosen.range.first, object.key.clone())
+        });
+        Ok(())
+    }
+
+    /// All rows of `chosen` were given.
+    fn finish(&mut self, chosen: &Chosen) {
+        let order = self.order();
+        let place = self.places.entry(chosen.partition.clone()).or_insert(Place::from(i64::MIN));
+        if order == Order::Offset {
+            // Objects come batch by batch.
+            place.given.pass(chosen.batch);
+        }
+        place.given.add(chosen, u64::MAX);
+    }
+
+    /// The rows of an object that are left to be given.
+    async fn left(&self, part: &Part<'_>, site: usize, chosen: &Chosen) -> Result<Vec<Range<u64>>, Failure> {
+        let offsets = self.wanted.offsets;
+        let Some(Place { given, again }) = self.places.get(&chosen.partition) else {
+            return Ok(Given::before(i64::MIN).left(&Made::alone(chosen), offsets));
+        };
+        let left = given.left(&Made::alone(chosen), offsets);
+        if left.is_empty() {
+            return Ok(left);
+        }
+        let reaches_back = self.order() == Order::Time || chosen.range.first <= given.from();
+        match again.as_ref().filter(|_| reaches_back && chosen.compaction.is_some()) {
+            Some(listed) => Ok(given.left(&Made::read(&part.sites[site], self.clock, listed, chosen).await?, offsets)),
+            None => Ok(left),
+        }
+    }
+
+    /// Whether what counts may be planned again after `failure`, for the `times`th time since the last row.
+    ///
+    /// # Errors
+    /// `failure`, unless its object gave way to another one. [`Exit::Incomplete`]: it is not known how to go on.
+    async fn check_again(
+        &mut self,
+        part: &Part<'_>,
+        merge: &Merge,
+        times: u32,
+        failure: Failure,
+    ) -> Result<(), Failure> {
+        let Some(Source { chosen, .. }) = merge.gone() else { return Err(failure) };
+        let Some(span) = part.spans.iter().find(|span| *span.partition == chosen.partition) else {
+            return Err(failure);
+        };
+        let site = &part.sites[span.site];
+        let incomplete = |what: &str| {
+            let key = &chosen.object.key;
+            let what = format!(
+                "{key} {what}: rows up to here are right, and are not all. The same command again reads what is there now, from the beginning"
+            );
+            Err(Failure::new(Exit::Incomplete, what))
+        };
+        let list = || site.bucket.listed_compactions(span.partition);
+        let Ok(listed) = patiently(self.clock, "list compactions", list).await else { return Err(failure) };
+        let given = self.places.get(span.partition).into_iter().flat_map(|place| place.given.compactions());
+        let is_undone = |id| listed.get(id).is_some_and(|documents| documents.undone);
+        if given.chain(&chosen.compaction).any(is_undone) {
+            return incomplete("is gone, and a compaction of its Kafka partition was taken back meanwhile");
+        }
+        // Who compacts counts first, and deletes then.
+        if !matches!(is_replaced(site, self.clock, chosen).await, Ok(true)) {
+            return Err(failure);
+        }
+        if times > AGAIN_MAX {
+            return incomplete(&format!(
+                "was compacted while this command ran, and so were those that took its place, {AGAIN_MAX} times over"
+            ));
+        }
+        let place = self.places.entry(chosen.partition.clone()).or_insert(Place::from(i64::MIN));
+        place.again = Some(listed);
+        Ok(())
+    }
+
+    /// Plans the Kafka partition again of which an object gave way, from where `merge` is; in the order of offsets also those behind it. What comes
+    /// before the batches that it gives is put into `queue`.
+    async fn again<'s>(
+        &mut self,
+        part: &Part<'s>,
+        merge: Merge,
+        queue: &mut VecDeque<(usize, Chosen)>,
+    ) -> Result<Batches<'s>, Failure>
+    where
+        Self: 's,
+    {
+        let gone = merge.gone().map(|source| source.chosen.partition.clone());
+        let at = part.spans.iter().position(|span| gone.as_ref() == Some(span.partition)).unwrap_or_default();
+        let left = merge.leave();
+        for (source, rows) in &left {
+            let place = self.places.entry(source.chosen.partition.clone()).or_insert(Place::from(i64::MIN));
+            place.given.add(&source.chosen, *rows);
+        }
+        let mut spans = part.spans[at..].to_vec();
+        if let Some(place) = self.places.get(spans[0].partition) {
+            spans[0].offsets.first = spans[0].offsets.first.max(place.given.from());
+        }
+        if self.order() == Order::Offset {
+            queue.clear();
+            return Ok(part.planned(spans, self.clock));
+        }
+        spans.truncate(1);
+        let number = |partition: &TopicPartition| {
+            let span = part.spans.iter().find(|span| span.partition == partition);
+            span.map_or(0, |span| span.site)
+        };
+        queue.extend(left.iter().map(|(source, _)| (number(&source.chosen.partition), source.chosen.clone())));
+        queue.retain(|(_, chosen)| chosen.partition != *spans[0].partition);
+        let mut batches = part.planned(spans, self.clock);
+        self.gather(&mut batches, queue).await?;
+        Ok(stream::empty().boxed())
     }
 
     fn order(&self) -> Order {
@@ -220,11 +393,12 @@ impl Cat<'_> {
     /// Prints what receipts tell that were not there at the last look.
     async fn print_news(&mut self, printer: &mut Printer<'_>) -> Result<bool, Unprinted> {
         let sites = sites(self.config, self.destinations, self.clock, &self.wanted).await?;
-        let mut news = Vec::new();
+        let wanted: Vec<Wanted> = sites.iter().map(|site| self.of_site(site, printer)).collect::<Result<_, _>>()?;
+        let (mut news, mut spans) = (Vec::new(), Vec::new());
         for (number, site) in sites.iter().enumerate() {
-            let wanted = self.of_site(site, printer)?;
             for partition in &site.partitions {
                 let from = self.reached.get(partition).copied().unwrap_or(self.wanted.offsets.first);
+                let before = news.len();
                 let listed =
                     patiently(self.clock, "list receipts", || site.bucket.listed_from(partition, from)).await?;
                 let firsts = listed.iter().filter(|listed| listed.receipt).map(|listed| listed.first);
@@ -232,30 +406,37 @@ impl Cat<'_> {
                     let what = format!("{partition}: the receipt of {first}");
                     let read = || site.bucket.receipt(partition, first);
                     let Some(receipt) = patiently(self.clock, &what, read).await? else { continue };
-                    news.push(Ok((number, batch(site, self.clock, &wanted, receipt, &Counting::default()).await?)));
+                    // Nothing of them is compacted yet, or it is planned again.
+                    let batch = batch(site, self.clock, &wanted[number], receipt, &Counting::default()).await?;
+                    news.push(Ok((number, batch)));
+                }
+                if news.len() > before {
+                    let offsets = OffsetRange::new(from, self.wanted.offsets.end);
+                    spans.push(Span { site: number, partition, offsets });
+                    // What was printed before is known by its offsets.
+                    self.places.insert(partition.clone(), Place::from(from));
                 }
             }
         }
         if news.is_empty() {
             return Ok(false);
         }
-        self.print(&sites, stream::iter(news).boxed(), printer).await
+        let part = Part { sites: &sites, wanted: &wanted, spans };
+        self.print(&part, stream::iter(news).boxed(), printer).await
     }
 }
 
-/// The batches that are meant, by archive, Kafka partition and offset, each with the number of its archive.
-fn planned<'s>(
-    sites: &'s [Site<'s>],
-    wanted: &'s [Wanted],
-    clock: &'s dyn Clock,
-) -> BoxStream<'s, Result<(usize, Batch), Failure>> {
-    let pairs = sites.iter().zip(wanted).enumerate().flat_map(|(number, (site, wanted))| {
-        site.partitions.iter().map(move |partition| Ok((number, site, partition, wanted)))
-    });
-    let of_partition =
-        move |(number, site, partition, wanted): (usize, &'s Site<'s>, &'s TopicPartition, &'s Wanted)| async move {
-            let batches = batches(site, partition, clock, wanted).await?;
-            Ok::<_, Failure>(batches.map_ok(move |batch| (number, batch)))
+/// What is said where rows are not in order.
+const CROWDED: &str = "more objects overlap in time than are merged at once: some rows are out of order";
+
+impl<'s> Part<'s> {
+    /// The batches of `spans`, by archive, Kafka partition and offset.
+    fn planned(&self, spans: Vec<Span<'s>>, clock: &'s dyn Clock) -> Batches<'s> {
+        let (sites, wanted) = (self.sites, self.wanted);
+        let of_span = move |Span { site, partition, offsets }: Span<'s>| async move {
+            let batches = batches_from(&sites[site], partition, clock, &wanted[site], offsets).await?;
+            Ok::<_, Failure>(batches.map_ok(move |batch| (site, batch)))
         };
-    stream::iter(pairs.collect::<Vec<_>>()).and_then(of_partition).try_flatten().boxed()
+        stream::iter(spans.into_iter().map(Ok)).and_then(of_span).try_flatten().boxed()
+    }
 }

@@ -588,14 +588,14 @@ async fn a_closed_pipe_is_the_end_and_no_error() {
 
 /// What is printed, for somebody who watches.
 #[derive(Clone, Default)]
-struct Watched(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Watched(Arc<Mutex<Vec<u8>>>);
 
 impl Watched {
-    fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         self.0.lock().expect("no panic").iter().filter(|&&byte| byte == b'\n').count()
     }
 
-    async fn has(&self, lines: usize) {
+    pub(crate) async fn has(&self, lines: usize) {
         while self.lines() < lines {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

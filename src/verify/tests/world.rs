@@ -8,7 +8,7 @@ use crate::bucket::receipt::{Balance, OutputBalance, RECEIPT_VERSION, Receipt, R
 use crate::bucket::replays::{
     REPLAY_VERSION, Replay, ReplayClaim, ReplayReceipt, ReplayedObject, replay_claim_key, replay_receipt_key,
 };
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, parse};
 use crate::consume::{Committed, CommittedOffsets, LogBounds};
 use crate::destination::{Destination, StoreKind};
@@ -20,15 +20,23 @@ use crate::upload::hex;
 use crate::verify::against::{Cluster, Counting};
 use crate::verify::finding::{Finding, Kind, Note};
 use crate::verify::{Counters, Options, Parts, Told, Verified, verify};
+use async_trait::async_trait;
 use flate2::write::GzEncoder;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use object_store::ObjectStoreExt;
+use futures::stream::BoxStream;
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 /// 2025-11-21T08:00:00Z.
 pub(in crate::verify) const START_MS: i64 = 1_763_712_000_000;
@@ -104,7 +112,60 @@ pub(in crate::verify) struct World {
     template: KeyTemplate,
     /// By Kafka partition and number of the batch.
     pub(in crate::verify) receipts: BTreeMap<(i32, i64), Receipt>,
-    _folder: Option<tempfile::TempDir>,
+    folder: Option<tempfile::TempDir>,
+}
+
+/// Once one object was read, others are put.
+#[derive(Debug)]
+struct Late {
+    inner: Arc<dyn ObjectStore>,
+    read: Path,
+    put: Mutex<Vec<(Path, Vec<u8>)>>,
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Late")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Late {
+    async fn put_opts(&self, to: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        self.inner.put_opts(to, payload, options).await
+    }
+    async fn put_multipart_opts(
+        &self,
+        to: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(to, options).await
+    }
+    async fn get_opts(&self, from: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        let got = self.inner.get_opts(from, options).await;
+        if *from == self.read {
+            let put = std::mem::take(&mut *self.put.lock().expect("no test panics with it"));
+            for (to, bytes) in put {
+                self.inner.put(&to, bytes.into()).await?;
+            }
+        }
+        got
+    }
+    fn delete_stream(
+        &self,
+        of: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(of)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
 }
 
 impl World {
@@ -141,7 +202,7 @@ impl World {
         let output = &layout.outputs[0];
         let extension = output.place.extension(&output.format);
         let template = KeyTemplate::compile(&output.place, &output.name, &extension, 1).expect("a template");
-        Self { config, destinations, destination, template, receipts: BTreeMap::new(), _folder: folder }
+        Self { config, destinations, destination, template, receipts: BTreeMap::new(), folder }
     }
 
     pub(in crate::verify) fn id(&self) -> String {
@@ -214,6 +275,30 @@ impl World {
     pub(in crate::verify) async fn delete(&self, key: &str) {
         let path = self.destination.path(key).expect("a key");
         self.destination.store().delete(&path).await.expect("deleted");
+    }
+
+    /// From now on the receipt is put as soon as somebody has read its claim.
+    pub(in crate::verify) fn put_late(&mut self, receipt: &Receipt) {
+        let path = |key: String| self.destination.path(&key).expect("a key");
+        let partition = receipt.topic_partition();
+        let late = Late {
+            inner: self.destination.store().clone(),
+            read: path(claim_key(&partition, 1, receipt.first)),
+            put: Mutex::new(vec![(
+                path(receipt_key(&partition, 1, receipt.first)),
+                serde_json::to_vec(receipt).expect("JSON"),
+            )]),
+        };
+        let destination = Destination::from_store("main", &self.id(), Arc::new(late), StoreKind::Memory);
+        self.destinations = BTreeMap::from([(self.id(), Arc::new(destination))]);
+    }
+
+    /// Lets an object in the folder have been written so many hours ago.
+    pub(in crate::verify) fn age(&self, key: &str, hours: u64) {
+        let folder = self.folder.as_ref().expect("a folder").path();
+        let file = std::fs::File::options().write(true).open(folder.join("archive").join(key)).expect("there");
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(SystemClock::new().wall_ms().unsigned_abs());
+        file.set_modified(now - Duration::from_secs(hours * 3_600)).expect("set");
     }
 
     /// Writes the receipt, whatever is there.
@@ -322,12 +407,18 @@ impl World {
     }
 
     pub(in crate::verify) async fn verify_with(&self, options: &Options, cluster: Option<Arc<dyn Cluster>>) -> Seen {
-        let parts = Parts {
-            destinations: self.destinations.clone(),
-            clock: Arc::new(SystemClock::new()),
-            cluster,
-            counters: Arc::new(Counters::default()),
-        };
+        self.verify_at(options, cluster, Arc::new(SystemClock::new())).await
+    }
+
+    /// The same at another time.
+    pub(in crate::verify) async fn verify_at(
+        &self,
+        options: &Options,
+        cluster: Option<Arc<dyn Cluster>>,
+        clock: Arc<dyn Clock>,
+    ) -> Seen {
+        let parts =
+            Parts { destinations: self.destinations.clone(), clock, cluster, counters: Arc::new(Counters::default()) };
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         let mut tell = |told: Told| {
             match told {
@@ -378,6 +469,8 @@ pub(in crate::verify) struct Broker {
     pub(in crate::verify) committed: BTreeMap<TopicPartition, Committed>,
     pub(in crate::verify) is_compacted: Option<bool>,
     pub(in crate::verify) asked: Mutex<Vec<OffsetRange>>,
+    /// How often it was asked where a log begins and ends.
+    pub(in crate::verify) bounds: Mutex<usize>,
     /// Where the logs begin by then.
     pub(in crate::verify) start: Mutex<Option<i64>>,
     /// Retention takes what is below these offsets, one after the other, while records are counted.
@@ -400,6 +493,7 @@ impl Cluster for Broker {
     }
 
     fn bounds(&self, partition: TopicPartition) -> BoxFuture<'_, Result<LogBounds, String>> {
+        *self.bounds.lock().expect("no test panics with it") += 1;
         let taken = self.start.lock().expect("no test panics with it").unwrap_or(0);
         let bounds =
             self.logs.get(&partition).map(|(bounds, _)| LogBounds { start: bounds.start.max(taken), ..*bounds });

@@ -1,0 +1,373 @@
+//! Goal: what is read beside a compaction is all there, once. Method: a store that has another process compact the archive when so many requests for
+//! objects were made, for every number of them.
+
+use super::archives::{BASE_MS, BY_TIME, MINUTE_MS, World, id, output, record};
+use crate::cli::{Cli, Command};
+use crate::clock::ManualClock;
+use crate::commands::cat::{Streams, cat_in};
+use crate::commands::find::find_in;
+use crate::compact::{Compactor, Options};
+use crate::config::Config;
+use crate::destination::{Destination, StoreKind};
+use crate::exit::Exit;
+use crate::ledger::Destinations;
+use crate::record::OwnedRecord;
+use async_trait::async_trait;
+use clap::Parser;
+use futures::stream::{self, BoxStream, StreamExt};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+
+/// Steps that happen before so many further requests for objects are answered.
+type Steps = Vec<(u32, Box<dyn FnOnce() + Send>)>;
+
+/// A store that gives objects in two halves, the second one if the object is there by then. Halves and ranges are requests.
+struct Meanwhile {
+    inner: Arc<InMemory>,
+    steps: Arc<Mutex<Steps>>,
+}
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+fn next(steps: &Mutex<Steps>) {
+    let mut steps = steps.lock().expect("no test panics inside");
+    let Some((left, _)) = steps.first_mut() else { return };
+    if *left > 0 {
+        *left -= 1;
+        return;
+    }
+    let (_, step) = steps.remove(0);
+    drop(steps);
+    step();
+}
+
+#[async_trait]
+impl ObjectStore for Meanwhile {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.inner.put_opts(location, payload, options).await
+    }
+    async fn put_multipart_opts(&self, location: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, o).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if location.as_ref().contains("_siltstone") {
+            return self.inner.get_opts(location, options).await;
+        }
+        next(&self.steps);
+        let is_whole = options.range.is_none() && !options.head;
+        let got = self.inner.get_opts(location, options).await?;
+        if !is_whole {
+            return Ok(got);
+        }
+        let whole = GetResult { payload: GetResultPayload::Stream(stream::empty().boxed()), ..got };
+        let mut first = self.inner.get(location).await?.bytes().await?;
+        let second = first.split_off(first.len() / 2);
+        let (inner, steps, location) = (self.inner.clone(), self.steps.clone(), location.clone());
+        let second = stream::once(async move {
+            next(&steps);
+            inner.head(&location).await.map(|_| second)
+        });
+        let halves = stream::iter([Ok(first)]).chain(second);
+        Ok(GetResult { payload: GetResultPayload::Stream(halves.boxed()), ..whole })
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+fn destinations(world: &World, steps: Steps) -> (Destinations, Arc<Meanwhile>) {
+    let store = Arc::new(Meanwhile { inner: world.main.clone(), steps: Arc::new(Mutex::new(steps)) });
+    let url = super::archives::URL;
+    let main = Destination::from_store("main", url, store.clone() as Arc<dyn ObjectStore>, StoreKind::Memory);
+    let mut all = world.destinations();
+    all.insert(url.to_string(), Arc::new(main));
+    (all, store)
+}
+
+/// Compacts the hours before that one, as another process.
+fn compaction(world: &World, config: &Config, before: i64) -> Box<dyn FnOnce() + Send> {
+    let (config, destinations) = (config.clone(), world.destinations());
+    Box::new(move || {
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let clock = Arc::new(ManualClock::at(BASE_MS + 10_000 * HOUR_MS));
+                let options = Options::before(BASE_MS + before * HOUR_MS);
+                let mut compactor = Compactor::new(&config, destinations, clock, options).expect("ready");
+                compactor.run(&mut |_| Ok(())).await.expect("compacted");
+            });
+        };
+        std::thread::spawn(run).join().expect("compacted");
+    })
+}
+
+/// Two Kafka partitions with batches of seven records, ten an hour, so that most hours have a batch in common with the next one.
+async fn filled(world: &World, config: &Config, batches: std::ops::Range<i64>) {
+    filled_at(world, config, batches, |offset| offset).await;
+}
+
+/// The same with other times: each record has that of the offset that `of` says.
+async fn filled_at(world: &World, config: &Config, batches: std::ops::Range<i64>, of_time: impl Fn(i64) -> i64) {
+    for partition in 0..2 {
+        for batch in batches.clone() {
+            let of = batch * 7..batch * 7 + 7;
+            let at = |offset: i64| BASE_MS + of_time(offset) * 6 * MINUTE_MS;
+            let records: Vec<OwnedRecord> =
+                of.clone().map(|offset| record(partition, offset, at(offset) + i64::from(partition))).collect();
+            world.archived(config, (of.start, of.end), &records).await;
+        }
+    }
+}
+
+struct Ran {
+    exit: std::result::Result<Exit, crate::exit::Failure>,
+    ids: Vec<i64>,
+    /// Steps that did not happen.
+    left: usize,
+}
+
+async fn cat(world: &World, config: &Config, arguments: &str, steps: Steps) -> Ran {
+    let words = ["siltstone", "cat", "--topic", "t", "-c", "x"].into_iter().chain(arguments.split_whitespace());
+    let Command::Cat(args) = Cli::try_parse_from(words).expect("arguments").command else { panic!("cat") };
+    let (destinations, store) = destinations(world, steps);
+    let (mut out, mut notes) = (Vec::new(), Vec::new());
+    let clock = ManualClock::at(BASE_MS + 20_000 * HOUR_MS);
+    let streams = Streams { out: &mut out, notes: &mut notes };
+    let exit = cat_in(&args, config, &destinations, &clock, streams, std::future::pending()).await;
+    let line = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let number = |name: &str| row[name].as_i64();
+        number("id").or_else(|| Some(id(number("partition")? as i32, number("offset")?))).expect("an id")
+    };
+    let ids = String::from_utf8(out).expect("text").lines().map(line).collect();
+    let left = store.steps.lock().expect("no test panics inside").len();
+    Ran { exit, ids, left }
+}
+
+fn formats() -> [String; 3] {
+    let columns =
+        "schema = [{ name = \"id\", type = \"INT64\" }, { name = \"time\", type = \"TIMESTAMP\", unit = \"ms\" }]";
+    [
+        "type = \"json\", compression = \"gzip\"".to_string(),
+        format!("type = \"parquet\", {columns}"),
+        "type = \"envelope\"".to_string(),
+    ]
+}
+
+fn all(batches: std::ops::Range<i64>) -> Vec<i64> {
+    (0..2).flat_map(|partition| (batches.start * 7..batches.end * 7).map(move |offset| id(partition, offset))).collect()
+}
+
+/// Of each Kafka partition and hour rows are in the order of offsets: an object of a compaction has them so.
+fn assert_in_order(ids: &[i64], what: &str) {
+    let mut last = std::collections::BTreeMap::new();
+    for &id in ids {
+        let (partition, offset) = (id / 1_000_000, id % 1_000_000);
+        let before = last.insert((partition, offset / 10), offset);
+        assert!(before.is_none_or(|before| before < offset), "{what}: {ids:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_compaction_is_followed_wherever_it_comes() {
+    for format in formats() {
+        for order in ["time", "offset"] {
+            for after in 0.. {
+                let world = World::new();
+                let config = world.config(&format!("{BY_TIME}{}", output("o", &format, "")));
+                filled(&world, &config, 0..6).await;
+                let what = format!("{format} by {order}, after {after} requests");
+                let steps: Steps = vec![(after, compaction(&world, &config, 100))];
+                let ran = cat(&world, &config, &format!("--order {order}"), steps).await;
+                assert!(matches!(ran.exit, Ok(Exit::Done)), "{what}: {:?}", ran.exit);
+                assert_in_order(&ran.ids, &what);
+                if order == "offset" {
+                    assert!(ran.ids.is_sorted_by_key(|id| id / 1_000_000), "{what}: {:?}", ran.ids);
+                }
+                let mut ids = ran.ids;
+                ids.sort_unstable();
+                assert_eq!(ids, all(0..6), "{what}");
+                if ran.left > 0 {
+                    assert!(after >= 12, "{what}: it was never compacted");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Goal: the same where many objects of one Kafka partition are merged at a time, and each has given some of its rows.
+#[tokio::test]
+async fn a_compaction_of_what_is_being_merged_is_followed() {
+    for order in ["time", "offset"] {
+        for after in (0..).step_by(3) {
+            let world = World::new();
+            let config = world.config(&format!("{BY_TIME}{}", output("o", "type = \"json\"", "")));
+            filled_at(&world, &config, 0..6, |offset| offset * 17 % 42).await;
+            let steps: Steps = vec![(after, compaction(&world, &config, 100))];
+            let ran = cat(&world, &config, &format!("--order {order}"), steps).await;
+            let what = format!("by {order}, after {after} requests");
+            assert!(matches!(ran.exit, Ok(Exit::Done)), "{what}: {:?}", ran.exit);
+            let mut ids = ran.ids;
+            ids.sort_unstable();
+            assert_eq!(ids, all(0..6), "{what}");
+            if ran.left > 0 {
+                assert!(after >= 40, "{what}: it was never compacted");
+                break;
+            }
+        }
+    }
+}
+
+/// Goal: an object that is deleted when some of its rows were given goes on with the row behind these.
+#[tokio::test]
+async fn what_is_gone_in_the_middle_goes_on_there() {
+    for order in ["time", "offset"] {
+        for after in 0..10 {
+            let world = World::new();
+            let one_folder = output("o", "type = \"json\", compression = \"none\"", "").replace("hr=%H", "all");
+            let config = world.config(&format!("{BY_TIME}{one_folder}"));
+            for batch in 0..4 {
+                // More than are handed on at once.
+                let of = batch * 400..batch * 400 + 400;
+                let records: Vec<OwnedRecord> = of.clone().map(|offset| record(0, offset, BASE_MS + offset)).collect();
+                world.archived(&config, (of.start, of.end), &records).await;
+            }
+            let steps: Steps = vec![(after, compaction(&world, &config, 100))];
+            let ran = cat(&world, &config, &format!("--order {order}"), steps).await;
+            assert!(matches!(ran.exit, Ok(Exit::Done)), "by {order}, after {after}: {:?}", ran.exit);
+            assert_eq!(ran.ids, (0..1_600).collect::<Vec<_>>(), "by {order}, after {after}");
+            assert_eq!(ran.left, usize::from(after >= 8), "two halves of each of four objects");
+        }
+    }
+}
+
+/// Goal: what a first compaction made and a second one takes in is not given twice, nor what lies beyond the offsets that are asked for.
+#[tokio::test]
+async fn compactions_of_compactions_and_parts_are_followed() {
+    for order in ["time", "offset"] {
+        for (first, second) in [(0, 0), (1, 1), (2, 2), (4, 1), (5, 3), (7, 2), (8, 4)] {
+            let world = World::new();
+            let kept = output("o", "type = \"json\"", "keep = [\"offset\"]\n").replace("hr=%H", "all");
+            let config = world.config(&format!("{BY_TIME}{kept}"));
+            filled(&world, &config, 0..4).await;
+            let more = {
+                let (config, compact) = (config.clone(), compaction(&world, &config, 100));
+                let again = World { main: world.main.clone(), spare: world.spare.clone(), spool: World::new().spool };
+                Box::new(move || {
+                    let run = move || {
+                        let runtime =
+                            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                        runtime.block_on(filled(&again, &config, 4..6));
+                    };
+                    std::thread::spawn(run).join().expect("archived");
+                    compact();
+                }) as Box<dyn FnOnce() + Send>
+            };
+            let steps: Steps = vec![(first, compaction(&world, &config, 100)), (second, more)];
+            let ran = cat(&world, &config, &format!("--order {order} --from-offset 3 --to-offset 26"), steps).await;
+            let what = format!("{order} {first} {second}: {:?}", ran.ids);
+            assert!(matches!(ran.exit, Ok(Exit::Done)), "{what} {:?}", ran.exit);
+            let (mut ids, count) = (ran.ids.clone(), ran.ids.len());
+            ids.sort_unstable();
+            ids.dedup();
+            let wanted = (0..2).flat_map(|partition| (3..26).map(move |offset| id(partition, offset)));
+            assert_eq!(ids, wanted.collect::<Vec<_>>(), "{what}");
+            assert_eq!(count, ids.len(), "{what}: a row comes twice");
+        }
+    }
+}
+
+/// Goal: an object that is gone and that nothing has replaced is an error as before.
+#[tokio::test]
+async fn what_is_gone_without_a_compaction_is_an_error() {
+    let world = World::new();
+    let config = world.config(&format!("{BY_TIME}{}", output("o", "type = \"json\"", "")));
+    filled(&world, &config, 0..6).await;
+    let main = world.main.clone();
+    let keys = world.keys().await;
+    let gone = keys.into_iter().rfind(|key| !key.as_ref().contains("_siltstone")).expect("objects");
+    let delete: Box<dyn FnOnce() + Send> = Box::new(move || {
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(main.delete(&gone)).expect("deleted");
+        };
+        std::thread::spawn(run).join().expect("no panic");
+    });
+    let ran = cat(&world, &config, "", vec![(2, delete)]).await;
+    assert!(ran.exit.is_err_and(|failure| failure.exit == Exit::Stopped));
+}
+
+/// Goal: `find` looks again where an object gave way while it was about to read it.
+#[tokio::test]
+async fn an_offset_is_found_beside_a_compaction() {
+    for format in ["type = \"json\"", "type = \"envelope\""] {
+        let world = World::new();
+        let keep = if format.contains("json") { "keep = [\"offset\"]\n" } else { "" };
+        let config = world.config(&format!("{BY_TIME}{}", output("o", format, keep)));
+        filled(&world, &config, 0..6).await;
+        let words = ["siltstone", "find", "t/1/23", "--json", "-c", "x"];
+        let Command::Find(args) = Cli::try_parse_from(words).expect("arguments").command else { panic!("find") };
+        let (destinations, store) = destinations(&world, vec![(0, compaction(&world, &config, 100))]);
+        let mut out = Vec::new();
+        let found = find_in(&args, &config, &destinations, &ManualClock::at(BASE_MS), &mut out).await;
+        assert!(matches!(found, Ok(Exit::Done)), "{format}: {found:?}");
+        assert!(store.steps.lock().expect("no panic").is_empty());
+        let found: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+        let objects = &found["outputs"][0]["objects"];
+        assert!(objects[0]["key"].as_str().is_some_and(|key| key.contains("compact")), "{found}");
+        assert_eq!(objects.as_array().map(Vec::len), Some(1), "{found}");
+    }
+}
+
+/// Goal: batches that were archived and compacted between two looks of `-f` are printed once.
+#[tokio::test(start_paused = true)]
+async fn following_goes_on_beside_a_compaction() {
+    let world = World::new();
+    let config = world.config(&format!("{BY_TIME}{}", output("o", "type = \"json\"", "")));
+    filled(&world, &config, 0..2).await;
+    let words = ["siltstone", "cat", "-f", "--topic", "t", "-c", "x"];
+    let Command::Cat(args) = Cli::try_parse_from(words).expect("arguments").command else { panic!("cat") };
+    let (destinations, clock) = (world.destinations(), ManualClock::at(BASE_MS + 20_000 * HOUR_MS));
+    let watched = super::archives::Watched::default();
+    let (mut out, mut notes) = (watched.clone(), Vec::new());
+    let events = async {
+        watched.has(28).await;
+        filled(&world, &config, 2..6).await;
+        compaction(&world, &config, 100)();
+        watched.has(84).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    };
+    let streams = Streams { out: &mut out, notes: &mut notes };
+    let ended = cat_in(&args, &config, &destinations, &clock, streams, events).await;
+    assert!(matches!(ended, Ok(Exit::Done)), "{ended:?}");
+    assert_eq!(watched.lines(), 84, "each once");
+}
