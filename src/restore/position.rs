@@ -221,6 +221,8 @@ pub struct Progress {
     produced: BTreeMap<i32, i64>,
     /// Target partitions whose part has changed since the last transaction.
     changed: BTreeSet<i32>,
+    /// Ends were learnt that are not committed.
+    has_learnt: bool,
     /// Transactions so far.
     commits: u64,
 }
@@ -241,7 +243,7 @@ impl Progress {
         let parts = i32::try_from(reached.len()).unwrap_or(i32::MAX).max(1);
         let slots = targets.clamp(1, parts);
         let changed = reached.keys().map(|partition| partition % slots).collect();
-        let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, commits: 0 };
+        let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, has_learnt: false, commits: 0 };
         let mut largest = begun.clone();
         for reached in largest.reached.values_mut() {
             // One record may be many rows of an object. Those of a record alone are fewer, which outweighs that they are told apart.
@@ -270,6 +272,7 @@ impl Progress {
                 reached: BTreeMap::new(),
                 produced: BTreeMap::new(),
                 changed: BTreeSet::new(),
+                has_learnt: false,
                 commits: 0,
             });
             if all.slots != told.slots {
@@ -302,9 +305,15 @@ impl Progress {
             let learnt = ends.get(partition).and_then(|&(_, end)| known_end(end));
             if let (None, Some(end)) = (known_end(reached.end), learnt) {
                 reached.end = end;
+                self.has_learnt = true;
                 self.changed.insert(partition % self.slots);
             }
         }
+    }
+
+    /// Whether ends were learnt that are to be committed, also where no row is left.
+    pub fn has_learnt(&self) -> bool {
+        self.has_learnt
     }
 
     /// Notes that `partition` is at `at`, after so many more records.
@@ -335,6 +344,7 @@ impl Progress {
     /// Everything noted is committed.
     pub fn committed(&mut self) {
         self.changed.clear();
+        self.has_learnt = false;
         self.commits += 1;
         if self.commits.is_multiple_of(ALL_AGAIN) {
             self.changed = self.reached.keys().map(|partition| partition % self.slots).collect();

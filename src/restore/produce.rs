@@ -15,7 +15,7 @@
 //! transaction, and the target tells which record it is ([`super::target::Target::abort`]). So the same is read again, and the source partition stops
 //! before that record, with all before it committed. Each such record costs one or two transactions.
 
-use super::position::{Progress, Reached};
+use super::position::{Progress, Reached, known_end};
 use super::rate::Rate;
 use super::read::{Archive, Left, Step, Stopped, steps};
 use super::stops::{Met, Stop, not_ours};
@@ -237,12 +237,16 @@ impl<'r> Restore<'r> {
     fn left(&self, progress: &Progress) -> Vec<Left> {
         let topic = self.how.topic;
         let of_partition = |(&partition, reached): (&i32, &Reached)| {
-            let offsets = OffsetRange::new(reached.at.next, reached.end);
-            (offsets.first < offsets.end && !self.stopped.contains_key(&partition)).then(|| Left {
+            let is_end_known = known_end(reached.end).is_some();
+            let (first, end) = (reached.at.next, reached.end.min(self.how.wanted.offsets.end));
+            let is_left = first < end && !self.stopped.contains_key(&partition);
+            let offsets = OffsetRange::new(first, end.max(first));
+            is_left.then(|| Left {
                 partition: TopicPartition::new(topic, partition),
                 from: reached.at,
                 begin: self.how.wanted.offsets.first,
                 wanted: Wanted { offsets, ..self.how.wanted.clone() },
+                is_end_known,
                 rows_max: self.rows_max(),
             })
         };
@@ -280,6 +284,10 @@ impl<'r> Restore<'r> {
                 Some(Some(Err((_, failure)))) if failure.exit == Exit::Unreachable => return Err(failure.into()),
                 Some(Some(Err(unread))) => Some(unread),
                 Some(None) => {
+                    if progress.has_learnt() {
+                        // Else what is archived until the next run would be of this job as well.
+                        self.begin(open)?;
+                    }
                     self.close(progress, open).await?;
                     seen(&self.committed);
                     let is_whole = self.stopped.is_empty();

@@ -153,6 +153,8 @@ pub(super) struct Fake {
     pub(super) log: Mutex<Log>,
     /// So many records later this happens.
     pub(super) then: Mutex<Option<(u32, Then)>>,
+    /// Once the job looks where it is, so behind the survey and before the first row, this happens.
+    pub(super) behind_survey: Mutex<Option<Then>>,
 }
 
 pub(super) type Then = Box<dyn FnOnce() + Send>;
@@ -179,7 +181,13 @@ pub(super) struct Log {
 impl Fake {
     pub(super) fn new(fates: impl IntoIterator<Item = Fate>) -> Self {
         let log = Log { fates: fates.into_iter().collect(), ..Log::default() };
-        Self { clock: Arc::new(ManualClock::at(BASE_MS)), record_ms: 300, log: Mutex::new(log), then: Mutex::new(None) }
+        Self {
+            clock: Arc::new(ManualClock::at(BASE_MS)),
+            record_ms: 300,
+            log: Mutex::new(log),
+            then: Mutex::new(None),
+            behind_survey: Mutex::new(None),
+        }
     }
 
     fn of_partition(&self, partition: i32) -> Vec<OwnedRecord> {
@@ -197,6 +205,9 @@ impl Fake {
 
 impl Target for Fake {
     fn recover(&self) -> BoxFuture<'_, Result<Vec<Kept>, Trouble>> {
+        if let Some(happen) = self.behind_survey.lock().expect("no test panics inside").take() {
+            happen();
+        }
         let mut log = self.log.lock().expect("no test panics inside");
         log.open = None;
         let kept = log.kept.iter().map(|(&slot, (offset, metadata))| (slot, *offset, metadata.clone())).collect();
