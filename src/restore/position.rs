@@ -59,7 +59,7 @@ pub struct Position {
     /// What those are counted in.
     pub of: RowsOf,
     /// A hash of the objects whose rows tell no offset, and in which `rows` were counted or that are done with as a whole and reach over `next`; 0:
-    /// there are none. See [`super::walk`].
+    /// there are none. Of a record's rows, of where those stand as well. See [`super::walk`].
     pub tag: u32,
 }
 

@@ -596,7 +596,7 @@ async fn passes_with_little_memory_give_the_same_order() {
         }
         let mut offsets = Vec::new();
         while let Some(offset) = ordered.peek(i64::MAX).await.map_err(|unread| unread.failure).expect("read") {
-            let (popped, item) = ordered.pop().await.map_err(|unread| unread.failure).expect("read").expect("told");
+            let (popped, _, item) = ordered.pop().await.map_err(|unread| unread.failure).expect("read").expect("told");
             assert_eq!((popped, item.told.offset), (offset, Some(offset)));
             offsets.push(offset);
         }

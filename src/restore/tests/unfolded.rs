@@ -123,6 +123,46 @@ async fn a_compaction_within_a_record_is_followed() {
     }
 }
 
+/// Goal: where the rows that are done of a record are not the first ones any more, nobody skips or doubles any: that is said. Method: times of which one object
+/// has none, and is chosen once it is compacted with others that have.
+#[tokio::test(start_paused = true)]
+async fn other_rows_in_front_of_those_that_are_done_are_met() {
+    let since_ms = BASE_MS + 8 * HOUR_MS + 6;
+    let asked = Asked { rate: Some(1), wanted: Wanted { since_ms: Some(since_ms), ..Wanted::default() }, ..Asked::default() };
+    let (mut met, mut left_alone) = (0, 0);
+    for lives in 1..(OFFSETS as usize * 3) {
+        let world = world().await;
+        let dying = std::iter::repeat_n(Fate::Happens, lives).chain([Fate::Dies]);
+        let target = Fake { record_ms: 1_000, ..Fake::new(dying) };
+        if world.restored_of(stores(&world), &target, &asked).await.0.is_ok() {
+            break;
+        }
+        let Reached { at, .. } = kept(&target);
+        if at.rows == 0 {
+            continue;
+        }
+        let before = ids(&target);
+        compact(&world.config, stores(&world), 100).await;
+        // The object of hour 8 of these has nothing at those times, and its rows come first.
+        if (3..6).contains(&at.next) {
+            met += 1;
+            let ended = world.restored_of(stores(&world), &target, &asked).await.0;
+            assert_eq!((ended.expect("ended"), ids(&target)), (Ended::Short, before), "{lives}");
+            let said = world.last.borrow()[&0].clone();
+            let words = [format!("{} rows", at.rows), format!("offset {}", at.next), format!("--from-offset {}", at.next + 1)];
+            assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        } else {
+            left_alone += 1;
+            to_the_end(&world, &target, &asked).await;
+            let found = ids(&target);
+            let once: std::collections::BTreeSet<_> = found.iter().copied().collect();
+            // Three rows of each of the offsets 3, 4 and 5 are before those times.
+            assert_eq!((once.len(), found.len()), ((OFFSETS as usize) * 6 - 9, (OFFSETS as usize) * 6 - 9), "{lives}");
+        }
+    }
+    assert!(met > 0 && left_alone > 0, "{met} {left_alone}");
+}
+
 /// Goal: a refused row stops the source partition before its record, with nothing of it restored.
 #[tokio::test(start_paused = true)]
 async fn a_record_of_which_a_row_is_refused_is_restored_whole_or_not() {
