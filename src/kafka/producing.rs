@@ -472,8 +472,13 @@ impl Target for Transactions {
         match error.rdkafka_error_code() {
             Some(Code::QueueFull) => Ok(Handed::Full),
             Some(code) if is_of_the_record(code) => {
-                let limit = "message.max.bytes of the client, 1 GB unless [kafka.client] sets it";
-                Ok(Handed::Never(format!("{code}; it is more than {limit}")))
+                let (topic, limit) =
+                    (&self.shared.topic, self.shared.settings.get("message.max.bytes").unwrap_or_default());
+                Ok(Handed::Never(format!(
+                    "{code}; it is handed to no broker, as it is more than message.max.bytes={limit} of the client, which is max.message.bytes of \
+                     {topic}, and 100 MiB at least, unless [kafka.client] sets it. A broker takes no request of more than its \
+                     socket.request.max.bytes, and closes the connection: raise these"
+                )))
             }
             // The transaction has failed already, and takes nothing more: the commit says why.
             _ => {

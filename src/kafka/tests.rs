@@ -233,6 +233,24 @@ fn closing_without_brokers_keeps_its_deadline() {
     bench.until("the loss", |bench| !bench.log.lost.is_empty());
 }
 
+/// Goal: a record that is more than a broker takes in one request is told before it is sent, with its limit.
+#[test]
+fn a_record_that_no_broker_takes_is_never_sent() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic(TOPIC, 1, 1).expect("a topic");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _entered = runtime.enter();
+    let kafka = config(&cluster.bootstrap_servers());
+    let into =
+        JobTarget { kafka: &kafka, topic: TOPIC, partitions: 1, job: "j", group: "g", message_bytes_max: Some(1_000) };
+    let target = Transactions::new(&into).expect("a producer");
+    assert_eq!(block_on(target.recover()), Ok(vec![]));
+    target.begin().expect("begun");
+    let record = OwnedRecord { value: Some(vec![0; (100 << 20) + 1]), ..OwnedRecord::default() };
+    let handed = target.put(Some(0), &record).expect("no trouble");
+    assert!(matches!(&handed, Handed::Never(why) if why.contains("message.max.bytes=104857600")), "{handed:?}");
+}
+
 /// Goal: of a batch that a broker refuses the record is known, at the latest when each is a batch of its own; nothing of the transaction counts, and the
 /// same job goes on.
 #[test]

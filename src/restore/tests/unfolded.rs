@@ -128,7 +128,8 @@ async fn a_compaction_within_a_record_is_followed() {
 #[tokio::test(start_paused = true)]
 async fn other_rows_in_front_of_those_that_are_done_are_met() {
     let since_ms = BASE_MS + 8 * HOUR_MS + 6;
-    let asked = Asked { rate: Some(1), wanted: Wanted { since_ms: Some(since_ms), ..Wanted::default() }, ..Asked::default() };
+    let asked =
+        Asked { rate: Some(1), wanted: Wanted { since_ms: Some(since_ms), ..Wanted::default() }, ..Asked::default() };
     let (mut met, mut left_alone) = (0, 0);
     for lives in 1..(OFFSETS as usize * 3) {
         let world = world().await;
@@ -149,7 +150,8 @@ async fn other_rows_in_front_of_those_that_are_done_are_met() {
             let ended = world.restored_of(stores(&world), &target, &asked).await.0;
             assert_eq!((ended.expect("ended"), ids(&target)), (Ended::Short, before), "{lives}");
             let said = world.last.borrow()[&0].clone();
-            let words = [format!("{} rows", at.rows), format!("offset {}", at.next), format!("--from-offset {}", at.next + 1)];
+            let words =
+                [format!("{} rows", at.rows), format!("offset {}", at.next), format!("--from-offset {}", at.next + 1)];
             assert!(words.iter().all(|word| said.contains(word)), "{said}");
         } else {
             left_alone += 1;
