@@ -27,7 +27,7 @@ use crate::reader::merge::{Item, Source};
 use crate::reader::plan::{Batch, Chosen, Shapes, batches_and_over};
 use crate::record::offset_after;
 use futures::stream::{BoxStream, TryStreamExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Keys that a message names.
@@ -62,6 +62,9 @@ pub struct Walk<'s> {
     done_rows: u64,
     /// … in the order of their objects' [`Rank`], as earlier releases gave them.
     done_by_rank: bool,
+    /// What is left of them, and where the job is behind it.
+    rest: VecDeque<Item>,
+    behind_rest: Position,
     /// Those rows are still to be looked at: whether they stand where they stood.
     is_unchecked: bool,
     /// The last row's offset, and how many rows of it came.
@@ -111,6 +114,8 @@ impl<'s> Walk<'s> {
             begun: None,
             done_rows: 0,
             done_by_rank: false,
+            rest: VecDeque::new(),
+            behind_rest: from,
             is_unchecked: false,
             counted: (from.next, 0),
             runs: Runs::new(),
@@ -133,6 +138,9 @@ impl<'s> Walk<'s> {
         let end = self.left.wanted.offsets.end;
         if std::mem::take(&mut self.is_unchecked) {
             self.pass_done().await?;
+        }
+        if !self.rest.is_empty() {
+            return Ok(self.next_by_rank(self.behind_rest));
         }
         loop {
             if let Some(Whole { rank, feed, tag }) = &mut self.current {
@@ -207,16 +215,38 @@ impl<'s> Walk<'s> {
             if self.ordered.peek(offset_after(offset)).await?.is_none() {
                 break Position { tag: self.tag_behind(offset), ..Position::at(offset_after(offset)) };
             }
-            if !is_by_rank && (items.len() as u64 >= self.left.rows_max || bytes >= BYTES_MAX) {
+            if !is_by_rank && self.is_full(items.len(), bytes) {
                 break Position { next: offset, rows: count, of: RowsOf::Record, tag: self.tag_within(offset) };
             }
         };
         if is_by_rank {
+            self.done_by_rank = false;
             items.sort_by_cached_key(|item| (Rank::of(&item.source.chosen), item.row.index));
             let done = usize::try_from(self.done_rows).unwrap_or(usize::MAX);
-            items.drain(..done.min(items.len()));
+            self.rest = items.into_iter().skip(done).collect();
+            return Ok(self.next_by_rank(after));
         }
-        Ok((!items.is_empty()).then_some(Given { items, after }))
+        Ok(Some(Given { items, after }))
+    }
+
+    /// As many as a transaction takes of the rows that are left of the record where an earlier release was. `behind`: where the job is behind all of them.
+    fn next_by_rank(&mut self, behind: Position) -> Option<Given> {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while !self.is_full(items.len(), bytes)
+            && let Some(item) = self.rest.pop_front()
+        {
+            bytes += item.row.body.bytes() as u64;
+            items.push(item);
+        }
+        self.done_rows += items.len() as u64;
+        self.behind_rest = behind;
+        // Its objects are those that it was found by, as none is loaded meanwhile.
+        let after = if self.rest.is_empty() { behind } else { Position { rows: self.done_rows, ..self.from } };
+        (!items.is_empty()).then_some(Given { items, after })
+    }
+
+    fn is_full(&self, rows: usize, bytes: u64) -> bool {
+        rows as u64 >= self.left.rows_max || bytes >= BYTES_MAX
     }
 
     /// Takes the objects of the next batch.
