@@ -253,10 +253,10 @@ impl<'r> Restore<'r> {
         progress.reached().iter().filter_map(of_partition).collect()
     }
 
-    /// Most rows of a record in one transaction: as many as it takes, and as may go before it is due.
+    /// Most rows of a record in one transaction: as many as it and the target take, and as may go before it is due.
     fn rows_max(&self) -> u64 {
         let in_time = |rate: u64| rate.saturating_mul(OPEN_MS.unsigned_abs()) / 1_000;
-        self.how.rate.map_or(RECORDS_MAX, in_time).clamp(1, RECORDS_MAX)
+        self.how.rate.map_or(RECORDS_MAX, in_time).min(self.target.rows_max()).clamp(1, RECORDS_MAX)
     }
 
     async fn session(

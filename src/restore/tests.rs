@@ -151,6 +151,8 @@ pub(super) struct Fake {
     pub(super) clock: Arc<ManualClock>,
     pub(super) record_ms: i64,
     pub(super) log: Mutex<Log>,
+    /// So many rows of a record go into a transaction.
+    pub(super) rows_max: u64,
     /// So many records later this happens.
     pub(super) then: Mutex<Option<(u32, Then)>>,
     /// Once the job looks where it is, so behind the survey and before the first row, this happens.
@@ -184,6 +186,7 @@ impl Fake {
         Self {
             clock: Arc::new(ManualClock::at(BASE_MS)),
             record_ms: 300,
+            rows_max: u64::MAX,
             log: Mutex::new(log),
             then: Mutex::new(None),
             behind_survey: Mutex::new(None),
@@ -235,6 +238,10 @@ impl Target for Fake {
         }
         log.open.as_mut().expect("a transaction").push((partition, record.clone()));
         Ok(Handed::Taken)
+    }
+
+    fn rows_max(&self) -> u64 {
+        self.rows_max
     }
 
     fn room(&self) -> BoxFuture<'_, ()> {

@@ -165,6 +165,19 @@ async fn other_rows_in_front_of_those_that_are_done_are_met() {
     assert!(met > 0 && left_alone > 0, "{met} {left_alone}");
 }
 
+/// Goal: a target that takes few rows of a record in one transaction is given no more.
+#[tokio::test(start_paused = true)]
+async fn a_target_that_takes_few_rows_is_given_few() {
+    for (rows_max, rows) in [(4, 4), (5, 5), (6, 0), (u64::MAX, 0)] {
+        let world = world().await;
+        let target = Fake { record_ms: 3_000, rows_max, ..Fake::new([Fate::Happens, Fate::Dies]) };
+        world.restored_of(stores(&world), &target, &Asked::default()).await.0.expect_err("it died");
+        assert_eq!(kept(&target).at.rows, rows, "{rows_max}");
+        to_the_end(&world, &target, &Asked::default()).await;
+        assert_whole(&target, &format!("{rows_max}"));
+    }
+}
+
 /// Goal: a refused row stops the source partition before its record, with nothing of it restored.
 #[tokio::test(start_paused = true)]
 async fn a_record_of_which_a_row_is_refused_is_restored_whole_or_not() {
