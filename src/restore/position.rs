@@ -299,10 +299,13 @@ impl Progress {
         self.produced.values().map(|produced| produced.unsigned_abs()).sum()
     }
 
-    /// Takes in where source partitions end of which nobody could tell it when the job began.
+    /// Takes in where source partitions end of which nobody could tell it when the job began: one that `ends` tells nothing of has nothing more.
     pub fn learn_ends(&mut self, ends: &BTreeMap<i32, (i64, i64)>) {
         for (partition, reached) in &mut self.reached {
-            let learnt = ends.get(partition).and_then(|&(_, end)| known_end(end));
+            let learnt = match ends.get(partition) {
+                Some(&(_, end)) => known_end(end),
+                None => (reached.at.rows == 0).then_some(reached.at.next),
+            };
             if let (None, Some(end)) = (known_end(reached.end), learnt) {
                 reached.end = end;
                 self.has_learnt = true;
@@ -450,6 +453,13 @@ mod tests {
         assert_eq!(progress.kept().expect("fits").iter().map(|kept| kept.0).collect::<Vec<_>>(), [1]);
         progress.learn_ends(&of(150, 130));
         assert_eq!(progress.reached()[&1].end, 120);
+        assert!(progress.has_learnt());
+        progress.committed();
+        assert!(!progress.has_learnt());
+        // What could not be read is gone, and nothing else is there.
+        let mut progress = Progress::begin(7, 2, &BTreeMap::from([(1, (5, END_UNKNOWN))])).expect("fits");
+        progress.learn_ends(&BTreeMap::new());
+        assert_eq!((progress.reached()[&1].end, progress.has_learnt()), (5, true));
     }
 
     #[test]
