@@ -159,6 +159,9 @@ const OF_CONSUMERS: &[&str] = &[
 /// The largest record that is handed to a broker, bytes: all that librdkafka lets it be. It looks at a record as it is; what a topic takes is told of one
 /// that is packed, and is the broker's to decide.
 const PRODUCED_BYTES_MAX: u64 = 1_000_000_000;
+/// The largest one where the topic takes no more, or nobody knows: a broker closes the connection at a request of more than its socket.request.max.bytes, of
+/// which this is the default, and all source partitions would end with it.
+const REQUEST_BYTES_USUAL: u64 = 100 << 20;
 /// Bytes of records in a batch that has more than one.
 const BATCH_BYTES_MAX: u64 = 1_000_000;
 /// Records that wait in a producer: more than a transaction of a restore has.
@@ -198,13 +201,19 @@ pub(super) fn producing(
         .set("linger.ms", "5")
         .set("compression.type", "lz4")
         .set("partitioner", "murmur2_random")
-        .set("message.max.bytes", PRODUCED_BYTES_MAX.to_string())
-        // What waits is bounded by what a transaction holds. The largest record has room beside that, or it would wait for ever.
-        .set("queue.buffering.max.kbytes", (PRODUCED_BYTES_MAX + BYTES_MAX).div_ceil(1 << 10).to_string())
+        .set(
+            "message.max.bytes",
+            batch_bytes_max.unwrap_or(0).clamp(REQUEST_BYTES_USUAL, PRODUCED_BYTES_MAX).to_string(),
+        )
         .set("queue.buffering.max.messages", PRODUCING_RECORDS.to_string());
     overlay(&mut client, &without_consumers(config))?;
+    let number = |client: &ClientConfig, setting: &str| client.get(setting).and_then(|own| own.parse::<u64>().ok());
+    // What waits is bounded by what a transaction holds. The largest record has room beside that, or it would wait for ever.
+    let room = (number(&client, "message.max.bytes").unwrap_or(PRODUCED_BYTES_MAX) + BYTES_MAX).div_ceil(1 << 10);
+    let own = number(&client, "queue.buffering.max.kbytes").unwrap_or_default();
+    client.set("queue.buffering.max.kbytes", own.max(room).to_string());
     // What is refused must be one record, whatever somebody sets.
-    let own = client.get("batch.size").and_then(|own| own.parse().ok());
+    let own = number(&client, "batch.size");
     let most = own.unwrap_or(BATCH_BYTES_MAX).min(batch_bytes_max.unwrap_or(u64::MAX));
     client.set("batch.size", most.max(1).to_string());
     // What makes it exactly once is nobody's to change.
@@ -392,12 +401,31 @@ mod tests {
             (Some("u"), Some("all"), Some("zstd"))
         );
         assert_eq!(has("transactional.id"), Some("x"));
-        assert_eq!(
-            (has("message.max.bytes"), has("queue.buffering.max.kbytes")),
-            (Some("1000000000"), Some("1009331"))
-        );
+        assert_eq!((has("message.max.bytes"), has("queue.buffering.max.kbytes")), (Some("104857600"), Some("135168")));
         client.create_native_config().expect("librdkafka takes it");
         assert_eq!(administering(&config).expect("sound").get("transactional.id"), None);
+    }
+
+    /// Goal: a record that a broker would close the connection for is not handed to it; any that is has room beside a transaction, whatever somebody sets.
+    #[test]
+    fn the_largest_record_is_what_brokers_take_and_has_room() {
+        let found = |own: &[(&str, &str)], most| {
+            let mut config = config("b:1");
+            let own = own.iter().map(|&(setting, value)| (setting.to_string(), crate::config::Secret::new(value)));
+            config.client.extend(own);
+            let client = producing(&config, "x", most).expect("sound");
+            client.create_native_config().expect("librdkafka takes it");
+            let number = |setting: &str| client.get(setting).expect("set").parse::<u64>().expect("a number");
+            (number("message.max.bytes"), number("queue.buffering.max.kbytes") << 10)
+        };
+        let usual = 100 << 20;
+        assert_eq!(found(&[], None), (usual, usual + BYTES_MAX));
+        assert_eq!(found(&[], Some(1_000)), (usual, usual + BYTES_MAX));
+        assert_eq!(found(&[], Some(300 << 20)), (300 << 20, (300 << 20) + BYTES_MAX));
+        assert_eq!(found(&[], Some(u64::MAX)).0, PRODUCED_BYTES_MAX);
+        let room = "queue.buffering.max.kbytes";
+        assert_eq!(found(&[("message.max.bytes", "5000"), (room, "10")], None), (5_000, 5 * 1_024 + BYTES_MAX));
+        assert_eq!(found(&[(room, "1048576")], None), (usual, 1 << 30));
     }
 
     /// Goal: a batch of several records is never more than the topic takes, also unpacked; what somebody sets is kept where it is less.

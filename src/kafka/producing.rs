@@ -15,7 +15,7 @@
 //! A broker refuses a whole batch. Where it is refused for its size it is one record ([`producing`]), and brokers from 2.4 on name the records that
 //! are refused for something else: then the one that is not delivered for such a reason is the one. Where several are not, an old broker named none, or
 //! the topic's limit was not known: the next client puts each record into a batch of its own, so that each answer is of one record. It is slow, and
-//! ends with the abort of that transaction.
+//! ends with the abort of that transaction, or with its commit where none is refused so.
 
 use super::KafkaError;
 use super::client::producing;
@@ -37,18 +37,22 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long one call may take before it is asked again.
 const CALL_WAIT: Duration = Duration::from_secs(30);
+/// How long deliveries are waited for before it is looked whether one was refused.
+const FLUSH_WAIT: Duration = Duration::from_millis(200);
 /// How often a call without an answer is made.
 const TRIES: u32 = 4;
 /// How long one look for room lasts.
 const ROOM_WAIT: Duration = Duration::from_millis(20);
 /// Records on their way where each is a batch of its own: so many answers are waited for in time before a transaction must end.
 const SINGLE_MAX: i32 = 100;
+/// Most rows of a record in one transaction then: it must end in time, and nothing but its rows ends it.
+const SINGLE_ROWS_MAX: u64 = 500;
 
 /// Where a restore goes.
 pub struct JobTarget<'a> {
@@ -123,14 +127,14 @@ type Client = ThreadedProducer<Deliveries>;
 /// The parts that calls on other threads share.
 struct Shared {
     /// What makes the producer.
-    settings: ClientConfig,
+    settings: Mutex<ClientConfig>,
     /// The producer. A client of which a record was refused numbers its batches as if the broker had that one, so the broker takes nothing
     /// more from it: another one goes on, and fences it.
     producer: Mutex<Arc<Client>>,
     brokers: String,
     state: Mutex<State>,
-    /// The producer puts each record into a batch of its own.
-    is_single: AtomicBool,
+    /// The producer puts each record into a batch of its own, as this was answered to several.
+    single: Mutex<Option<Code>>,
     /// Records that the transaction was handed.
     handed: AtomicUsize,
     /// A client of the job's group: it never joins, and knows its offsets.
@@ -167,17 +171,23 @@ impl Transactions {
             |error: ClientError| KafkaError::Create { brokers: into.kafka.brokers.clone(), problem: error.to_string() };
         let producer: Client = settings.create_with_context(Deliveries::default()).map_err(failed)?;
         let shared = Shared {
-            settings,
+            settings: Mutex::new(settings),
             producer: Mutex::new(Arc::new(producer)),
             brokers: into.kafka.brokers.clone(),
             state: Mutex::new(State::New),
-            is_single: AtomicBool::new(false),
+            single: Mutex::new(None),
             handed: AtomicUsize::new(0),
             group: MetaClient::new(&of_group(into.kafka, into.group, into.job))?,
             topic: into.topic.to_string(),
             partitions: into.partitions,
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// A setting of the producers that are made from now on.
+    #[cfg(test)]
+    pub(super) fn setting(&self, name: &str) -> Option<String> {
+        locked(&self.shared.settings).get(name).map(str::to_string)
     }
 
     fn call<T: Send + 'static>(
@@ -236,12 +246,35 @@ impl Shared {
         locked(&self.producer).clone()
     }
 
+    fn is_single(&self) -> bool {
+        locked(&self.single).is_some()
+    }
+
+    /// Goes on with batches of several records, once a transaction of single ones is committed: none of them was refused. Where several in one batch were
+    /// for its size, it was more than the topic takes, which nobody knew, so the next ones are smaller.
+    fn leave_single(&self) -> Result<(), Trouble> {
+        let Some(code) = locked(&self.single).take() else { return Ok(()) };
+        if is_a_size(code) {
+            let mut settings = locked(&self.settings);
+            let most = settings.get("batch.size").and_then(|most| most.parse::<u64>().ok());
+            if let Some(most) = most {
+                settings.set("batch.size", (most / 2).max(1).to_string());
+            }
+        }
+        *locked(&self.state) = State::Spoilt;
+        // What was committed is: only another look tells how to go on.
+        self.prepare().map_err(|trouble| match trouble {
+            Trouble::Passing(what) => Trouble::Fatal(what),
+            other => other,
+        })
+    }
+
     /// Takes the transactional id, with another producer where the one before is of no use.
     fn prepare(&self) -> Result<(), Trouble> {
         let state = *locked(&self.state);
         if state == State::Spoilt {
-            let mut settings = self.settings.clone();
-            if self.is_single.load(Ordering::Relaxed) {
+            let mut settings = locked(&self.settings).clone();
+            if self.is_single() {
                 settings.set("batch.num.messages", "1");
             }
             let made = settings.create_with_context(Deliveries::default());
@@ -314,8 +347,8 @@ impl Shared {
     fn refused_record(&self) -> Option<RefusedRecord> {
         let refused = *locked(&self.producer().client().context().refused);
         let (first, code, count) = refused?;
-        let is_known = count == 1 || self.is_single.load(Ordering::Relaxed);
-        self.is_single.store(!is_known, Ordering::Relaxed);
+        let is_known = count == 1 || self.is_single();
+        *locked(&self.single) = (!is_known).then_some(code);
         if !is_known {
             tracing::warn!(
                 "{}: {code} of {count} records, and not which of them: each is sent in a batch of its own until it is met",
@@ -360,7 +393,7 @@ impl Shared {
         }
         let producer = self.producer();
         // All records first: what is wrong with one is told better by its own error.
-        self.until_answered("deliver the records of a transaction", || producer.flush(CALL_WAIT))?;
+        self.until_answered("deliver the records of a transaction", || self.deliver(&producer))?;
         if !progress.is_empty() {
             let group = self.group.group_metadata();
             let group = group.ok_or_else(|| Trouble::Fatal("the group's client has no group".to_string()))?;
@@ -368,7 +401,22 @@ impl Shared {
                 producer.send_offsets_to_transaction(&offsets, &group, CALL_WAIT)
             })?;
         }
-        self.until_answered("commit a transaction", || producer.commit_transaction(CALL_WAIT))
+        self.until_answered("commit a transaction", || producer.commit_transaction(CALL_WAIT))?;
+        self.leave_single()
+    }
+
+    /// Waits until all records are delivered. Where one is refused, those behind it wait for the abort, so nobody waits for them.
+    fn deliver(&self, producer: &Client) -> Result<(), ClientError> {
+        let mut slices = CALL_WAIT.as_millis() / FLUSH_WAIT.as_millis();
+        loop {
+            let flushed = producer.flush(FLUSH_WAIT);
+            slices = slices.saturating_sub(1);
+            let is_refused = locked(&producer.client().context().refused).is_some();
+            let is_over = flushed.is_ok() || slices == 0 || is_refused || self.missing_right().is_some();
+            if is_over {
+                return flushed;
+            }
+        }
     }
 
     fn forget(&self) {
@@ -382,14 +430,11 @@ impl Shared {
 
 /// Whether a record would be refused for it again.
 fn is_of_the_record(code: Code) -> bool {
-    matches!(
-        code,
-        Code::MessageSizeTooLarge
-            | Code::InvalidMessageSize
-            | Code::InvalidTimestamp
-            | Code::InvalidRecord
-            | Code::PolicyViolation
-    )
+    is_a_size(code) || matches!(code, Code::InvalidTimestamp | Code::InvalidRecord | Code::PolicyViolation)
+}
+
+fn is_a_size(code: Code) -> bool {
+    matches!(code, Code::MessageSizeTooLarge | Code::InvalidMessageSize)
 }
 
 fn is_a_right(code: Code) -> bool {
@@ -449,7 +494,7 @@ impl Target for Transactions {
 
     fn put(&self, partition: Option<i32>, record: &OwnedRecord) -> Result<Handed, Trouble> {
         let producer = self.shared.producer();
-        if self.shared.is_single.load(Ordering::Relaxed) && producer.in_flight_count() >= SINGLE_MAX {
+        if self.shared.is_single() && producer.in_flight_count() >= SINGLE_MAX {
             return Ok(Handed::Full);
         }
         let number = self.shared.handed.load(Ordering::Relaxed);
@@ -472,8 +517,13 @@ impl Target for Transactions {
         match error.rdkafka_error_code() {
             Some(Code::QueueFull) => Ok(Handed::Full),
             Some(code) if is_of_the_record(code) => {
-                let limit = "message.max.bytes of the client, 1 GB unless [kafka.client] sets it";
-                Ok(Handed::Never(format!("{code}; it is more than {limit}")))
+                let settings = locked(&self.shared.settings);
+                let (topic, limit) = (&self.shared.topic, settings.get("message.max.bytes").unwrap_or_default());
+                Ok(Handed::Never(format!(
+                    "{code}; it is handed to no broker, as it is more than message.max.bytes={limit} of the client, which is max.message.bytes of \
+                     {topic}, and 100 MiB at least, unless [kafka.client] sets it. A broker takes no request of more than its \
+                     socket.request.max.bytes, and closes the connection: raise these"
+                )))
             }
             // The transaction has failed already, and takes nothing more: the commit says why.
             _ => {
@@ -484,6 +534,10 @@ impl Target for Transactions {
                 }
             }
         }
+    }
+
+    fn rows_max(&self) -> u64 {
+        if self.shared.is_single() { SINGLE_ROWS_MAX } else { u64::MAX }
     }
 
     fn room(&self) -> BoxFuture<'_, ()> {

@@ -7,7 +7,7 @@ use crate::consume::{CommitError, Coordinator, Held, Source, SourceSink};
 use crate::kafka::producing::{JobTarget, Transactions};
 use crate::kafka::{KafkaCoordinator, KafkaSource, Wanted, connect};
 use crate::record::{OwnedRecord, Record, TopicPartition};
-use crate::restore::target::{Handed, Target, Trouble};
+use crate::restore::target::{Handed, RefusedRecord, Target, Trouble};
 use futures::executor::block_on;
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
@@ -233,42 +233,107 @@ fn closing_without_brokers_keeps_its_deadline() {
     bench.until("the loss", |bench| !bench.log.lost.is_empty());
 }
 
-/// Goal: of a batch that a broker refuses the record is known, at the latest when each is a batch of its own; nothing of the transaction counts, and the
-/// same job goes on.
+/// Goal: a record that is more than a broker takes in one request is told before it is sent, with its limit.
 #[test]
-fn a_refused_record_is_told_by_its_number() {
+fn a_record_that_no_broker_takes_is_never_sent() {
     let cluster = MockCluster::new(1).expect("a mock cluster");
     cluster.create_topic(TOPIC, 1, 1).expect("a topic");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _entered = runtime.enter();
-    let mut kafka = config(&cluster.bootstrap_servers());
-    // Long enough for all of them to be in one batch.
-    kafka.client.insert("linger.ms".to_string(), Secret::new("500"));
+    let kafka = config(&cluster.bootstrap_servers());
     let into =
         JobTarget { kafka: &kafka, topic: TOPIC, partitions: 1, job: "j", group: "g", message_bytes_max: Some(1_000) };
     let target = Transactions::new(&into).expect("a producer");
-    let record = |value: usize| OwnedRecord { value: Some(vec![b'v'; value]), ..OwnedRecord::default() };
-    let run = |errors: &[RDKafkaRespErr]| {
-        assert_eq!(block_on(target.recover()), Ok(vec![]), "nothing is committed");
-        target.begin().expect("begun");
-        cluster.request_errors(RDKafkaApiKey::Produce, errors);
+    assert_eq!(block_on(target.recover()), Ok(vec![]));
+    target.begin().expect("begun");
+    let record = OwnedRecord { value: Some(vec![0; (100 << 20) + 1]), ..OwnedRecord::default() };
+    let handed = target.put(Some(0), &record).expect("no trouble");
+    assert!(matches!(&handed, Handed::Never(why) if why.contains("message.max.bytes=104857600")), "{handed:?}");
+}
+
+/// Transactions of three records on the mock cluster, of which brokers answer as they are told.
+struct Restored {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    target: Transactions,
+    /// Calls of it are made on its threads.
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Restored {
+    fn new(message_bytes_max: Option<u64>) -> Self {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic(TOPIC, 1, 1).expect("a topic");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let mut kafka = config(&cluster.bootstrap_servers());
+        // Long enough for all of them to be in one batch.
+        kafka.client.insert("linger.ms".to_string(), Secret::new("500"));
+        let into = JobTarget { kafka: &kafka, topic: TOPIC, partitions: 1, job: "j", group: "g", message_bytes_max };
+        let target = Transactions::new(&into).expect("a producer");
+        Self { cluster, target, runtime }
+    }
+
+    /// Makes one, behind what is committed or was aborted.
+    fn run(&self, errors: &[RDKafkaRespErr]) -> Result<(), Trouble> {
+        let _entered = self.runtime.enter();
+        let record = |value: usize| OwnedRecord { value: Some(vec![b'v'; value]), ..OwnedRecord::default() };
+        self.target.begin().expect("begun");
+        self.cluster.request_errors(RDKafkaApiKey::Produce, errors);
         for value in 1..=3 {
-            assert_eq!(target.put(Some(0), &record(value)), Ok(Handed::Taken));
+            assert_eq!(self.target.put(Some(0), &record(value)), Ok(Handed::Taken));
         }
-        let ended = block_on(target.commit(vec![(0, 3, "m".to_string())]));
-        cluster.clear_request_errors(RDKafkaApiKey::Produce);
+        let clock = SystemClock::new();
+        let ended = block_on(self.target.commit(vec![(0, 3, "m".to_string())]));
+        assert!(clock.monotonic_ms() < 15_000, "{} ms", clock.monotonic_ms());
+        self.cluster.clear_request_errors(RDKafkaApiKey::Produce);
         ended
-    };
-    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    let taken = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    }
+
+    fn recover(&self) {
+        let _entered = self.runtime.enter();
+        // The mock keeps no offsets of transactions.
+        assert_eq!(block_on(self.target.recover()), Ok(vec![]), "nothing is committed");
+    }
+
+    /// Gives one up that was refused, and goes on.
+    fn refused(&self) -> RefusedRecord {
+        let _entered = self.runtime.enter();
+        let found = block_on(self.target.abort()).expect("aborted").expect("why");
+        self.recover();
+        found
+    }
+}
+
+const REFUSED: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+const TAKEN: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+
+/// Goal: of a batch that a broker refuses the record is known, at the latest when each is a batch of its own; nothing of the transaction counts, nobody
+/// waits for what is behind it, and the same job goes on.
+#[test]
+fn a_refused_record_is_told_by_its_number() {
+    let restored = Restored::new(Some(1_000));
+    restored.recover();
     // All three are in one batch.
-    assert!(matches!(run(&[refused]), Err(Trouble::Passing(why)) if why.contains("max.message.bytes of t")));
-    let found = block_on(target.abort()).expect("aborted").expect("why");
-    assert_eq!(found.number, None);
-    assert!(matches!(run(&[taken, refused]), Err(Trouble::Passing(_))));
-    let found = block_on(target.abort()).expect("aborted").expect("why");
+    assert!(matches!(restored.run(&[REFUSED]), Err(Trouble::Passing(why)) if why.contains("max.message.bytes of t")));
+    assert_eq!(restored.refused().number, None);
+    assert_eq!(restored.target.rows_max(), 500);
+    assert!(matches!(restored.run(&[TAKEN, REFUSED]), Err(Trouble::Passing(_))));
+    let found = restored.refused();
     assert_eq!(found.number, Some(1));
     assert!(found.why.contains("raise max.message.bytes of t"), "{}", found.why);
-    // The mock keeps no offsets of transactions, so that is all of it that it tells.
-    assert_eq!(run(&[]), Ok(()));
+    assert_eq!(restored.run(&[]), Ok(()));
+}
+
+/// Goal: where a batch is refused and none of its records alone, records come in batches of several again, which are smaller.
+#[test]
+fn batches_that_are_refused_become_smaller_and_stay_batches() {
+    let restored = Restored::new(None);
+    restored.recover();
+    for size in ["1000000", "500000", "250000"] {
+        assert_eq!(restored.target.setting("batch.size").as_deref(), Some(size));
+        assert!(matches!(restored.run(&[REFUSED]), Err(Trouble::Passing(_))));
+        // With each in a batch of its own it would be known.
+        assert_eq!(restored.refused().number, None, "{size}");
+        assert_eq!(restored.run(&[]), Ok(()));
+        assert_eq!(restored.target.rows_max(), u64::MAX);
+    }
 }

@@ -73,7 +73,18 @@ pub struct Seat {
     rank: Rank,
 }
 
+/// Rows of one record by where they stand: replay and window, and how many one behind the other are of it. A compaction leaves it as it is.
+pub type Runs = Vec<(Option<u32>, String, u64)>;
+
 impl Seat {
+    /// Counts one more row, of an object with this seat.
+    pub fn count(&self, runs: &mut Runs) {
+        match runs.last_mut() {
+            Some((replay, unit, rows)) if *replay == self.replay && *unit == self.unit => *rows += 1,
+            _ => runs.push((self.replay, self.unit.clone(), 1)),
+        }
+    }
+
     /// Of `chosen`, which is of that unit ([`crate::reader::plan::Shapes::unit_of`]).
     pub fn of(chosen: &Chosen, unit: String) -> Self {
         Self { replay: chosen.replay, unit, rank: Rank::of(chosen) }
@@ -234,11 +245,11 @@ impl InOrder {
         }
     }
 
-    /// Takes the row that [`InOrder::peek`] told of.
+    /// Takes the row that [`InOrder::peek`] told of, with the seat of its object.
     ///
     /// # Errors
     /// As [`Feed::next`], of the row behind it.
-    pub async fn pop(&mut self) -> Result<Option<(i64, Item)>, Unread> {
+    pub async fn pop(&mut self) -> Result<Option<(i64, Arc<Seat>, Item)>, Unread> {
         let open =
             self.open.first_key_value().map(|((offset, seat), open)| (*offset, seat.clone(), open.item.row.index));
         let kept = self.kept.first_key_value().map(|(key, _)| key);
@@ -247,15 +258,15 @@ impl InOrder {
             (open, _) => open.is_none(),
         };
         if is_kept {
-            let Some(((offset, ..), item)) = self.kept.pop_first() else { return Ok(None) };
+            let Some(((offset, seat, _), item)) = self.kept.pop_first() else { return Ok(None) };
             self.kept_bytes -= bytes(&item);
-            return Ok(Some((offset, item)));
+            return Ok(Some((offset, seat, item)));
         }
         let Some(((offset, seat), Open { mut feed, item })) = self.open.pop_first() else { return Ok(None) };
         if let Some((next, following)) = feed.next().await? {
-            self.open.insert((next, seat), Open { feed, item: following });
+            self.open.insert((next, seat.clone()), Open { feed, item: following });
         }
-        Ok(Some((offset, item)))
+        Ok(Some((offset, seat, item)))
     }
 
     /// Opens what begins below `reached`, as far as there is room. All are on their way before the first is waited for.

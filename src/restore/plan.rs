@@ -190,8 +190,10 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
     let peeked = archive.site.partitions.iter().filter_map(|partition| {
         let &(first, end) = survey.partitions.get(&partition.partition)?;
         let begin = wanted.offsets.first;
-        let wanted = Wanted { offsets: OffsetRange::new(first, end), ..wanted.clone() };
-        Some(Left { partition: partition.clone(), from: Position::at(first), begin, wanted, rows_max: 1 })
+        let offsets = OffsetRange::new(first, end.min(wanted.offsets.end).max(first));
+        let wanted = Wanted { offsets, ..wanted.clone() };
+        let (partition, from) = (partition.clone(), Position::at(first));
+        Some(Left { partition, from, begin, wanted, is_end_known: true, rows_max: 1 })
     });
     let peeked: Vec<Left> = peeked.take(PEEKED_MAX).collect();
     for left in peeked {
@@ -232,11 +234,11 @@ impl Survey {
     /// Notes what cannot be read of that source partition; whether all could be.
     ///
     /// # Errors
-    /// The store does not answer: the others cannot be read either.
+    /// The store does not answer, or refuses: the others cannot be read either, and what lies there is not known to be damaged.
     fn is_readable(&mut self, partition: i32, read: Result<(), Failure>) -> Result<bool, Failure> {
         match read {
             Ok(()) => Ok(true),
-            Err(failure) if failure.exit == Exit::Unreachable => Err(failure),
+            Err(failure) if matches!(failure.exit, Exit::Unreachable | Exit::Refused) => Err(failure),
             Err(failure) => {
                 self.unreadable.entry(partition).or_insert(failure.message);
                 Ok(false)
@@ -281,6 +283,16 @@ impl Survey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: that a store refuses, or does not answer, is no damage of one source partition.
+    #[test]
+    fn a_store_that_refuses_ends_the_look() {
+        for (exit, is_damage) in [(Exit::Refused, false), (Exit::Unreachable, false), (Exit::Stopped, true)] {
+            let mut survey = Survey::default();
+            let looked = survey.is_readable(3, Err(Failure::new(exit, "why")));
+            assert_eq!((looked.is_ok(), survey.unreadable.len()), (is_damage, usize::from(is_damage)), "{exit:?}");
+        }
+    }
 
     fn layout(outputs: &str) -> Layout {
         let text = format!(

@@ -59,7 +59,7 @@ pub struct Position {
     /// What those are counted in.
     pub of: RowsOf,
     /// A hash of the objects whose rows tell no offset, and in which `rows` were counted or that are done with as a whole and reach over `next`; 0:
-    /// there are none. See [`super::walk`].
+    /// there are none. Of a record's rows, of where those stand as well. See [`super::walk`].
     pub tag: u32,
 }
 
@@ -221,6 +221,8 @@ pub struct Progress {
     produced: BTreeMap<i32, i64>,
     /// Target partitions whose part has changed since the last transaction.
     changed: BTreeSet<i32>,
+    /// Ends were learnt that are not committed.
+    has_learnt: bool,
     /// Transactions so far.
     commits: u64,
 }
@@ -241,7 +243,7 @@ impl Progress {
         let parts = i32::try_from(reached.len()).unwrap_or(i32::MAX).max(1);
         let slots = targets.clamp(1, parts);
         let changed = reached.keys().map(|partition| partition % slots).collect();
-        let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, commits: 0 };
+        let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, has_learnt: false, commits: 0 };
         let mut largest = begun.clone();
         for reached in largest.reached.values_mut() {
             // One record may be many rows of an object. Those of a record alone are fewer, which outweighs that they are told apart.
@@ -270,6 +272,7 @@ impl Progress {
                 reached: BTreeMap::new(),
                 produced: BTreeMap::new(),
                 changed: BTreeSet::new(),
+                has_learnt: false,
                 commits: 0,
             });
             if all.slots != told.slots {
@@ -296,15 +299,24 @@ impl Progress {
         self.produced.values().map(|produced| produced.unsigned_abs()).sum()
     }
 
-    /// Takes in where source partitions end of which nobody could tell it when the job began.
+    /// Takes in where source partitions end of which nobody could tell it when the job began: one that `ends` tells nothing of has nothing more.
     pub fn learn_ends(&mut self, ends: &BTreeMap<i32, (i64, i64)>) {
         for (partition, reached) in &mut self.reached {
-            let learnt = ends.get(partition).and_then(|&(_, end)| known_end(end));
+            let learnt = match ends.get(partition) {
+                Some(&(_, end)) => known_end(end),
+                None => (reached.at.rows == 0).then_some(reached.at.next),
+            };
             if let (None, Some(end)) = (known_end(reached.end), learnt) {
                 reached.end = end;
+                self.has_learnt = true;
                 self.changed.insert(partition % self.slots);
             }
         }
+    }
+
+    /// Whether ends were learnt that are to be committed, also where no row is left.
+    pub fn has_learnt(&self) -> bool {
+        self.has_learnt
     }
 
     /// Notes that `partition` is at `at`, after so many more records.
@@ -335,6 +347,7 @@ impl Progress {
     /// Everything noted is committed.
     pub fn committed(&mut self) {
         self.changed.clear();
+        self.has_learnt = false;
         self.commits += 1;
         if self.commits.is_multiple_of(ALL_AGAIN) {
             self.changed = self.reached.keys().map(|partition| partition % self.slots).collect();
@@ -440,6 +453,13 @@ mod tests {
         assert_eq!(progress.kept().expect("fits").iter().map(|kept| kept.0).collect::<Vec<_>>(), [1]);
         progress.learn_ends(&of(150, 130));
         assert_eq!(progress.reached()[&1].end, 120);
+        assert!(progress.has_learnt());
+        progress.committed();
+        assert!(!progress.has_learnt());
+        // What could not be read is gone, and nothing else is there.
+        let mut progress = Progress::begin(7, 2, &BTreeMap::from([(1, (5, END_UNKNOWN))])).expect("fits");
+        progress.learn_ends(&BTreeMap::new());
+        assert_eq!((progress.reached()[&1].end, progress.has_learnt()), (5, true));
     }
 
     #[test]

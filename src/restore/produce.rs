@@ -15,7 +15,7 @@
 //! transaction, and the target tells which record it is ([`super::target::Target::abort`]). So the same is read again, and the source partition stops
 //! before that record, with all before it committed. Each such record costs one or two transactions.
 
-use super::position::{Progress, Reached};
+use super::position::{Progress, Reached, known_end};
 use super::rate::Rate;
 use super::read::{Archive, Left, Step, Stopped, steps};
 use super::stops::{Met, Stop, not_ours};
@@ -237,22 +237,26 @@ impl<'r> Restore<'r> {
     fn left(&self, progress: &Progress) -> Vec<Left> {
         let topic = self.how.topic;
         let of_partition = |(&partition, reached): (&i32, &Reached)| {
-            let offsets = OffsetRange::new(reached.at.next, reached.end);
-            (offsets.first < offsets.end && !self.stopped.contains_key(&partition)).then(|| Left {
+            let is_end_known = known_end(reached.end).is_some();
+            let (first, end) = (reached.at.next, reached.end.min(self.how.wanted.offsets.end));
+            let is_left = first < end && !self.stopped.contains_key(&partition);
+            let offsets = OffsetRange::new(first, end.max(first));
+            is_left.then(|| Left {
                 partition: TopicPartition::new(topic, partition),
                 from: reached.at,
                 begin: self.how.wanted.offsets.first,
                 wanted: Wanted { offsets, ..self.how.wanted.clone() },
+                is_end_known,
                 rows_max: self.rows_max(),
             })
         };
         progress.reached().iter().filter_map(of_partition).collect()
     }
 
-    /// Most rows of a record in one transaction: as many as it takes, and as may go before it is due.
+    /// Most rows of a record in one transaction: as many as it and the target take, and as may go before it is due.
     fn rows_max(&self) -> u64 {
         let in_time = |rate: u64| rate.saturating_mul(OPEN_MS.unsigned_abs()) / 1_000;
-        self.how.rate.map_or(RECORDS_MAX, in_time).clamp(1, RECORDS_MAX)
+        self.how.rate.map_or(RECORDS_MAX, in_time).min(self.target.rows_max()).clamp(1, RECORDS_MAX)
     }
 
     async fn session(
@@ -280,6 +284,10 @@ impl<'r> Restore<'r> {
                 Some(Some(Err((_, failure)))) if failure.exit == Exit::Unreachable => return Err(failure.into()),
                 Some(Some(Err(unread))) => Some(unread),
                 Some(None) => {
+                    if progress.has_learnt() {
+                        // Else what is archived until the next run would be of this job as well.
+                        self.begin(open)?;
+                    }
                     self.close(progress, open).await?;
                     seen(&self.committed);
                     let is_whole = self.stopped.is_empty();

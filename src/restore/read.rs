@@ -11,7 +11,7 @@ use super::order::Unread;
 use super::position::Position;
 use super::walk::{Given, Walk};
 use crate::clock::Clock;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, Site};
 use crate::reader::merge::Item;
 use crate::reader::plan::{Wanted, is_replaced};
@@ -62,6 +62,8 @@ pub struct Left {
     pub begin: i64,
     /// Which objects: their output and times, and the offsets up to the end.
     pub wanted: Wanted,
+    /// Whether the end of `wanted` is where the job ends: else nobody could tell that when it began.
+    pub is_end_known: bool,
     /// Most rows of a record that come together: where it has more, they come one such part after the other.
     pub rows_max: u64,
 }
@@ -92,7 +94,17 @@ fn of_partition<'s>(archive: Archive<'s>, left: &'s Left) -> LocalBoxStream<'s, 
         let step = reader.next().await?;
         Ok::<_, Failure>(step.map(|step| (step, reader)))
     });
-    let ended = stream::iter([Ok(Step::Passed { partition, after: Position::at(left.wanted.offsets.end) })]);
+    let ended = if left.is_end_known {
+        Ok(Step::Passed { partition, after: Position::at(left.wanted.offsets.end) })
+    } else {
+        let what = format!(
+            "{}: something that tells where it ends could not be read when this run began, and can be now: what there is now is restored, and the \
+             same command learns the end and goes on",
+            left.partition
+        );
+        Err(Failure::new(Exit::Stopped, what))
+    };
+    let ended = stream::iter([ended]);
     steps.chain(ended).boxed_local()
 }
 

@@ -9,9 +9,6 @@ use crate::reader::merge::Source;
 use crate::record::{OwnedRecord, offset_after};
 use std::sync::Arc;
 
-/// A record of so many bytes may be more than a broker takes at all: its default is 100 MiB a request.
-const SUSPECT_BYTES: u64 = 32 << 20;
-
 /// A record as it was met in the archive.
 pub(super) struct Met {
     pub(super) partition: i32,
@@ -25,6 +22,17 @@ pub(super) struct Met {
 impl Met {
     fn is_same(&self, other: &Self) -> bool {
         self.row == other.row && self.source.chosen.object.key == other.source.chosen.object.key
+    }
+
+    /// How to go around it, where that is known.
+    fn left_out(&self) -> String {
+        self.offset.map_or(String::new(), |offset| {
+            format!(
+                "; to leave it out, restore what is behind it as a job of its own: --partition {} --from-offset {}",
+                self.partition,
+                offset_after(offset)
+            )
+        })
     }
 }
 
@@ -62,12 +70,7 @@ impl Restore<'_> {
     pub(super) fn not_taken(&self, met: &Met, why: &str) -> Failure {
         let (topic, partition) = (self.how.topic, met.partition);
         let limit = self.how.message_bytes_max.map_or(String::new(), |most| format!(", max.message.bytes={most}"));
-        let behind = met.offset.map_or(String::new(), |offset| {
-            format!(
-                "; to leave it out, restore what is behind it as a job of its own: --partition {partition} --from-offset {}",
-                offset_after(offset)
-            )
-        });
+        let behind = met.left_out();
         let text = format!(
             "{} of {}, of {} bytes{limit}, is refused by {}: {why}. All before it is restored, and the same command goes on with it{behind}",
             place(topic, partition, met.offset),
@@ -78,15 +81,16 @@ impl Restore<'_> {
         Failure::new(Exit::Refused, text)
     }
 
-    /// The largest record of a transaction that was never committed, where it may be why.
+    /// The largest record of a transaction that was never committed: it may be why.
     pub(super) fn largest_of(&self, handed: &[Met]) -> String {
-        let largest = handed.iter().max_by_key(|met| met.bytes).filter(|met| met.bytes >= SUSPECT_BYTES);
-        largest.map_or(String::new(), |met| {
+        handed.iter().max_by_key(|met| met.bytes).map_or(String::new(), |met| {
             format!(
-                ". Its largest record is {} of {}, of {} bytes: a broker closes the connection at a request of more than its socket.request.max.bytes",
+                ". The largest record of the last one is {} of {}, of {} bytes: a broker closes the connection at a request of more than its \
+                 socket.request.max.bytes. Where that is why, raise it{}",
                 place(self.how.topic, met.partition, met.offset),
                 met.source.chosen.object.key,
-                met.bytes
+                met.bytes,
+                met.left_out()
             )
         })
     }

@@ -58,6 +58,10 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// As [`Trouble`] says; of records that were handed over before.
     fn put(&self, partition: Option<i32>, record: &OwnedRecord) -> Result<Handed, Trouble>;
+    /// Most rows of one record that it takes in one transaction, as it is now: asked after [`Target::recover`].
+    fn rows_max(&self) -> u64 {
+        u64::MAX
+    }
     /// Waits for room, a moment at most.
     fn room(&self) -> BoxFuture<'_, ()>;
     /// Commits the transaction: its records and how far the job is then.

@@ -6,7 +6,7 @@
 //! first offset, before a row that has that offset; of those that begin with the same one, first the one that [`Rank`] says.
 //!
 //! So the place of a job is an offset, with the number of its rows that are done with where the record is larger than a transaction: their order is one that no
-//! compaction changes ([`super::order::Seat`]). While an object is read whose rows tell no offset it is the first one of it and the number of rows of it
+//! compaction changes ([`super::order::Seat`]), and a hash of where they stand tells whether they are the same rows. While an object is read whose rows tell no offset it is the first one of it and the number of rows of it
 //! ([`Position`]). Such objects that reach over that offset and are done with are remembered as a hash of their keys: where they are others when the job
 //! goes on, as a compaction has put rows that are done with together with rows that are not, nobody knows where to go on, and that is said.
 //!
@@ -18,7 +18,7 @@
 //! That of [`super::order`], a record's rows, or a transaction of them ([`Left::rows_max`], [`BYTES_MAX`]), one more open object, the objects of two batches, and for each object that reaches over the place where the job is its
 //! key: of compactions, all of which are in memory anyway ([`crate::ledger::live`]).
 
-use super::order::{Feed, InOrder, Rank, Seat, Unread};
+use super::order::{Feed, InOrder, Rank, Runs, Seat, Unread};
 use super::position::{Position, RowsOf, short_hash};
 use super::produce::BYTES_MAX;
 use super::read::{Archive, Left};
@@ -27,7 +27,7 @@ use crate::reader::merge::{Item, Source};
 use crate::reader::plan::{Batch, Chosen, Shapes, batches_and_over};
 use crate::record::offset_after;
 use futures::stream::{BoxStream, TryStreamExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Keys that a message names.
@@ -62,8 +62,15 @@ pub struct Walk<'s> {
     done_rows: u64,
     /// … in the order of their objects' [`Rank`], as earlier releases gave them.
     done_by_rank: bool,
+    /// What is left of them, and where the job is behind it.
+    rest: VecDeque<Item>,
+    behind_rest: Position,
+    /// Those rows are still to be looked at: whether they stand where they stood.
+    is_unchecked: bool,
     /// The last row's offset, and how many rows of it came.
     counted: (i64, u64),
+    /// Where those stand.
+    runs: Runs,
 }
 
 /// Rows that one transaction has or has not, and where the job is behind them.
@@ -107,7 +114,11 @@ impl<'s> Walk<'s> {
             begun: None,
             done_rows: 0,
             done_by_rank: false,
+            rest: VecDeque::new(),
+            behind_rest: from,
+            is_unchecked: false,
             counted: (from.next, 0),
+            runs: Runs::new(),
         };
         for chosen in over {
             walk.note(&chosen).await?;
@@ -125,6 +136,12 @@ impl<'s> Walk<'s> {
     /// As [`Walk::begin`], and of [`Feed::next`].
     pub async fn next(&mut self) -> Result<Option<Given>, Unread> {
         let end = self.left.wanted.offsets.end;
+        if std::mem::take(&mut self.is_unchecked) {
+            self.pass_done().await?;
+        }
+        if !self.rest.is_empty() {
+            return Ok(self.next_by_rank(self.behind_rest));
+        }
         loop {
             if let Some(Whole { rank, feed, tag }) = &mut self.current {
                 if let Some((_, item)) = feed.next().await? {
@@ -163,32 +180,73 @@ impl<'s> Walk<'s> {
         }
     }
 
+    /// Passes the rows of the record where it began that are done with.
+    async fn pass_done(&mut self) -> Result<(), Unread> {
+        let Position { next, rows, tag, .. } = self.from;
+        let mut count = 0;
+        while count < rows && self.ordered.peek(offset_after(next)).await? == Some(next) {
+            let Some((_, seat, _)) = self.ordered.pop().await? else { break };
+            seat.count(&mut self.runs);
+            count += 1;
+        }
+        self.counted = (next, count);
+        if count == rows && self.tag_within(next) == tag {
+            return Ok(());
+        }
+        let known: Vec<Rank> = self.whole_over.iter().filter(|rank| rank.reaches_over(next)).cloned().collect();
+        Err(self.unknown(&known).into())
+    }
+
     /// Rows of `offset`, which come next: all that are left of it, or as many as a transaction takes. `None`: all of them are done with.
     async fn record(&mut self, offset: i64) -> Result<Option<Given>, Unread> {
-        let is_begun = offset == self.from.next && self.done_rows > 0;
-        let is_by_rank = is_begun && self.done_by_rank;
+        let is_by_rank = offset == self.from.next && self.done_by_rank;
         let (mut items, mut bytes) = (Vec::new(), 0);
+        if self.counted.0 != offset {
+            self.counted = (offset, 0);
+            self.runs.clear();
+        }
         let after = loop {
-            let Some((_, item)) = self.ordered.pop().await? else { return Ok(None) };
-            let count = if self.counted.0 == offset { self.counted.1 + 1 } else { 1 };
-            self.counted = (offset, count);
-            if is_by_rank || !is_begun || count > self.done_rows {
-                bytes += item.row.body.bytes() as u64;
-                items.push(item);
-            }
+            let Some((_, seat, item)) = self.ordered.pop().await? else { return Ok(None) };
+            self.counted.1 += 1;
+            seat.count(&mut self.runs);
+            let count = self.counted.1;
+            bytes += item.row.body.bytes() as u64;
+            items.push(item);
             if self.ordered.peek(offset_after(offset)).await?.is_none() {
                 break Position { tag: self.tag_behind(offset), ..Position::at(offset_after(offset)) };
             }
-            if !is_by_rank && (items.len() as u64 >= self.left.rows_max || bytes >= BYTES_MAX) {
+            if !is_by_rank && self.is_full(items.len(), bytes) {
                 break Position { next: offset, rows: count, of: RowsOf::Record, tag: self.tag_within(offset) };
             }
         };
         if is_by_rank {
+            self.done_by_rank = false;
             items.sort_by_cached_key(|item| (Rank::of(&item.source.chosen), item.row.index));
             let done = usize::try_from(self.done_rows).unwrap_or(usize::MAX);
-            items.drain(..done.min(items.len()));
+            self.rest = items.into_iter().skip(done).collect();
+            return Ok(self.next_by_rank(after));
         }
-        Ok((!items.is_empty()).then_some(Given { items, after }))
+        Ok(Some(Given { items, after }))
+    }
+
+    /// As many as a transaction takes of the rows that are left of the record where an earlier release was. `behind`: where the job is behind all of them.
+    fn next_by_rank(&mut self, behind: Position) -> Option<Given> {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while !self.is_full(items.len(), bytes)
+            && let Some(item) = self.rest.pop_front()
+        {
+            bytes += item.row.body.bytes() as u64;
+            items.push(item);
+        }
+        self.done_rows += items.len() as u64;
+        self.behind_rest = behind;
+        // Its objects are those that it was found by, as none is loaded meanwhile.
+        let after = if self.rest.is_empty() { behind } else { Position { rows: self.done_rows, ..self.from } };
+        (!items.is_empty()).then_some(Given { items, after })
+    }
+
+    fn is_full(&self, rows: usize, bytes: u64) -> bool {
+        rows as u64 >= self.left.rows_max || bytes >= BYTES_MAX
     }
 
     /// Takes the objects of the next batch.
@@ -267,11 +325,8 @@ impl<'s> Walk<'s> {
             return if is_known { Ok(()) } else { Err(self.unknown(&known)) };
         }
         if of == RowsOf::Record {
-            if self.tag_within(next) != tag {
-                return Err(self.unknown(&known));
-            }
             self.done.extend(known);
-            self.done_rows = rows;
+            self.is_unchecked = true;
             self.leave_done();
             return Ok(());
         }
@@ -300,9 +355,11 @@ impl<'s> Walk<'s> {
         hash("objects", self.whole_over.iter().filter(|rank| rank.first < next && rank.reaches_over(next)))
     }
 
-    /// A hash of what is done with as a whole and reaches over `offset`, where rows of it are done with.
+    /// A hash of what is done with where rows of `offset` are: what is so as a whole and reaches over it, and where those rows stand. Which objects are
+    /// chosen may change: by times, where a compaction puts an object that has none of them together with others, or as one is deleted.
     fn tag_within(&self, offset: i64) -> u32 {
-        hash("record", self.whole_over.iter().filter(|rank| rank.reaches_over(offset)))
+        let whole = hash("record", self.whole_over.iter().filter(|rank| rank.reaches_over(offset)));
+        short_hash(&format!("runs {whole} {:?}", self.runs)).max(1)
     }
 
     /// What earlier releases had in the place of [`Walk::tag_within`]: a hash of all objects that rows of `offset` are in as well.
@@ -313,28 +370,26 @@ impl<'s> Walk<'s> {
 
     fn unknown(&self, known: &[Rank]) -> Failure {
         let (partition, Position { next, rows, of, .. }) = (&self.left.partition, self.from);
-        if of == RowsOf::Object && rows > 0 && known.is_empty() {
-            let behind = offset_after(next);
+        let end = known.iter().map(|rank| rank.end).max();
+        if rows > 0 && (of == RowsOf::Record || known.is_empty()) {
+            // Nothing of the record that is restored in part.
+            let behind = end.unwrap_or(next).max(offset_after(next));
             let what = format!(
                 "{partition}: {rows} rows that begin at offset {next} are restored, and there may be more of it: the objects that they were counted in \
-                 are there no more (a compaction came in between), so which rows those are is not known, and none is skipped or restored twice: restore \
-                 this source partition anew into another topic, or what begins at {behind} under another --job with --from-offset {behind}, which \
-                 leaves out what is left of offset {next}"
+                 are not what they were (a compaction came in between, a replay of dead letters, or objects are gone), so which rows those are is not \
+                 known, and none is skipped or restored twice: restore this source partition anew into another topic, or what begins at {behind} under \
+                 another --job with --from-offset {behind}, which leaves out what is left before that"
             );
             return Failure::new(Exit::Stopped, what);
         }
-        let within = match of {
-            RowsOf::Record => format!(", of which {rows} rows are restored and others are not"),
-            RowsOf::Object => String::new(),
-        };
         let mut keys: Vec<&str> = known.iter().take(NAMED_MAX).map(|rank| rank.key.as_str()).collect();
         if known.len() > NAMED_MAX {
             keys.push("others");
         }
         let keys = if keys.is_empty() { "none".to_string() } else { keys.join(", ") };
-        let end = known.iter().map(|rank| rank.end).max().unwrap_or(next);
+        let end = end.unwrap_or(next);
         let what = format!(
-            "{partition}: at offset {next}, where the job is{within}, lie other objects than when it came there ({keys}): a compaction or a replay \
+            "{partition}: at offset {next}, where the job is, lie other objects than when it came there ({keys}): a compaction or a replay \
              of dead letters came in between. Their rows tell no offset, so which of them are restored is not known, and none of them is skipped or \
              restored twice: restore this source partition anew into another topic, or what begins at {end} or behind it under another --job with \
              --from-offset {end}, which leaves out what is left before that"

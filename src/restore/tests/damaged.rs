@@ -108,3 +108,36 @@ fn an_end_that_is_not_known_is_null() {
     let said = serde_json::to_value(&survey).expect("JSON");
     assert_eq!(said["partitions"], serde_json::json!({"0": [0, 40], "1": [7, null]}));
 }
+
+/// Goal: where the survey could not tell an end and the walk reads all the same, nothing behind what was there counts as done, `--to-offset` holds, and the
+/// end is fixed by the run that learns it. Method: a receipt that is mended between the two.
+#[tokio::test(start_paused = true)]
+async fn what_is_mended_once_the_plan_is_made_leaves_the_end_to_the_next_run() {
+    for to in [i64::MAX, 35, 25] {
+        let world = archived().await;
+        let key = found(&world, &["receipts", &format!("/00001/{:020}.json", 20)]).await.pop().expect("a receipt");
+        let bytes = world.store.get(&key).await.expect("got").bytes().await.expect("read");
+        world.store.put(&key, "no JSON".into()).await.expect("put");
+        let target = Fake::new([]);
+        let store = world.store.clone();
+        *target.behind_survey.lock().expect("no test panics inside") = Some(Box::new(move || {
+            store.put(&key, bytes.into()).now_or_never().expect("memory").expect("put");
+        }));
+        let wanted = Wanted { offsets: OffsetRange::new(0, to), ..Wanted::default() };
+        let asked = Asked { wanted, ..Asked::default() };
+        let until = usize::try_from(to.min(40)).expect("small");
+        let (ended, _, survey) = world.restored(&target, &asked).await;
+        assert_eq!((ended.expect("ended"), known_end(survey.partitions[&1].1)), (Ended::Short, None), "{to}");
+        let stopped = world.last.borrow().clone();
+        assert!(stopped.keys().eq([&1]) && stopped[&1].contains("and can be now"), "{to}: {stopped:?}");
+        assert_eq!(target.of_partition(1), of(1)[..until], "{to}");
+        assert_eq!(world.reached.borrow()[&1].at.next, until as i64, "{to}");
+        assert_eq!(world.restored(&target, &asked).await.0.expect("ended"), Ended::Done, "{to}");
+        assert_eq!(world.reached.borrow()[&1].end, until as i64, "{to}");
+        world.archived(&(40..50).map(|offset| record(1, offset, 0)).collect::<Vec<_>>(), 10).await;
+        assert_eq!(world.restored(&target, &asked).await.0.expect("ended"), Ended::Done, "{to}");
+        for partition in 0..3 {
+            assert_eq!(target.of_partition(partition), of(partition)[..until], "{to}");
+        }
+    }
+}

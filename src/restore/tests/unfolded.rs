@@ -123,6 +123,61 @@ async fn a_compaction_within_a_record_is_followed() {
     }
 }
 
+/// Goal: where the rows that are done of a record are not the first ones any more, nobody skips or doubles any: that is said. Method: times of which one object
+/// has none, and is chosen once it is compacted with others that have.
+#[tokio::test(start_paused = true)]
+async fn other_rows_in_front_of_those_that_are_done_are_met() {
+    let since_ms = BASE_MS + 8 * HOUR_MS + 6;
+    let asked =
+        Asked { rate: Some(1), wanted: Wanted { since_ms: Some(since_ms), ..Wanted::default() }, ..Asked::default() };
+    let (mut met, mut left_alone) = (0, 0);
+    for lives in 1..(OFFSETS as usize * 3) {
+        let world = world().await;
+        let dying = std::iter::repeat_n(Fate::Happens, lives).chain([Fate::Dies]);
+        let target = Fake { record_ms: 1_000, ..Fake::new(dying) };
+        if world.restored_of(stores(&world), &target, &asked).await.0.is_ok() {
+            break;
+        }
+        let Reached { at, .. } = kept(&target);
+        if at.rows == 0 {
+            continue;
+        }
+        let before = ids(&target);
+        compact(&world.config, stores(&world), 100).await;
+        // The object of hour 8 of these has nothing at those times, and its rows come first.
+        if (3..6).contains(&at.next) {
+            met += 1;
+            let ended = world.restored_of(stores(&world), &target, &asked).await.0;
+            assert_eq!((ended.expect("ended"), ids(&target)), (Ended::Short, before), "{lives}");
+            let said = world.last.borrow()[&0].clone();
+            let words =
+                [format!("{} rows", at.rows), format!("offset {}", at.next), format!("--from-offset {}", at.next + 1)];
+            assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        } else {
+            left_alone += 1;
+            to_the_end(&world, &target, &asked).await;
+            let found = ids(&target);
+            let once: std::collections::BTreeSet<_> = found.iter().copied().collect();
+            // Three rows of each of the offsets 3, 4 and 5 are before those times.
+            assert_eq!((once.len(), found.len()), ((OFFSETS as usize) * 6 - 9, (OFFSETS as usize) * 6 - 9), "{lives}");
+        }
+    }
+    assert!(met > 0 && left_alone > 0, "{met} {left_alone}");
+}
+
+/// Goal: a target that takes few rows of a record in one transaction is given no more.
+#[tokio::test(start_paused = true)]
+async fn a_target_that_takes_few_rows_is_given_few() {
+    for (rows_max, rows) in [(4, 4), (5, 5), (6, 0), (u64::MAX, 0)] {
+        let world = world().await;
+        let target = Fake { record_ms: 3_000, rows_max, ..Fake::new([Fate::Happens, Fate::Dies]) };
+        world.restored_of(stores(&world), &target, &Asked::default()).await.0.expect_err("it died");
+        assert_eq!(kept(&target).at.rows, rows, "{rows_max}");
+        to_the_end(&world, &target, &Asked::default()).await;
+        assert_whole(&target, &format!("{rows_max}"));
+    }
+}
+
 /// Goal: a refused row stops the source partition before its record, with nothing of it restored.
 #[tokio::test(start_paused = true)]
 async fn a_record_of_which_a_row_is_refused_is_restored_whole_or_not() {
@@ -139,25 +194,31 @@ async fn a_record_of_which_a_row_is_refused_is_restored_whole_or_not() {
     assert_whole(&target, "taken");
 }
 
+/// The target of a job that an earlier release left so many rows within offset 4.
+async fn of_earlier_release(world: &World, rows: u64) -> Fake {
+    let (destinations, clock, wanted) = (stores(world), ManualClock::at(0), Wanted::default());
+    let sites = sites(&world.config, &destinations, &clock, &wanted).await.expect("sites");
+    let batches = batches(&sites[0], &sites[0].partitions[0], &clock, &wanted).await.expect("batches");
+    let batches: Vec<_> = batches.try_collect().await.expect("read");
+    let mut ranks: Vec<Rank> = batches.iter().flat_map(|batch| &batch.objects).map(Rank::of).collect();
+    ranks.sort();
+    // Offset 4 has three rows in the object of hour 8, which came first, and then three in that of hour 9.
+    let tag = hash("rows", ranks.iter().filter(|rank| rank.reaches_over(4)));
+    let at = Position { next: 4, rows, of: RowsOf::Object, tag };
+    let told = Told { job: 7, slots: 1, count: 1, reached: BTreeMap::from([(0, Reached { at, end: OFFSETS })]) };
+    let target = Fake::new([]);
+    let metadata = told.encode().expect("fits");
+    target.log.lock().expect("no test panics inside").kept = BTreeMap::from([(0, (24, metadata))]);
+    target
+}
+
 /// Goal: a job of an earlier release that stopped within a record goes on behind its rows as that release gave them, as long as their objects
 /// are there; else it says what is not known.
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_release_has_kept_within_a_record_is_read() {
     for (is_compacted, rows) in [(false, 1), (false, 4), (true, 2)] {
         let world = world().await;
-        let (destinations, clock, wanted) = (stores(&world), ManualClock::at(0), Wanted::default());
-        let sites = sites(&world.config, &destinations, &clock, &wanted).await.expect("sites");
-        let batches = batches(&sites[0], &sites[0].partitions[0], &clock, &wanted).await.expect("batches");
-        let batches: Vec<_> = batches.try_collect().await.expect("read");
-        let mut ranks: Vec<Rank> = batches.iter().flat_map(|batch| &batch.objects).map(Rank::of).collect();
-        ranks.sort();
-        // Offset 4 has three rows in the object of hour 8, which came first, and then three in that of hour 9.
-        let tag = hash("rows", ranks.iter().filter(|rank| rank.reaches_over(4)));
-        let at = Position { next: 4, rows, of: RowsOf::Object, tag };
-        let told = Told { job: 7, slots: 1, count: 1, reached: BTreeMap::from([(0, Reached { at, end: OFFSETS })]) };
-        let target = Fake::new([]);
-        let metadata = told.encode().expect("fits");
-        target.log.lock().expect("no test panics inside").kept = BTreeMap::from([(0, (24, metadata))]);
+        let target = of_earlier_release(&world, rows).await;
         if is_compacted {
             compact(&world.config, stores(&world), 100).await;
             let ended = world.restored_of(stores(&world), &target, &Asked::default()).await.0;
@@ -176,5 +237,26 @@ async fn what_an_earlier_release_has_kept_within_a_record_is_read() {
             assert_eq!(rest, expected, "{rows}");
             assert_eq!(ids(&target).len() as u64, (OFFSETS.unsigned_abs() - 4) * ROWS - rows);
         }
+    }
+}
+
+/// Goal: what such a job has left of its record comes in parts of what a transaction takes, and each is a place that is found again.
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_record_of_an_earlier_release_comes_in_parts() {
+    let asked = Asked { rate: Some(1), ..Asked::default() };
+    for (lives, rows) in [(1, 3), (2, 5)] {
+        let world = world().await;
+        let target = Fake { record_ms: 1_000, ..of_earlier_release(&world, 1).await };
+        let dying = std::iter::repeat_n(Fate::Happens, lives).chain([Fate::Dies]);
+        target.log.lock().expect("no test panics inside").fates = dying.collect();
+        world.restored_of(stores(&world), &target, &asked).await.0.expect_err("it died");
+        let Reached { at, .. } = kept(&target);
+        assert_eq!((at.next, at.rows, at.of, target.values().len() as u64), (4, rows, RowsOf::Object, rows - 1));
+        to_the_end(&world, &target, &asked).await;
+        let mut found = ids(&target);
+        assert_eq!(found.iter().filter(|id| *id / 10 == 4).collect::<Vec<_>>(), [&43, &45, &40, &42, &44], "{lives}");
+        found.sort_unstable();
+        let expected = (4..OFFSETS).flat_map(|offset| (0..6).map(move |row| offset * 10 + row));
+        assert_eq!(found, expected.filter(|id| *id != 41).collect::<Vec<_>>(), "{lives}");
     }
 }
