@@ -140,6 +140,10 @@ pub type Settings = Result<BTreeMap<String, String>, String>;
 /// Kafka's default of `max.message.bytes`.
 const MESSAGE_BYTES_USUAL: i64 = 1_048_588;
 
+/// Bytes of the mark that ends a transaction in a log: a batch of one control record, 61 bytes around 17 (Kafka's `DefaultRecordBatch` and
+/// `EndTransactionMarker`). Where a topic takes no batch that large, its coordinator tries to end the first transaction for ever.
+const END_OF_TRANSACTION_BYTES: i64 = 78;
+
 /// Something that stops a restore unless it is accepted, where it can be.
 fn refusal(what: String, accept: Option<Accept>, accepted: &[Accept]) -> Finding {
     let is_accepted = accept.is_some_and(|accept| accepted.contains(&accept));
@@ -312,6 +316,17 @@ pub fn findings(settings: &Settings, facts: &Facts, accepted: &[Accept]) -> Vec<
             ));
         }
     }
+    let batch_bytes_max = limit_ms(settings, &["max.message.bytes"]);
+    if let Some(bytes) = batch_bytes_max.filter(|&bytes| bytes < END_OF_TRANSACTION_BYTES) {
+        found.push(refusal(
+            format!(
+                "{topic} has max.message.bytes={bytes}, and the mark that ends a transaction takes {END_OF_TRANSACTION_BYTES}: it could never end. {}",
+                alter(&format!("max.message.bytes={MESSAGE_BYTES_USUAL}"))
+            ),
+            None,
+            accepted,
+        ));
+    }
     let mut warn = |text: String| found.push(Finding { refused: false, text });
     if policy(settings, "compact") {
         warn(format!(
@@ -325,7 +340,8 @@ pub fn findings(settings: &Settings, facts: &Facts, accepted: &[Accept]) -> Vec<
             facts.bytes
         ));
     }
-    if let Some(bytes) = limit_ms(settings, &["max.message.bytes"]).filter(|&bytes| bytes < MESSAGE_BYTES_USUAL) {
+    let takes_some = |bytes: &i64| (END_OF_TRANSACTION_BYTES..MESSAGE_BYTES_USUAL).contains(bytes);
+    if let Some(bytes) = batch_bytes_max.filter(takes_some) {
         warn(format!(
             "{topic} has max.message.bytes={bytes}: a source partition stops at a record that is larger even when it is packed, and goes on once that is \
              raised"

@@ -401,6 +401,7 @@ fn a_target_that_would_spoil_records_is_refused() {
     run(&narrow, &[]).expect(0);
     let compacted = with(1, &[("cleanup.policy", "compact")]);
     run(&compacted, &[]).expect(3).says(&["is refused", "without a key", "source partition"]);
-    let small = with(1, &[("max.message.bytes", "60")]);
+    let small = with(1, &[("max.message.bytes", "80")]);
     run(&small, &[]).expect(3).says(&["is refused", "max.message.bytes"]);
+    nothing(&with(1, &[("max.message.bytes", "77")]), 5, &["max.message.bytes=77", "ends a transaction"], &[]);
 }
