@@ -75,16 +75,9 @@ impl Compactor<'_> {
 
     /// Nothing is deleted of a compaction that somebody has taken back since.
     async fn check_counts(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
-        let partition = claim.topic_partition();
-        let now = listed(bucket, &*self.clock, &partition).await?;
-        let mut counts = now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some());
-        let later = now.iter().filter(|(id, documents)| id.0 == claim.unit && id.1 > claim.n && documents.is_open());
-        for (id, _) in later {
-            let read = || bucket.compaction_claim(&partition, id);
-            let found = patiently(&*self.clock, "read a claim", read).await?;
-            counts &= !found.is_some_and(|found| found.is_hold());
-        }
-        if counts {
+        let now = listed(bucket, &*self.clock, &claim.topic_partition()).await?;
+        let counts = now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some());
+        if counts && self.hold_behind(bucket, claim, &now).await?.is_none() {
             return Ok(());
         }
         let what = format!(
@@ -92,6 +85,34 @@ impl Compactor<'_> {
             claim.unit, claim.n
         );
         Err(Failure::new(Exit::Stopped, what))
+    }
+
+    /// Nothing more is done for a claim while somebody holds its unit, who may be giving it up.
+    async fn check_not_held(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
+        let now = listed(bucket, &*self.clock, &claim.topic_partition()).await?;
+        match self.hold_behind(bucket, claim, &now).await? {
+            Some(hold) => Err(Failure::new(Exit::Stopped, held(&hold))),
+            None => Ok(()),
+        }
+    }
+
+    /// The first one behind `claim` that holds its unit.
+    async fn hold_behind(
+        &self,
+        bucket: &Bucket,
+        claim: &Compaction,
+        now: &BTreeMap<CompactionId, ListedCompaction>,
+    ) -> Result<Option<Compaction>, Failure> {
+        let partition = claim.topic_partition();
+        let later = now.iter().filter(|(id, documents)| id.0 == claim.unit && id.1 > claim.n && documents.is_open());
+        for (id, _) in later {
+            let read = || bucket.compaction_claim(&partition, id);
+            let found = patiently(&*self.clock, "read a claim", read).await?;
+            if let Some(hold) = found.filter(Compaction::is_hold) {
+                return Ok(Some(hold));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) async fn delete_objects(&self, effect: Effect, id: &str, keys: &[String]) -> Result<(), Failure> {
@@ -151,6 +172,7 @@ impl Compactor<'_> {
         if claim.is_hold() {
             return Err(Failure::new(Exit::Stopped, held(&claim)));
         }
+        self.check_not_held(bucket, &claim).await?;
         if self.options.dry_run {
             return self.tell(would_be_finished(&claim), tell);
         }
@@ -170,6 +192,7 @@ impl Compactor<'_> {
                 }
             }
         }
+        self.check_not_held(&work.site.bucket, &claim).await?;
         self.switch(work.site, &claim, tell).await?;
         self.tell(compacted(&claim, true), tell)
     }

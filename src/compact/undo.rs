@@ -13,7 +13,8 @@
 //!   first, what counts then is made of nothing that does not. A process that is killed in between leaves the hold, which says what it was for: to
 //!   say that again goes on.
 //! - Of a claim that a compactor is finishing, the first one to put the receipt decides (K-6). Where that was the compactor, nothing more of the
-//!   unit is taken back: whoever asked did not know of it.
+//!   unit is taken back: whoever asked did not know of it. Whoever means a claim says so in his hold; so nothing is taken back either where it was finished
+//!   before he looked again, or after he was killed. A compactor that finds the hold does not finish it.
 //! - **C-7** Whether the old objects of a compaction with a receipt are still there is not decided by anything: a compactor may be deleting them at that
 //!   moment, or one that sweeps those that came back. Both look for a hold and for the mark right before; after that they go on. So a new object that
 //!   counted is not deleted by whoever has just taken it back, though all that it was made of is there: it rests first ([`super::chain`]). Readers of
@@ -26,6 +27,7 @@
 //! - Both take back the same ones: what hangs together is a matter of objects. Only an open claim can become something else meanwhile. It is the newest, so
 //!   each of the two decides on it before all others: where it was finished first, the one that means it marks nothing; where it was given up first, it
 //!   means no more to the other one.
+//! - Where that one marks nothing, it releases no holds but those that mean the claim, too: whoever has these marks nothing either.
 //! - So all that the lower one has still to mark is marked. What it deletes has its rows elsewhere, and what is compacted from now on takes none away: a new
 //!   object is seen before old ones go.
 //!
@@ -51,6 +53,19 @@ type Listed = BTreeMap<CompactionId, ListedCompaction>;
 /// Those that only hold the unit, and the others.
 fn without_holds(known: Vec<Known>) -> (Vec<Known>, Vec<Known>) {
     known.into_iter().partition(|known| known.compaction.is_hold())
+}
+
+fn state_of(known: &[Known], n: u32) -> Option<State> {
+    known.iter().find(|known| known.compaction.n == n).map(|known| known.state)
+}
+
+/// What is said where a claim that was to be given up is none any more.
+fn finished(partition: &TopicPartition, unit: &str, n: u32) -> Step {
+    let why = format!(
+        "compaction {unit}.{n} was finished meanwhile, so nothing more of the unit is taken back: look again whether it is to be. This takes it back, with \
+         what hangs together with it: siltstone compact --undo {unit}.{n} --yes"
+    );
+    Step::Stopped { partition: partition.to_string(), unit: unit.to_string(), n, why }
 }
 
 /// What became of the objects of a compaction that counts no more, by key.
@@ -104,12 +119,13 @@ impl Compactor<'_> {
                         None => meant(&known, wanted),
                     };
                     let Some(of) = of else { continue };
+                    let alone = state_of(&known, of) == Some(State::Open);
                     is_found = true;
                     // From here on it is that number, and not what somebody claims meanwhile.
                     self.summary.meant.push(format!("{unit}.{of}"));
                     match self.options.dry_run {
                         true => self.would_take_back(&site, known, of, tell).await?,
-                        false => self.take_back(&site, (partition, unit), of, tell).await?,
+                        false => self.take_back(&site, (partition, unit), (of, alone), tell).await?,
                     }
                 }
             }
@@ -194,15 +210,16 @@ impl Compactor<'_> {
         self.settle_all(site, &known, chosen, tell).await
     }
 
-    /// Takes back number `of` of a unit, and what hangs together with it, while the unit's next number is held.
+    /// Takes back number `of` of a unit, and what hangs together with it, while the unit's next number is held. `alone`: whoever asked for it has seen
+    /// a claim without receipt.
     async fn take_back(
         &mut self,
         site: &Site<'_>,
         (partition, unit): (&TopicPartition, &str),
-        of: u32,
+        (of, alone): (u32, bool),
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let hold = self.hold(site, partition, unit, of).await?;
+        let hold = self.hold(site, partition, unit, (of, alone)).await?;
         let mut over = vec![hold.clone()];
         let mut outcome = self.take_back_behind(site, &hold, (of, &mut over), tell).await;
         // Whatever came of it: who is killed leaves his hold, and nobody else.
@@ -229,13 +246,23 @@ impl Compactor<'_> {
         let mut known = self.known(site, &partition, &listed, &hold.unit).await?;
         known.retain(|known| known.compaction.n < hold.n);
         let (holds, mut known) = without_holds(known);
+        let open = holds.into_iter().filter(|hold| hold.state == State::Open).map(|hold| hold.compaction);
+        let left: Vec<Compaction> =
+            open.filter(|other| other.hold.as_ref().is_some_and(|hold| hold.of == of)).collect();
+        let was_finished = match state_of(&known, of) {
+            Some(State::Counts) => hold.is_hold_of_claim() || left.iter().any(Compaction::is_hold_of_claim),
+            Some(State::Undone) => hold.is_hold_of_claim(),
+            _ => false,
+        };
+        if was_finished {
+            over.extend(left.into_iter().filter(Compaction::is_hold_of_claim));
+            return self.tell(finished(&partition, &hold.unit, of), tell);
+        }
         let chosen = chosen(&known, of);
         if !self.mark_all(site, &mut known, &chosen, tell).await? {
             return Ok(());
         }
-        let same = |other: &Known| other.compaction.hold.as_ref().is_some_and(|hold| hold.of == of);
-        let left = holds.into_iter().filter(|hold| hold.state == State::Open && same(hold));
-        over.extend(left.map(|hold| hold.compaction));
+        over.extend(left);
         self.settle_all(site, &known, chosen, tell).await
     }
 
@@ -245,14 +272,14 @@ impl Compactor<'_> {
         site: &Site<'_>,
         partition: &TopicPartition,
         unit: &str,
-        of: u32,
+        (of, alone): (u32, bool),
     ) -> Result<Compaction, Failure> {
         let (clock, what) = (self.clock.clone(), format!("hold the unit {unit} of {partition}"));
         for _ in 0..HOLD_TRIES {
             let listed = listed(&site.bucket, &*clock, partition).await?;
             let known = self.known(site, partition, &listed, unit).await?;
             let Some(Known { compaction: last, .. }) = known.last() else { break };
-            let hold = last.to_hold(last.n.saturating_add(1), Hold { of, by: self.process.clone() });
+            let hold = last.to_hold(last.n.saturating_add(1), Hold { of, by: self.process.clone(), alone });
             match patiently(&*clock, &what, || site.bucket.claim_compaction(&hold)).await? {
                 CompactionOutcome::Created | CompactionOutcome::Same => return Ok(hold),
                 CompactionOutcome::Other => {}
@@ -298,11 +325,7 @@ impl Compactor<'_> {
         for &at in chosen {
             let Known { compaction, state, .. } = &known[at];
             if *state == State::Open && !self.give_up(site, compaction).await? {
-                let (partition, (unit, n)) = (compaction.topic_partition().to_string(), compaction.id());
-                let why = format!(
-                    "compaction {unit}.{n} was finished at this moment, so nothing more of the unit is taken back: look again whether it is to be"
-                );
-                self.tell(Step::Stopped { partition, unit, n, why }, tell)?;
+                self.tell(finished(&compaction.topic_partition(), &compaction.unit, compaction.n), tell)?;
                 return Ok(false);
             }
             self.mark(site, compaction).await?;

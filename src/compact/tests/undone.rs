@@ -409,6 +409,59 @@ async fn a_hold_of_an_earlier_release_is_released_by_its_number() {
     assert_eq!(hour.at(LATER_MS, &line).await.exit.expect_err("it is over").exit, Exit::Config);
 }
 
+/// Goal: a claim that is being given up is not finished; and where it was nevertheless, nothing is taken back until that is asked for. Method: one who
+/// gives it up dies behind his hold, before a compactor comes, and when a compactor has looked for a hold already.
+#[tokio::test]
+async fn a_claim_that_is_held_is_not_finished_nor_taken_back() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    hour.die().await;
+    hour.die_holding(&format!("{unit}.2")).await;
+    let held = hour.held().await;
+    assert!(held.contains("is being taken back") && hour.made(2).await.is_none(), "{held}");
+    // It is given up as it was meant.
+    let told = hour.undo(&format!("--undo {unit}.2 --yes")).await;
+    assert!(told.len() == 2 && told[0]["given_up"] == true, "{told:?}");
+
+    let hour = Hour::compacted_and_late().await;
+    let unit = hour.unit().await;
+    hour.die().await;
+    let gate = Gate::at(".2.0");
+    let compactor = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, "--before 2d --json");
+    let ran = gate.meanwhile(compactor, hour.die_holding(&format!("{unit}.2"))).await;
+    assert!(ran.exit.is_err() && hour.made(2).await.is_some(), "{}", ran.out);
+    let keys = data_keys(&hour.world).await;
+    let ran = hour.at(LATER_MS, &format!("--undo {unit}.2 --yes")).await;
+    assert!(ran.out.contains("was finished meanwhile") && !ran.out.contains("\"undone\":1"), "{}", ran.out);
+    assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
+    assert_eq!((data_keys(&hour.world).await, hour.rows().await.done().out), (keys, before.clone()));
+    let done = summary(&compact(&hour.world, &hour.config, "").await);
+    assert_eq!((&done["stopped"], &done["undone"], &done["deleted"]), (&0.into(), &0.into(), &2.into()), "not held");
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_clean(&hour.world, &hour.config, "finished").await;
+    let told = hour.undo(&format!("--undo {unit}.2 --yes")).await;
+    assert_eq!((&told[0]["n"], &told[1]["n"]), (&2.into(), &1.into()), "now it is meant: {told:?}");
+}
+
+/// Goal: a claim that is finished between the look at it and the hold is not taken back. Method: the compactor comes to its end when the other one is
+/// about to put his hold.
+#[tokio::test]
+async fn a_claim_that_was_finished_before_the_hold_is_left_alone() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    hour.die().await;
+    let gate = Gate::at(".3.claim");
+    let line = format!("--undo {unit}.2 --yes --json");
+    let undo = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, &line);
+    let finish = async { assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["compactions"], 1) };
+    let ran = gate.meanwhile(undo, finish).await;
+    assert!(ran.out.contains("was finished meanwhile") && !ran.out.contains("\"undone\":1"), "{}", ran.out);
+    assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["stopped"], 0, "not held");
+    assert_clean(&hour.world, &hour.config, "finished").await;
+}
+
 /// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
 /// the other comes to its end.
 #[tokio::test]
