@@ -9,9 +9,9 @@
 //! # Beside a compactor
 //! - **C-6** Before anything of a unit is taken back its next number is held (K-5), and its compactions are listed once more. So a compactor that
 //!   planned with objects of the unit finds the number taken, and one that comes later leaves the unit alone, until all of it is taken back: nothing
-//!   that counts is ever made of objects that do not, and no row counts twice. The hold is released whatever comes of it: as the newest is taken back
-//!   first, what counts then is made of nothing that does not. A process that is killed in between leaves the hold, which says what it was for: to
-//!   say that again goes on.
+//!   that counts is ever made of objects that do not, and no row counts twice. The hold is released once all of it is marked, or nothing is, whatever else
+//!   comes of it. A process that is killed in between, or whose mark fails, leaves the hold, which says what it was for: to say that again goes on. A mark
+//!   that nobody has answered for may come late, when something else would have been made of the objects of what it takes back.
 //! - Of a claim that a compactor is finishing, the first one to put the receipt decides (K-6). Where that was the compactor, nothing more of the
 //!   unit is taken back: whoever asked did not know of it. Whoever means a claim says so in his hold; so nothing is taken back either where it was finished
 //!   before he looked again, or after he was killed. A compactor that finds the hold does not finish it.
@@ -222,7 +222,7 @@ impl Compactor<'_> {
         let hold = self.hold(site, partition, unit, (of, alone)).await?;
         let mut over = vec![hold.clone()];
         let mut outcome = self.take_back_behind(site, &hold, (of, &mut over), tell).await;
-        // Whatever came of it: who is killed leaves his hold, and nobody else.
+        // Whatever came of it: who is killed leaves his hold, and whoever does not know what is marked.
         for hold in &over {
             let Err(failure) = self.release(site, hold).await else { continue };
             match outcome.is_ok() {
@@ -259,10 +259,19 @@ impl Compactor<'_> {
             return self.tell(finished(&partition, &hold.unit, of), tell);
         }
         let chosen = chosen(&known, of);
-        if !self.mark_all(site, &mut known, &chosen, tell).await? {
-            return Ok(());
+        match self.mark_all(site, &mut known, &chosen, tell).await {
+            Ok(true) => over.extend(left),
+            Ok(false) => return Ok(()),
+            Err(failure) => {
+                // A mark that nobody has answered for may come at any time: until all are there nobody is to make anything of these objects.
+                over.clear();
+                let what = format!(
+                    "{}: the unit {} stays held until this finishes it: siltstone compact --undo {}.{of} --yes",
+                    failure.message, hold.unit, hold.unit
+                );
+                return Err(Failure::new(failure.exit, what));
+            }
         }
-        over.extend(left);
         self.settle_all(site, &known, chosen, tell).await
     }
 

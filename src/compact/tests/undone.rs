@@ -100,6 +100,15 @@ impl Hour {
         assert!(compact_at(&self.config, mortal(&self.world, 0, true), LATER_MS, &line).await.exit.is_err());
     }
 
+    /// Says it in a process whose put of a document with that in its name is not answered.
+    async fn unanswered(&self, put: &'static str, line: &str) -> Failure {
+        let clock = Arc::new(ManualClock::at(LATER_MS));
+        let late = at_store(&self.world, Mortal { late: Some((put, clock.clone())), ..Mortal::of(&self.world) });
+        let failure = compact_by(&self.config, late, clock, line).await.exit.expect_err("nobody answers");
+        assert_eq!(failure.exit, Exit::Unreachable, "{failure}");
+        failure
+    }
+
     /// What a compactor says of a unit that is held.
     async fn held(&self) -> String {
         let ran = self.at(LATER_MS, "--before 2d").await;
@@ -460,6 +469,25 @@ async fn a_claim_that_was_finished_before_the_hold_is_left_alone() {
     assert_eq!(hour.rows().await.done().out, before);
     assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["stopped"], 0, "not held");
     assert_clean(&hour.world, &hour.config, "finished").await;
+}
+
+/// Goal: nothing is made of the objects of a compaction while the mark that takes it back may still come.
+#[tokio::test]
+async fn a_mark_that_nobody_answers_for_leaves_the_unit_held() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let line = format!("--undo {unit}.1 --yes");
+    let failure = hour.unanswered(".1.undone", &line).await;
+    assert!(failure.message.contains(&format!("siltstone compact {line}")), "{failure}");
+    let held = hour.held().await;
+    assert!(held.contains(&format!("siltstone compact {line}")) && hour.made(3).await.is_none(), "{held}");
+    let (bucket, partition) = (hour.bucket(), TopicPartition::new("t", 0));
+    bucket.undo_compaction(&partition, &(unit.clone(), 1), LATER_MS).await.expect("it comes late");
+    hour.undo(&line).await;
+    hour.put_back(3).await;
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["compactions"], 1);
+    assert_eq!(hour.rows().await.done().out, before);
 }
 
 /// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
