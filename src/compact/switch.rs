@@ -405,8 +405,9 @@ fn held(claim: &Compaction) -> String {
     match &claim.hold {
         Some(hold) => format!(
             "the unit {unit} is left alone: compaction {unit}.{} is being taken back, or was when the process ended that did it. Where none does it any \
-             more, this finishes it: siltstone compact --undo {unit}.{} --yes",
-            hold.of, hold.of
+             more, this finishes it: siltstone compact --undo {unit}.{} --yes; and this gives up the wish where nothing is taken back yet: siltstone \
+             compact --undo {unit}.{} --yes",
+            hold.of, hold.of, claim.n
         ),
         None => format!(
             "the unit {unit} is left alone: a compaction of it is being taken back by an earlier release, or was when the process ended that did it. Say \

@@ -33,7 +33,8 @@
 //!
 //! The lower one releases no higher hold: that process may have read a claim's end later, and be in the middle.
 //!
-//! A hold that was left for another compaction stays, and keeps compactors away, until that is said again.
+//! A hold that was left for another compaction stays, and keeps compactors away, until that is said again, or the number of the hold itself is named: where
+//! nothing is taken back yet of what it was made for, that ends it and takes nothing back.
 
 use super::chain::{Found, Known, State, chosen, meant, number_in};
 use super::step::{Step, Tell};
@@ -109,12 +110,19 @@ impl Compactor<'_> {
                     let is_named = |hold: &Known| number_in(wanted, unit) == Some(hold.compaction.n);
                     let hold = holds.into_iter().find(|hold| hold.state == State::Open && is_named(hold));
                     let of = match hold {
-                        // To say it of a hold is to say it of what that was made for.
-                        Some(Known { compaction: Compaction { hold: Some(hold), .. }, .. }) => Some(hold.of),
                         Some(hold) => {
-                            is_found = true;
-                            self.let_go(&site, hold, tell).await?;
-                            continue;
+                            let of = hold.compaction.hold.as_ref().map(|hold| hold.of);
+                            let is_marked = |&at: &usize| known[at].state == known[at].state.taken_back();
+                            let is_begun = |of: &u32| chosen(&known, *of).iter().any(is_marked);
+                            match of.filter(is_begun) {
+                                // What it was made for is begun: to say it of the hold is to say it of that.
+                                Some(of) => Some(of),
+                                None => {
+                                    is_found = true;
+                                    self.let_go(&site, hold, tell).await?;
+                                    continue;
+                                }
+                            }
                         }
                         None => meant(&known, wanted),
                     };
@@ -261,7 +269,10 @@ impl Compactor<'_> {
         let chosen = chosen(&known, of);
         match self.mark_all(site, &mut known, &chosen, tell).await {
             Ok(true) => over.extend(left),
-            Ok(false) => return Ok(()),
+            Ok(false) => {
+                over.extend(left.into_iter().filter(Compaction::is_hold_of_claim));
+                return Ok(());
+            }
             Err(failure) => {
                 // A mark that nobody has answered for may come at any time: until all are there nobody is to make anything of these objects.
                 over.clear();
@@ -311,7 +322,7 @@ impl Compactor<'_> {
         })
     }
 
-    /// Ends a hold of which nobody knows what it was made for.
+    /// Ends a hold and takes nothing back: nobody knows what it was made for, or nothing of that is taken back yet.
     async fn let_go(&mut self, site: &Site<'_>, mut hold: Known, tell: Tell<'_>) -> Result<(), Failure> {
         let dry_run = self.options.dry_run;
         let (unit, n) = hold.compaction.id();

@@ -385,8 +385,10 @@ async fn a_hold_for_another_compaction_stays() {
     let held = hour.held().await;
     let advice = format!("siltstone compact --undo {unit}.1 --yes");
     assert!(held.contains("is being taken back") && held.contains(&advice), "{held}");
-    // By the number of the hold it is the same.
+    // By the number of the hold nothing is taken back.
     let told = hour.undo(&format!("--undo {unit}.3 --yes")).await;
+    assert!(told.len() == 2 && told[0]["n"] == 3 && told[0]["inputs"] == serde_json::json!([]), "{told:?}");
+    let told = hour.undo(&format!("--undo {unit}.1 --yes")).await;
     assert!(told.len() == 2 && told[0]["n"] == 1 && told[1]["meant"][0] == format!("{unit}.1"), "{told:?}");
     hour.put_back(4).await;
     let done = summary(&hour.at(RESTED_MS, "--before 2d").await.done());
@@ -488,6 +490,34 @@ async fn a_mark_that_nobody_answers_for_leaves_the_unit_held() {
     assert_eq!(hour.rows().await.done().out, before);
     assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["compactions"], 1);
     assert_eq!(hour.rows().await.done().out, before);
+}
+
+/// Goal: a hold that was left is ended without taking anything back, where nothing is taken back yet; where something is, it is finished. Method: one dies
+/// behind its hold, or behind the first of two marks.
+#[tokio::test]
+async fn a_hold_that_was_left_is_given_up_by_its_number() {
+    for (writes, is_begun) in [(0, false), (1, true)] {
+        let hour = Hour::compacted_and_late().await;
+        compact(&hour.world, &hour.config, "").await;
+        let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+        let line = format!("--undo {unit}.1 --yes");
+        assert!(compact_at(&hour.config, mortal(&hour.world, writes, true), LATER_MS, &line).await.exit.is_err());
+        let (held, by_number) = (hour.held().await, format!("--undo {unit}.3"));
+        let names = |line: &str| held.contains(&format!("siltstone compact {line}"));
+        assert!(names(&line) && names(&format!("{by_number} --yes")), "{held}");
+        let dry = hour.undo(&by_number).await;
+        let told = hour.undo(&format!("{by_number} --yes")).await;
+        for told in [dry, told] {
+            let numbers: Vec<i64> = told.iter().filter_map(|step| step["n"].as_i64()).collect();
+            assert_eq!(numbers, if is_begun { vec![2, 1] } else { vec![3] }, "{told:?}");
+        }
+        if is_begun {
+            hour.put_back(3).await;
+        }
+        let done = summary(&compact(&hour.world, &hour.config, "").await);
+        assert_eq!((&done["stopped"], &done["compactions"]), (&0.into(), &u64::from(is_begun).into()), "{done}");
+        assert_eq!(hour.rows().await.done().out, before, "{is_begun}");
+    }
 }
 
 /// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
