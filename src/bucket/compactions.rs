@@ -539,7 +539,7 @@ impl Bucket {
         self.create(Effect::CompactionUndo, &key, to_json(&mark)).await.map(drop)
     }
 
-    /// When that compaction was taken back, by the clock of whoever did it; `None`: it was not.
+    /// When that compaction was taken back, by the clock of whoever did it; by the store's, where the mark does not tell. `None`: it was not.
     ///
     /// # Errors
     /// [`BucketError`].
@@ -550,8 +550,12 @@ impl Bucket {
     ) -> Result<Option<i64>, BucketError> {
         let key = undone_key(partition, self.generation, id);
         let Some(bytes) = self.get(&key).await? else { return Ok(None) };
-        let mark: Mark = self.parse(&key, &bytes, COMPACTION_VERSION)?;
-        Ok(Some(mark.at_ms))
+        match self.parse::<Mark>(&key, &bytes, COMPACTION_VERSION) {
+            Ok(mark) => Ok(Some(mark.at_ms)),
+            // That it is there is what takes the compaction back, whatever is in it.
+            Err(BucketError::Unreadable { .. } | BucketError::Newer { .. }) => self.modified_ms(&key).await,
+            Err(error) => Err(error),
+        }
     }
 
     /// Refuses a store that cannot keep two processes from compacting the same objects.

@@ -187,7 +187,7 @@ impl Compactor<'_> {
         Ok(known)
     }
 
-    /// When a compaction was taken back. Where the mark cannot be read nobody knows, and it may have been at this moment.
+    /// When a compaction was taken back.
     async fn marked_ms(
         &self,
         bucket: &Bucket,
@@ -195,13 +195,7 @@ impl Compactor<'_> {
         id: &CompactionId,
     ) -> Result<Option<i64>, Failure> {
         let what = format!("the mark that compaction {}.{} was taken back", id.0, id.1);
-        match patiently(&*self.clock, &what, || bucket.compaction_undone_ms(partition, id)).await {
-            Err(failure) if failure.exit == Exit::Stopped => {
-                tracing::warn!("{}: move it away and take the compaction back again", failure.message);
-                Ok(Some(self.clock.wall_ms()))
-            }
-            read => read,
-        }
+        patiently(&*self.clock, &what, || bucket.compaction_undone_ms(partition, id)).await
     }
 
     /// Says what it would be to take back number `of` of a unit.

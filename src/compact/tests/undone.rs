@@ -520,6 +520,26 @@ async fn a_hold_that_was_left_is_given_up_by_its_number() {
     }
 }
 
+/// Goal: a damaged mark takes a compaction back as any other, since the store says that it was put, and nothing rests for ever because of it.
+#[tokio::test]
+async fn a_damaged_mark_is_as_old_as_the_store_says() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    hour.undo(&format!("--undo {unit}.1 --yes")).await;
+    hour.put_back(3).await;
+    let keys = hour.world.keys().await;
+    let mark = keys.iter().find(|key| key.as_ref().ends_with(&format!("{unit}.1.undone"))).expect("a mark");
+    hour.world.main.put(mark, "{".into()).await.expect("put");
+    let put_ms = hour.world.main.head(mark).await.expect("there").last_modified.timestamp_millis();
+    let new = hour.made(1).await.expect("it rests");
+    let told = hour.at(put_ms, &format!("--undo {unit}.1 --yes")).await.done().json();
+    assert_eq!((&told[0]["kept_until_ms"], &told[0]["kept"][0]), (&(put_ms + LOOK_MS).into(), &new.into()), "{told:?}");
+    let done = hour.at(put_ms + LOOK_MS, "--before 2d").await.done();
+    assert!(!done.out.contains("move it away"), "{}", done.out);
+    assert!(hour.made(1).await.is_none());
+    assert_eq!(hour.rows().await.done().out, before);
+}
+
 /// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
 /// the other comes to its end.
 #[tokio::test]
