@@ -73,12 +73,13 @@ impl Compactor<'_> {
         Ok(())
     }
 
-    /// Nothing is deleted of a compaction that somebody has taken back since.
+    /// Nothing is deleted of a compaction that somebody has taken back since, nor while its unit is held.
     async fn check_counts(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
         let now = listed(bucket, &*self.clock, &claim.topic_partition()).await?;
         let counts = now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some());
-        if counts && self.hold_behind(bucket, claim, &now).await?.is_none() {
-            return Ok(());
+        if counts {
+            let hold = self.hold_behind(bucket, claim, &now).await?;
+            return hold.map_or(Ok(()), |hold| Err(Failure::new(Exit::Stopped, held(&hold))));
         }
         let what = format!(
             "compaction {}.{} was taken back by somebody else: no more of its old objects are deleted",

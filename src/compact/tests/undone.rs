@@ -540,6 +540,32 @@ async fn a_damaged_mark_is_as_old_as_the_store_says() {
     assert_eq!(hour.rows().await.done().out, before);
 }
 
+/// Goal: a compactor that meets a hold behind its own switch says whose it is, and goes on with what is not held. Method: another one dies behind his hold
+/// for an earlier compaction while the compactor is about to put its receipt.
+#[tokio::test]
+async fn a_hold_that_comes_meanwhile_stops_its_unit_alone() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    for first in [0, 10] {
+        let records: Vec<OwnedRecord> = (first..first + 10).map(|offset| record(1, offset, BASE_MS + offset)).collect();
+        hour.world.archived(&hour.config, (first, first + 10), &records).await;
+    }
+    let gate = Gate::at(".2.0");
+    let compactor = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, "--before 2d --json");
+    let ran = gate.meanwhile(compactor, hour.die_holding(&format!("{unit}.1"))).await;
+    let advice = format!("siltstone compact --undo {unit}.1 --yes");
+    assert!(ran.out.contains(&advice) && !ran.out.contains("by somebody else"), "{}", ran.out);
+    let last = ran.json().pop().expect("a summary");
+    assert_eq!((&last["stopped"], &last["compactions"]), (&1.into(), &1.into()), "Kafka partition 1: {}", ran.out);
+    assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
+    hour.undo(&format!("--undo {unit}.3 --yes")).await;
+    let done = summary(&compact(&hour.world, &hour.config, "").await);
+    assert_eq!((&done["stopped"], &done["deleted"], &done["compactions"]), (&0.into(), &2.into(), &0.into()), "{done}");
+    let rows = hour.rows().await.done().out;
+    assert!(rows.lines().count() == before.lines().count() + 20, "{rows}");
+    assert_clean(&hour.world, &hour.config, "released").await;
+}
+
 /// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
 /// the other comes to its end.
 #[tokio::test]
