@@ -162,6 +162,7 @@ impl Compactor<'_> {
                 Some(range) => patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await,
                 None => Ok(None),
             };
+            let written_ms = read.as_ref().ok().and_then(|receipt| receipt.as_ref()?.written_ms);
             let (compaction, given_up) = match read {
                 Ok(Some(receipt)) => (Some(receipt.compaction), Some(receipt.given_up)),
                 Err(failure) if failure.exit != Exit::Stopped => return Err(failure),
@@ -182,7 +183,7 @@ impl Compactor<'_> {
                 true => self.marked_ms(bucket, partition, id).await?,
                 false => None,
             };
-            known.extend(compaction.map(|compaction| Known { compaction, state, is_done, marked_ms }));
+            known.extend(compaction.map(|compaction| Known { compaction, state, is_done, marked_ms, written_ms }));
         }
         Ok(known)
     }

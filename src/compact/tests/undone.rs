@@ -8,6 +8,8 @@ use bytes::Bytes;
 /// When whoever looked for a mark at [`LATER_MS`] is over.
 const RESTED_MS: i64 = LATER_MS + LOOK_MS;
 const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
+/// When a compaction was finished of which nobody deletes anything any more at [`LATER_MS`].
+const BEFORE_MS: i64 = LATER_MS - DAY_MS;
 
 /// One hour of one Kafka partition in three objects, of which the last comes late.
 struct Hour {
@@ -25,7 +27,7 @@ impl Hour {
         let mut hour = Self::of(0);
         hour.archive(0).await;
         hour.archive(10).await;
-        compact(&hour.world, &hour.config, "").await;
+        hour.compact_before("").await;
         hour.archive(20).await;
         hour
     }
@@ -36,7 +38,7 @@ impl Hour {
         for first in [0, 20] {
             hour.archive(first).await;
             hour.archive(first + 10).await;
-            compact(&hour.world, &hour.config, "--target-size 64KiB").await;
+            hour.compact_before("--target-size 64KiB").await;
         }
         let new = data_keys(&hour.world).await;
         assert!(new.iter().any(|key| key.contains("+compact-1")) && new.iter().any(|key| key.contains("+compact-2")));
@@ -78,6 +80,12 @@ impl Hour {
 
     async fn undo(&self, line: &str) -> Vec<Value> {
         self.at(LATER_MS, line).await.done().json()
+    }
+
+    /// Compacted a day before anything is taken back.
+    async fn compact_before(&self, line: &str) {
+        let line = format!("--before 2d {line}");
+        compact_at(&self.config, self.world.destinations(), BEFORE_MS, &line).await.done();
     }
 
     async fn at(&self, now_ms: i64, line: &str) -> Ran {
@@ -186,7 +194,7 @@ async fn what_a_claim_has_put_stays_while_an_input_is_gone() {
 #[tokio::test]
 async fn a_new_object_stays_until_the_old_ones_are_back() {
     let hour = Hour::compacted_and_late().await;
-    compact(&hour.world, &hour.config, "").await;
+    hour.compact_before("").await;
     let (before, keys) = (hour.rows().await.done().out, data_keys(&hour.world).await);
     let key = keys.first().expect("one object").clone();
     assert!(keys.len() == 1 && key.contains("+compact-2"), "{keys:?}");
@@ -258,8 +266,8 @@ async fn what_a_compactor_is_about_to_delete_costs_no_row() {
     assert_eq!(data_keys(&hour.world).await, BTreeSet::from([new.clone()]));
     hour.put_back(3).await;
     let told = hour.undo(&format!("--undo {new} --yes")).await;
-    assert_eq!(told[0]["kept_until_ms"], RESTED_MS, "a compactor beside that one may be as far: {told:?}");
-    let done = summary(&hour.at(RESTED_MS, "--before 2d").await.done());
+    assert_eq!(told[0]["kept_until_ms"], LATER_MS + DAY_MS, "a compactor beside that one may be as far: {told:?}");
+    let done = summary(&hour.at(LATER_MS + DAY_MS, "--before 2d").await.done());
     assert_eq!((&done["undone"], &done["compactions"]), (&1.into(), &1.into()));
     assert!(hour.made(2).await.is_none());
     assert_eq!(hour.rows().await.done().out, before);
@@ -566,12 +574,34 @@ async fn a_hold_that_comes_meanwhile_stops_its_unit_alone() {
     assert_clean(&hour.world, &hour.config, "released").await;
 }
 
+/// Goal: what a second process finished rests for as long as the first one may be stalled. Method: the first one is stopped right before it deletes.
+#[tokio::test]
+async fn what_a_second_one_finished_rests_for_the_first_one() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let gate = Gate::at("delete");
+    let first = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, "--before 2d");
+    let meanwhile = async {
+        compact(&hour.world, &hour.config, "").await;
+        let told = hour.undo(&format!("--undo {unit}.2 --yes")).await;
+        assert_eq!(told[0]["kept_until_ms"], LATER_MS + DAY_MS, "{told:?}");
+        hour.put_back(3).await;
+        hour.at(RESTED_MS, &format!("--undo {unit}.2 --yes")).await.done();
+        assert!(hour.made(2).await.is_some());
+    };
+    gate.meanwhile(first, meanwhile).await.done();
+    assert!(hour.made(2).await.is_some(), "the only copy of the late one");
+    hour.put_back(3).await;
+    hour.at(LATER_MS + DAY_MS, "--before 2d").await.done();
+    assert_eq!((hour.made(2).await, hour.rows().await.done().out), (None, before));
+}
+
 /// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
 /// the other comes to its end.
 #[tokio::test]
 async fn two_may_take_the_same_back_at_once() {
     let hour = Hour::compacted_and_late().await;
-    compact(&hour.world, &hour.config, "").await;
+    hour.compact_before("").await;
     let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
     let line = format!("--undo {unit}.2 --yes");
     // The second is marked and the first is not. Whoever comes later has all of it marked when he releases both.
