@@ -295,7 +295,18 @@ impl Compactor<'_> {
             let known = self.known(site, partition, &listed, unit).await?;
             let Some(Known { compaction: last, .. }) = known.last() else { break };
             let hold = last.to_hold(last.n.saturating_add(1), Hold { of, by: self.process.clone(), alone });
-            match patiently(&*clock, &what, || site.bucket.claim_compaction(&hold)).await? {
+            let claimed = patiently(&*clock, &what, || site.bucket.claim_compaction(&hold)).await;
+            let claimed = claimed.map_err(|failure| match failure.exit {
+                Exit::Unreachable => {
+                    let what = format!(
+                        "{}: nothing is taken back, and the unit may be held now: say it again: siltstone compact --undo {unit}.{of} --yes",
+                        failure.message
+                    );
+                    Failure::new(failure.exit, what)
+                }
+                _ => failure,
+            });
+            match claimed? {
                 CompactionOutcome::Created | CompactionOutcome::Same => return Ok(hold),
                 CompactionOutcome::Other => {}
             }

@@ -596,6 +596,21 @@ async fn what_a_second_one_finished_rests_for_the_first_one() {
     assert_eq!((hour.made(2).await, hour.rows().await.done().out), (None, before));
 }
 
+/// Goal: who does not know whether he holds a unit is told so, and to say it again is enough, where the hold comes late too.
+#[tokio::test]
+async fn a_hold_that_nobody_answers_for_is_told() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let line = format!("--undo {unit}.1 --yes");
+    let failure = hour.unanswered(".2.claim", &line).await.message;
+    assert!(failure.contains("may be held now") && failure.contains(&format!("siltstone compact {line}")), "{failure}");
+    hour.die_holding(&format!("{unit}.1")).await;
+    hour.undo(&line).await;
+    hour.put_back(3).await;
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["stopped"], 0);
+    assert_eq!(hour.rows().await.done().out, before);
+}
+
 /// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
 /// the other comes to its end.
 #[tokio::test]
