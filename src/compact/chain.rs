@@ -79,6 +79,22 @@ impl State {
     }
 }
 
+/// What means a claim alone, behind unit and number.
+const CLAIM: &str = ".claim";
+
+/// What means number `n` of a unit; `is_claim`: only while it has no receipt.
+pub(super) fn name(unit: &str, n: u32, is_claim: bool) -> String {
+    format!("{unit}.{n}{}", if is_claim { CLAIM } else { "" })
+}
+
+/// `wanted` without what says that a claim is meant, and whether that was said.
+pub(super) fn without_claim<'w>(wanted: &'w str, unit: &str) -> (&'w str, bool) {
+    match wanted.strip_suffix(CLAIM).filter(|of| number_in(of, unit).is_some()) {
+        Some(of) => (of, true),
+        None => (wanted, false),
+    }
+}
+
 /// The number in `wanted` where that is `unit.n`.
 pub(super) fn number_in(wanted: &str, unit: &str) -> Option<u32> {
     wanted.strip_prefix(unit)?.strip_prefix('.')?.parse().ok()
@@ -259,6 +275,15 @@ mod tests {
             (Some(2), Some(1), Some(2))
         );
         assert_eq!((meant(&given_up, "late"), meant(&[], "u")), (None, None));
+        assert_eq!((name("u", 3, true).as_str(), name("u", 3, false).as_str()), ("u.3.claim", "u.3"));
+        for (of, expected) in [
+            ("u.3.claim", ("u.3", true)),
+            ("u.3", ("u.3", false)),
+            ("u.claim", ("u.claim", false)),
+            ("f/x.claim", ("f/x.claim", false)),
+        ] {
+            assert_eq!(without_claim(of, "u"), expected);
+        }
     }
 
     /// Goal: nothing is deleted while somebody may be deleting what it was made of.

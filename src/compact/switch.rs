@@ -1,6 +1,6 @@
 //! The switch, and what is left to do behind it: finish what was begun, delete what counts no more.
 
-use super::chain::{Known, successor};
+use super::chain::{Known, name, successor};
 use super::make::{Made, Source};
 use super::rewrite::Trouble;
 use super::step::{Step, Tell, compacted};
@@ -255,8 +255,12 @@ impl Compactor<'_> {
         let stopped = |why: String| {
             let text = format!(
                 "compaction {}.{} of {}/{} was begun and not finished: {why}. Run the release that began it until it is finished, or give it up, \
-                 which touches nothing but what it has put: siltstone compact --undo {}.{} --yes",
-                claim.unit, claim.n, claim.topic, claim.partition, claim.unit, claim.n
+                 which touches nothing but what it has put: siltstone compact --undo {} --yes",
+                claim.unit,
+                claim.n,
+                claim.topic,
+                claim.partition,
+                name(&claim.unit, claim.n, true)
             );
             Failure::new(Exit::Stopped, text)
         };
@@ -406,9 +410,11 @@ fn held(claim: &Compaction) -> String {
     match &claim.hold {
         Some(hold) => format!(
             "the unit {unit} is left alone: compaction {unit}.{} is being taken back, or was when the process ended that did it. Where none does it any \
-             more, this finishes it: siltstone compact --undo {unit}.{} --yes; and this gives up the wish where nothing is taken back yet: siltstone \
+             more, this finishes it: siltstone compact --undo {} --yes; and this gives up the wish where nothing is taken back yet: siltstone \
              compact --undo {unit}.{} --yes",
-            hold.of, hold.of, claim.n
+            hold.of,
+            name(unit, hold.of, hold.alone),
+            claim.n
         ),
         None => format!(
             "the unit {unit} is left alone: a compaction of it is being taken back by an earlier release, or was when the process ended that did it. Say \

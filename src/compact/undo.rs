@@ -36,7 +36,7 @@
 //! A hold that was left for another compaction stays, and keeps compactors away, until that is said again, or the number of the hold itself is named: where
 //! nothing is taken back yet of what it was made for, that ends it and takes nothing back.
 
-use super::chain::{Found, Known, State, chosen, meant, number_in};
+use super::chain::{Found, Known, State, chosen, meant, name, number_in, without_claim};
 use super::step::{Step, Tell};
 use super::work::{Compactor, listed};
 use crate::bucket::Bucket;
@@ -84,8 +84,8 @@ pub(super) struct Settled {
 const HOLD_TRIES: u32 = 20;
 
 impl Compactor<'_> {
-    /// Takes back what `wanted` means: a unit, of which the newest compaction is meant, unit and number, or the key of an object that one has made or
-    /// replaced; and what hangs together with it. With a dry run it is only said what that means.
+    /// Takes back what `wanted` means: a unit, of which the newest compaction is meant; unit and number, with `.claim` only while that has no receipt; or
+    /// the key of an object that one has made or replaced; and what hangs together with it. With a dry run it is only said what that means.
     ///
     /// # Errors
     /// A store that refuses or does not answer. [`Exit::Config`]: there is no such compaction.
@@ -107,6 +107,7 @@ impl Compactor<'_> {
                         Err(failure) => return Err(failure),
                     };
                     let (holds, known) = without_holds(known);
+                    let (wanted, is_claim) = without_claim(wanted, unit);
                     let is_named = |hold: &Known| number_in(wanted, unit) == Some(hold.compaction.n);
                     let hold = holds.into_iter().find(|hold| hold.state == State::Open && is_named(hold));
                     let of = match hold {
@@ -127,10 +128,15 @@ impl Compactor<'_> {
                         None => meant(&known, wanted),
                     };
                     let Some(of) = of else { continue };
-                    let alone = state_of(&known, of) == Some(State::Open);
                     is_found = true;
+                    let state = state_of(&known, of);
+                    if is_claim && matches!(state, Some(State::Counts | State::Undone)) {
+                        self.tell(finished(partition, unit, of), tell)?;
+                        continue;
+                    }
+                    let alone = state == Some(State::Open);
                     // From here on it is that number, and not what somebody claims meanwhile.
-                    self.summary.meant.push(format!("{unit}.{of}"));
+                    self.summary.meant.push(name(unit, of, alone));
                     match self.options.dry_run {
                         true => self.would_take_back(&site, known, of, tell).await?,
                         false => self.take_back(&site, (partition, unit), (of, alone), tell).await?,
@@ -272,8 +278,10 @@ impl Compactor<'_> {
                 // A mark that nobody has answered for may come at any time: until all are there nobody is to make anything of these objects.
                 over.clear();
                 let what = format!(
-                    "{}: the unit {} stays held until this finishes it: siltstone compact --undo {}.{of} --yes",
-                    failure.message, hold.unit, hold.unit
+                    "{}: the unit {} stays held until this finishes it: siltstone compact --undo {} --yes",
+                    failure.message,
+                    hold.unit,
+                    name(&hold.unit, of, hold.is_hold_of_claim())
                 );
                 return Err(Failure::new(failure.exit, what));
             }
@@ -299,8 +307,9 @@ impl Compactor<'_> {
             let claimed = claimed.map_err(|failure| match failure.exit {
                 Exit::Unreachable => {
                     let what = format!(
-                        "{}: nothing is taken back, and the unit may be held now: say it again: siltstone compact --undo {unit}.{of} --yes",
-                        failure.message
+                        "{}: nothing is taken back, and the unit may be held now: say it again: siltstone compact --undo {} --yes",
+                        failure.message,
+                        name(unit, of, alone)
                     );
                     Failure::new(failure.exit, what)
                 }

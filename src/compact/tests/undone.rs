@@ -148,17 +148,18 @@ async fn giving_up_a_claim_touches_nothing_but_it() {
     let ran = compact_at_later(&hour.world, &hour.config, "--before 2d --json".to_string()).await;
     let stopped = ran.json().into_iter().find(|line| line["step"] == "stopped").expect("told");
     let (why, unit) = (stopped["why"].as_str().expect("why"), stopped["unit"].as_str().expect("a unit"));
-    assert!(why.ends_with(&format!("siltstone compact --undo {unit}.2 --yes")), "the advice is exact: {why}");
+    assert!(why.ends_with(&format!("siltstone compact --undo {unit}.2.claim --yes")), "the advice is exact: {why}");
     hour.put_back(3).await;
     for wanted in [format!("{unit}.2"), unit.to_string(), late.clone()] {
         let dry = hour.undo(&format!("--undo {wanted}")).await;
         assert!(dry.len() == 2 && dry[0]["given_up"] == true && dry[0]["n"] == 2, "{dry:?}");
         // What it means now, and not what it may mean then.
-        assert_eq!(dry[1]["meant"], serde_json::json!([format!("{unit}.2")]), "{wanted}");
+        assert_eq!(dry[1]["meant"], serde_json::json!([format!("{unit}.2.claim")]), "{wanted}");
         let said = compact_at_later(&hour.world, &hour.config, format!("--undo {wanted}")).await.done().out;
-        assert!(said.contains(&format!("This does it: siltstone compact --undo {unit}.2 --yes.")), "{said}");
+        assert!(said.contains(&format!("This does it: siltstone compact --undo {unit}.2.claim --yes.")), "{said}");
     }
-    for line in [format!("--undo {unit}.2 --yes"), format!("--undo {unit} --yes"), format!("--undo {unit} --yes")] {
+    for line in [format!("--undo {unit}.2.claim --yes"), format!("--undo {unit} --yes"), format!("--undo {unit} --yes")]
+    {
         let told = hour.undo(&line).await;
         assert_eq!((told.len(), &told[0]["n"], &told[0]["kept"]), (2, &2.into(), &serde_json::json!([])), "{told:?}");
         assert_eq!(hour.rows().await.done().out, before, "{line}");
@@ -478,6 +479,11 @@ async fn a_claim_that_was_finished_before_the_hold_is_left_alone() {
     assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
     assert_eq!(hour.rows().await.done().out, before);
     assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["stopped"], 0, "not held");
+    for line in [format!("--undo {unit}.2.claim"), format!("--undo {unit}.2.claim --yes")] {
+        let ran = hour.at(LATER_MS, &line).await;
+        assert!(ran.out.contains("was finished meanwhile") && !ran.out.contains("\"undone\":1"), "{}", ran.out);
+        assert_eq!(ran.exit.expect_err("it is no claim any more").exit, Exit::Stopped);
+    }
     assert_clean(&hour.world, &hour.config, "finished").await;
 }
 
