@@ -91,6 +91,9 @@ pub struct Hold {
     pub of: u32,
     /// The process that does it: two that take the same back hold a number each.
     pub by: String,
+    /// That one had no receipt when whoever asked for it looked: it is given up alone, and left as it is where it was finished since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
 }
 
 /// Objects that become one.
@@ -275,6 +278,11 @@ impl Compaction {
     /// The claim number `n` of the same unit that [`Compaction::is_hold`].
     pub fn to_hold(&self, n: u32, hold: Hold) -> Self {
         Self { n, groups: Vec::new(), hold: Some(hold), ..self.clone() }
+    }
+
+    /// Whether it holds the unit to give a claim up, and nothing else.
+    pub fn is_hold_of_claim(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.alone)
     }
 
     /// Whether both decide the same. What a hold is made for decides nothing: an earlier release gives one up without telling it.
@@ -531,7 +539,7 @@ impl Bucket {
         self.create(Effect::CompactionUndo, &key, to_json(&mark)).await.map(drop)
     }
 
-    /// When that compaction was taken back, by the clock of whoever did it; `None`: it was not.
+    /// When that compaction was taken back, by the clock of whoever did it; by the store's, where the mark does not tell. `None`: it was not.
     ///
     /// # Errors
     /// [`BucketError`].
@@ -542,8 +550,12 @@ impl Bucket {
     ) -> Result<Option<i64>, BucketError> {
         let key = undone_key(partition, self.generation, id);
         let Some(bytes) = self.get(&key).await? else { return Ok(None) };
-        let mark: Mark = self.parse(&key, &bytes, COMPACTION_VERSION)?;
-        Ok(Some(mark.at_ms))
+        match self.parse::<Mark>(&key, &bytes, COMPACTION_VERSION) {
+            Ok(mark) => Ok(Some(mark.at_ms)),
+            // That it is there is what takes the compaction back, whatever is in it.
+            Err(BucketError::Unreadable { .. } | BucketError::Newer { .. }) => self.modified_ms(&key).await,
+            Err(error) => Err(error),
+        }
     }
 
     /// Refuses a store that cannot keep two processes from compacting the same objects.
@@ -668,7 +680,7 @@ mod tests {
     #[tokio::test]
     async fn a_hold_is_of_one_process() {
         let bucket = bucket();
-        let hold = |by: &str| claim(1, "f/x").to_hold(2, Hold { of: 1, by: by.into() });
+        let hold = |by: &str| claim(1, "f/x").to_hold(2, Hold { of: 1, by: by.into(), alone: false });
         let earlier = Compaction { hold: None, ..hold("one") };
         for (claim, expected) in [
             (hold("one"), CompactionOutcome::Created),
@@ -687,6 +699,12 @@ mod tests {
         let without = text.replace(r#","hold":{"of":1,"by":"one"}"#, "");
         let read: Compaction = serde_json::from_str(&without).expect("an earlier release's");
         assert_eq!((read.is_hold(), read.hold), (true, None));
+        // One that does not say whether its compaction was open is as one of a compaction that counted.
+        let read: Compaction = serde_json::from_str(&text).expect("a hold");
+        assert!(read == hold("one") && !read.is_hold_of_claim());
+        let alone = claim(1, "f/x").to_hold(2, Hold { of: 1, by: "one".into(), alone: true });
+        let read: Compaction = serde_json::from_str(&to_json(&alone)).expect("a hold");
+        assert!(read == alone && read.is_hold_of_claim());
     }
 
     #[tokio::test]

@@ -253,6 +253,16 @@ impl Bucket {
         }
     }
 
+    /// When what is under `key` was put, by the store's clock; `None` where there is nothing.
+    async fn modified_ms(&self, key: &str) -> Result<Option<i64>, BucketError> {
+        let path = self.destination.path(key)?;
+        match self.destination.store().head(&path).await {
+            Ok(meta) => Ok(Some(meta.last_modified.timestamp_millis())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.store_error("look for", key, &error)),
+        }
+    }
+
     async fn stored(&self, key: &str) -> Result<Option<Stored>, BucketError> {
         let path = self.destination.path(key)?;
         let read = async {

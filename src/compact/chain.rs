@@ -7,7 +7,8 @@
 //! Whoever deletes what a compaction was made of looks right before for a mark that it was taken back, and for a hold. Nothing tells him of one that is put
 //! between his look and his last delete. So of a compaction that counted nothing is deleted, and nothing that it was made of counts as there, until its mark
 //! is as old as such a process can be: [`LOOK_MS`], or as `--min-age` says where not even `done` tells that the deletes of the compaction itself are over:
-//! they may be many, and whoever did them may be stopped in between. No row is lost to a process that sleeps for less than that.
+//! they may be many, and whoever did them may be stopped in between. `done` may come from a second process while the first one is stopped: so nothing
+//! is over before the receipt is as old as `--min-age` says. No row is lost to a process that sleeps for less than that.
 
 use crate::bucket::compactions::{Compaction, Group, Input};
 use std::collections::BTreeSet;
@@ -25,6 +26,8 @@ pub(super) struct Known {
     pub(super) is_done: bool,
     /// When it was taken back, milliseconds UTC.
     pub(super) marked_ms: Option<i64>,
+    /// When its receipt was written, milliseconds UTC, where that tells.
+    pub(super) written_ms: Option<i64>,
 }
 
 impl Known {
@@ -36,13 +39,18 @@ impl Known {
 
     /// Until when somebody may be deleting what it was made of, milliseconds UTC; `None`: nobody is.
     pub(super) fn rests_until(&self, now_ms: i64, min_age_ms: i64) -> Option<i64> {
-        let rest = if self.is_done { min_age_ms.min(LOOK_MS) } else { min_age_ms };
+        let rested = |marked: i64| match (self.is_done, self.written_ms) {
+            (true, Some(written)) => {
+                marked.saturating_add(min_age_ms.min(LOOK_MS)).max(written.saturating_add(min_age_ms))
+            }
+            _ => marked.saturating_add(min_age_ms),
+        };
         let until = match self.state {
             State::Open => return None,
             // What counts in place of what is deleted is looked at before.
             State::Counts | State::GivenUp if self.is_done => return None,
             State::Counts => i64::MAX,
-            State::Undone | State::GivenUp => self.marked_ms.map_or(i64::MAX, |marked| marked.saturating_add(rest)),
+            State::Undone | State::GivenUp => self.marked_ms.map_or(i64::MAX, rested),
         };
         Some(until).filter(|&until| until > now_ms)
     }
@@ -68,6 +76,22 @@ impl State {
             Self::Open | Self::GivenUp => Self::GivenUp,
             Self::Counts | Self::Undone => Self::Undone,
         }
+    }
+}
+
+/// What means a claim alone, behind unit and number.
+const CLAIM: &str = ".claim";
+
+/// What means number `n` of a unit; `is_claim`: only while it has no receipt.
+pub(super) fn name(unit: &str, n: u32, is_claim: bool) -> String {
+    format!("{unit}.{n}{}", if is_claim { CLAIM } else { "" })
+}
+
+/// `wanted` without what says that a claim is meant, and whether that was said.
+pub(super) fn without_claim<'w>(wanted: &'w str, unit: &str) -> (&'w str, bool) {
+    match wanted.strip_suffix(CLAIM).filter(|of| number_in(of, unit).is_some()) {
+        Some(of) => (of, true),
+        None => (wanted, false),
     }
 }
 
@@ -215,7 +239,7 @@ mod tests {
             groups: groups.iter().map(group).collect(),
             hold: None,
         };
-        Known { compaction, state, is_done: true, marked_ms: None }
+        Known { compaction, state, is_done: true, marked_ms: None, written_ms: Some(-86_400_000) }
     }
 
     fn wanted(of: &[Known], wanted: &str) -> Vec<usize> {
@@ -251,6 +275,15 @@ mod tests {
             (Some(2), Some(1), Some(2))
         );
         assert_eq!((meant(&given_up, "late"), meant(&[], "u")), (None, None));
+        assert_eq!((name("u", 3, true).as_str(), name("u", 3, false).as_str()), ("u.3.claim", "u.3"));
+        for (of, expected) in [
+            ("u.3.claim", ("u.3", true)),
+            ("u.3", ("u.3", false)),
+            ("u.claim", ("u.claim", false)),
+            ("f/x.claim", ("f/x.claim", false)),
+        ] {
+            assert_eq!(without_claim(of, "u"), expected);
+        }
     }
 
     /// Goal: nothing is deleted while somebody may be deleting what it was made of.
@@ -272,6 +305,17 @@ mod tests {
         ] {
             let of = Known { is_done, marked_ms, ..known(1, state, &[]) };
             assert_eq!(of.rests_until(1_000, min_age), expected, "{of:?}");
+        }
+        // Whoever began it is stopped, and another one has said that it is done.
+        for (written_ms, marked_ms, expected) in [
+            (Some(0), 1_000, Some(day)),
+            (Some(1_000 - day), 1_000, Some(1_000 + LOOK_MS)),
+            (Some(1_001 - day), 1_000 - LOOK_MS, Some(1_001)),
+            (Some(1_000 - day), 1_000 - LOOK_MS, None),
+            (None, 1_000, Some(1_000 + day)),
+        ] {
+            let of = Known { written_ms, marked_ms: Some(marked_ms), ..known(1, State::Undone, &[]) };
+            assert_eq!(of.rests_until(1_000, day), expected, "{of:?}");
         }
         let mut taken = known(1, State::Counts, &[]);
         taken.take_back(5);

@@ -132,7 +132,7 @@ pub struct Summary {
     pub undone: u64,
     /// Their objects that stay until their rows are there without them.
     pub kept: u64,
-    /// What was asked to be taken back, as `unit.n`: a unit or a key may mean another compaction when it is said again.
+    /// What was asked to be taken back, as `unit.n`, or `unit.n.claim` where it was not finished: a unit or a key may mean another compaction when it is said again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub meant: Vec<String>,
 }

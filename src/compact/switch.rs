@@ -1,6 +1,6 @@
 //! The switch, and what is left to do behind it: finish what was begun, delete what counts no more.
 
-use super::chain::{Known, successor};
+use super::chain::{Known, name, successor};
 use super::make::{Made, Source};
 use super::rewrite::Trouble;
 use super::step::{Step, Tell, compacted};
@@ -73,25 +73,47 @@ impl Compactor<'_> {
         Ok(())
     }
 
-    /// Nothing is deleted of a compaction that somebody has taken back since.
+    /// Nothing is deleted of a compaction that somebody has taken back since, nor while its unit is held.
     async fn check_counts(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
-        let partition = claim.topic_partition();
-        let now = listed(bucket, &*self.clock, &partition).await?;
-        let mut counts = now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some());
-        let later = now.iter().filter(|(id, documents)| id.0 == claim.unit && id.1 > claim.n && documents.is_open());
-        for (id, _) in later {
-            let read = || bucket.compaction_claim(&partition, id);
-            let found = patiently(&*self.clock, "read a claim", read).await?;
-            counts &= !found.is_some_and(|found| found.is_hold());
-        }
+        let now = listed(bucket, &*self.clock, &claim.topic_partition()).await?;
+        let counts = now.get(&claim.id()).is_some_and(|documents| documents.counts().is_some());
         if counts {
-            return Ok(());
+            let hold = self.hold_behind(bucket, claim, &now).await?;
+            return hold.map_or(Ok(()), |hold| Err(Failure::new(Exit::Stopped, held(&hold))));
         }
         let what = format!(
             "compaction {}.{} was taken back by somebody else: no more of its old objects are deleted",
             claim.unit, claim.n
         );
         Err(Failure::new(Exit::Stopped, what))
+    }
+
+    /// Nothing more is done for a claim while somebody holds its unit, who may be giving it up.
+    async fn check_not_held(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
+        let now = listed(bucket, &*self.clock, &claim.topic_partition()).await?;
+        match self.hold_behind(bucket, claim, &now).await? {
+            Some(hold) => Err(Failure::new(Exit::Stopped, held(&hold))),
+            None => Ok(()),
+        }
+    }
+
+    /// The first one behind `claim` that holds its unit.
+    async fn hold_behind(
+        &self,
+        bucket: &Bucket,
+        claim: &Compaction,
+        now: &BTreeMap<CompactionId, ListedCompaction>,
+    ) -> Result<Option<Compaction>, Failure> {
+        let partition = claim.topic_partition();
+        let later = now.iter().filter(|(id, documents)| id.0 == claim.unit && id.1 > claim.n && documents.is_open());
+        for (id, _) in later {
+            let read = || bucket.compaction_claim(&partition, id);
+            let found = patiently(&*self.clock, "read a claim", read).await?;
+            if let Some(hold) = found.filter(Compaction::is_hold) {
+                return Ok(Some(hold));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) async fn delete_objects(&self, effect: Effect, id: &str, keys: &[String]) -> Result<(), Failure> {
@@ -151,6 +173,7 @@ impl Compactor<'_> {
         if claim.is_hold() {
             return Err(Failure::new(Exit::Stopped, held(&claim)));
         }
+        self.check_not_held(bucket, &claim).await?;
         if self.options.dry_run {
             return self.tell(would_be_finished(&claim), tell);
         }
@@ -170,6 +193,7 @@ impl Compactor<'_> {
                 }
             }
         }
+        self.check_not_held(&work.site.bucket, &claim).await?;
         self.switch(work.site, &claim, tell).await?;
         self.tell(compacted(&claim, true), tell)
     }
@@ -231,8 +255,12 @@ impl Compactor<'_> {
         let stopped = |why: String| {
             let text = format!(
                 "compaction {}.{} of {}/{} was begun and not finished: {why}. Run the release that began it until it is finished, or give it up, \
-                 which touches nothing but what it has put: siltstone compact --undo {}.{} --yes",
-                claim.unit, claim.n, claim.topic, claim.partition, claim.unit, claim.n
+                 which touches nothing but what it has put: siltstone compact --undo {} --yes",
+                claim.unit,
+                claim.n,
+                claim.topic,
+                claim.partition,
+                name(&claim.unit, claim.n, true)
             );
             Failure::new(Exit::Stopped, text)
         };
@@ -382,8 +410,11 @@ fn held(claim: &Compaction) -> String {
     match &claim.hold {
         Some(hold) => format!(
             "the unit {unit} is left alone: compaction {unit}.{} is being taken back, or was when the process ended that did it. Where none does it any \
-             more, this finishes it: siltstone compact --undo {unit}.{} --yes",
-            hold.of, hold.of
+             more, this finishes it: siltstone compact --undo {} --yes; and this gives up the wish where nothing is taken back yet: siltstone \
+             compact --undo {unit}.{} --yes",
+            hold.of,
+            name(unit, hold.of, hold.alone),
+            claim.n
         ),
         None => format!(
             "the unit {unit} is left alone: a compaction of it is being taken back by an earlier release, or was when the process ended that did it. Say \

@@ -9,11 +9,12 @@
 //! # Beside a compactor
 //! - **C-6** Before anything of a unit is taken back its next number is held (K-5), and its compactions are listed once more. So a compactor that
 //!   planned with objects of the unit finds the number taken, and one that comes later leaves the unit alone, until all of it is taken back: nothing
-//!   that counts is ever made of objects that do not, and no row counts twice. The hold is released whatever comes of it: as the newest is taken back
-//!   first, what counts then is made of nothing that does not. A process that is killed in between leaves the hold, which says what it was for: to
-//!   say that again goes on.
+//!   that counts is ever made of objects that do not, and no row counts twice. The hold is released once all of it is marked, or nothing is, whatever else
+//!   comes of it. A process that is killed in between, or whose mark fails, leaves the hold, which says what it was for: to say that again goes on. A mark
+//!   that nobody has answered for may come late, when something else would have been made of the objects of what it takes back.
 //! - Of a claim that a compactor is finishing, the first one to put the receipt decides (K-6). Where that was the compactor, nothing more of the
-//!   unit is taken back: whoever asked did not know of it.
+//!   unit is taken back: whoever asked did not know of it. Whoever means a claim says so in his hold; so nothing is taken back either where it was finished
+//!   before he looked again, or after he was killed. A compactor that finds the hold does not finish it.
 //! - **C-7** Whether the old objects of a compaction with a receipt are still there is not decided by anything: a compactor may be deleting them at that
 //!   moment, or one that sweeps those that came back. Both look for a hold and for the mark right before; after that they go on. So a new object that
 //!   counted is not deleted by whoever has just taken it back, though all that it was made of is there: it rests first ([`super::chain`]). Readers of
@@ -26,14 +27,16 @@
 //! - Both take back the same ones: what hangs together is a matter of objects. Only an open claim can become something else meanwhile. It is the newest, so
 //!   each of the two decides on it before all others: where it was finished first, the one that means it marks nothing; where it was given up first, it
 //!   means no more to the other one.
+//! - Where that one marks nothing, it releases no holds but those that mean the claim, too: whoever has these marks nothing either.
 //! - So all that the lower one has still to mark is marked. What it deletes has its rows elsewhere, and what is compacted from now on takes none away: a new
 //!   object is seen before old ones go.
 //!
 //! The lower one releases no higher hold: that process may have read a claim's end later, and be in the middle.
 //!
-//! A hold that was left for another compaction stays, and keeps compactors away, until that is said again.
+//! A hold that was left for another compaction stays, and keeps compactors away, until that is said again, or the number of the hold itself is named: where
+//! nothing is taken back yet of what it was made for, that ends it and takes nothing back.
 
-use super::chain::{Found, Known, State, chosen, meant, number_in};
+use super::chain::{Found, Known, State, chosen, meant, name, number_in, without_claim};
 use super::step::{Step, Tell};
 use super::work::{Compactor, listed};
 use crate::bucket::Bucket;
@@ -53,6 +56,19 @@ fn without_holds(known: Vec<Known>) -> (Vec<Known>, Vec<Known>) {
     known.into_iter().partition(|known| known.compaction.is_hold())
 }
 
+fn state_of(known: &[Known], n: u32) -> Option<State> {
+    known.iter().find(|known| known.compaction.n == n).map(|known| known.state)
+}
+
+/// What is said where a claim that was to be given up is none any more.
+fn finished(partition: &TopicPartition, unit: &str, n: u32) -> Step {
+    let why = format!(
+        "compaction {unit}.{n} was finished meanwhile, so nothing more of the unit is taken back: look again whether it is to be. This takes it back, with \
+         what hangs together with it: siltstone compact --undo {unit}.{n} --yes"
+    );
+    Step::Stopped { partition: partition.to_string(), unit: unit.to_string(), n, why }
+}
+
 /// What became of the objects of a compaction that counts no more, by key.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
@@ -68,8 +84,8 @@ pub(super) struct Settled {
 const HOLD_TRIES: u32 = 20;
 
 impl Compactor<'_> {
-    /// Takes back what `wanted` means: a unit, of which the newest compaction is meant, unit and number, or the key of an object that one has made or
-    /// replaced; and what hangs together with it. With a dry run it is only said what that means.
+    /// Takes back what `wanted` means: a unit, of which the newest compaction is meant; unit and number, with `.claim` only while that has no receipt; or
+    /// the key of an object that one has made or replaced; and what hangs together with it. With a dry run it is only said what that means.
     ///
     /// # Errors
     /// A store that refuses or does not answer. [`Exit::Config`]: there is no such compaction.
@@ -91,25 +107,39 @@ impl Compactor<'_> {
                         Err(failure) => return Err(failure),
                     };
                     let (holds, known) = without_holds(known);
+                    let (wanted, is_claim) = without_claim(wanted, unit);
                     let is_named = |hold: &Known| number_in(wanted, unit) == Some(hold.compaction.n);
                     let hold = holds.into_iter().find(|hold| hold.state == State::Open && is_named(hold));
                     let of = match hold {
-                        // To say it of a hold is to say it of what that was made for.
-                        Some(Known { compaction: Compaction { hold: Some(hold), .. }, .. }) => Some(hold.of),
                         Some(hold) => {
-                            is_found = true;
-                            self.let_go(&site, hold, tell).await?;
-                            continue;
+                            let of = hold.compaction.hold.as_ref().map(|hold| hold.of);
+                            let is_marked = |&at: &usize| known[at].state == known[at].state.taken_back();
+                            let is_begun = |of: &u32| chosen(&known, *of).iter().any(is_marked);
+                            match of.filter(is_begun) {
+                                // What it was made for is begun: to say it of the hold is to say it of that.
+                                Some(of) => Some(of),
+                                None => {
+                                    is_found = true;
+                                    self.let_go(&site, hold, tell).await?;
+                                    continue;
+                                }
+                            }
                         }
                         None => meant(&known, wanted),
                     };
                     let Some(of) = of else { continue };
                     is_found = true;
+                    let state = state_of(&known, of);
+                    if is_claim && matches!(state, Some(State::Counts | State::Undone)) {
+                        self.tell(finished(partition, unit, of), tell)?;
+                        continue;
+                    }
+                    let alone = state == Some(State::Open);
                     // From here on it is that number, and not what somebody claims meanwhile.
-                    self.summary.meant.push(format!("{unit}.{of}"));
+                    self.summary.meant.push(name(unit, of, alone));
                     match self.options.dry_run {
                         true => self.would_take_back(&site, known, of, tell).await?,
-                        false => self.take_back(&site, (partition, unit), of, tell).await?,
+                        false => self.take_back(&site, (partition, unit), (of, alone), tell).await?,
                     }
                 }
             }
@@ -138,6 +168,7 @@ impl Compactor<'_> {
                 Some(range) => patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await,
                 None => Ok(None),
             };
+            let written_ms = read.as_ref().ok().and_then(|receipt| receipt.as_ref()?.written_ms);
             let (compaction, given_up) = match read {
                 Ok(Some(receipt)) => (Some(receipt.compaction), Some(receipt.given_up)),
                 Err(failure) if failure.exit != Exit::Stopped => return Err(failure),
@@ -158,12 +189,12 @@ impl Compactor<'_> {
                 true => self.marked_ms(bucket, partition, id).await?,
                 false => None,
             };
-            known.extend(compaction.map(|compaction| Known { compaction, state, is_done, marked_ms }));
+            known.extend(compaction.map(|compaction| Known { compaction, state, is_done, marked_ms, written_ms }));
         }
         Ok(known)
     }
 
-    /// When a compaction was taken back. Where the mark cannot be read nobody knows, and it may have been at this moment.
+    /// When a compaction was taken back.
     async fn marked_ms(
         &self,
         bucket: &Bucket,
@@ -171,13 +202,7 @@ impl Compactor<'_> {
         id: &CompactionId,
     ) -> Result<Option<i64>, Failure> {
         let what = format!("the mark that compaction {}.{} was taken back", id.0, id.1);
-        match patiently(&*self.clock, &what, || bucket.compaction_undone_ms(partition, id)).await {
-            Err(failure) if failure.exit == Exit::Stopped => {
-                tracing::warn!("{}: move it away and take the compaction back again", failure.message);
-                Ok(Some(self.clock.wall_ms()))
-            }
-            read => read,
-        }
+        patiently(&*self.clock, &what, || bucket.compaction_undone_ms(partition, id)).await
     }
 
     /// Says what it would be to take back number `of` of a unit.
@@ -194,18 +219,19 @@ impl Compactor<'_> {
         self.settle_all(site, &known, chosen, tell).await
     }
 
-    /// Takes back number `of` of a unit, and what hangs together with it, while the unit's next number is held.
+    /// Takes back number `of` of a unit, and what hangs together with it, while the unit's next number is held. `alone`: whoever asked for it has seen
+    /// a claim without receipt.
     async fn take_back(
         &mut self,
         site: &Site<'_>,
         (partition, unit): (&TopicPartition, &str),
-        of: u32,
+        (of, alone): (u32, bool),
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let hold = self.hold(site, partition, unit, of).await?;
+        let hold = self.hold(site, partition, unit, (of, alone)).await?;
         let mut over = vec![hold.clone()];
         let mut outcome = self.take_back_behind(site, &hold, (of, &mut over), tell).await;
-        // Whatever came of it: who is killed leaves his hold, and nobody else.
+        // Whatever came of it: who is killed leaves his hold, and whoever does not know what is marked.
         for hold in &over {
             let Err(failure) = self.release(site, hold).await else { continue };
             match outcome.is_ok() {
@@ -229,13 +255,37 @@ impl Compactor<'_> {
         let mut known = self.known(site, &partition, &listed, &hold.unit).await?;
         known.retain(|known| known.compaction.n < hold.n);
         let (holds, mut known) = without_holds(known);
-        let chosen = chosen(&known, of);
-        if !self.mark_all(site, &mut known, &chosen, tell).await? {
-            return Ok(());
+        let open = holds.into_iter().filter(|hold| hold.state == State::Open).map(|hold| hold.compaction);
+        let left: Vec<Compaction> =
+            open.filter(|other| other.hold.as_ref().is_some_and(|hold| hold.of == of)).collect();
+        let was_finished = match state_of(&known, of) {
+            Some(State::Counts) => hold.is_hold_of_claim() || left.iter().any(Compaction::is_hold_of_claim),
+            Some(State::Undone) => hold.is_hold_of_claim(),
+            _ => false,
+        };
+        if was_finished {
+            over.extend(left.into_iter().filter(Compaction::is_hold_of_claim));
+            return self.tell(finished(&partition, &hold.unit, of), tell);
         }
-        let same = |other: &Known| other.compaction.hold.as_ref().is_some_and(|hold| hold.of == of);
-        let left = holds.into_iter().filter(|hold| hold.state == State::Open && same(hold));
-        over.extend(left.map(|hold| hold.compaction));
+        let chosen = chosen(&known, of);
+        match self.mark_all(site, &mut known, &chosen, tell).await {
+            Ok(true) => over.extend(left),
+            Ok(false) => {
+                over.extend(left.into_iter().filter(Compaction::is_hold_of_claim));
+                return Ok(());
+            }
+            Err(failure) => {
+                // A mark that nobody has answered for may come at any time: until all are there nobody is to make anything of these objects.
+                over.clear();
+                let what = format!(
+                    "{}: the unit {} stays held until this finishes it: siltstone compact --undo {} --yes",
+                    failure.message,
+                    hold.unit,
+                    name(&hold.unit, of, hold.is_hold_of_claim())
+                );
+                return Err(Failure::new(failure.exit, what));
+            }
+        }
         self.settle_all(site, &known, chosen, tell).await
     }
 
@@ -245,15 +295,27 @@ impl Compactor<'_> {
         site: &Site<'_>,
         partition: &TopicPartition,
         unit: &str,
-        of: u32,
+        (of, alone): (u32, bool),
     ) -> Result<Compaction, Failure> {
         let (clock, what) = (self.clock.clone(), format!("hold the unit {unit} of {partition}"));
         for _ in 0..HOLD_TRIES {
             let listed = listed(&site.bucket, &*clock, partition).await?;
             let known = self.known(site, partition, &listed, unit).await?;
             let Some(Known { compaction: last, .. }) = known.last() else { break };
-            let hold = last.to_hold(last.n.saturating_add(1), Hold { of, by: self.process.clone() });
-            match patiently(&*clock, &what, || site.bucket.claim_compaction(&hold)).await? {
+            let hold = last.to_hold(last.n.saturating_add(1), Hold { of, by: self.process.clone(), alone });
+            let claimed = patiently(&*clock, &what, || site.bucket.claim_compaction(&hold)).await;
+            let claimed = claimed.map_err(|failure| match failure.exit {
+                Exit::Unreachable => {
+                    let what = format!(
+                        "{}: nothing is taken back, and the unit may be held now: say it again: siltstone compact --undo {} --yes",
+                        failure.message,
+                        name(unit, of, alone)
+                    );
+                    Failure::new(failure.exit, what)
+                }
+                _ => failure,
+            });
+            match claimed? {
                 CompactionOutcome::Created | CompactionOutcome::Same => return Ok(hold),
                 CompactionOutcome::Other => {}
             }
@@ -275,7 +337,7 @@ impl Compactor<'_> {
         })
     }
 
-    /// Ends a hold of which nobody knows what it was made for.
+    /// Ends a hold and takes nothing back: nobody knows what it was made for, or nothing of that is taken back yet.
     async fn let_go(&mut self, site: &Site<'_>, mut hold: Known, tell: Tell<'_>) -> Result<(), Failure> {
         let dry_run = self.options.dry_run;
         let (unit, n) = hold.compaction.id();
@@ -298,11 +360,7 @@ impl Compactor<'_> {
         for &at in chosen {
             let Known { compaction, state, .. } = &known[at];
             if *state == State::Open && !self.give_up(site, compaction).await? {
-                let (partition, (unit, n)) = (compaction.topic_partition().to_string(), compaction.id());
-                let why = format!(
-                    "compaction {unit}.{n} was finished at this moment, so nothing more of the unit is taken back: look again whether it is to be"
-                );
-                self.tell(Step::Stopped { partition, unit, n, why }, tell)?;
+                self.tell(finished(&compaction.topic_partition(), &compaction.unit, compaction.n), tell)?;
                 return Ok(false);
             }
             self.mark(site, compaction).await?;

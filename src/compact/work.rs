@@ -161,12 +161,12 @@ impl<'c> Compactor<'c> {
             }
             if units.held() >= self.options.held_max {
                 for unit in units.take() {
-                    self.compact_unit(work, partition, unit, (&stuck, &mut numbers), tell).await?;
+                    self.compact_unit(work, partition, unit, (&mut stuck, &mut numbers), tell).await?;
                 }
             }
         }
         for unit in units.take() {
-            self.compact_unit(work, partition, unit, (&stuck, &mut numbers), tell).await?;
+            self.compact_unit(work, partition, unit, (&mut stuck, &mut numbers), tell).await?;
         }
         Ok(())
     }
@@ -209,7 +209,7 @@ impl<'c> Compactor<'c> {
         work: &mut Work<'_, '_>,
         partition: &TopicPartition,
         unit: Unit,
-        (stuck, numbers): (&HashSet<String>, &mut BTreeMap<String, u32>),
+        (stuck, numbers): (&mut HashSet<String>, &mut BTreeMap<String, u32>),
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
         if stuck.contains(&unit.id) {
@@ -225,13 +225,14 @@ impl<'c> Compactor<'c> {
             if self.options.dry_run {
                 self.tell(would_be(partition, &unit, &groups), tell)?;
             } else if !self.compact_groups(work, partition, (&unit, groups), numbers, tell).await? {
+                stuck.insert(unit.id);
                 break;
             }
         }
         Ok(())
     }
 
-    /// Makes, claims and puts the objects of one claim, and switches to them. `false`: another process is at the unit.
+    /// Makes, claims and puts the objects of one claim, and switches to them. `false`: another process is at the unit, or somebody must look at it.
     async fn compact_groups(
         &mut self,
         work: &mut Work<'_, '_>,
@@ -289,8 +290,16 @@ impl<'c> Compactor<'c> {
         }
         // The files are in the bucket: what they take in the spool is free.
         drop(made);
-        self.switch(work.site, &claim, tell).await?;
-        self.tell(compacted(&claim, false), tell)?;
+        match self.switch(work.site, &claim, tell).await {
+            Ok(()) => self.tell(compacted(&claim, false), tell)?,
+            // As of what was begun before: it is in the way of nothing but its own unit.
+            Err(failure) if matches!(failure.exit, Exit::Stopped | Exit::Config) => {
+                let (partition, why) = (partition.to_string(), failure.message);
+                self.tell(Step::Stopped { partition, unit: unit.id.clone(), n, why }, tell)?;
+                return Ok(false);
+            }
+            Err(failure) => return Err(failure),
+        }
         Ok(true)
     }
 

@@ -8,6 +8,8 @@ use bytes::Bytes;
 /// When whoever looked for a mark at [`LATER_MS`] is over.
 const RESTED_MS: i64 = LATER_MS + LOOK_MS;
 const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
+/// When a compaction was finished of which nobody deletes anything any more at [`LATER_MS`].
+const BEFORE_MS: i64 = LATER_MS - DAY_MS;
 
 /// One hour of one Kafka partition in three objects, of which the last comes late.
 struct Hour {
@@ -25,7 +27,7 @@ impl Hour {
         let mut hour = Self::of(0);
         hour.archive(0).await;
         hour.archive(10).await;
-        compact(&hour.world, &hour.config, "").await;
+        hour.compact_before("").await;
         hour.archive(20).await;
         hour
     }
@@ -36,7 +38,7 @@ impl Hour {
         for first in [0, 20] {
             hour.archive(first).await;
             hour.archive(first + 10).await;
-            compact(&hour.world, &hour.config, "--target-size 64KiB").await;
+            hour.compact_before("--target-size 64KiB").await;
         }
         let new = data_keys(&hour.world).await;
         assert!(new.iter().any(|key| key.contains("+compact-1")) && new.iter().any(|key| key.contains("+compact-2")));
@@ -80,6 +82,12 @@ impl Hour {
         self.at(LATER_MS, line).await.done().json()
     }
 
+    /// Compacted a day before anything is taken back.
+    async fn compact_before(&self, line: &str) {
+        let line = format!("--before 2d {line}");
+        compact_at(&self.config, self.world.destinations(), BEFORE_MS, &line).await.done();
+    }
+
     async fn at(&self, now_ms: i64, line: &str) -> Ran {
         compact_at(&self.config, self.world.destinations(), now_ms, &format!("{line} --json")).await
     }
@@ -98,6 +106,15 @@ impl Hour {
     async fn die_holding(&self, of: &str) {
         let line = format!("--undo {of} --yes");
         assert!(compact_at(&self.config, mortal(&self.world, 0, true), LATER_MS, &line).await.exit.is_err());
+    }
+
+    /// Says it in a process whose put of a document with that in its name is not answered.
+    async fn unanswered(&self, put: &'static str, line: &str) -> Failure {
+        let clock = Arc::new(ManualClock::at(LATER_MS));
+        let late = at_store(&self.world, Mortal { late: Some((put, clock.clone())), ..Mortal::of(&self.world) });
+        let failure = compact_by(&self.config, late, clock, line).await.exit.expect_err("nobody answers");
+        assert_eq!(failure.exit, Exit::Unreachable, "{failure}");
+        failure
     }
 
     /// What a compactor says of a unit that is held.
@@ -131,17 +148,18 @@ async fn giving_up_a_claim_touches_nothing_but_it() {
     let ran = compact_at_later(&hour.world, &hour.config, "--before 2d --json".to_string()).await;
     let stopped = ran.json().into_iter().find(|line| line["step"] == "stopped").expect("told");
     let (why, unit) = (stopped["why"].as_str().expect("why"), stopped["unit"].as_str().expect("a unit"));
-    assert!(why.ends_with(&format!("siltstone compact --undo {unit}.2 --yes")), "the advice is exact: {why}");
+    assert!(why.ends_with(&format!("siltstone compact --undo {unit}.2.claim --yes")), "the advice is exact: {why}");
     hour.put_back(3).await;
     for wanted in [format!("{unit}.2"), unit.to_string(), late.clone()] {
         let dry = hour.undo(&format!("--undo {wanted}")).await;
         assert!(dry.len() == 2 && dry[0]["given_up"] == true && dry[0]["n"] == 2, "{dry:?}");
         // What it means now, and not what it may mean then.
-        assert_eq!(dry[1]["meant"], serde_json::json!([format!("{unit}.2")]), "{wanted}");
+        assert_eq!(dry[1]["meant"], serde_json::json!([format!("{unit}.2.claim")]), "{wanted}");
         let said = compact_at_later(&hour.world, &hour.config, format!("--undo {wanted}")).await.done().out;
-        assert!(said.contains(&format!("This does it: siltstone compact --undo {unit}.2 --yes.")), "{said}");
+        assert!(said.contains(&format!("This does it: siltstone compact --undo {unit}.2.claim --yes.")), "{said}");
     }
-    for line in [format!("--undo {unit}.2 --yes"), format!("--undo {unit} --yes"), format!("--undo {unit} --yes")] {
+    for line in [format!("--undo {unit}.2.claim --yes"), format!("--undo {unit} --yes"), format!("--undo {unit} --yes")]
+    {
         let told = hour.undo(&line).await;
         assert_eq!((told.len(), &told[0]["n"], &told[0]["kept"]), (2, &2.into(), &serde_json::json!([])), "{told:?}");
         assert_eq!(hour.rows().await.done().out, before, "{line}");
@@ -177,7 +195,7 @@ async fn what_a_claim_has_put_stays_while_an_input_is_gone() {
 #[tokio::test]
 async fn a_new_object_stays_until_the_old_ones_are_back() {
     let hour = Hour::compacted_and_late().await;
-    compact(&hour.world, &hour.config, "").await;
+    hour.compact_before("").await;
     let (before, keys) = (hour.rows().await.done().out, data_keys(&hour.world).await);
     let key = keys.first().expect("one object").clone();
     assert!(keys.len() == 1 && key.contains("+compact-2"), "{keys:?}");
@@ -249,8 +267,8 @@ async fn what_a_compactor_is_about_to_delete_costs_no_row() {
     assert_eq!(data_keys(&hour.world).await, BTreeSet::from([new.clone()]));
     hour.put_back(3).await;
     let told = hour.undo(&format!("--undo {new} --yes")).await;
-    assert_eq!(told[0]["kept_until_ms"], RESTED_MS, "a compactor beside that one may be as far: {told:?}");
-    let done = summary(&hour.at(RESTED_MS, "--before 2d").await.done());
+    assert_eq!(told[0]["kept_until_ms"], LATER_MS + DAY_MS, "a compactor beside that one may be as far: {told:?}");
+    let done = summary(&hour.at(LATER_MS + DAY_MS, "--before 2d").await.done());
     assert_eq!((&done["undone"], &done["compactions"]), (&1.into(), &1.into()));
     assert!(hour.made(2).await.is_none());
     assert_eq!(hour.rows().await.done().out, before);
@@ -376,8 +394,10 @@ async fn a_hold_for_another_compaction_stays() {
     let held = hour.held().await;
     let advice = format!("siltstone compact --undo {unit}.1 --yes");
     assert!(held.contains("is being taken back") && held.contains(&advice), "{held}");
-    // By the number of the hold it is the same.
+    // By the number of the hold nothing is taken back.
     let told = hour.undo(&format!("--undo {unit}.3 --yes")).await;
+    assert!(told.len() == 2 && told[0]["n"] == 3 && told[0]["inputs"] == serde_json::json!([]), "{told:?}");
+    let told = hour.undo(&format!("--undo {unit}.1 --yes")).await;
     assert!(told.len() == 2 && told[0]["n"] == 1 && told[1]["meant"][0] == format!("{unit}.1"), "{told:?}");
     hour.put_back(4).await;
     let done = summary(&hour.at(RESTED_MS, "--before 2d").await.done());
@@ -409,12 +429,200 @@ async fn a_hold_of_an_earlier_release_is_released_by_its_number() {
     assert_eq!(hour.at(LATER_MS, &line).await.exit.expect_err("it is over").exit, Exit::Config);
 }
 
+/// Goal: a claim that is being given up is not finished; and where it was nevertheless, nothing is taken back until that is asked for. Method: one who
+/// gives it up dies behind his hold, before a compactor comes, and when a compactor has looked for a hold already.
+#[tokio::test]
+async fn a_claim_that_is_held_is_not_finished_nor_taken_back() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    hour.die().await;
+    hour.die_holding(&format!("{unit}.2")).await;
+    let held = hour.held().await;
+    assert!(held.contains("is being taken back") && hour.made(2).await.is_none(), "{held}");
+    // It is given up as it was meant.
+    let told = hour.undo(&format!("--undo {unit}.2 --yes")).await;
+    assert!(told.len() == 2 && told[0]["given_up"] == true, "{told:?}");
+
+    let hour = Hour::compacted_and_late().await;
+    let unit = hour.unit().await;
+    hour.die().await;
+    let gate = Gate::at(".2.0");
+    let compactor = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, "--before 2d --json");
+    let ran = gate.meanwhile(compactor, hour.die_holding(&format!("{unit}.2"))).await;
+    assert!(ran.exit.is_err() && hour.made(2).await.is_some(), "{}", ran.out);
+    let keys = data_keys(&hour.world).await;
+    let ran = hour.at(LATER_MS, &format!("--undo {unit}.2 --yes")).await;
+    assert!(ran.out.contains("was finished meanwhile") && !ran.out.contains("\"undone\":1"), "{}", ran.out);
+    assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
+    assert_eq!((data_keys(&hour.world).await, hour.rows().await.done().out), (keys, before.clone()));
+    let done = summary(&compact(&hour.world, &hour.config, "").await);
+    assert_eq!((&done["stopped"], &done["undone"], &done["deleted"]), (&0.into(), &0.into(), &2.into()), "not held");
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_clean(&hour.world, &hour.config, "finished").await;
+    let told = hour.undo(&format!("--undo {unit}.2 --yes")).await;
+    assert_eq!((&told[0]["n"], &told[1]["n"]), (&2.into(), &1.into()), "now it is meant: {told:?}");
+}
+
+/// Goal: a claim that is finished between the look at it and the hold is not taken back. Method: the compactor comes to its end when the other one is
+/// about to put his hold.
+#[tokio::test]
+async fn a_claim_that_was_finished_before_the_hold_is_left_alone() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    hour.die().await;
+    let gate = Gate::at(".3.claim");
+    let line = format!("--undo {unit}.2 --yes --json");
+    let undo = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, &line);
+    let finish = async { assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["compactions"], 1) };
+    let ran = gate.meanwhile(undo, finish).await;
+    assert!(ran.out.contains("was finished meanwhile") && !ran.out.contains("\"undone\":1"), "{}", ran.out);
+    assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["stopped"], 0, "not held");
+    for line in [format!("--undo {unit}.2.claim"), format!("--undo {unit}.2.claim --yes")] {
+        let ran = hour.at(LATER_MS, &line).await;
+        assert!(ran.out.contains("was finished meanwhile") && !ran.out.contains("\"undone\":1"), "{}", ran.out);
+        assert_eq!(ran.exit.expect_err("it is no claim any more").exit, Exit::Stopped);
+    }
+    assert_clean(&hour.world, &hour.config, "finished").await;
+}
+
+/// Goal: nothing is made of the objects of a compaction while the mark that takes it back may still come.
+#[tokio::test]
+async fn a_mark_that_nobody_answers_for_leaves_the_unit_held() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let line = format!("--undo {unit}.1 --yes");
+    let failure = hour.unanswered(".1.undone", &line).await;
+    assert!(failure.message.contains(&format!("siltstone compact {line}")), "{failure}");
+    let held = hour.held().await;
+    assert!(held.contains(&format!("siltstone compact {line}")) && hour.made(3).await.is_none(), "{held}");
+    let (bucket, partition) = (hour.bucket(), TopicPartition::new("t", 0));
+    bucket.undo_compaction(&partition, &(unit.clone(), 1), LATER_MS).await.expect("it comes late");
+    hour.undo(&line).await;
+    hour.put_back(3).await;
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["compactions"], 1);
+    assert_eq!(hour.rows().await.done().out, before);
+}
+
+/// Goal: a hold that was left is ended without taking anything back, where nothing is taken back yet; where something is, it is finished. Method: one dies
+/// behind its hold, or behind the first of two marks.
+#[tokio::test]
+async fn a_hold_that_was_left_is_given_up_by_its_number() {
+    for (writes, is_begun) in [(0, false), (1, true)] {
+        let hour = Hour::compacted_and_late().await;
+        compact(&hour.world, &hour.config, "").await;
+        let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+        let line = format!("--undo {unit}.1 --yes");
+        assert!(compact_at(&hour.config, mortal(&hour.world, writes, true), LATER_MS, &line).await.exit.is_err());
+        let (held, by_number) = (hour.held().await, format!("--undo {unit}.3"));
+        let names = |line: &str| held.contains(&format!("siltstone compact {line}"));
+        assert!(names(&line) && names(&format!("{by_number} --yes")), "{held}");
+        let dry = hour.undo(&by_number).await;
+        let told = hour.undo(&format!("{by_number} --yes")).await;
+        for told in [dry, told] {
+            let numbers: Vec<i64> = told.iter().filter_map(|step| step["n"].as_i64()).collect();
+            assert_eq!(numbers, if is_begun { vec![2, 1] } else { vec![3] }, "{told:?}");
+        }
+        if is_begun {
+            hour.put_back(3).await;
+        }
+        let done = summary(&compact(&hour.world, &hour.config, "").await);
+        assert_eq!((&done["stopped"], &done["compactions"]), (&0.into(), &u64::from(is_begun).into()), "{done}");
+        assert_eq!(hour.rows().await.done().out, before, "{is_begun}");
+    }
+}
+
+/// Goal: a damaged mark takes a compaction back as any other, since the store says that it was put, and nothing rests for ever because of it.
+#[tokio::test]
+async fn a_damaged_mark_is_as_old_as_the_store_says() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    hour.undo(&format!("--undo {unit}.1 --yes")).await;
+    hour.put_back(3).await;
+    let keys = hour.world.keys().await;
+    let mark = keys.iter().find(|key| key.as_ref().ends_with(&format!("{unit}.1.undone"))).expect("a mark");
+    hour.world.main.put(mark, "{".into()).await.expect("put");
+    let put_ms = hour.world.main.head(mark).await.expect("there").last_modified.timestamp_millis();
+    let new = hour.made(1).await.expect("it rests");
+    let told = hour.at(put_ms, &format!("--undo {unit}.1 --yes")).await.done().json();
+    assert_eq!((&told[0]["kept_until_ms"], &told[0]["kept"][0]), (&(put_ms + LOOK_MS).into(), &new.into()), "{told:?}");
+    let done = hour.at(put_ms + LOOK_MS, "--before 2d").await.done();
+    assert!(!done.out.contains("move it away"), "{}", done.out);
+    assert!(hour.made(1).await.is_none());
+    assert_eq!(hour.rows().await.done().out, before);
+}
+
+/// Goal: a compactor that meets a hold behind its own switch says whose it is, and goes on with what is not held. Method: another one dies behind his hold
+/// for an earlier compaction while the compactor is about to put its receipt.
+#[tokio::test]
+async fn a_hold_that_comes_meanwhile_stops_its_unit_alone() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    for first in [0, 10] {
+        let records: Vec<OwnedRecord> = (first..first + 10).map(|offset| record(1, offset, BASE_MS + offset)).collect();
+        hour.world.archived(&hour.config, (first, first + 10), &records).await;
+    }
+    let gate = Gate::at(".2.0");
+    let compactor = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, "--before 2d --json");
+    let ran = gate.meanwhile(compactor, hour.die_holding(&format!("{unit}.1"))).await;
+    let advice = format!("siltstone compact --undo {unit}.1 --yes");
+    assert!(ran.out.contains(&advice) && !ran.out.contains("by somebody else"), "{}", ran.out);
+    let last = ran.json().pop().expect("a summary");
+    assert_eq!((&last["stopped"], &last["compactions"]), (&1.into(), &1.into()), "Kafka partition 1: {}", ran.out);
+    assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
+    hour.undo(&format!("--undo {unit}.3 --yes")).await;
+    let done = summary(&compact(&hour.world, &hour.config, "").await);
+    assert_eq!((&done["stopped"], &done["deleted"], &done["compactions"]), (&0.into(), &2.into(), &0.into()), "{done}");
+    let rows = hour.rows().await.done().out;
+    assert!(rows.lines().count() == before.lines().count() + 20, "{rows}");
+    assert_clean(&hour.world, &hour.config, "released").await;
+}
+
+/// Goal: what a second process finished rests for as long as the first one may be stalled. Method: the first one is stopped right before it deletes.
+#[tokio::test]
+async fn what_a_second_one_finished_rests_for_the_first_one() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let gate = Gate::at("delete");
+    let first = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, "--before 2d");
+    let meanwhile = async {
+        compact(&hour.world, &hour.config, "").await;
+        let told = hour.undo(&format!("--undo {unit}.2 --yes")).await;
+        assert_eq!(told[0]["kept_until_ms"], LATER_MS + DAY_MS, "{told:?}");
+        hour.put_back(3).await;
+        hour.at(RESTED_MS, &format!("--undo {unit}.2 --yes")).await.done();
+        assert!(hour.made(2).await.is_some());
+    };
+    gate.meanwhile(first, meanwhile).await.done();
+    assert!(hour.made(2).await.is_some(), "the only copy of the late one");
+    hour.put_back(3).await;
+    hour.at(LATER_MS + DAY_MS, "--before 2d").await.done();
+    assert_eq!((hour.made(2).await, hour.rows().await.done().out), (None, before));
+}
+
+/// Goal: who does not know whether he holds a unit is told so, and to say it again is enough, where the hold comes late too.
+#[tokio::test]
+async fn a_hold_that_nobody_answers_for_is_told() {
+    let hour = Hour::compacted_and_late().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let line = format!("--undo {unit}.1 --yes");
+    let failure = hour.unanswered(".2.claim", &line).await.message;
+    assert!(failure.contains("may be held now") && failure.contains(&format!("siltstone compact {line}")), "{failure}");
+    hour.die_holding(&format!("{unit}.1")).await;
+    hour.undo(&line).await;
+    hour.put_back(3).await;
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["stopped"], 0);
+    assert_eq!(hour.rows().await.done().out, before);
+}
+
 /// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
 /// the other comes to its end.
 #[tokio::test]
 async fn two_may_take_the_same_back_at_once() {
     let hour = Hour::compacted_and_late().await;
-    compact(&hour.world, &hour.config, "").await;
+    hour.compact_before("").await;
     let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
     let line = format!("--undo {unit}.2 --yes");
     // The second is marked and the first is not. Whoever comes later has all of it marked when he releases both.
