@@ -271,7 +271,7 @@ impl Cat<'_> {
         let order = self.order();
         let place = self.places.entry(chosen.partition.clone()).or_insert(Place::from(i64::MIN));
         if order == Order::Offset {
-            // Objects come batch by batch.
+            // As in `again`.
             place.given.pass(chosen.batch);
         }
         place.given.add(chosen, u64::MAX);
@@ -349,8 +349,13 @@ impl Cat<'_> {
     where
         Self: 's,
     {
-        let gone = merge.gone().map(|source| source.chosen.partition.clone());
-        let at = part.spans.iter().position(|span| gone.as_ref() == Some(span.partition)).unwrap_or_default();
+        let gone = merge.gone().map(|source| (source.chosen.partition.clone(), source.chosen.batch));
+        let is_it = |span: &Span<'_>| gone.as_ref().is_some_and(|(partition, _)| partition == span.partition);
+        let at = part.spans.iter().position(is_it).unwrap_or_default();
+        if let Some((partition, batch)) = gone.as_ref().filter(|_| self.order() == Order::Offset) {
+            // Objects come batch by batch: those before it are done with.
+            self.places.entry(partition.clone()).or_insert(Place::from(i64::MIN)).given.pass(*batch);
+        }
         let left = merge.leave();
         for (source, rows) in &left {
             let place = self.places.entry(source.chosen.partition.clone()).or_insert(Place::from(i64::MIN));
