@@ -1,7 +1,7 @@
 //! Claims without a receipt that belong to a backfill: on their way, or left.
 //!
-//! Whether a job's processes still run is known to nobody but them. What the bucket tells is when the job was made, when the claim was written, and when
-//! claims and receipts of the job's ranges were. Where nothing of it is younger than [`LEFT_MS`] the job was left: a person must go on with it or give it
+//! Whether a job's processes still run is known to nobody but them. What the bucket tells is when the job was made, when the claim was written, and
+//! when claims and receipts of its ranges were. Where nothing of it is younger than [`LEFT_MS`] the job was left: a person must go on with it or give it
 //! up, as no other job touches its offsets.
 
 use super::chain::Chain;
