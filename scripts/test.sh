@@ -26,13 +26,23 @@ step "formatting"
 cargo fmt --check
 
 step "build"
-# The simulation plants bugs, so it has a library of its own; the binary that everything else runs is built last, without them.
-simulation=$(CARGO_TERM_COLOR=never cargo test --features test-util --test sim --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+# One library serves all: the simulation alone plants bugs, which nothing but a test of it can (src/planted.rs).
+export CARGO_TERM_COLOR=never
+cargo build --tests --bins --features test-util
+simulation=$(cargo test --features test-util --test sim --no-run 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
 [[ -x "$simulation" ]] || { echo "cargo does not say where the simulation lies" >&2; exit 1; }
-cargo build --tests --bins
+# All but the simulation, which goes on beside them.
+targets=(--lib --bins)
+for name in $(sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"$/\1/p}' Cargo.toml); do
+    [[ "$name" == sim ]] || targets+=(--test "$name")
+done
+# Each is two words, and one is left out.
+((${#targets[@]} == 2 * $(grep -c '^\[\[test\]\]' Cargo.toml))) || { echo "not every [[test]] of Cargo.toml begins with its name" >&2; exit 1; }
 
 step "clippy"
 cargo clippy --all-targets --features test-util -- -D warnings
+# What a release is made of.
+cargo clippy --bins -- -D warnings
 
 step "the demo needs no service"
 demo=$(mktemp -d)
@@ -82,7 +92,7 @@ simulated=$(mktemp)
 nice "$simulation" --nocapture >"$simulated" 2>&1 &
 simulating=$!
 # Most of them wait for Kafka most of the time.
-RUST_TEST_THREADS=6 cargo test
+RUST_TEST_THREADS=6 cargo test --features test-util "${targets[@]}"
 
 step "the independent reader sees what is wrong"
 "$python" tests/reader/test_ledgers.py &

@@ -633,7 +633,8 @@ pub struct CompactArgs {
     pub sweep: bool,
     /// Take back a compaction: this one, the newest of this unit, or the one that has made or replaced the object with this key, and what hangs together
     /// with it. The old objects count again and must be archived again from Kafka (siltstone backfill --missing), as they were deleted; no new one is
-    /// deleted before. One that was begun and not finished is given up, alone. Only says so unless --yes is given.
+    /// deleted before, nor while another process may be deleting old ones: for ten minutes, or --min-age where a compaction was not at its end. One that
+    /// was begun and not finished is given up, alone. Only says so, and the UNIT.N that is meant, unless --yes is given.
     #[arg(long, value_name = "UNIT.N|UNIT|KEY", conflicts_with_all = ["to", "sweep"])]
     pub undo: Option<String>,
     /// Do it: with --undo.

@@ -1,7 +1,8 @@
 //! Bugs on purpose: each turns one rule of the delivery protocol off, to prove that the simulation sees it.
 //!
 //! Only with the feature `test-util`, which no release has: without it [`has`] is a constant `false` and its callers
-//! compile to what they were. One thread plants for itself alone, so tests beside each other do not meet.
+//! compile to what they were. With it nothing is planted until somebody calls `plant`, which only the simulation does; one thread plants for
+//! itself alone, so tests beside each other do not meet.
 
 /// A rule that is turned off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

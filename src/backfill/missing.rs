@@ -6,20 +6,24 @@
 //!               └──what Kafka holds no more and objects reach into that no receipt names──▶ left as it is
 //! ```
 //! That last is what keeps rows that are there from being declared absent. What Kafka deletes after a job was made is looked at once more when its
-//! batches are taken over ([`Resolved::unvouched`]).
+//! batches are taken over ([`Resolved::unvouched`]): those of jobs that mend, and of jobs for a range that was named ([`unvouched`]).
 
 use super::job::Site;
 use super::resolve::{self, Resolved, live_offset};
 use super::strangers::{Strangers, kept_of};
 use super::tally;
-use crate::bucket::jobs::{JobBatch, JobFound, JobKept, JobRange, JobRequest, LEFT_MAX};
+use crate::bucket::jobs::{Job, JobBatch, JobFound, JobKept, JobRange, JobRequest, LEFT_MAX};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
+use crate::layout::recognise::Recogniser;
+use crate::ledger::live::{Live, held_without_receipt};
 use crate::pipeline::schedule::{union, without};
-use crate::pipeline::start::first_bounds;
+use crate::pipeline::start::{first_bounds, patiently};
 use crate::record::{OffsetRange, TopicPartition};
 use crate::verify::finding::{Fault, Finding};
+use crate::verify::layouts::recognisers;
 use crate::verify::{self, Options, Parts, Told};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,7 +67,7 @@ pub async fn find(
         ..Options::default()
     };
     let clock = parts.clock.clone();
-    let mut found = Found::default();
+    let mut found = Found::new(site);
     let mut tell = |told| {
         if let Told::Finding(finding) = told {
             tracing::debug!("{finding}");
@@ -73,6 +77,7 @@ pub async fn find(
     };
     tracing::info!(topic = options.topic, deep = options.deep, "verifying the archive for what is missing");
     verify::verify(config, parts, &options, &mut tell).await?;
+    found.look_for_compacted(site, &*clock, partitions).await?;
     // After the verification: the log begins later and later.
     let mut starts = BTreeMap::new();
     for partition in partitions.iter().filter(|partition| found.numbers().contains(&partition.partition)) {
@@ -85,66 +90,130 @@ pub async fn find(
     Ok(missing)
 }
 
-/// Refuses `ranges` of `topic`, which no receipt vouches for, where Kafka has deleted offsets of them and objects that no receipt names reach into
-/// these: archived now, their rows would be declared absent. Verifies the archive only if Kafka has deleted some of the ranges.
+/// Of `ranges` of `topic`, which no receipt vouches for, the offsets that objects reach into which no receipt names: should Kafka delete them before
+/// they are archived, a receipt would declare these rows absent. Verifies the archive, but reads no object.
 ///
 /// # Errors
-/// [`Exit::Stopped`]: there are such objects. As [`verify::verify`]; Kafka does not answer.
-pub async fn check_deleted(
+/// [`Exit::Stopped`]: Kafka has deleted some of them already. As [`verify::verify`]; Kafka does not answer.
+pub async fn unvouched(
     site: &Site<'_>,
     config: &Config,
     parts: Parts,
     coordinator: &dyn Coordinator,
     topic: &str,
     ranges: &[JobRange],
-) -> Result<(), Failure> {
-    let mut starts: BTreeMap<i32, i64> = BTreeMap::new();
+) -> Result<Vec<JobRange>, Failure> {
     let numbers: BTreeSet<i32> = ranges.iter().map(|range| range.partition).collect();
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    tracing::info!(topic, "looking for objects of these offsets that no receipt names");
+    let clock = parts.clock.clone();
+    let found = strangers_of(site, config, parts, topic, &numbers).await?;
+    let mut unvouched = Vec::new();
     for number in numbers {
-        let partition = TopicPartition::new(topic, number);
-        starts.insert(number, first_bounds(&*parts.clock, coordinator, &partition).await?.start);
+        let Some(strangers) = found.strangers.get(&number) else { continue };
+        // After the verification: the log begins later and later.
+        let start = first_bounds(&*clock, coordinator, &TopicPartition::new(topic, number)).await?.start;
+        let mut of_number: Vec<(OffsetRange, i64)> = Vec::new();
+        for range in ranges.iter().filter(|range| range.partition == number).map(JobRange::range) {
+            let from = match strangers.may_reach_over(range.first) {
+                true => unvouched_from(site, &*clock, &TopicPartition::new(topic, number), range.first).await?,
+                false => range.first,
+            };
+            of_number.push((range, from));
+        }
+        for &(range, from) in &of_number {
+            let met = strangers.met_from(range, from, start);
+            let stretches = union(met.iter().map(|(met, _)| *met).collect());
+            let kept = kept_of(number, stretches, &met, start);
+            if let (Some(JobKept { first, objects, example, .. }), Some(last)) = (kept.first(), kept.last()) {
+                return Err(Failure::new(
+                    Exit::Stopped,
+                    format!(
+                        "{topic}/{number} offset {first}: Kafka has deleted it, and {objects} objects that no receipt names hold rows of it and of \
+                         those behind it, such as {example}: a receipt now would declare these rows absent. Ask for offsets from {} on \
+                         (--from-offset), or let --missing do what is missing around them; `siltstone help backfill` says what can be done about \
+                         such objects",
+                        last.end
+                    ),
+                ));
+            }
+        }
+        let reached = of_number.into_iter().flat_map(|(range, from)| strangers.reaching_from(range, from));
+        let reached = union(reached.collect());
+        if let Some(first) = reached.first() {
+            tracing::warn!(
+                %topic, partition = number, first = first.first,
+                "objects that no receipt names hold rows of offsets that are archived now: whoever lists folders reads these twice then. \
+                 --missing archives them as they were; `siltstone verify` names the objects"
+            );
+        }
+        unvouched.extend(reached.into_iter().map(|range| JobRange::new(number, range)));
     }
-    let begins_too_late = |range: &&JobRange| starts.get(&range.partition).is_some_and(|&start| range.first < start);
-    let deleted: Vec<&JobRange> = ranges.iter().filter(begins_too_late).collect();
-    if deleted.is_empty() {
-        return Ok(());
+    Ok(not_too_many(unvouched, ranges, RANGES_MAX))
+}
+
+/// From where on nobody vouches for the offsets below `offset`: a named range may begin inside a batch without a receipt.
+async fn unvouched_from(
+    site: &Site<'_>,
+    clock: &dyn Clock,
+    partition: &TopicPartition,
+    offset: i64,
+) -> Result<i64, Failure> {
+    let bucket = &site.ledger.bucket;
+    let before = patiently(clock, "look for the batch before", || bucket.last_below(partition, offset)).await?;
+    Ok(before.map_or(0, |entry| entry.reach().min(offset)))
+}
+
+/// `unvouched`, or where it is more than `max` all of `ranges`.
+fn not_too_many(unvouched: Vec<JobRange>, ranges: &[JobRange], max: usize) -> Vec<JobRange> {
+    match unvouched.len() > max {
+        true => ranges.iter().map(|range| JobRange::new(range.partition, range.range())).collect(),
+        false => unvouched,
     }
-    let partitions: BTreeSet<i32> = deleted.iter().map(|range| range.partition).collect();
+}
+
+/// Objects that nobody vouches for in the batches of `job`, which has ended, that names of objects told: they are not what these batches put, so their rows are
+/// there twice.
+///
+/// # Errors
+/// As [`verify::verify`].
+pub async fn left_beside(site: &Site<'_>, config: &Config, parts: Parts, job: &Job) -> Result<u64, Failure> {
+    let batches: Vec<&JobRange> = job.ranges.iter().filter(|range| range.batch).collect();
+    let numbers = batches.iter().map(|range| range.partition).collect();
+    tracing::info!(topic = job.topic, "looking whether objects that told a batch are those that it has put");
+    let found = strangers_of(site, config, parts, &job.topic, &numbers).await?;
+    let left = batches.iter().filter_map(|batch| {
+        let named = found.strangers.get(&batch.partition)?.known.get(&batch.range())?;
+        Some(named.of_batch)
+    });
+    Ok(left.sum())
+}
+
+/// What verifying finds of these Kafka partitions from listings and receipts alone.
+async fn strangers_of(
+    site: &Site<'_>,
+    config: &Config,
+    parts: Parts,
+    topic: &str,
+    numbers: &BTreeSet<i32>,
+) -> Result<Found, Failure> {
     let options = Options {
         archive: Some(site.archive.name.clone()),
         topic: Some(topic.to_string()),
-        partitions: partitions.into_iter().collect(),
+        partitions: numbers.iter().copied().collect(),
         ..Options::default()
     };
-    let mut found = Found::default();
+    let mut found = Found::new(site);
     let mut tell = |told| {
         if let Told::Finding(finding) = told {
             found.add(&finding);
         }
         Ok(())
     };
-    tracing::info!(topic, "Kafka has deleted some of these offsets: looking for objects of them that no receipt names");
-    verify::verify(config, parts, &options, &mut tell).await?;
-    for JobRange { partition: number, first, end, .. } in deleted {
-        let Some(strangers) = found.strangers.get(number) else { continue };
-        let start = starts.get(number).copied().unwrap_or(i64::MIN);
-        let met = strangers.met(OffsetRange::new(*first, *end), start);
-        let stretches = union(met.iter().map(|(met, _)| *met).collect());
-        let kept = kept_of(*number, stretches, &met, start);
-        if let (Some(JobKept { first, objects, example, .. }), Some(last)) = (kept.first(), kept.last()) {
-            return Err(Failure::new(
-                Exit::Stopped,
-                format!(
-                    "{topic}/{number} offset {first}: Kafka has deleted it, and {objects} objects that no receipt names hold rows of it and of \
-                     those behind it, such as {example}: a receipt now would declare these rows absent. Ask for offsets from {} on \
-                     (--from-offset), or let --missing do what is missing around them; `siltstone help backfill` says what can be done about \
-                     such objects",
-                    last.end
-                ),
-            ));
-        }
-    }
-    Ok(())
+    verify::verify(config, Parts { cluster: None, ..parts }, &options, &mut tell).await?;
+    Ok(found)
 }
 
 /// Findings as they come. Memory: some 60 bytes for each batch that is meant, some 200 for each that only names of objects tell.
@@ -155,14 +224,33 @@ struct Found {
     /// Those of them that are claimed and have no receipt.
     claimed: BTreeMap<i32, BTreeSet<OffsetRange>>,
     gaps: BTreeMap<i32, Vec<OffsetRange>>,
+    /// Batches whose rows are in objects of compactions, and what to say where they have no receipt.
+    compacted: BTreeMap<i32, BTreeMap<OffsetRange, String>>,
     strangers: BTreeMap<i32, Strangers>,
     read_back: BTreeSet<JobBatch>,
+    /// Read the keys of batches that are archived now, at these destinations.
+    names: Vec<(Vec<String>, Recogniser)>,
     findings: BTreeMap<String, u64>,
     besides: BTreeMap<String, u64>,
     blocked: Vec<String>,
 }
 
 impl Found {
+    fn new(site: &Site<'_>) -> Self {
+        Self { names: recognisers(&site.archive.layout), ..Self::default() }
+    }
+
+    /// Whether a batch of the offsets that the object's name tells would put one of that name.
+    fn is_of_batch(&self, finding: &Finding) -> bool {
+        let is_named = |(destination, key): &(String, String)| {
+            let puts = |(destinations, names): &(Vec<String>, Recogniser)| {
+                destinations.contains(destination) && names.read(key).is_some()
+            };
+            self.names.iter().any(puts)
+        };
+        finding.replay.is_none() && finding.compaction.is_none() && finding.place.as_ref().is_some_and(is_named)
+    }
+
     fn add(&mut self, finding: &Finding) {
         let number = finding.partition.partition;
         let word = finding.kind().word();
@@ -183,11 +271,38 @@ impl Found {
             }
             (fault, None) => {
                 *self.besides.entry(word.to_string()).or_default() += 1;
-                if matches!(fault, Fault::Unvouched { .. }) {
-                    self.strangers.entry(number).or_default().add(finding);
+                if matches!(fault, Fault::Unvouched { .. } | Fault::Doubled { .. }) {
+                    let is_of_batch = self.is_of_batch(finding);
+                    self.strangers.entry(number).or_default().add(finding, is_of_batch);
                 }
             }
         }
+    }
+
+    /// Looks which rows of what has no receipt compactions have taken in.
+    async fn look_for_compacted(
+        &mut self,
+        site: &Site<'_>,
+        clock: &dyn Clock,
+        partitions: &[TopicPartition],
+    ) -> Result<(), Failure> {
+        for partition in partitions {
+            let number = partition.partition;
+            let gaps = self.gaps.get(&number).into_iter().flatten();
+            let claimed = self.claimed.get(&number).into_iter().flatten();
+            let without_receipt = gaps.chain(claimed).copied();
+            let Some(all) = without_receipt
+                .reduce(|all, range| OffsetRange::new(all.first.min(range.first), all.end.max(range.end)))
+            else {
+                continue;
+            };
+            let bucket = &site.ledger.bucket;
+            // What is damaged of compactions is a finding of its own.
+            let (live, _) = Live::read_tolerantly(bucket, clock, partition, all).await?;
+            let say = |(batch, by)| (batch, held_without_receipt(partition, bucket.generation(), batch, by));
+            self.compacted.insert(number, live.batches_of(all).into_iter().map(say).collect());
+        }
+        Ok(())
     }
 
     /// By Kafka partition, up to where the live group has committed (`live`), and where the log begins (`starts`). Of more than `ranges_max` ranges
@@ -200,6 +315,10 @@ impl Found {
             let start = starts.get(&number).copied().unwrap_or(i64::MIN);
             let strangers = self.strangers.remove(&number).unwrap_or_default();
             let claimed = self.claimed.remove(&number).unwrap_or_default();
+            let compacted = self.compacted.remove(&number).unwrap_or_default();
+            let held_of = |range: OffsetRange| {
+                compacted.iter().filter(move |(batch, _)| batch.first < range.end && range.first < batch.end)
+            };
             let (mut batches, mut left) = (Vec::new(), Vec::new());
             let mut end = i64::MIN;
             for batch in self.batches.remove(&number).unwrap_or_default() {
@@ -209,6 +328,9 @@ impl Found {
                     // Receipts that overlap: a person decides which of them is right, and one is mended.
                     self.blocked
                         .push(format!("{number} {batch}: another damaged batch overlaps it; mend that one first"));
+                } else if claimed.contains(&batch) && held_of(batch).next().is_some() {
+                    (end, left) = (batch.end, left.into_iter().chain([batch]).collect());
+                    self.blocked.extend(held_of(batch).map(|(_, what)| what.clone()));
                 } else {
                     end = batch.end;
                     let met = if claimed.contains(&batch) { strangers.met(batch, start) } else { Vec::new() };
@@ -223,6 +345,8 @@ impl Found {
             }
             let told_already = batches.iter().chain(&left).copied().collect();
             let gaps = without(self.gaps.remove(&number).unwrap_or_default(), told_already);
+            self.blocked.extend(gaps.iter().flat_map(|&gap| held_of(gap)).map(|(_, what)| what.clone()));
+            let gaps = without(gaps, compacted.keys().copied().collect());
             later += gaps.iter().filter(|gap| gap.end > limit).count() as u64;
             let mut reached: Vec<OffsetRange> = batches
                 .iter()
@@ -235,7 +359,7 @@ impl Found {
                 reached.extend(without(strangers.reaching(gap), stretches.clone()));
                 for part in without(vec![gap], stretches.clone()) {
                     let told = strangers.told(part);
-                    revouched += told.iter().map(|name| strangers.known[name].objects).sum::<u64>();
+                    revouched += told.iter().map(|name| strangers.known[name].of_batch).sum::<u64>();
                     let between = without(vec![part], told.clone());
                     ranges.extend(between.into_iter().map(|range| JobRange::new(number, range)));
                     batches.extend(told);
@@ -249,9 +373,7 @@ impl Found {
         ranges.sort_unstable_by_key(|range| (range.partition, range.first));
         later += ranges.len().saturating_sub(ranges_max) as u64;
         ranges.truncate(ranges_max);
-        if unvouched.len() > ranges_max {
-            unvouched = ranges.iter().map(|range| JobRange::new(range.partition, range.range())).collect();
-        }
+        let unvouched = not_too_many(unvouched, &ranges, ranges_max);
         let firsts: BTreeSet<JobBatch> =
             ranges.iter().map(|range| JobBatch { partition: range.partition, first: range.first }).collect();
         let read_back = self.read_back.intersection(&firsts).copied().collect();
@@ -295,15 +417,34 @@ mod tests {
         }
     }
 
+    /// Of an archive whose objects lie in folders by hour.
+    fn found() -> Found {
+        let text = r#"
+            [kafka]
+            brokers = "nowhere:9092"
+            [destinations.main]
+            url = "file:///nowhere"
+            [[archive]]
+            name = "a"
+            topics = ["t"]
+            [[archive.output]]
+            format = { type = "json", compression = "none" }
+            layout = { path = "{topic}/%Y/%m/%d/%H", name = "{partition}+{first}-{end}" }
+        "#;
+        let config = crate::config::parse(text, std::path::Path::new(""), &|_| None);
+        let config = config.unwrap_or_else(|errors| panic!("the test's own configuration: {errors}"));
+        Found { names: recognisers(&config.archives[0].layout), ..Found::default() }
+    }
+
     fn missing(findings: Vec<Finding>, live: i64, ranges_max: usize) -> Missing {
-        let mut found = Found::default();
+        let mut found = found();
         findings.iter().for_each(|finding| found.add(finding));
         found.into_missing(&BTreeMap::from([(0, live)]), &BTreeMap::new(), ranges_max)
     }
 
     /// The same, with a log that begins at `start`.
     fn with_log_from(start: i64, findings: &[Finding]) -> Missing {
-        let mut found = Found::default();
+        let mut found = found();
         findings.iter().for_each(|finding| found.add(finding));
         found.into_missing(&BTreeMap::from([(0, 1_000)]), &BTreeMap::from([(0, start)]), 99)
     }
@@ -313,8 +454,10 @@ mod tests {
         of.map(|kept| (kept.first, kept.end, kept.objects, kept.in_kafka_from)).collect()
     }
 
+    /// As a batch of these offsets would put it.
     fn stranger(first: i64, end: Option<i64>) -> Finding {
-        Finding { end, ..finding(first, first, Fault::Unvouched { bytes: 1, why: "" }) }
+        let place = end.map(|end| ("file:///nowhere".to_string(), format!("t/2025/11/21/03/0+{first}-{end}.json")));
+        Finding { end, place, ..finding(first, first, Fault::Unvouched { bytes: 1, why: "" }) }
     }
 
     fn ranges(missing: &Missing) -> Vec<(i64, i64, bool)> {
@@ -325,16 +468,15 @@ mod tests {
     fn batches_stay_batches_and_gaps_are_cut_by_names() {
         let gone = || Fault::Missing { bytes: 1 };
         let other = || Fault::Checksum { expected: "a".into(), found: "b".into() };
-        let stranger = || Fault::Unvouched { bytes: 1, why: "" };
         let found = missing(
             vec![
                 finding(0, 10, gone()),
                 finding(0, 10, gone()),
                 finding(10, 20, other()),
                 finding(30, 60, Fault::Gap),
-                finding(40, 50, stranger()),
-                finding(50, 58, stranger()),
-                finding(55, 60, stranger()),
+                stranger(40, Some(50)),
+                stranger(50, Some(58)),
+                stranger(55, Some(60)),
                 finding(60, 70, Fault::Unfinished),
                 finding(5, 8, Fault::Overlap { other: OffsetRange::new(0, 8) }),
                 finding(90, 101, gone()),
@@ -406,6 +548,71 @@ mod tests {
         assert_eq!(ranges(&found), [(100, 130, false), (200, 300, false)]);
         let unvouched: Vec<_> = found.resolved.unvouched.iter().map(|range| (range.first, range.end)).collect();
         assert_eq!(unvouched, [(200, 300)]);
+    }
+
+    /// Goal: what a compaction or a replay made, or a batch of another layout, is not put again by archiving what its name tells: it makes no batch, and is
+    /// not taken for mended; and it keeps its offsets from being declared absent all the same.
+    #[test]
+    fn only_what_a_batch_puts_again_tells_one() {
+        let gap = || finding(100, 300, Fault::Gap);
+        let elsewhere = Some(("file:///nowhere".to_string(), "t/dt=2025-11-21/0+120-160.json".to_string()));
+        let others = [
+            Finding { compaction: Some("3".into()), ..stranger(120, Some(160)) },
+            Finding { replay: Some(1), ..stranger(120, Some(160)) },
+            Finding { place: elsewhere, ..stranger(120, Some(160)) },
+        ];
+        for other in others {
+            let found = with_log_from(100, &[gap(), other.clone()]);
+            assert_eq!(ranges(&found), [(100, 300, false)], "{other}");
+            assert_eq!((found.found.revouched, found.found.is_mended()), (0, false), "{other}");
+            let found = with_log_from(150, &[gap(), other.clone()]);
+            assert_eq!(kept(&found), [(120, 160, 1, Some(150))], "{other}");
+            // Beside one that a batch has put, which it puts again.
+            let found = with_log_from(100, &[gap(), other.clone(), stranger(120, Some(160))]);
+            assert_eq!(ranges(&found), [(100, 120, false), (120, 160, true), (160, 300, false)], "{other}");
+            assert_eq!((found.found.revouched, found.found.is_mended()), (1, false), "{other}");
+        }
+        assert!(with_log_from(100, &[gap(), stranger(120, Some(160))]).found.is_mended());
+    }
+
+    /// Goal: rows that a compaction took in, of batches that have lost their receipts, are not archived beside it, and everything else is.
+    #[test]
+    fn what_compactions_hold_without_a_receipt_is_left_out_and_told() {
+        let mut found = found();
+        for one in
+            [finding(100, 300, Fault::Gap), finding(300, 400, Fault::Unfinished), finding(400, 500, Fault::Unfinished)]
+        {
+            found.add(&one);
+        }
+        let held = |first, end| (OffsetRange::new(first, end), format!("{first} is held"));
+        found.compacted.insert(0, BTreeMap::from([held(150, 200), held(320, 330)]));
+        let missing = found.into_missing(&BTreeMap::from([(0, 1_000)]), &BTreeMap::new(), 99);
+        assert_eq!(ranges(&missing), [(100, 150, false), (200, 300, false), (400, 500, true)]);
+        assert_eq!(missing.found.blocked, ["320 is held", "150 is held"]);
+        assert!(!missing.found.is_mended());
+    }
+
+    /// Goal: an object beside the one that a receipt names may hold rows of what is behind its batch, and one that told a batch may lie beside what was put.
+    #[test]
+    fn objects_beside_those_of_a_receipt_are_strangers_too() {
+        let doubled =
+            |first, end| Finding { fault: Fault::Doubled { beside: "x".into() }, ..stranger(first, Some(end)) };
+        let found = with_log_from(300, &[doubled(100, 300), finding(200, 300, Fault::Gap)]);
+        assert_eq!((kept(&found), ranges(&found)), (vec![(200, 300, 1, None)], vec![]));
+    }
+
+    /// Goal: a named range may begin inside a batch whose name tells no end.
+    #[test]
+    fn a_name_without_an_end_reaches_over_the_beginning_of_a_range() {
+        let mut strangers = Strangers::default();
+        strangers.add(&stranger(400, None), false);
+        let range = OffsetRange::new(500, 900);
+        let met =
+            |from, below| strangers.met_from(range, from, below).into_iter().map(|(met, _)| met).collect::<Vec<_>>();
+        assert_eq!((met(500, 700), met(401, 700)), (vec![], vec![]));
+        assert_eq!((met(400, 700), met(0, 500)), (vec![OffsetRange::new(500, 700)], vec![]));
+        assert_eq!(strangers.reaching_from(range, 400), [range]);
+        assert!(strangers.may_reach_over(401) && !strangers.may_reach_over(400));
     }
 
     #[test]

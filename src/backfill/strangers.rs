@@ -19,17 +19,21 @@ pub(super) struct Strangers {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Named {
     pub(super) objects: u64,
+    /// Of them those that a batch of these offsets would put.
+    pub(super) of_batch: u64,
     /// Destination and key of one.
     example: String,
 }
 
 impl Strangers {
-    pub(super) fn add(&mut self, finding: &Finding) {
+    /// `is_of_batch`: a batch of the offsets that its name tells would put an object of that name.
+    pub(super) fn add(&mut self, finding: &Finding, is_of_batch: bool) {
         let named = match finding.end {
             Some(end) => self.known.entry(OffsetRange::new(finding.first, end)).or_default(),
             None => self.endless.entry(finding.first).or_default(),
         };
         named.objects += 1;
+        named.of_batch += u64::from(is_of_batch);
         if let (true, Some((destination, key))) = (named.example.is_empty(), &finding.place) {
             named.example = format!("{destination}/{key}");
         }
@@ -37,12 +41,27 @@ impl Strangers {
 
     /// What of `range` names reach into. One that does not tell its end reaches to the end of a range in which it begins.
     pub(super) fn reaching(&self, range: OffsetRange) -> Vec<OffsetRange> {
-        union(self.met(range, range.end).into_iter().map(|(met, _)| met).collect())
+        self.reaching_from(range, range.first)
+    }
+
+    /// The same where nobody vouches for the offsets from `from` on.
+    pub(super) fn reaching_from(&self, range: OffsetRange, from: i64) -> Vec<OffsetRange> {
+        union(self.met_from(range, from, range.end).into_iter().map(|(met, _)| met).collect())
+    }
+
+    /// Whether a name that does not tell its end begins below `offset`.
+    pub(super) fn may_reach_over(&self, offset: i64) -> bool {
+        self.endless.range(..offset).next().is_some()
     }
 
     /// What of `range` is reached into by names that share an offset with it below `below`: all of a name that tells its end, of others what lies
     /// below.
     pub(super) fn met(&self, range: OffsetRange, below: i64) -> Vec<(OffsetRange, &Named)> {
+        self.met_from(range, range.first, below)
+    }
+
+    /// The same where nobody vouches for the offsets from `from` on, which is not behind `range`: names that begin there may reach into it.
+    pub(super) fn met_from(&self, range: OffsetRange, from: i64, below: i64) -> Vec<(OffsetRange, &Named)> {
         let gone = OffsetRange::new(range.first, range.end.min(below));
         let known = self.known.iter().filter(|(name, _)| {
             let met = OffsetRange::new(name.first.max(gone.first), name.end.min(gone.end));
@@ -50,16 +69,17 @@ impl Strangers {
         });
         let clipped =
             known.map(|(name, named)| (OffsetRange::new(name.first.max(range.first), name.end.min(range.end)), named));
-        let endless = self.endless.iter().filter(|(first, _)| gone.contains(**first));
-        let endless = endless.map(|(&first, named)| (OffsetRange::new(first, gone.end), named));
+        let endless =
+            self.endless.iter().filter(|(first, _)| (from..gone.end).contains(*first) && gone.first < gone.end);
+        let endless = endless.map(|(&first, named)| (OffsetRange::new(first.max(range.first), gone.end), named));
         clipped.chain(endless).collect()
     }
 
     /// The batches inside `gap` that names of objects tell: archived again they get these names again. Those that share an offset with another one
-    /// tell nothing.
+    /// tell nothing, and neither do objects of compactions, of replays, and with names of another layout: no batch puts them again.
     pub(super) fn told(&self, gap: OffsetRange) -> Vec<OffsetRange> {
         let (from, to) = (OffsetRange::new(gap.first, gap.first), OffsetRange::new(gap.end, gap.end));
-        let inside = self.known.range(from..to).map(|(name, _)| *name);
+        let inside = self.known.range(from..to).filter(|(_, named)| named.of_batch > 0).map(|(name, _)| *name);
         let mut inside = inside.filter(|name| name.first < name.end && name.end <= gap.end).peekable();
         let (mut told, mut end) = (Vec::new(), i64::MIN);
         while let Some(name) = inside.next() {

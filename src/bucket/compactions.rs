@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `{unit}.{n}.claim` | what is to become of which objects, created only if absent, before the first upload |
 //! | `{unit}.{n}.{first:020}-{end:020}.json` | the receipt: the new objects are there, and the old ones count no more; or that the claim is given up |
-//! | `{unit}.{n}.done` | the old objects are deleted |
+//! | `{unit}.{n}.done` | the old objects are deleted: from here on there was a receipt, whatever became of that document |
 //! | `{unit}.{n}.undone` | it was taken back: the old objects count again, the new ones no more |
 //!
 //! A unit is what can be compacted into one object: one output's objects of a Kafka partition whose names tell the same but for offsets,
@@ -14,7 +14,8 @@
 //!
 //! - **K-5** Compactions of one unit have the numbers 1, 2, 3, … without a gap, and each is claimed only when the one before has its receipt or
 //!   was taken back. So no object is ever an input of two that count. A claim without groups makes nothing: whoever takes a unit back holds its next
-//!   number with it meanwhile, so that nobody makes something of objects that are about to count no more.
+//!   number with it meanwhile, so that nobody makes something of objects that are about to count no more. Several may hold a unit, each with a number of
+//!   its own; nobody but they claims a number of it until each hold is given up.
 //! - **K-6** The receipt is the switch: until it is there the inputs count, from then on the objects that it names. To take it back is one more
 //!   document. At any time exactly one of the two sets counts. A claim that is given up gets its receipt, too, which says so: as both are created
 //!   only if absent and under one name, nobody deletes what a claim named that somebody else gives up.
@@ -37,8 +38,9 @@
 //! is a claim; the receipt has also `writer` and `written_ms`. Each group is one object: the rows of its inputs, one behind the other in that order. Inputs
 //! and object lie at each of the destinations. `batches` are those whose rows it has. `to` is there where the format changed. The proof: `inputs` and
 //! `object` are a SHA-256 over all rows in order, as read from the inputs and as read back from the new file. `by` is `bytes`: the two are equal;
-//! or `values`: row by row the same JSON values, which is how a change of format is proven. Readers accept fields they do not know and refuse
-//! versions they do not know.
+//! or `values`: row by row the same JSON values, which is how a change of format is proven. A claim that holds a unit has no groups, and
+//! `"hold": {"of": 1, "by": "9f…"}`: which compaction of the unit is taken back meanwhile, and by which process; earlier releases wrote it without that.
+//! Readers accept fields they do not know and refuse versions they do not know.
 
 use super::receipt::ReceiptObject;
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created, partition_folder, to_json};
@@ -77,6 +79,18 @@ pub struct Compaction {
     pub n: u32,
     /// The objects to be, by offset.
     pub groups: Vec<Group>,
+    /// What it is made for, where it makes nothing; `None` there: an earlier release did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+/// What a claim that makes nothing is made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The compaction of the unit that is taken back, with what hangs together with it.
+    pub of: u32,
+    /// The process that does it: two that take the same back hold a number each.
+    pub by: String,
 }
 
 /// Objects that become one.
@@ -194,6 +208,7 @@ fn is_false(of: &bool) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
     version: u32,
+    /// Wall time of the writer.
     at_ms: i64,
 }
 
@@ -219,6 +234,11 @@ impl ListedCompaction {
     /// Whether it is claimed, and neither finished nor taken back.
     pub fn is_open(&self) -> bool {
         self.claim && self.receipt.is_none() && !self.undone
+    }
+
+    /// Whether it was finished, and lost its receipt: old objects were deleted on the word of one.
+    pub fn has_lost_receipt(&self) -> bool {
+        self.is_open() && self.done
     }
 }
 
@@ -253,8 +273,14 @@ impl Compaction {
     }
 
     /// The claim number `n` of the same unit that [`Compaction::is_hold`].
-    pub fn to_hold(&self, n: u32) -> Self {
-        Self { n, groups: Vec::new(), ..self.clone() }
+    pub fn to_hold(&self, n: u32, hold: Hold) -> Self {
+        Self { n, groups: Vec::new(), hold: Some(hold), ..self.clone() }
+    }
+
+    /// Whether both decide the same. What a hold is made for decides nothing: an earlier release gives one up without telling it.
+    fn decides_as(&self, other: &Self) -> bool {
+        let bare = |of: &Self| Self { hold: None, ..of.clone() };
+        self == other || (self.is_hold() && other.is_hold() && bare(self) == bare(other))
     }
 
     /// From the first offset that a group covers to the end of the last one.
@@ -426,7 +452,7 @@ impl Bucket {
             Created::Now => return Ok(true),
             Created::Found(stored) => self.parse(&key, &stored.bytes, COMPACTION_VERSION)?,
         };
-        if found.compaction != *compaction {
+        if !found.compaction.decides_as(compaction) {
             return Err(self.unreadable(&key, "it names other objects than its claim"));
         }
         Ok(found.given_up == receipt.given_up)
@@ -503,6 +529,21 @@ impl Bucket {
         let mark = Mark { version: COMPACTION_VERSION, at_ms };
         let key = undone_key(partition, self.generation, id);
         self.create(Effect::CompactionUndo, &key, to_json(&mark)).await.map(drop)
+    }
+
+    /// When that compaction was taken back, by the clock of whoever did it; `None`: it was not.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn compaction_undone_ms(
+        &self,
+        partition: &TopicPartition,
+        id: &CompactionId,
+    ) -> Result<Option<i64>, BucketError> {
+        let key = undone_key(partition, self.generation, id);
+        let Some(bytes) = self.get(&key).await? else { return Ok(None) };
+        let mark: Mark = self.parse(&key, &bytes, COMPACTION_VERSION)?;
+        Ok(Some(mark.at_ms))
     }
 
     /// Refuses a store that cannot keep two processes from compacting the same objects.
@@ -584,6 +625,7 @@ mod tests {
             unit: UNIT.into(),
             n,
             groups: vec![group],
+            hold: None,
         }
     }
 
@@ -619,6 +661,32 @@ mod tests {
         bucket.undo_compaction(&partition, &id, 9).await.expect("and again");
         let now = listed().await;
         assert_eq!((now.is_open(), now.done, now.counts()), (false, true, None));
+        assert_eq!(bucket.compaction_undone_ms(&partition, &id).await.expect("read"), Some(8), "the first one counts");
+    }
+
+    /// Goal: a hold is its process's own, and given up by whoever knows of it, an earlier release too, which does not tell what it was made for.
+    #[tokio::test]
+    async fn a_hold_is_of_one_process() {
+        let bucket = bucket();
+        let hold = |by: &str| claim(1, "f/x").to_hold(2, Hold { of: 1, by: by.into() });
+        let earlier = Compaction { hold: None, ..hold("one") };
+        for (claim, expected) in [
+            (hold("one"), CompactionOutcome::Created),
+            (hold("one"), CompactionOutcome::Same),
+            (hold("other"), CompactionOutcome::Other),
+            (earlier.clone(), CompactionOutcome::Other),
+        ] {
+            assert_eq!(bucket.claim_compaction(&claim).await.expect("an answer"), expected, "{claim:?}");
+        }
+        for by in [earlier, hold("one")] {
+            let given_up = CompactionReceipt { given_up: true, ..receipt(&by) };
+            assert!(bucket.put_compaction_receipt(&given_up).await.expect("given up"), "{by:?}");
+        }
+        let text = to_json(&hold("one"));
+        assert!(text.contains(r#""groups":[],"hold":{"of":1,"by":"one"}"#), "{text}");
+        let without = text.replace(r#","hold":{"of":1,"by":"one"}"#, "");
+        let read: Compaction = serde_json::from_str(&without).expect("an earlier release's");
+        assert_eq!((read.is_hold(), read.hold), (true, None));
     }
 
     #[tokio::test]

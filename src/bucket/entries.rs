@@ -60,6 +60,11 @@ impl Listed {
     fn new(first: i64) -> Self {
         Self { first, claim: false, receipt: false, folded: false }
     }
+
+    /// Of a batch that was not listed: there may be both documents.
+    pub fn assumed(first: i64) -> Self {
+        Self { claim: true, receipt: true, ..Self::new(first) }
+    }
 }
 
 /// What is listed of a Kafka partition, as far as its folds can be read.
@@ -119,7 +124,7 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn entry_at(&self, partition: &TopicPartition, first: i64) -> Result<Option<Entry>, BucketError> {
-        self.entry_of(partition, Listed { claim: true, receipt: true, ..Listed::new(first) }).await
+        self.entry_of(partition, Listed::assumed(first)).await
     }
 
     /// Everything about a batch that was listed; `None` where there is nothing any more.

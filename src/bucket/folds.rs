@@ -44,8 +44,8 @@ pub const FOLD_VERSION: u32 = 1;
 /// Most bytes of a fold's text, in memory while it is read. What is made is smaller ([`super::folding::FOLD_BYTES_MAX`]).
 pub const FOLD_TEXT_MAX: usize = 64 << 20;
 
-/// Bytes of folds' texts that a bucket keeps for look-ups that follow each other.
-const KEPT_TEXT_MAX: usize = 8 << 20;
+/// Bytes of folds' texts that a bucket keeps for look-ups that follow each other: one of the largest that are made, with its header.
+const KEPT_TEXT_MAX: usize = super::folding::FOLD_BYTES_MAX + (1 << 20);
 /// And so many folds at most.
 const KEPT_MAX: usize = 4;
 
@@ -197,11 +197,15 @@ pub fn stretches(beside: &[i64], folds: Vec<OffsetRange>) -> Vec<Stretch> {
 
 /// Folds that were read a moment ago. They never change, so they are as good as new.
 #[derive(Debug, Default)]
-pub(super) struct KeptFolds(Mutex<VecDeque<Arc<Fold>>>);
+pub(super) struct KeptFolds {
+    kept: Mutex<VecDeque<Arc<Fold>>>,
+    /// Held while one is read: whoever waits finds it among the kept ones then, and no two are in memory twice.
+    reading: tokio::sync::Mutex<()>,
+}
 
 impl KeptFolds {
     fn find(&self, is_it: impl Fn(&Fold) -> bool) -> Option<Arc<Fold>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().find(|fold| is_it(fold)).cloned()
     }
 
@@ -209,7 +213,7 @@ impl KeptFolds {
         if fold.text.len() > KEPT_TEXT_MAX {
             return;
         }
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_back(fold.clone());
         while kept.len() > KEPT_MAX || kept.iter().map(|fold| fold.text.len()).sum::<usize>() > KEPT_TEXT_MAX {
             kept.pop_front();
@@ -290,6 +294,28 @@ impl Bucket {
         if let Some(kept) = self.kept_folds.find(is_it) {
             return Ok(kept);
         }
+        // By a task of its own: whoever asks may be put aside for long, and others wait for the same lock.
+        let (bucket, of) = (self.clone(), partition.clone());
+        let read = async move { bucket.read_fold_alone(&of, range).await };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                let read = runtime.spawn(read).await;
+                read.unwrap_or_else(|error| {
+                    let key = fold_key(partition, self.generation, range);
+                    Err(self.damaged_fold(&key, range, format!("reading it has failed: {error}")))
+                })
+            }
+            Err(_) => read.await,
+        }
+    }
+
+    /// One at a time.
+    async fn read_fold_alone(&self, partition: &TopicPartition, range: OffsetRange) -> Result<Arc<Fold>, BucketError> {
+        let _one_at_a_time = self.kept_folds.reading.lock().await;
+        let is_it = |fold: &Fold| fold.range == range && self.is_of(fold, partition);
+        if let Some(kept) = self.kept_folds.find(is_it) {
+            return Ok(kept);
+        }
         let key = fold_key(partition, self.generation, range);
         let Some(bytes) = self.get(&key).await? else {
             return Err(self.damaged_fold(&key, range, "somebody has deleted it"));
@@ -315,20 +341,6 @@ impl Bucket {
         let mut ranges = self.folds(partition).await?;
         ranges.retain(|range| range.contains(first));
         self.read_folds(partition, &ranges).await?.receipt(first)
-    }
-
-    /// The receipt of `first` that a fold has, where it counts: there is none beside it, or one that does not (K-7).
-    ///
-    /// # Errors
-    /// [`BucketError`].
-    pub async fn counting_folded(
-        &self,
-        partition: &TopicPartition,
-        first: i64,
-    ) -> Result<Option<Receipt>, BucketError> {
-        let Some(folded) = self.folded_receipt(partition, first).await? else { return Ok(None) };
-        let beside = self.get_receipt(partition, first).await?;
-        Ok(beside.is_none_or(|beside| folded_prevails(&beside, &folded)).then_some(folded))
     }
 
     /// The receipt of the batch that begins at `first`, beside the folds or, where there is none, in one; `None` where there is none either.
@@ -381,6 +393,8 @@ impl Bucket {
         let limit = FOLD_TEXT_MAX as u64 + 1;
         let read = MultiGzDecoder::new(bytes).take(limit).read_to_string(&mut text);
         read.map_err(|error| self.damaged_fold(&key, range, format!("it is no gzip of text: {error}")))?;
+        // It grew by doubling.
+        text.shrink_to_fit();
         if text.len() > FOLD_TEXT_MAX {
             return Err(self.damaged_fold(&key, range, format!("its text is longer than {FOLD_TEXT_MAX} bytes")));
         }

@@ -139,7 +139,7 @@ pub struct JobBatch {
 }
 
 /// What the receipt of a batch said before the job began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobBefore {
     /// Kafka partition.
     pub partition: i32,
@@ -149,6 +149,9 @@ pub struct JobBefore {
     pub absent: u64,
     /// Rows that were lost.
     pub lost: u64,
+    /// Of which objects, by the start of the SHA-256 of their destination and key. Earlier releases did not tell.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost_of: BTreeMap<String, u64>,
 }
 
 /// What verifying found when a job was made that mends, and what of it the job does not mend.

@@ -332,6 +332,19 @@ impl Bucket {
         }
     }
 
+    /// As [`Bucket::get_receipt`], for whoever puts another one over it.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn found_beside(
+        &self,
+        partition: &TopicPartition,
+        first: i64,
+    ) -> Result<Option<FoundReceipt>, BucketError> {
+        let stored = self.stored(&receipt_key(partition, self.generation, first)).await?;
+        stored.map(|stored| self.found_receipt(partition, first, stored)).transpose()
+    }
+
     fn found_receipt(
         &self,
         partition: &TopicPartition,

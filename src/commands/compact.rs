@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::ledger::Destinations;
 use crate::parse::text::printable;
+use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::open_destinations;
 use serde::Serialize;
 use std::io::Write;
@@ -119,7 +120,7 @@ fn sentence(step: &Step) -> String {
             format!("left  {partition} {output} {place}: {inputs} objects stay as they are: {why}")
         }
         Step::Skipped { partition, why } => format!("left  {partition}: {why}"),
-        Step::Undone { partition, unit, n, inputs, keys, kept, given_up, dry_run } => {
+        Step::Undone { partition, unit, n, inputs, keys, kept, kept_until_ms, given_up, dry_run } => {
             let count = inputs.len();
             let what = match (*given_up, *dry_run) {
                 (true, true) => format!("would be given up: its {count} old objects count as before"),
@@ -132,7 +133,13 @@ fn sentence(step: &Step) -> String {
                 _ => format!("\n  {what}{}", objects.iter().map(|key| format!("\n    {key}")).collect::<String>()),
             };
             let deleted = list(keys, if *dry_run { "to be deleted:" } else { "deleted:" });
-            let stay = list(kept, "to stay, as not all that they were made of is there, until it is archived again:");
+            let why = match kept_until_ms.map(render_instant) {
+                None => "to stay, as not all that they were made of is there, until it is archived again:".to_string(),
+                Some(until) => format!(
+                    "to stay until {until}, as whoever looked before may be deleting what they were made of, and then until all of that is there:"
+                ),
+            };
+            let stay = list(kept, &why);
             format!("{partition}: compaction {unit}.{n} {what}{deleted}{stay}")
         }
         Step::Stopped { partition, why, .. } => format!("FAIL  {partition}: {why}"),
@@ -141,17 +148,21 @@ fn sentence(step: &Step) -> String {
 
 fn write_summary(out: &mut dyn Write, summary: &Summary, is_undo: bool, dry_run: bool) -> std::io::Result<()> {
     if is_undo {
+        // What was typed may mean another compaction by then.
+        let said: Vec<String> =
+            summary.meant.iter().map(|meant| format!("siltstone compact --undo {meant} --yes")).collect();
         return match dry_run {
             true => writeln!(
                 out,
-                "nothing was done. --yes does it. What is taken back and not given up counts again only as far as its old objects are there: the others \
+                "nothing was done. This does it: {}. What is taken back and not given up counts again only as far as its old objects are there: the others \
                  have to be archived again, which needs their records in Kafka (siltstone verify says which are missing, siltstone backfill \
-                 --missing archives them). No new object is deleted before that"
+                 --missing archives them). No new object is deleted before that",
+                said.join(", ")
             ),
             false => writeln!(
                 out,
-                "siltstone verify says what is missing now, siltstone backfill --missing archives it again, and the next siltstone compact deletes what \
-                 stays until then"
+                "siltstone verify says what is missing now, siltstone backfill --missing archives it again, and a siltstone compact after that deletes \
+                 what stays until then"
             ),
         };
     }

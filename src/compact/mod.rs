@@ -10,7 +10,8 @@
 //!   were those of their receipts. What is not proven equal is left as it is, and told.
 //! - **C-3** Nothing is uploaded before the claim, nothing deleted before the receipt, and nothing deleted while a new object is not seen with its
 //!   size and checksum.
-//!   An object of a compaction that was taken back is deleted only while its rows are seen without it.
+//!   An object of a compaction that was taken back is deleted only while its rows are seen without it, in objects that nobody may be deleting
+//!   (C-7).
 //! - **C-4** A claim fixes inputs, names and checksums. Whoever finds one without receipt makes the same objects again, or stops.
 //! - **C-5** What an object of the past is made of never changes: only windows that are over, and receipts that were written, for longer than
 //!   [`Options::min_age_ms`]; no Kafka partition that an unfinished backfill has ranges of, which is

@@ -86,6 +86,9 @@ pub enum Step {
         keys: Vec<String>,
         /// Its objects that stay until their rows are there without them.
         kept: Vec<String>,
+        /// Until then they stay whatever is there, milliseconds UTC: somebody who looked before may be deleting what they were made of.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kept_until_ms: Option<i64>,
         /// It never counted.
         given_up: bool,
         /// Only said.
@@ -129,6 +132,9 @@ pub struct Summary {
     pub undone: u64,
     /// Their objects that stay until their rows are there without them.
     pub kept: u64,
+    /// What was asked to be taken back, as `unit.n`: a unit or a key may mean another compaction when it is said again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub meant: Vec<String>,
 }
 
 impl Summary {

@@ -1,5 +1,6 @@
 //! The switch, and what is left to do behind it: finish what was begun, delete what counts no more.
 
+use super::chain::{Known, successor};
 use super::make::{Made, Source};
 use super::rewrite::Trouble;
 use super::step::{Step, Tell, compacted};
@@ -18,38 +19,58 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Compactor<'_> {
     /// Writes the receipt, which is the switch, and deletes what counts no more.
     pub(super) async fn switch(&mut self, site: &Site<'_>, claim: &Compaction, tell: Tell<'_>) -> Result<(), Failure> {
-        let receipt = CompactionReceipt {
+        self.vouch(site, claim, tell).await?;
+        self.delete_inputs(site, claim).await
+    }
+
+    /// Writes the receipt.
+    async fn vouch(&mut self, site: &Site<'_>, claim: &Compaction, tell: Tell<'_>) -> Result<(), Failure> {
+        let (bucket, receipt) = (&site.bucket, self.receipt_of(claim, false));
+        let what = "write the receipt of a compaction";
+        if patiently(&*self.clock, what, || bucket.put_compaction_receipt(&receipt)).await? {
+            return Ok(());
+        }
+        // What was put since counts for nobody, and whoever lists the folder would read its rows twice.
+        self.withdraw(site, claim, tell).await?;
+        let what = format!("compaction {}.{} was given up by somebody else: its old objects stay", claim.unit, claim.n);
+        Err(Failure::new(Exit::Stopped, what))
+    }
+
+    pub(super) fn receipt_of(&self, claim: &Compaction, given_up: bool) -> CompactionReceipt {
+        CompactionReceipt {
             compaction: claim.clone(),
             writer: env!("CARGO_PKG_VERSION").to_string(),
             written_ms: Some(self.clock.wall_ms()),
-            given_up: false,
-        };
-        let bucket = &site.bucket;
-        let what = "write the receipt of a compaction";
-        if !patiently(&*self.clock, what, || bucket.put_compaction_receipt(&receipt)).await? {
-            // What was put since counts for nobody, and whoever lists the folder would read its rows twice.
-            self.withdraw(site, claim, tell).await?;
-            let what =
-                format!("compaction {}.{} was given up by somebody else: its old objects stay", claim.unit, claim.n);
-            return Err(Failure::new(Exit::Stopped, what));
+            given_up,
         }
-        self.delete_inputs(site, claim).await
     }
 
     /// Deletes the inputs of a compaction that has its receipt, and says so.
     async fn delete_inputs(&self, site: &Site<'_>, claim: &Compaction) -> Result<(), Failure> {
         let (bucket, partition, id) = (&site.bucket, claim.topic_partition(), claim.id());
-        self.check_counts(bucket, claim).await?;
         // A backfill that was stored before the receipt may be mending a batch of these and put back what is deleted here; one that is stored
         // later sees the receipt. What is left is deleted by the next run, when it has ended.
         if job_of(bucket, &*self.clock, &partition).await?.is_some() {
-            return Ok(());
+            return self.check_counts(bucket, claim).await;
         }
-        for (id, keys) in inputs_by_destination(claim) {
-            self.delete_objects(Effect::InputsDelete, &id, &keys).await?;
-        }
+        self.delete_replaced(bucket, claim, &inputs_by_destination(claim)).await?;
         let end = || bucket.end_compaction(&partition, &id, self.clock.wall_ms());
         patiently(&*self.clock, "say that a compaction is done", end).await
+    }
+
+    /// Deletes objects that a compaction replaced, by destination. Whoever takes it back is looked for right before, each time: what is between that
+    /// look and the delete, the rest of those that were taken back is for ([`super::chain`]).
+    async fn delete_replaced(
+        &self,
+        bucket: &Bucket,
+        claim: &Compaction,
+        replaced: &BTreeMap<String, Vec<String>>,
+    ) -> Result<(), Failure> {
+        for (id, keys) in replaced {
+            self.check_counts(bucket, claim).await?;
+            self.delete_objects(Effect::InputsDelete, id, keys).await?;
+        }
+        Ok(())
     }
 
     /// Nothing is deleted of a compaction that somebody has taken back since.
@@ -66,8 +87,10 @@ impl Compactor<'_> {
         if counts {
             return Ok(());
         }
-        let what =
-            format!("compaction {}.{} was taken back by somebody else: its old objects stay", claim.unit, claim.n);
+        let what = format!(
+            "compaction {}.{} was taken back by somebody else: no more of its old objects are deleted",
+            claim.unit, claim.n
+        );
         Err(Failure::new(Exit::Stopped, what))
     }
 
@@ -90,7 +113,9 @@ impl Compactor<'_> {
         documents: &ListedCompaction,
         tell: Tell<'_>,
     ) -> Result<bool, Failure> {
-        let outcome = if documents.is_open() {
+        let outcome = if documents.has_lost_receipt() {
+            self.vouch_again(work, partition, id, tell).await
+        } else if documents.is_open() {
             self.finish(work, partition, id, tell).await
         } else if documents.counts().is_some() && (!documents.done || self.options.sweep) {
             self.sweep(work, partition, id, documents, tell).await
@@ -124,18 +149,10 @@ impl Compactor<'_> {
         let claim = patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await?;
         let Some(claim) = claim.filter(|claim| self.is_meant(&claim.output)) else { return Ok(()) };
         if claim.is_hold() {
-            let what = format!(
-                "the unit {} is being taken back, or was when the process ended that did it: siltstone compact --undo {} --yes finishes that",
-                claim.unit, claim.unit
-            );
-            return Err(Failure::new(Exit::Stopped, what));
+            return Err(Failure::new(Exit::Stopped, held(&claim)));
         }
         if self.options.dry_run {
-            let mut step = compacted(&claim, true);
-            if let Step::Compacted { dry_run, .. } = &mut step {
-                *dry_run = true;
-            }
-            return self.tell(step, tell);
+            return self.tell(would_be_finished(&claim), tell);
         }
         for group in &claim.groups {
             if self.is_there(group).await? {
@@ -155,6 +172,49 @@ impl Compactor<'_> {
         }
         self.switch(work.site, &claim, tell).await?;
         self.tell(compacted(&claim, true), tell)
+    }
+
+    /// Writes the receipt of a compaction again that was finished and has lost it, from its claim. Nothing is deleted: that was done, and what is there
+    /// of it came back.
+    async fn vouch_again(
+        &mut self,
+        work: &mut Work<'_, '_>,
+        partition: &TopicPartition,
+        id: &CompactionId,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let (site, what) = (work.site, format!("the claim of compaction {}.{}", id.0, id.1));
+        let claim = patiently(&*self.clock, &what, || site.bucket.compaction_claim(partition, id)).await?;
+        let Some(claim) = claim.filter(|claim| self.is_meant(&claim.output)) else { return Ok(()) };
+        let now = listed(&site.bucket, &*self.clock, partition).await?;
+        let known = self.known(site, partition, &now, &id.0).await?;
+        for group in &claim.groups {
+            if !self.is_there_or_taken_in(&known, claim.n, group).await? {
+                let what = format!(
+                    "compaction {}.{} of {partition} was finished and has lost its receipt, and {} is not there as its claim says. Restore that \
+                     object, and the receipt is written again; or take the compaction back: siltstone compact --undo {}.{} --yes",
+                    claim.unit, claim.n, group.key, claim.unit, claim.n
+                );
+                return Err(Failure::new(Exit::Stopped, what));
+            }
+        }
+        if self.options.dry_run {
+            return self.tell(would_be_finished(&claim), tell);
+        }
+        self.vouch(site, &claim, tell).await?;
+        self.tell(compacted(&claim, true), tell)
+    }
+
+    /// Whether the object of a group of number `n` is there, or what a later compaction that counts has made of it.
+    async fn is_there_or_taken_in(&self, known: &[Known], n: u32, group: &Group) -> Result<bool, Failure> {
+        let mut next = Some((n, group));
+        while let Some((n, group)) = next {
+            if self.is_there(group).await? {
+                return Ok(true);
+            }
+            next = successor(known, n, &group.key);
+        }
+        Ok(false)
     }
 
     pub(super) fn is_meant(&self, output: &str) -> bool {
@@ -238,11 +298,8 @@ impl Compactor<'_> {
                 return Ok(());
             }
             if !dry_run {
-                self.check_counts(bucket, &claim).await?;
                 self.check_replacements(bucket, &claim).await?;
-                for (id, keys) in &there {
-                    self.delete_objects(Effect::InputsDelete, id, keys).await?;
-                }
+                self.delete_replaced(bucket, &claim, &there).await?;
             }
             let (partition, unit, n) = (partition.to_string(), id.0.clone(), id.1);
             self.tell(Step::Deleted { partition, unit, n, objects, returned, dry_run }, tell)?;
@@ -278,7 +335,7 @@ impl Compactor<'_> {
             if !self.is_there(&now.group).await? {
                 let what = format!(
                     "{} is not there as its receipt says, and replaces objects that are still there: nothing of them is deleted. Restore it, or \
-                     take the compaction back: siltstone compact --undo {}.{}",
+                     take the compaction back: siltstone compact --undo {}.{} --yes",
                     now.group.key, now.id.0, now.id.1
                 );
                 return Err(Failure::new(Exit::Stopped, what));
@@ -317,6 +374,32 @@ impl Compactor<'_> {
         let sized = |object: object_store::ObjectMeta| Some((destination.key_of(&object.location)?, object.size));
         Ok(objects.into_iter().filter_map(sized).collect())
     }
+}
+
+/// Why a unit that is held is left alone, and what to do.
+fn held(claim: &Compaction) -> String {
+    let unit = &claim.unit;
+    match &claim.hold {
+        Some(hold) => format!(
+            "the unit {unit} is left alone: compaction {unit}.{} is being taken back, or was when the process ended that did it. Where none does it any \
+             more, this finishes it: siltstone compact --undo {unit}.{} --yes",
+            hold.of, hold.of
+        ),
+        None => format!(
+            "the unit {unit} is left alone: a compaction of it is being taken back by an earlier release, or was when the process ended that did it. Say \
+             there again what was said; or where none does it any more, this gives up the wish and takes nothing back: siltstone compact --undo \
+             {unit}.{} --yes",
+            claim.n
+        ),
+    }
+}
+
+fn would_be_finished(claim: &Compaction) -> Step {
+    let mut step = compacted(claim, true);
+    if let Step::Compacted { dry_run, .. } = &mut step {
+        *dry_run = true;
+    }
+    step
 }
 
 fn inputs_by_destination(claim: &Compaction) -> BTreeMap<String, Vec<String>> {

@@ -36,8 +36,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use tokio::sync::Notify;
 
 /// A week later.
 const LATER_MS: i64 = BASE_MS + 7 * 24 * 60 * MINUTE_MS;
@@ -49,8 +51,53 @@ struct Mortal {
     inner: Arc<InMemory>,
     left: AtomicI64,
     last_is_done: bool,
-    /// Documents with that in their names are not listed yet: they come at this moment.
+    /// Documents with that in their names come at this moment: they are not listed until the process wants to put one itself.
     unlisted: Option<&'static str>,
+    has_met_them: AtomicBool,
+    /// Whoever deletes is refused.
+    no_deletes: bool,
+    /// Where the process is stopped.
+    gate: Option<Arc<Gate>>,
+}
+
+/// Where a process is stopped, once, until it is let go on.
+#[derive(Debug)]
+struct Gate {
+    /// `delete`, or something in `put <key>`, `<key> is put` or `get <key>`.
+    at: &'static str,
+    is_passed: AtomicBool,
+    reached: Notify,
+    open: Notify,
+}
+
+impl Gate {
+    fn at(at: &'static str) -> Arc<Self> {
+        Arc::new(Self { at, is_passed: AtomicBool::new(false), reached: Notify::new(), open: Notify::new() })
+    }
+
+    async fn pass(&self, request: &str) {
+        if request.contains(self.at) && !self.is_passed.swap(true, Ordering::SeqCst) {
+            self.reached.notify_one();
+            self.open.notified().await;
+        }
+    }
+
+    /// Runs a process until it comes here.
+    async fn stops<T>(&self, mut process: Pin<&mut impl Future<Output = T>>) {
+        tokio::select! {
+            _ = &mut process => panic!("it never came to {}", self.at),
+            () = self.reached.notified() => {}
+        }
+    }
+
+    /// Runs a process, which is stopped here while something else is done.
+    async fn meanwhile<T>(&self, process: impl Future<Output = T>, other: impl Future<Output = ()>) -> T {
+        let mut process = std::pin::pin!(process);
+        self.stops(process.as_mut()).await;
+        other.await;
+        self.open.notify_one();
+        process.await
+    }
 }
 
 impl fmt::Display for Mortal {
@@ -64,6 +111,25 @@ fn dead() -> Error {
 }
 
 impl Mortal {
+    fn of(world: &World) -> Self {
+        let (inner, left) = (world.main.clone(), AtomicI64::new(i64::MAX));
+        Self {
+            inner,
+            left,
+            last_is_done: true,
+            unlisted: None,
+            has_met_them: AtomicBool::new(false),
+            no_deletes: false,
+            gate: None,
+        }
+    }
+
+    async fn pass(&self, request: String) {
+        if let Some(gate) = &self.gate {
+            gate.pass(&request).await;
+        }
+    }
+
     /// Whether the next write happens, and whether its answer comes.
     fn next(&self) -> (bool, bool) {
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
@@ -74,8 +140,13 @@ impl Mortal {
 #[async_trait]
 impl ObjectStore for Mortal {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.pass(format!("put {location}")).await;
+        if self.unlisted.is_some_and(|name| is_end_of(location, name)) {
+            self.has_met_them.store(true, Ordering::SeqCst);
+        }
         let (happens, answers) = self.next();
         let put = if happens { self.inner.put_opts(location, payload, options).await } else { Err(dead()) };
+        self.pass(format!("{location} is put")).await;
         if answers { put } else { Err(dead()) }
     }
     async fn put_multipart_opts(&self, location: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -85,22 +156,32 @@ impl ObjectStore for Mortal {
         if self.left.load(Ordering::SeqCst) < 0 {
             return Err(dead());
         }
+        self.pass(format!("get {location}")).await;
         self.inner.get_opts(location, options).await
     }
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (happens, answers) = self.next();
         let dead_stream = || futures::stream::iter([Err(dead())]).boxed();
-        match (happens, answers) {
+        if self.no_deletes {
+            return dead_stream();
+        }
+        let (happens, answers) = self.next();
+        let deleting = match (happens, answers) {
             (false, _) => dead_stream(),
             (true, true) => self.inner.delete_stream(locations),
             // Half of them are gone.
             (true, false) => self.inner.delete_stream(locations).take(1).chain(dead_stream()).boxed(),
-        }
+        };
+        let Some(gate) = self.gate.clone() else { return deleting };
+        let waiting = async move {
+            gate.pass("delete").await;
+            deleting
+        };
+        futures::stream::once(waiting).flatten().boxed()
     }
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let unlisted = self.unlisted;
+        let unlisted = self.unlisted.filter(|_| !self.has_met_them.load(Ordering::SeqCst));
         let is_listed = move |found: &Result<ObjectMeta>| {
-            let hides = |name: &str| found.as_ref().is_ok_and(|object| is_receipt_of(&object.location, name));
+            let hides = |name: &str| found.as_ref().is_ok_and(|object| is_end_of(&object.location, name));
             std::future::ready(!unlisted.is_some_and(hides))
         };
         self.inner.list(prefix).filter(is_listed).boxed()
@@ -115,19 +196,24 @@ impl ObjectStore for Mortal {
 
 /// Destinations of a process that dies after `writes` writes to the main one.
 fn mortal(world: &World, writes: i64, last_is_done: bool) -> Destinations {
-    at_store(world, Mortal { inner: world.main.clone(), left: AtomicI64::new(writes), last_is_done, unlisted: None })
+    at_store(world, Mortal { left: AtomicI64::new(writes), last_is_done, ..Mortal::of(world) })
 }
 
-/// Whether it is the receipt of a compaction with that number, between dots.
-fn is_receipt_of(location: &Path, number: &str) -> bool {
+/// Destinations of a process that is stopped at a gate.
+fn stopped(world: &World, gate: &Arc<Gate>) -> Destinations {
+    at_store(world, Mortal { gate: Some(gate.clone()), ..Mortal::of(world) })
+}
+
+/// Whether it says that a compaction with that number, between dots, is finished: the receipt, or the mark.
+fn is_end_of(location: &Path, number: &str) -> bool {
     let name = location.as_ref();
-    name.contains("/compactions/") && name.contains(number) && name.ends_with(".json")
+    let is_end = name.ends_with(".json") || name.ends_with(".done");
+    name.contains("/compactions/") && name.contains(number) && is_end
 }
 
-/// Destinations of a process that lists before it can see the receipts of such numbers.
+/// Destinations of a process that lists before it can see that compactions of such numbers are finished.
 fn a_moment_ago(world: &World, unlisted: &'static str) -> Destinations {
-    let (inner, left) = (world.main.clone(), AtomicI64::new(i64::MAX));
-    at_store(world, Mortal { inner, left, last_is_done: true, unlisted: Some(unlisted) })
+    at_store(world, Mortal { unlisted: Some(unlisted), ..Mortal::of(world) })
 }
 
 fn at_store(world: &World, store: Mortal) -> Destinations {
@@ -632,7 +718,7 @@ async fn a_compaction_is_taken_back_only_when_that_is_meant() {
     let (findings, _, verified) = verified(&world, &config).await;
     let missing: Vec<_> = findings.iter().filter(|finding| finding.kind() == Kind::Missing).collect();
     assert_eq!((missing.len(), findings.len()), (3, 4), "{findings:#?}");
-    assert!(findings.iter().all(|finding| finding.compaction.is_none()));
+    assert!(missing.iter().all(|finding| finding.compaction.is_none()));
     let ranges: Vec<_> = verified.repairs.values().flatten().map(|range| (range.first, range.end)).collect();
     assert_eq!(ranges, [(0, 20), (30, 34)], "what a backfill archives again");
     let other: BTreeSet<String> = data_keys(&world).await;
@@ -716,6 +802,7 @@ async fn whoever_takes_back_and_a_compactor_beside_him_leave_each_row_counting_o
     assert!(died.exit.is_err());
     let ran = compact_at_later(&world, &config, "--before 2d --partition 0 --json".to_string()).await;
     assert!(ran.out.contains("is being taken back") && ran.exit.is_err(), "{}", ran.out);
+    assert!(ran.out.contains(&format!("siltstone compact --undo {}.2 --yes", id.0)), "{}", ran.out);
     assert_eq!(world.run(&config, "cat --topic t").await.done().out.lines().count(), lines);
     compact_at_later(&world, &config, line).await.done();
     // A compactor that had planned its next step with objects of the unit comes too late, whichever number it saw.

@@ -9,20 +9,35 @@
 //! # Beside a compactor
 //! - **C-6** Before anything of a unit is taken back its next number is held (K-5), and its compactions are listed once more. So a compactor that
 //!   planned with objects of the unit finds the number taken, and one that comes later leaves the unit alone, until all of it is taken back: nothing
-//!   that counts is ever made of objects that do not, and no row counts twice. A process that is killed in between leaves the hold; to say it again
-//!   goes on.
+//!   that counts is ever made of objects that do not, and no row counts twice. The hold is released whatever comes of it: as the newest is taken back
+//!   first, what counts then is made of nothing that does not. A process that is killed in between leaves the hold, which says what it was for: to
+//!   say that again goes on.
 //! - Of a claim that a compactor is finishing, the first one to put the receipt decides (K-6). Where that was the compactor, nothing more of the
 //!   unit is taken back: whoever asked did not know of it.
-//! - Whether the old objects of a compaction with a receipt are still there is not decided by anything: a compactor may be deleting them at that
-//!   moment, as it may have done the day before. It looks for a hold and for the mark right before; after that it goes on. Readers of receipts miss
-//!   those rows then and do not see others twice, and `verify` names them, as after any compaction that is taken back.
+//! - **C-7** Whether the old objects of a compaction with a receipt are still there is not decided by anything: a compactor may be deleting them at that
+//!   moment, or one that sweeps those that came back. Both look for a hold and for the mark right before; after that they go on. So a new object that
+//!   counted is not deleted by whoever has just taken it back, though all that it was made of is there: it rests first ([`super::chain`]). Readers of
+//!   receipts miss those old objects then and do not see others twice, and `verify` names them, as after any compaction that is taken back.
+//!
+//! # Beside another who takes back
+//! Each has a hold of its own, and releases no other, but those for the same compaction with a lower number, which may be of processes that were killed; and
+//! these only when all that hangs together with it is marked. If the process of such a hold lives, its hold is for nothing any more:
+//! - Both know the same compactions: from the lower hold on no number is claimed but for holds.
+//! - Both take back the same ones: what hangs together is a matter of objects. Only an open claim can become something else meanwhile. It is the newest, so
+//!   each of the two decides on it before all others: where it was finished first, the one that means it marks nothing; where it was given up first, it
+//!   means no more to the other one.
+//! - So all that the lower one has still to mark is marked. What it deletes has its rows elsewhere, and what is compacted from now on takes none away: a new
+//!   object is seen before old ones go.
+//!
+//! The lower one releases no higher hold: that process may have read a claim's end later, and be in the middle.
+//!
+//! A hold that was left for another compaction stays, and keeps compactors away, until that is said again.
 
-use super::chain::{Found, Known, State, chosen};
+use super::chain::{Found, Known, State, chosen, meant, number_in};
 use super::step::{Step, Tell};
 use super::work::{Compactor, listed};
-use crate::bucket::compactions::{
-    Compaction, CompactionId, CompactionOutcome, CompactionReceipt, Group, Input, ListedCompaction,
-};
+use crate::bucket::Bucket;
+use crate::bucket::compactions::{Compaction, CompactionId, CompactionOutcome, Group, Hold, Input, ListedCompaction};
 use crate::effect::Effect;
 use crate::exit::{Exit, Failure};
 use crate::ledger::Site;
@@ -43,8 +58,10 @@ fn without_holds(known: Vec<Known>) -> (Vec<Known>, Vec<Known>) {
 pub(super) struct Settled {
     /// Deleted, or to be.
     pub(super) deleted: Vec<String>,
-    /// They stay, as their rows are not there without them.
+    /// They stay, as their rows are not there without them, or may not be in a moment.
     pub(super) kept: Vec<String>,
+    /// Until then they stay whatever is there.
+    pub(super) kept_until_ms: Option<i64>,
 }
 
 /// Numbers of a unit that may be taken by others before one is held.
@@ -73,18 +90,27 @@ impl Compactor<'_> {
                         }
                         Err(failure) => return Err(failure),
                     };
-                    let (_, known) = without_holds(known);
-                    let meant = chosen(&known, wanted);
-                    let Some(newest) = known.last().filter(|_| !meant.is_empty()) else { continue };
+                    let (holds, known) = without_holds(known);
+                    let is_named = |hold: &Known| number_in(wanted, unit) == Some(hold.compaction.n);
+                    let hold = holds.into_iter().find(|hold| hold.state == State::Open && is_named(hold));
+                    let of = match hold {
+                        // To say it of a hold is to say it of what that was made for.
+                        Some(Known { compaction: Compaction { hold: Some(hold), .. }, .. }) => Some(hold.of),
+                        Some(hold) => {
+                            is_found = true;
+                            self.let_go(&site, hold, tell).await?;
+                            continue;
+                        }
+                        None => meant(&known, wanted),
+                    };
+                    let Some(of) = of else { continue };
                     is_found = true;
-                    if self.options.dry_run {
-                        self.take_back(&site, known, meant, tell).await?;
-                        continue;
+                    // From here on it is that number, and not what somebody claims meanwhile.
+                    self.summary.meant.push(format!("{unit}.{of}"));
+                    match self.options.dry_run {
+                        true => self.would_take_back(&site, known, of, tell).await?,
+                        false => self.take_back(&site, (partition, unit), of, tell).await?,
                     }
-                    // Not what somebody claims meanwhile.
-                    let named = format!("{unit}.{}", newest.compaction.n);
-                    let wanted = if wanted == unit { named.as_str() } else { wanted };
-                    self.take_back_held(&site, (partition, unit), wanted, tell).await?;
                 }
             }
         }
@@ -97,8 +123,8 @@ impl Compactor<'_> {
         }
     }
 
-    /// The compactions of `unit`, by number. Where a receipt is damaged its claim tells the same.
-    async fn known(
+    /// The compactions of `unit`, by number. Where a receipt is damaged or lost its claim tells the same.
+    pub(super) async fn known(
         &self,
         site: &Site<'_>,
         partition: &TopicPartition,
@@ -112,63 +138,124 @@ impl Compactor<'_> {
                 Some(range) => patiently(&*self.clock, &what, || bucket.compaction_receipt(partition, id, range)).await,
                 None => Ok(None),
             };
-            let (compaction, is_given_up) = match read {
-                Ok(Some(receipt)) => (Some(receipt.compaction), receipt.given_up),
+            let (compaction, given_up) = match read {
+                Ok(Some(receipt)) => (Some(receipt.compaction), Some(receipt.given_up)),
                 Err(failure) if failure.exit != Exit::Stopped => return Err(failure),
                 Ok(None) | Err(_) => {
-                    let claim = patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await?;
-                    (claim, documents.undone && documents.receipt.is_none())
+                    (patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await?, None)
                 }
             };
-            let state = match () {
-                () if documents.is_open() => State::Open,
-                () if is_given_up => State::GivenUp,
-                () if documents.undone => State::Undone,
-                () => State::Counts,
+            let never_had_a_receipt = documents.receipt.is_none() && !documents.done;
+            let state = match given_up {
+                Some(true) => State::GivenUp,
+                None if never_had_a_receipt && documents.undone => State::GivenUp,
+                None if never_had_a_receipt => State::Open,
+                _ if documents.undone => State::Undone,
+                _ => State::Counts,
             };
-            known.extend(compaction.map(|compaction| Known { compaction, state }));
+            let is_done = documents.done || given_up == Some(true) || state == State::Open;
+            let marked_ms = match documents.undone && given_up != Some(true) {
+                true => self.marked_ms(bucket, partition, id).await?,
+                false => None,
+            };
+            known.extend(compaction.map(|compaction| Known { compaction, state, is_done, marked_ms }));
         }
         Ok(known)
     }
 
-    /// Takes back what `wanted` means of a unit, while its next number is held.
-    async fn take_back_held(
+    /// When a compaction was taken back. Where the mark cannot be read nobody knows, and it may have been at this moment.
+    async fn marked_ms(
+        &self,
+        bucket: &Bucket,
+        partition: &TopicPartition,
+        id: &CompactionId,
+    ) -> Result<Option<i64>, Failure> {
+        let what = format!("the mark that compaction {}.{} was taken back", id.0, id.1);
+        match patiently(&*self.clock, &what, || bucket.compaction_undone_ms(partition, id)).await {
+            Err(failure) if failure.exit == Exit::Stopped => {
+                tracing::warn!("{}: move it away and take the compaction back again", failure.message);
+                Ok(Some(self.clock.wall_ms()))
+            }
+            read => read,
+        }
+    }
+
+    /// Says what it would be to take back number `of` of a unit.
+    async fn would_take_back(
+        &mut self,
+        site: &Site<'_>,
+        mut known: Vec<Known>,
+        of: u32,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let chosen = chosen(&known, of);
+        let now_ms = self.clock.wall_ms();
+        chosen.iter().for_each(|&at| known[at].take_back(now_ms));
+        self.settle_all(site, &known, chosen, tell).await
+    }
+
+    /// Takes back number `of` of a unit, and what hangs together with it, while the unit's next number is held.
+    async fn take_back(
         &mut self,
         site: &Site<'_>,
         (partition, unit): (&TopicPartition, &str),
-        wanted: &str,
+        of: u32,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let (hold, known) = self.hold(site, partition, unit).await?;
-        let (holds, known) = without_holds(known);
-        let meant = chosen(&known, wanted);
-        self.take_back(site, known, meant, tell).await?;
-        // Another hold may be of a process that was killed, or of one beside us: what both do is the same.
-        for held in holds.iter().filter(|held| held.state == State::Open).map(|held| &held.compaction).chain([&hold]) {
-            self.give_up(site, held).await?;
-            self.mark(site, held).await?;
+        let hold = self.hold(site, partition, unit, of).await?;
+        let mut over = vec![hold.clone()];
+        let mut outcome = self.take_back_behind(site, &hold, (of, &mut over), tell).await;
+        // Whatever came of it: who is killed leaves his hold, and nobody else.
+        for hold in &over {
+            let Err(failure) = self.release(site, hold).await else { continue };
+            match outcome.is_ok() {
+                true => outcome = Err(failure),
+                false => tracing::warn!("{}: it is left alone until this is said again", failure.message),
+            }
         }
-        Ok(())
+        outcome
     }
 
-    /// Holds the next number of a unit, and gives the hold with what the unit is then.
+    /// Takes it back behind `hold`; holds that are to be released then are put into `over`.
+    async fn take_back_behind(
+        &mut self,
+        site: &Site<'_>,
+        hold: &Compaction,
+        (of, over): (u32, &mut Vec<Compaction>),
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let partition = hold.topic_partition();
+        let listed = listed(&site.bucket, &*self.clock, &partition).await?;
+        let mut known = self.known(site, &partition, &listed, &hold.unit).await?;
+        known.retain(|known| known.compaction.n < hold.n);
+        let (holds, mut known) = without_holds(known);
+        let chosen = chosen(&known, of);
+        if !self.mark_all(site, &mut known, &chosen, tell).await? {
+            return Ok(());
+        }
+        let same = |other: &Known| other.compaction.hold.as_ref().is_some_and(|hold| hold.of == of);
+        let left = holds.into_iter().filter(|hold| hold.state == State::Open && same(hold));
+        over.extend(left.map(|hold| hold.compaction));
+        self.settle_all(site, &known, chosen, tell).await
+    }
+
+    /// Holds the next number of a unit.
     async fn hold(
         &self,
         site: &Site<'_>,
         partition: &TopicPartition,
         unit: &str,
-    ) -> Result<(Compaction, Vec<Known>), Failure> {
+        of: u32,
+    ) -> Result<Compaction, Failure> {
         let (clock, what) = (self.clock.clone(), format!("hold the unit {unit} of {partition}"));
-        let known = async || self.known(site, partition, &listed(&site.bucket, &*clock, partition).await?, unit).await;
-        let mut before = known().await?;
         for _ in 0..HOLD_TRIES {
-            let Some(last) = before.last() else { break };
-            let hold = last.compaction.to_hold(last.compaction.n.saturating_add(1));
-            let claimed = patiently(&*self.clock, &what, || site.bucket.claim_compaction(&hold)).await?;
-            before = known().await?;
-            if claimed != CompactionOutcome::Other {
-                before.retain(|known| known.compaction.n < hold.n);
-                return Ok((hold, before));
+            let listed = listed(&site.bucket, &*clock, partition).await?;
+            let known = self.known(site, partition, &listed, unit).await?;
+            let Some(Known { compaction: last, .. }) = known.last() else { break };
+            let hold = last.to_hold(last.n.saturating_add(1), Hold { of, by: self.process.clone() });
+            match patiently(&*clock, &what, || site.bucket.claim_compaction(&hold)).await? {
+                CompactionOutcome::Created | CompactionOutcome::Same => return Ok(hold),
+                CompactionOutcome::Other => {}
             }
         }
         let what =
@@ -176,47 +263,73 @@ impl Compactor<'_> {
         Err(Failure::new(Exit::Stopped, what))
     }
 
-    /// Takes back those of `known` at the places `meant`, the newest first: all are marked before anything is deleted.
-    async fn take_back(
+    /// Ends a hold: the unit may be compacted again.
+    async fn release(&self, site: &Site<'_>, hold: &Compaction) -> Result<(), Failure> {
+        let ended = async {
+            self.give_up(site, hold).await?;
+            self.mark(site, hold).await
+        };
+        ended.await.map_err(|failure| {
+            let what = format!("release the unit {}: {}", hold.unit, failure.message);
+            Failure::new(failure.exit, what)
+        })
+    }
+
+    /// Ends a hold of which nobody knows what it was made for.
+    async fn let_go(&mut self, site: &Site<'_>, mut hold: Known, tell: Tell<'_>) -> Result<(), Failure> {
+        let dry_run = self.options.dry_run;
+        let (unit, n) = hold.compaction.id();
+        self.summary.meant.push(format!("{unit}.{n}"));
+        if !dry_run {
+            self.release(site, &hold.compaction).await?;
+        }
+        hold.take_back(self.clock.wall_ms());
+        self.tell(undone(&hold, Settled::default(), dry_run), tell)
+    }
+
+    /// Marks those of `known` at the places `chosen` as taken back, the newest first. `false`: one was finished at this moment, which is told.
+    async fn mark_all(
         &mut self,
         site: &Site<'_>,
-        mut known: Vec<Known>,
-        meant: Vec<usize>,
+        known: &mut [Known],
+        chosen: &[usize],
+        tell: Tell<'_>,
+    ) -> Result<bool, Failure> {
+        for &at in chosen {
+            let Known { compaction, state, .. } = &known[at];
+            if *state == State::Open && !self.give_up(site, compaction).await? {
+                let (partition, (unit, n)) = (compaction.topic_partition().to_string(), compaction.id());
+                let why = format!(
+                    "compaction {unit}.{n} was finished at this moment, so nothing more of the unit is taken back: look again whether it is to be"
+                );
+                self.tell(Step::Stopped { partition, unit, n, why }, tell)?;
+                return Ok(false);
+            }
+            self.mark(site, compaction).await?;
+            known[at].take_back(self.clock.wall_ms());
+        }
+        Ok(true)
+    }
+
+    /// Deletes of those at the places `chosen`, which count no more, what is not needed any more, and tells of each.
+    async fn settle_all(
+        &mut self,
+        site: &Site<'_>,
+        known: &[Known],
+        chosen: Vec<usize>,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let dry_run = self.options.dry_run;
-        for &at in &meant {
-            let Known { compaction, state } = &known[at];
-            if !dry_run {
-                if *state == State::Open && !self.give_up(site, compaction).await? {
-                    let (partition, (unit, n)) = (compaction.topic_partition().to_string(), compaction.id());
-                    let why = "it was finished at this moment, so nothing more of the unit is taken back: look again whether it is to be"
-                        .to_string();
-                    return self.tell(Step::Stopped { partition, unit, n, why }, tell);
-                }
-                self.mark(site, compaction).await?;
-            }
-            known[at].state = state.taken_back();
-        }
-        let found = match meant.is_empty() {
-            true => BTreeMap::new(),
-            false => self.found(site, &known).await?,
-        };
-        for at in meant {
-            let settled = self.settle(&known, at, &found).await?;
-            self.tell(undone(&known[at], settled, dry_run), tell)?;
+        let found = self.found(site, known).await?;
+        for at in chosen {
+            let settled = self.settle(known, at, &found).await?;
+            self.tell(undone(&known[at], settled, self.options.dry_run), tell)?;
         }
         Ok(())
     }
 
     /// Says of a claim without receipt that it is given up. `false`: it has its receipt now.
     async fn give_up(&self, site: &Site<'_>, compaction: &Compaction) -> Result<bool, Failure> {
-        let receipt = CompactionReceipt {
-            compaction: compaction.clone(),
-            writer: env!("CARGO_PKG_VERSION").to_string(),
-            written_ms: Some(self.clock.wall_ms()),
-            given_up: true,
-        };
+        let receipt = self.receipt_of(compaction, true);
         let put = || site.bucket.put_compaction_receipt(&receipt);
         patiently(&*self.clock, "give a compaction up", put).await
     }
@@ -251,7 +364,7 @@ impl Compactor<'_> {
         let known = self.known(site, partition, &listed, &id.0).await?;
         let is_it = |known: &Known| known.compaction.n == id.1 && known.state == known.state.taken_back();
         let Some(at) = known.iter().position(is_it) else { return Ok(()) };
-        if !self.is_meant(&known[at].compaction.output) {
+        if known[at].compaction.is_hold() || !self.is_meant(&known[at].compaction.output) {
             return Ok(());
         }
         let found = self.found(site, &known).await?;
@@ -266,15 +379,16 @@ impl Compactor<'_> {
         self.tell(undone(&known[at], settled, self.options.dry_run), tell)
     }
 
-    /// Deletes those objects of `known[at]`, which counts no more, whose rows are there without them.
+    /// Deletes those objects of `known[at]`, which counts no more, whose rows are there without them; none while it rests.
     async fn settle(&self, known: &[Known], at: usize, found: &BTreeMap<String, Found>) -> Result<Settled, Failure> {
         let Compaction { groups, n, .. } = &known[at].compaction;
+        let rests_until = self.rests_until(&known[at]);
         let (mut deletes, mut kept): (BTreeMap<&String, Vec<String>>, BTreeSet<&String>) = Default::default();
         let mut deleted = BTreeSet::new();
         for group in groups {
             for destination in &group.destinations {
                 let Some(there) = found.get(destination) else { continue };
-                if there.has_rows_of(known, group, *n) {
+                if rests_until.is_none() && there.has_rows_of(known, group, *n) {
                     deletes.entry(destination).or_default().push(group.key.clone());
                     deleted.insert(&group.key);
                 } else if there.listed.contains(&group.key) {
@@ -288,7 +402,12 @@ impl Compactor<'_> {
             }
         }
         let deleted = deleted.difference(&kept).map(|key| key.to_string()).collect();
-        Ok(Settled { deleted, kept: kept.into_iter().cloned().collect() })
+        let kept_until_ms = rests_until.filter(|_| !kept.is_empty());
+        Ok(Settled { deleted, kept: kept.into_iter().cloned().collect(), kept_until_ms })
+    }
+
+    fn rests_until(&self, known: &Known) -> Option<i64> {
+        known.rests_until(self.clock.wall_ms(), self.options.min_age_ms)
     }
 
     /// What there is of the objects of `known`, and of what they were made of, at each destination.
@@ -315,7 +434,11 @@ impl Compactor<'_> {
             }
             for known in known {
                 let partition = known.compaction.topic_partition();
-                for input in known.compaction.groups.iter().filter(here).flat_map(|group| &group.inputs) {
+                let inputs = || known.compaction.groups.iter().filter(here).flat_map(|group| &group.inputs);
+                if self.rests_until(known).is_some() {
+                    found.at_risk.extend(inputs().map(|input| input.key.clone()));
+                }
+                for input in inputs() {
                     let Some(&bytes) = sizes.get(&input.key) else { continue };
                     if bytes == input.bytes
                         || (!made.contains_key(input.key.as_str())
@@ -349,9 +472,10 @@ impl Compactor<'_> {
     }
 }
 
-fn undone(Known { compaction, state }: &Known, settled: Settled, dry_run: bool) -> Step {
+fn undone(Known { compaction, state, .. }: &Known, settled: Settled, dry_run: bool) -> Step {
     let inputs = compaction.groups.iter().flat_map(|group| &group.inputs).map(|input| input.key.clone()).collect();
     let (partition, (unit, n)) = (compaction.topic_partition().to_string(), compaction.id());
-    let Settled { deleted: keys, kept } = settled;
-    Step::Undone { partition, unit, n, inputs, keys, kept, given_up: *state == State::GivenUp, dry_run }
+    let Settled { deleted: keys, kept, kept_until_ms } = settled;
+    let given_up = *state == State::GivenUp;
+    Step::Undone { partition, unit, n, inputs, keys, kept, kept_until_ms, given_up, dry_run }
 }

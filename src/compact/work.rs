@@ -34,6 +34,8 @@ pub struct Compactor<'c> {
     pub(super) options: Options,
     pub(super) spool: Spool,
     pub(super) settings: UploadSettings,
+    /// This process, to others that take the same unit back.
+    pub(super) process: String,
     /// What was done so far.
     pub summary: Summary,
 }
@@ -68,7 +70,8 @@ impl<'c> Compactor<'c> {
         let spool = spool.map_err(|error| Failure::new(Exit::Config, chain(&error)))?;
         let upload = MemoryShares::of(config.memory.budget).upload_to_each(destinations.len());
         let settings = UploadSettings::within(config.upload.part_size.min(upload), upload);
-        Ok(Self { config, destinations, clock, options, spool, settings, summary: Summary::default() })
+        let process = format!("{:016x}", process_number());
+        Ok(Self { config, destinations, clock, options, spool, settings, process, summary: Summary::default() })
     }
 
     /// Compacts what the options mean; `tell` hears of each step. What was begun before is finished first. To do it again is always safe, and
@@ -267,6 +270,7 @@ impl<'c> Compactor<'c> {
             unit: unit.id.clone(),
             n,
             groups: made.iter().map(|made| made.group.clone()).collect(),
+            hold: None,
         };
         let (bucket, what) = (&work.site.bucket, format!("claim compaction {}.{n} of {partition}", unit.id));
         let is_new = match patiently(&*self.clock, &what, || bucket.claim_compaction(&claim)).await? {

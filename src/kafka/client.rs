@@ -156,10 +156,12 @@ const OF_CONSUMERS: &[&str] = &[
     "session.timeout.ms",
 ];
 
-/// Bytes and records that wait in a producer: at least what a transaction of a restore has.
-const PRODUCING_KBYTES: u64 = 64 << 10;
-/// The largest record that is handed to a broker whatever its topic says that it takes, bytes: the broker decides.
-const PRODUCED_BYTES_MAX: u64 = 32 << 20;
+/// The largest record that is handed to a broker, bytes: all that librdkafka lets it be. It looks at a record as it is; what a topic takes is told of one
+/// that is packed, and is the broker's to decide.
+const PRODUCED_BYTES_MAX: u64 = 1_000_000_000;
+/// Bytes of records in a batch that has more than one.
+const BATCH_BYTES_MAX: u64 = 1_000_000;
+/// Records that wait in a producer: more than a transaction of a restore has.
 const PRODUCING_RECORDS: u64 = 100_000;
 
 /// The settings of a client that asks for topics' settings: those of `config` that are not for consumers alone.
@@ -175,18 +177,19 @@ pub(super) fn administering(config: &KafkaConfig) -> Result<ClientConfig, KafkaE
     Ok(client)
 }
 
-/// The settings of a transactional producer; `message_bytes_max`: the largest record that its topic takes. A key goes where a Java producer puts
+/// The settings of a transactional producer; `batch_bytes_max`: the largest batch that its topic takes, packed. A key goes where a Java producer puts
 /// it.
+///
+/// A broker compares `max.message.bytes` of the topic with a batch as it is packed, and refuses it as a whole. So several records are in one batch only
+/// where that would be taken unpacked as well (librdkafka sends none that packing makes larger): one that is refused for its size is a record alone.
 ///
 /// # Errors
 /// As [`Settings::of`].
 pub(super) fn producing(
     config: &KafkaConfig,
     transactional_id: &str,
-    message_bytes_max: Option<u64>,
+    batch_bytes_max: Option<u64>,
 ) -> Result<ClientConfig, KafkaError> {
-    // The client looks at a record as it is, the broker at what it is packed: what a topic takes packed may be larger.
-    let message_bytes = message_bytes_max.unwrap_or(0).clamp(PRODUCED_BYTES_MAX, 1_000_000_000);
     let mut client = common(config);
     for setting in OF_CONSUMERS {
         client.remove(setting);
@@ -195,16 +198,15 @@ pub(super) fn producing(
         .set("linger.ms", "5")
         .set("compression.type", "lz4")
         .set("partitioner", "murmur2_random")
-        .set("message.max.bytes", message_bytes.to_string())
-        // To the broker the limit is one of whole batches.
-        .set("batch.size", message_bytes_max.unwrap_or(1_000_000).clamp(1, 1_000_000).to_string())
-        // The largest record has room beside what a transaction holds already, or it would wait for ever.
-        .set(
-            "queue.buffering.max.kbytes",
-            PRODUCING_KBYTES.max((message_bytes + BYTES_MAX).div_ceil(1 << 10)).to_string(),
-        )
+        .set("message.max.bytes", PRODUCED_BYTES_MAX.to_string())
+        // What waits is bounded by what a transaction holds. The largest record has room beside that, or it would wait for ever.
+        .set("queue.buffering.max.kbytes", (PRODUCED_BYTES_MAX + BYTES_MAX).div_ceil(1 << 10).to_string())
         .set("queue.buffering.max.messages", PRODUCING_RECORDS.to_string());
     overlay(&mut client, &without_consumers(config))?;
+    // What is refused must be one record, whatever somebody sets.
+    let own = client.get("batch.size").and_then(|own| own.parse().ok());
+    let most = own.unwrap_or(BATCH_BYTES_MAX).min(batch_bytes_max.unwrap_or(u64::MAX));
+    client.set("batch.size", most.max(1).to_string());
     // What makes it exactly once is nobody's to change.
     client
         .set("transactional.id", transactional_id)
@@ -389,12 +391,36 @@ mod tests {
             (has("sasl.username"), has("acks"), has("compression.type")),
             (Some("u"), Some("all"), Some("zstd"))
         );
-        assert_eq!((has("transactional.id"), has("message.max.bytes")), (Some("x"), Some("33554432")));
-        let larger = producing(&config, "x", Some(100 << 20)).expect("sound");
-        let larger = ["message.max.bytes", "queue.buffering.max.kbytes"].map(|key| larger.get(key));
-        assert_eq!(larger, [Some("104857600"), Some("135168")]);
+        assert_eq!(has("transactional.id"), Some("x"));
+        assert_eq!(
+            (has("message.max.bytes"), has("queue.buffering.max.kbytes")),
+            (Some("1000000000"), Some("1009331"))
+        );
         client.create_native_config().expect("librdkafka takes it");
         assert_eq!(administering(&config).expect("sound").get("transactional.id"), None);
+    }
+
+    /// Goal: a batch of several records is never more than the topic takes, also unpacked; what somebody sets is kept where it is less.
+    #[test]
+    fn batches_of_several_records_are_what_the_topic_takes() {
+        let batch = |own: Option<&str>, most| {
+            let mut config = config("b:1");
+            config.client.extend(own.map(|own| ("batch.size".to_string(), crate::config::Secret::new(own))));
+            let client = producing(&config, "x", most).expect("sound");
+            client.create_native_config().expect("librdkafka takes it");
+            client.get("batch.size").map(str::to_string)
+        };
+        for (own, most, expected) in [
+            (None, None, "1000000"),
+            (None, Some(8 << 20), "1000000"),
+            (None, Some(20_000), "20000"),
+            (None, Some(0), "1"),
+            (Some("500000"), Some(20_000), "20000"),
+            (Some("5000"), Some(20_000), "5000"),
+            (Some("2000000"), None, "2000000"),
+        ] {
+            assert_eq!(batch(own, most).as_deref(), Some(expected), "{own:?} {most:?}");
+        }
     }
 
     #[test]

@@ -3,13 +3,19 @@
 //! # How a call ends
 //! | answer | result |
 //! |---|---|
-//! | a record is too large for the client | `Never`, and the transaction goes on |
-//! | a record is refused by the broker for what it is (size, time, no key where the topic is compacted) | `Record`; once that is aborted, another client goes on |
+//! | a record is too large for the client | `Never` |
+//! | a record is refused by the broker for what it is (packed size, time, no key where the topic is compacted) | `Passing`; the abort tells which record, see below |
 //! | a right is missing | `Refused` |
 //! | fenced: another producer has the transactional id | `Fenced` |
 //! | the transaction is to be aborted | `Passing` |
 //! | no answer in time | asked again, [`TRIES`] times; then `Fatal`: starting again finds out whether it happened |
 //! | anything else | `Fatal` |
+//!
+//! # Which record is refused
+//! A broker refuses a whole batch. Where it is refused for its size it is one record ([`producing`]), and brokers from 2.4 on name the records that
+//! are refused for something else: then the one that is not delivered for such a reason is the one. Where several are not, an old broker named none, or
+//! the topic's limit was not known: the next client puts each record into a batch of its own, so that each answer is of one record. It is slow, and
+//! ends with the abort of that transaction.
 
 use super::KafkaError;
 use super::client::producing;
@@ -19,7 +25,7 @@ use super::trouble::explain;
 use crate::config::{Isolation, KafkaConfig};
 use crate::record::{OwnedRecord, TopicPartition};
 use crate::restore::position::Kept;
-use crate::restore::target::{Handed, Settings, Target, Trouble};
+use crate::restore::target::{Handed, RefusedRecord, Settings, Target, Trouble};
 use crate::restore::{group_of, transactional_id};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -31,6 +37,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +47,8 @@ const CALL_WAIT: Duration = Duration::from_secs(30);
 const TRIES: u32 = 4;
 /// How long one look for room lasts.
 const ROOM_WAIT: Duration = Duration::from_millis(20);
+/// Records on their way where each is a batch of its own: so many answers are waited for in time before a transaction must end.
+const SINGLE_MAX: i32 = 100;
 
 /// Where a restore goes.
 pub struct JobTarget<'a> {
@@ -53,15 +62,17 @@ pub struct JobTarget<'a> {
     pub job: &'a str,
     /// The group of the archive.
     pub group: &'a str,
-    /// The largest record that the topic takes, bytes.
+    /// The largest batch that the topic takes, packed, bytes.
     pub message_bytes_max: Option<u64>,
 }
 
 /// What librdkafka tells of records that were handed over.
 #[derive(Default)]
 struct Deliveries {
-    /// Why one of the transaction could not be delivered: what would be the same again before any other.
+    /// Why one of the transaction could not be delivered: a right that is missing before any other.
     failed: Mutex<Option<Code>>,
+    /// The first record that is refused for what it is, by its number in the transaction, and how many are.
+    refused: Mutex<Option<(usize, Code, usize)>>,
     /// The client's own last words.
     reason: Mutex<String>,
 }
@@ -78,9 +89,10 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+    /// The record's number in the transaction.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
         let Err((error, message)) = result else { return };
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
         tracing::debug!(%error, partition = message.partition(), "a record is not delivered");
@@ -88,9 +100,15 @@ impl ProducerContext for Deliveries {
         if matches!(code, Code::PurgeQueue | Code::PurgeInflight) {
             return;
         }
+        if is_of_the_record(code) {
+            let mut refused = locked(&self.refused);
+            let (first, why, count) = refused.unwrap_or((number, code, 0));
+            let (first, why) = if number < first { (number, code) } else { (first, why) };
+            *refused = Some((first, why, count + 1));
+            return;
+        }
         let mut failed = locked(&self.failed);
-        let explains = |code| is_of_the_record(code) || is_a_right(code);
-        if failed.is_none() || (explains(code) && !failed.is_some_and(explains)) {
+        if failed.is_none() || (is_a_right(code) && !failed.is_some_and(is_a_right)) {
             *failed = Some(code);
         }
     }
@@ -111,6 +129,10 @@ struct Shared {
     producer: Mutex<Arc<Client>>,
     brokers: String,
     state: Mutex<State>,
+    /// The producer puts each record into a batch of its own.
+    is_single: AtomicBool,
+    /// Records that the transaction was handed.
+    handed: AtomicUsize,
     /// A client of the job's group: it never joins, and knows its offsets.
     group: MetaClient,
     topic: String,
@@ -149,6 +171,8 @@ impl Transactions {
             producer: Mutex::new(Arc::new(producer)),
             brokers: into.kafka.brokers.clone(),
             state: Mutex::new(State::New),
+            is_single: AtomicBool::new(false),
+            handed: AtomicUsize::new(0),
             group: MetaClient::new(&of_group(into.kafka, into.group, into.job))?,
             topic: into.topic.to_string(),
             partitions: into.partitions,
@@ -216,7 +240,11 @@ impl Shared {
     fn prepare(&self) -> Result<(), Trouble> {
         let state = *locked(&self.state);
         if state == State::Spoilt {
-            let made = self.settings.create_with_context(Deliveries::default());
+            let mut settings = self.settings.clone();
+            if self.is_single.load(Ordering::Relaxed) {
+                settings.set("batch.num.messages", "1");
+            }
+            let made = settings.create_with_context(Deliveries::default());
             let made =
                 made.map_err(|error| Trouble::Fatal(format!("make a producer for {}: {error}", self.brokers)))?;
             *locked(&self.producer) = Arc::new(made);
@@ -230,9 +258,11 @@ impl Shared {
         Ok(())
     }
 
-    /// What an error of a call means; `None`: there was no answer, and it can be asked again. A record that is refused explains all others.
+    /// What an error of a call means; `None`: there was no answer, and it can be asked again. A record or right that is refused explains all others.
     fn trouble(&self, what: &str, error: &ClientError) -> Option<Trouble> {
-        self.refused_record().or_else(|| self.trouble_of_call(what, error))
+        let refused = *locked(&self.producer().client().context().refused);
+        let refused = refused.map(|(_, code, _)| Trouble::Passing(format!("{what}: {}", advice(code, &self.topic))));
+        refused.or_else(|| self.missing_right()).or_else(|| self.trouble_of_call(what, error))
     }
 
     fn trouble_of_call(&self, what: &str, error: &ClientError) -> Option<Trouble> {
@@ -273,14 +303,26 @@ impl Shared {
         }
     }
 
-    /// Why a record of the transaction is refused, and would be again.
-    fn refused_record(&self) -> Option<Trouble> {
+    /// The right for want of which a record of the transaction was not delivered.
+    fn missing_right(&self) -> Option<Trouble> {
         let failed = *locked(&self.producer().client().context().failed);
-        match failed? {
-            code if is_of_the_record(code) => Some(Trouble::Record(advice(code, &self.topic))),
-            code if is_a_right(code) => Some(Trouble::Refused(format!("{code}; {}", rights(&self.topic)))),
-            _ => None,
+        let code = failed.filter(|&code| is_a_right(code))?;
+        Some(Trouble::Refused(format!("{code}; {}", rights(&self.topic))))
+    }
+
+    /// The record that is refused, once all deliveries are known. Where it is not known which of several, the next client finds out.
+    fn refused_record(&self) -> Option<RefusedRecord> {
+        let refused = *locked(&self.producer().client().context().refused);
+        let (first, code, count) = refused?;
+        let is_known = count == 1 || self.is_single.load(Ordering::Relaxed);
+        self.is_single.store(!is_known, Ordering::Relaxed);
+        if !is_known {
+            tracing::warn!(
+                "{}: {code} of {count} records, and not which of them: each is sent in a batch of its own until it is met",
+                self.topic
+            );
         }
+        Some(RefusedRecord { number: is_known.then_some(first), why: advice(code, &self.topic) })
     }
 
     /// Makes a call until it has an answer, [`TRIES`] times.
@@ -332,6 +374,8 @@ impl Shared {
     fn forget(&self) {
         let producer = self.producer();
         *locked(&producer.client().context().failed) = None;
+        *locked(&producer.client().context().refused) = None;
+        self.handed.store(0, Ordering::Relaxed);
         locked(&producer.client().context().reason).clear();
     }
 }
@@ -366,7 +410,9 @@ fn rights(topic: &str) -> String {
 
 fn advice(code: Code, topic: &str) -> String {
     let what = match code {
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize => format!("raise max.message.bytes of {topic}"),
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => {
+            format!("raise max.message.bytes of {topic}, which a record is held to as it is packed")
+        }
         Code::InvalidTimestamp => {
             format!("raise message.timestamp.before.max.ms and message.timestamp.after.max.ms of {topic}")
         }
@@ -402,7 +448,12 @@ impl Target for Transactions {
     }
 
     fn put(&self, partition: Option<i32>, record: &OwnedRecord) -> Result<Handed, Trouble> {
-        let mut made = BaseRecord::<[u8], [u8]>::to(&self.shared.topic);
+        let producer = self.shared.producer();
+        if self.shared.is_single.load(Ordering::Relaxed) && producer.in_flight_count() >= SINGLE_MAX {
+            return Ok(Handed::Full);
+        }
+        let number = self.shared.handed.load(Ordering::Relaxed);
+        let mut made = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.shared.topic, number);
         made.partition = partition;
         made.key = record.key.as_deref();
         made.payload = record.value.as_deref();
@@ -414,16 +465,21 @@ impl Target for Transactions {
             }
             made.headers = Some(headers);
         }
-        let producer = self.shared.producer();
-        let Err((error, _)) = producer.send(made) else { return Ok(Handed::Taken) };
+        let Err((error, _)) = producer.send(made) else {
+            self.shared.handed.store(number + 1, Ordering::Relaxed);
+            return Ok(Handed::Taken);
+        };
         match error.rdkafka_error_code() {
             Some(Code::QueueFull) => Ok(Handed::Full),
-            Some(code) if is_of_the_record(code) => Ok(Handed::Never(advice(code, &self.shared.topic))),
+            Some(code) if is_of_the_record(code) => {
+                let limit = "message.max.bytes of the client, 1 GB unless [kafka.client] sets it";
+                Ok(Handed::Never(format!("{code}; it is more than {limit}")))
+            }
             // The transaction has failed already, and takes nothing more: the commit says why.
             _ => {
                 let told = producer.flush(ROOM_WAIT).err().unwrap_or(error);
                 match self.shared.trouble("hand over a record", &told) {
-                    Some(trouble @ (Trouble::Record(_) | Trouble::Refused(_) | Trouble::Fenced(_))) => Err(trouble),
+                    Some(trouble @ (Trouble::Refused(_) | Trouble::Fenced(_))) => Err(trouble),
                     _ => Err(Trouble::Passing(format!("hand over a record: {told}"))),
                 }
             }
@@ -445,7 +501,7 @@ impl Target for Transactions {
         self.call(move |shared| shared.commit(&progress))
     }
 
-    fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>> {
+    fn abort(&self) -> BoxFuture<'_, Result<Option<RefusedRecord>, Trouble>> {
         self.call(|shared| {
             let (producer, what) = (shared.producer(), "abort a transaction");
             let abort = || match producer.abort_transaction(CALL_WAIT) {
@@ -456,14 +512,15 @@ impl Target for Transactions {
             // Whether it is aborted does not depend on why it has to be.
             let aborted = shared.until_known(what, abort, |error| shared.trouble_of_call(what, error));
             // All deliveries are known now: a transaction with a record that is refused would fail again.
-            let refused = shared.refused_record();
+            let (refused, right) = (shared.refused_record(), shared.missing_right());
             shared.forget();
-            match (aborted, refused) {
-                (Ok(()), Some(refused)) => {
-                    *locked(&shared.state) = State::Spoilt;
-                    Err(refused)
-                }
-                (aborted, _) => aborted,
+            aborted?;
+            if refused.is_some() || right.is_some() {
+                *locked(&shared.state) = State::Spoilt;
+            }
+            match (refused, right) {
+                (None, Some(right)) => Err(right),
+                (refused, _) => Ok(refused),
             }
         })
     }

@@ -4,8 +4,10 @@
 use crate::clock::{Clock, SystemClock};
 use crate::config::{GroupProtocol, Isolation, KafkaConfig, Secret, Start};
 use crate::consume::{CommitError, Coordinator, Held, Source, SourceSink};
+use crate::kafka::producing::{JobTarget, Transactions};
 use crate::kafka::{KafkaCoordinator, KafkaSource, Wanted, connect};
-use crate::record::{Record, TopicPartition};
+use crate::record::{OwnedRecord, Record, TopicPartition};
+use crate::restore::target::{Handed, Target, Trouble};
 use futures::executor::block_on;
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
@@ -229,4 +231,44 @@ fn closing_without_brokers_keeps_its_deadline() {
     bench.source.close(Duration::from_secs(2));
     assert!(clock.monotonic_ms() < 10_000, "took {} ms", clock.monotonic_ms());
     bench.until("the loss", |bench| !bench.log.lost.is_empty());
+}
+
+/// Goal: of a batch that a broker refuses the record is known, at the latest when each is a batch of its own; nothing of the transaction counts, and the
+/// same job goes on.
+#[test]
+fn a_refused_record_is_told_by_its_number() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic(TOPIC, 1, 1).expect("a topic");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _entered = runtime.enter();
+    let mut kafka = config(&cluster.bootstrap_servers());
+    // Long enough for all of them to be in one batch.
+    kafka.client.insert("linger.ms".to_string(), Secret::new("500"));
+    let into =
+        JobTarget { kafka: &kafka, topic: TOPIC, partitions: 1, job: "j", group: "g", message_bytes_max: Some(1_000) };
+    let target = Transactions::new(&into).expect("a producer");
+    let record = |value: usize| OwnedRecord { value: Some(vec![b'v'; value]), ..OwnedRecord::default() };
+    let run = |errors: &[RDKafkaRespErr]| {
+        assert_eq!(block_on(target.recover()), Ok(vec![]), "nothing is committed");
+        target.begin().expect("begun");
+        cluster.request_errors(RDKafkaApiKey::Produce, errors);
+        for value in 1..=3 {
+            assert_eq!(target.put(Some(0), &record(value)), Ok(Handed::Taken));
+        }
+        let ended = block_on(target.commit(vec![(0, 3, "m".to_string())]));
+        cluster.clear_request_errors(RDKafkaApiKey::Produce);
+        ended
+    };
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    let taken = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    // All three are in one batch.
+    assert!(matches!(run(&[refused]), Err(Trouble::Passing(why)) if why.contains("max.message.bytes of t")));
+    let found = block_on(target.abort()).expect("aborted").expect("why");
+    assert_eq!(found.number, None);
+    assert!(matches!(run(&[taken, refused]), Err(Trouble::Passing(_))));
+    let found = block_on(target.abort()).expect("aborted").expect("why");
+    assert_eq!(found.number, Some(1));
+    assert!(found.why.contains("raise max.message.bytes of t"), "{}", found.why);
+    // The mock keeps no offsets of transactions, so that is all of it that it tells.
+    assert_eq!(run(&[]), Ok(()));
 }

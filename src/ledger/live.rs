@@ -6,7 +6,7 @@
 //! with what is asked for. Nothing where nobody has compacted anything.
 
 use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, ListedCompaction, To};
-use crate::bucket::receipt::{Receipt, ReceiptObject};
+use crate::bucket::receipt::{Receipt, ReceiptObject, receipt_key};
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::exit::{Exit, Failure};
@@ -16,6 +16,7 @@ use crate::record::{OffsetRange, TopicPartition};
 use crate::upload::{Look, UploadError, is_there};
 use crate::verify::table::{Digest, digest};
 use futures::stream::{FuturesOrdered, TryStreamExt};
+use std::collections::BTreeMap;
 
 /// Receipts of compactions read side by side.
 const READS_MAX: usize = 8;
@@ -143,11 +144,34 @@ impl Live {
         &self.compacted
     }
 
+    /// The batches that share an offset with `range` and have rows in objects of compactions: each with the first of these.
+    pub fn batches_of(&self, range: OffsetRange) -> BTreeMap<OffsetRange, &Compacted> {
+        let mut found = BTreeMap::new();
+        for of in &self.compacted {
+            let batches = of.group.batches.iter().map(|&(first, end)| OffsetRange::new(first, end));
+            for batch in batches.filter(|batch| batch.first < range.end && range.first < batch.end) {
+                found.entry(batch).or_insert(of);
+            }
+        }
+        found
+    }
+
     /// Those that have rows of the batch that begins at `first`: their numbers in [`Live::compacted`].
     pub fn of_batch(&self, first: i64) -> impl Iterator<Item = usize> {
         let begin = self.of_batches.partition_point(|&(of, _)| of < first);
         self.of_batches[begin..].iter().take_while(move |&&(of, _)| of == first).map(|&(_, index)| index)
     }
+}
+
+/// What to say of a batch that has no receipt and whose rows are in an object of a compaction.
+pub fn held_without_receipt(partition: &TopicPartition, generation: u32, batch: OffsetRange, by: &Compacted) -> String {
+    let (key, (unit, n)) = (&by.group.key, &by.id);
+    format!(
+        "{partition}: no receipt vouches for offset {}, but {key} holds rows of the batch {batch}, which a compaction took in: archived again they would \
+         be there twice. Restore {} from a backup or an older version of the bucket; or take the compaction back first: siltstone compact --undo {unit}.{n}",
+        batch.first,
+        receipt_key(partition, generation, batch.first)
+    )
 }
 
 /// [`Bucket::counting_compaction`]. The inner error: why nobody knows whether it counts, and what to do.
@@ -286,6 +310,7 @@ mod tests {
             unit: unit.to_string().repeat(32),
             n,
             groups: vec![group],
+            hold: None,
         }
     }
 

@@ -18,15 +18,19 @@
 //!   and is kept, with the SHA-256 that it has and its rows named as lost, where Kafka can give no more as many.
 //! - **E-7** An object that gave way to a compaction's ([`crate::ledger::live`]) is not put again: its rows would be there twice. It stays in the
 //!   receipt, which is read together with that of the compaction.
+//! - **E-8** A batch of a job that has no receipt is not archived where a compaction's object that counts has rows of it: its receipt was lost, and
+//!   under whatever name its rows would be there twice. The job stops and says which receipt is to be brought back.
 
 use super::context::{Context, Halt, Try};
 use super::finish::{SealedBatch, count_records};
 use super::start::chain;
-use crate::bucket::Place;
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
+use crate::bucket::{Bucket, Place};
+use crate::consume::Held;
 use crate::exit::Exit;
-use crate::ledger::live::Live;
+use crate::ledger::live::{Live, held_without_receipt};
+use crate::record::OffsetRange;
 use crate::upload::{self, Look, PutRule};
 use std::collections::BTreeSet;
 
@@ -117,25 +121,44 @@ pub async fn intact(context: &Context, batch: &SealedBatch, object: Place<'_>) -
     Ok(is_there.then(|| vouched.clone()))
 }
 
-/// What compactions have replaced of the batch (E-7): only of one that had a receipt, or that a job archives again.
+/// What compactions have replaced of the batch (E-7): only of one that had a receipt, as those of jobs stop that had none (E-8).
 ///
 /// # Errors
 /// [`Halt`].
 pub async fn live(context: &Context, batch: &SealedBatch) -> Result<Live, Halt> {
     let had_receipt = batch.earlier.as_ref().is_some_and(|earlier| earlier.vouched.is_some());
-    if !had_receipt && context.schedule.is_none() {
+    if !had_receipt {
         return Ok(Live::default());
     }
+    read_live(context, &batch.archive.bucket, &batch.held, batch.range).await
+}
+
+async fn read_live(context: &Context, bucket: &Bucket, held: &Held, range: OffsetRange) -> Result<Live, Halt> {
     context
-        .while_held(&batch.held, "read compactions", || async {
-            let (bucket, clock) = (&batch.archive.bucket, &*context.clock);
-            match Live::read(bucket, clock, &batch.held.partition, batch.range).await {
+        .while_held(held, "read compactions", || async {
+            match Live::read(bucket, &*context.clock, &held.partition, range).await {
                 Ok(live) => Try::Done(live),
                 Err(failure) if failure.exit == Exit::Stopped => Try::Halt(Halt::Stop(failure.message)),
                 Err(failure) => Try::Again(failure.message),
             }
         })
         .await
+}
+
+/// Stops a job before it archives offsets without a receipt of which rows are in the object of a compaction (E-8). No compaction begins while the job is
+/// under way, so this is asked once for all that is archived without a look at other batches between.
+///
+/// # Errors
+/// [`Halt`].
+pub async fn check_compacted(context: &Context, bucket: &Bucket, held: &Held, range: OffsetRange) -> Result<(), Halt> {
+    let live = read_live(context, bucket, held, range).await?;
+    match live.batches_of(range).pop_first() {
+        None => Ok(()),
+        Some((batch, by)) => {
+            let what = held_without_receipt(&held.partition, bucket.generation(), batch, by);
+            Err(Halt::Stop(format!("{what}; what is behind it can be asked for with --from-offset {}", batch.end)))
+        }
+    }
 }
 
 /// Objects of earlier tries that have no part in this one: what Kafka held when they were made is gone (E-1, E-3).

@@ -11,7 +11,9 @@ use super::takeover;
 use crate::batch::balance::Balance;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::batch::rotation::SealReason;
+use crate::bucket::BucketError;
 use crate::bucket::claim::{CLAIM_VERSION, Claim, ClaimOutcome, ClaimedObject};
+use crate::bucket::folds::prevailing;
 use crate::bucket::receipt::{self, FoundReceipt, LostRows, RECEIPT_VERSION, Receipt, ReceiptObject, ReceiptOutcome};
 use crate::consume::Held;
 use crate::destination::fault::Verdict;
@@ -199,13 +201,19 @@ fn check_redo(batch: &SealedBatch) -> Result<(), Halt> {
 /// what this try holds; otherwise this try takes what that one vouches for into its own and puts it over that one, or beside the fold
 /// that has it (K-7). Gives the balance that is vouched for; `None`: the receipt that is there is of another cut.
 async fn vouch(context: &Context, batch: &mut SealedBatch, claimed_ms: i64) -> Result<Option<receipt::Balance>, Halt> {
-    let mut over: Option<Box<FoundReceipt>> = None;
     let mut objects = upload_all(context, batch).await?;
-    let mut folded = folded(context, batch, claimed_ms).await?;
+    let (mut over, folded) = folded(context, batch, claimed_ms).await?;
+    let counts = |beside: &Receipt| match &folded {
+        Some(folded) => prevailing(beside.clone(), (**folded).clone()),
+        None => beside.clone(),
+    };
+    // What counts before anything is put.
+    let mut known_before =
+        folded.as_deref().map(|folded| over.as_ref().map_or_else(|| folded.clone(), |beside| counts(&beside.receipt)));
     loop {
         let receipt = receipt(context, batch, objects);
-        let (found, replaces) = match folded.take() {
-            Some(folded) => (*folded, None),
+        let found = match known_before.take() {
+            Some(found) => found,
             None => {
                 let outcome = context
                     .while_held(&batch.held, "write a receipt", || async {
@@ -216,11 +224,12 @@ async fn vouch(context: &Context, batch: &mut SealedBatch, claimed_ms: i64) -> R
                     })
                     .await?;
                 let ReceiptOutcome::Found(found) = outcome else { return Ok(Some(receipt.balance)) };
-                (found.receipt.clone(), Some(found))
+                let found = over.insert(found);
+                counts(&found.receipt)
             }
         };
         if has(Bug::ReceiptOverwritten) {
-            (over, objects) = (replaces, receipt.objects);
+            objects = receipt.objects;
             continue;
         }
         if !found.is_of_batch(&receipt) {
@@ -239,26 +248,32 @@ async fn vouch(context: &Context, batch: &mut SealedBatch, claimed_ms: i64) -> R
             batch.earlier.get_or_insert_default().vouched = Some(Box::new(found));
             upload_all(context, batch).await?
         };
-        over = replaces;
     }
 }
 
-/// The receipt of this batch that is in a fold and counts. None can be where the claim is this try's own and younger than any receipt that is
-/// folded, and none counts where one beside it does.
-async fn folded(context: &Context, batch: &SealedBatch, claimed_ms: i64) -> Result<Option<Box<Receipt>>, Halt> {
+/// The receipt of this batch that is in a fold, and the one beside it, if there is one: one of the two counts (K-7), and what this try puts goes over
+/// the one beside. Without a folded one, which cannot be where the claim is this try's own and younger than any receipt that is folded, neither is
+/// looked for: the put itself tells.
+async fn folded(context: &Context, batch: &SealedBatch, claimed_ms: i64) -> Result<Twice, Halt> {
     let is_fresh = context.clock.monotonic_ms() - claimed_ms < context.folding.rules.min_age_ms;
     if batch.earlier.is_none() && is_fresh {
-        return Ok(None);
+        return Ok((None, None));
     }
+    let (partition, first) = (&batch.held.partition, batch.range.first);
     context
         .while_held(&batch.held, "look for a receipt in folds", || async {
-            match batch.archive.bucket.counting_folded(&batch.held.partition, batch.range.first).await {
-                Ok(found) => Try::Done(found.map(Box::new)),
-                Err(error) => Try::of(&error),
-            }
+            let bucket = &batch.archive.bucket;
+            let looked = async {
+                let Some(folded) = bucket.folded_receipt(partition, first).await? else { return Ok((None, None)) };
+                Ok((bucket.found_beside(partition, first).await?.map(Box::new), Some(Box::new(folded))))
+            };
+            looked.await.map_or_else(|error: BucketError| Try::of(&error), Try::Done)
         })
         .await
 }
+
+/// A receipt that is a document of its own, and one of the same batch that a fold has.
+type Twice = (Option<Box<FoundReceipt>>, Option<Box<Receipt>>);
 
 /// A claim and a receipt of one `first` that end differently, and objects of the receipt that are gone.
 fn two_cuts(batch: &SealedBatch, found: &Receipt) -> Halt {

@@ -11,7 +11,7 @@ use super::archive::Archive;
 use super::context::{ArchiveContext, Context, Halt, Try};
 use super::schedule::Stretch;
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
-use crate::bucket::entries::Entry;
+use crate::bucket::entries::{Entry, Listed};
 use crate::bucket::{Bucket, CONTROL_FOLDER};
 use crate::config::Start;
 use crate::consume::{Committed, Held, LogBounds};
@@ -29,7 +29,7 @@ pub struct Takeover {
     pub read_from: i64,
     /// The batch that must be redone, if there is one.
     pub redo: Option<Redo>,
-    /// With a schedule: what is archived then, behind the redo if there is one. `None` where nothing is left, but perhaps the redo.
+    /// With a schedule: what is archived. `None` where nothing is left, or a batch is redone first.
     pub stretch: Option<Stretch>,
     /// The compiled layout at the target of the batch before, or of the one that must be redone.
     pub at_target: Option<Arc<Archive>>,
@@ -274,11 +274,16 @@ pub async fn committed_of(context: &Context, held: &Held) -> Result<Option<Commi
         .await
 }
 
-/// What the bucket holds about the batch that begins exactly at `first`.
-async fn entry_at(context: &Context, archive: &ArchiveContext, held: &Held, first: i64) -> Result<Option<Entry>, Halt> {
+/// What the bucket holds about a batch; `None` where there is nothing, or nothing any more.
+async fn entry_of(
+    context: &Context,
+    archive: &ArchiveContext,
+    held: &Held,
+    listed: Listed,
+) -> Result<Option<Entry>, Halt> {
     context
         .while_held(held, "read a claim and a receipt", || async {
-            match archive.bucket.entry_at(&held.partition, first).await {
+            match archive.bucket.entry_of(&held.partition, listed).await {
                 Ok(entry) => Try::Done(entry),
                 Err(error) => Try::of(&error),
             }
@@ -322,7 +327,7 @@ async fn back_to_claimed_first(
     previous_first: Option<i64>,
 ) -> Result<i64, Halt> {
     let Some(previous_first) = previous_first.filter(|&previous| previous < offset) else { return Ok(offset) };
-    match entry_at(context, archive, held, previous_first).await? {
+    match entry_of(context, archive, held, Listed::assumed(previous_first)).await? {
         Some(entry) if entry.reach() > offset => Ok(previous_first),
         Some(_) => Ok(offset),
         None => not_elsewhere(context, archive, held, previous_first).await.map(|()| offset),

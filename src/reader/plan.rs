@@ -7,7 +7,8 @@ use crate::bucket::receipt::{Receipt, ReceiptObject};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::layout::SchemaSource;
+use crate::layout::recognise::Recogniser;
+use crate::layout::{Layout, SchemaSource};
 use crate::ledger::live::{Compacted, Live};
 use crate::ledger::{self, Destinations, Site};
 use crate::pipeline::start::patiently;
@@ -338,6 +339,10 @@ fn offsets_of(range: OffsetRange) -> u64 {
 }
 
 impl Chosen {
+    fn kind(&self) -> Kind {
+        (self.fingerprint.clone(), self.object.output.clone(), self.to)
+    }
+
     /// Whether the offset of each of its rows is known, by the row or by its place.
     pub fn tells_offsets(&self, shape: &Shape) -> bool {
         self.is_dense || shape.teller.tells_offsets(shape.has_records())
@@ -368,14 +373,18 @@ impl Chosen {
 /// How the objects of one archive are read: each of its layouts is read once.
 pub struct Shapes {
     layouts: Layouts,
-    /// By fingerprint, output, and what an object is in place of what they say.
-    known: HashMap<(String, String, Option<To>), Arc<Shape>>,
+    known: HashMap<Kind, Arc<Shape>>,
+    /// What reads the names, and the extension of them.
+    names: HashMap<Kind, Option<(Recogniser, String)>>,
 }
+
+/// Objects that are alike: fingerprint, output, and what they are in place of what those say.
+type Kind = (String, String, Option<To>);
 
 impl Shapes {
     /// Of the archive of `site`.
     pub fn new(site: &Site<'_>) -> Self {
-        Self { layouts: Layouts::new(&site.archive.layout), known: HashMap::new() }
+        Self { layouts: Layouts::new(&site.archive.layout), known: HashMap::new(), names: HashMap::new() }
     }
 
     /// How `chosen` is read.
@@ -383,16 +392,11 @@ impl Shapes {
     /// # Errors
     /// The store refuses or does not answer; [`Exit::Stopped`]: its layout is gone, damaged or of a later release.
     pub async fn of(&mut self, site: &Site<'_>, clock: &dyn Clock, chosen: &Chosen) -> Result<Arc<Shape>, Failure> {
-        let (fingerprint, output) = (&chosen.fingerprint, &chosen.object.output);
-        let name = (fingerprint.clone(), output.clone(), chosen.to);
-        if let Some(known) = self.known.get(&name) {
+        let (kind, output) = (chosen.kind(), &chosen.object.output);
+        if let Some(known) = self.known.get(&kind) {
             return Ok(known.clone());
         }
-        let unusable = |what: String| {
-            let what = format!("{}: the layout that wrote it cannot be used: {what}", chosen.object.key);
-            Failure::new(Exit::Stopped, what)
-        };
-        let layout = self.layouts.get(&site.bucket, clock, fingerprint).await?.map_err(unusable)?;
+        let layout = self.layout(site, clock, chosen).await?;
         let found = layout.outputs.iter().find(|known| known.name == *output);
         let pinned = match found.and_then(|found| found.format.schema()) {
             Some(SchemaSource::Infer) => {
@@ -401,12 +405,49 @@ impl Shapes {
             }
             _ => None,
         };
-        let shape = Shape::of(&layout, output, pinned).map_err(unusable)?;
+        let shape = Shape::of(&layout, output, pinned).map_err(|what| unusable(chosen, &what))?;
         let shape = Arc::new(match chosen.to {
             Some(To::Parquet) => shape.as_parquet(),
             None => shape,
         });
-        self.known.insert(name, shape.clone());
+        self.known.insert(kind, shape.clone());
         Ok(shape)
     }
+
+    /// What the name of `chosen` tells but for its offsets, its compaction and its extension: the same for all that a compaction may put together,
+    /// and for what it makes of them.
+    ///
+    /// # Errors
+    /// As [`Shapes::of`].
+    pub async fn unit_of(&mut self, site: &Site<'_>, clock: &dyn Clock, chosen: &Chosen) -> Result<String, Failure> {
+        let (kind, output) = (chosen.kind(), &chosen.object.output);
+        if !self.names.contains_key(&kind) {
+            let layout = self.layout(site, clock, chosen).await?;
+            let found = layout.outputs.iter().find(|known| known.name == *output);
+            let names = found.and_then(|found| {
+                let extension = match chosen.to {
+                    Some(To::Parquet) => "parquet".to_string(),
+                    None => found.place.extension(&found.format),
+                };
+                let names = Recogniser::compile(&found.place, output, &extension, layout.generation);
+                Some((names.ok()?, extension))
+            });
+            self.names.insert(kind.clone(), names);
+        }
+        let unit = self.names.get(&kind).and_then(Option::as_ref).and_then(|(names, extension)| {
+            let same = names.with_range(&chosen.object.key, OffsetRange { first: 0, end: 0 })?;
+            Some(same.strip_suffix(extension.as_str()).unwrap_or(&same).trim_end_matches('.').to_string())
+        });
+        Ok(unit.unwrap_or_else(|| chosen.object.folder.clone()))
+    }
+
+    async fn layout(&mut self, site: &Site<'_>, clock: &dyn Clock, chosen: &Chosen) -> Result<Arc<Layout>, Failure> {
+        let found = self.layouts.get(&site.bucket, clock, &chosen.fingerprint).await?;
+        found.map_err(|what| unusable(chosen, &what))
+    }
+}
+
+fn unusable(chosen: &Chosen, what: &str) -> Failure {
+    let what = format!("{}: the layout that wrote it cannot be used: {what}", chosen.object.key);
+    Failure::new(Exit::Stopped, what)
 }

@@ -7,13 +7,14 @@
 //! - [`plan`]: which output, source partitions and losses; [`loss`]: what each kind of output does not hold.
 //! - [`read`]: rows in order; [`walk`]: of one source partition; [`order`]: by offset, of many objects; [`value`]: the record that a row becomes again.
 //! - [`target`]: the seam towards Kafka, and what a topic's settings would do to old records.
-//! - [`produce`]: the loop; `stops`: what ends it, or one source partition of it; [`narrow`]: which record a broker refuses; [`tally`]: what came of rows.
+//! - [`produce`]: the loop; `stops`: what ends it, or one source partition of it; [`tally`]: what came of rows.
 //! - [`position`]: how far a job is, and where that is kept; [`rate`]: so many a second.
 //!
 //! # Guarantees
 //! - **R-1** A record and the progress behind it are one transaction. So a reader of committed records sees each record of a job once,
 //!   whoever is killed: what is open then is aborted, by whoever comes next or by Kafka after [`TRANSACTION_TIMEOUT_MS`].
-//! - **R-2** Records of one source partition that go to one target partition are in their order there.
+//! - **R-2** Records of one source partition that go to one target partition are in their order there. The rows of one record are in one transaction, where
+//!   rows tell their record and one transaction takes them.
 //! - **R-3** Only one process goes on with a job: a later one fences the earlier one before it reads the progress.
 //! - **R-4** From whole records, key, value, headers and timestamp are what they were, null and empty told apart. Offsets are new. librdkafka
 //!   takes a timestamp of 0 for none, so such a record gets the time of the restore; it is counted.
@@ -24,7 +25,6 @@
 //! A job that is gone on with later begins anew; where only some are forgotten it is refused.
 
 pub mod loss;
-pub mod narrow;
 pub mod order;
 pub mod plan;
 pub mod position;

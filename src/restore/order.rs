@@ -62,6 +62,24 @@ impl Rank {
     }
 }
 
+/// Where the rows of an object stand among those of one offset: a record may be several rows, of several windows. A compaction puts objects of one
+/// window together, of several batches: so windows come before what tells batches, and the order of a record's rows is the same before it and
+/// after it. Rows of one object are in their order, which a compaction keeps. Objects of replays are never compacted, and come last: what a
+/// replay adds while a job is on its way stands behind what was there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seat {
+    replay: Option<u32>,
+    unit: String,
+    rank: Rank,
+}
+
+impl Seat {
+    /// Of `chosen`, which is of that unit ([`crate::reader::plan::Shapes::unit_of`]).
+    pub fn of(chosen: &Chosen, unit: String) -> Self {
+        Self { replay: chosen.replay, unit, rank: Rank::of(chosen) }
+    }
+}
+
 /// Why there is no next row.
 pub struct Unread {
     /// What it means.
@@ -156,17 +174,17 @@ struct Open {
     item: Item,
 }
 
-/// Gives the rows of objects in the order of their offsets; of one offset, object by object as [`Rank`] says.
+/// Gives the rows of objects in the order of their offsets; of one offset, object by object as [`Seat`] says.
 pub struct InOrder {
     /// Rows below it are left out.
     from: i64,
     bytes_max: usize,
     /// Those that are not open, by what their next row has at least: not begun, or parked.
-    waiting: BTreeMap<(i64, Arc<Rank>), Waiting>,
+    waiting: BTreeMap<(i64, Arc<Seat>), Waiting>,
     /// Those that are open, by their next row.
-    open: BTreeMap<(i64, Arc<Rank>), Open>,
+    open: BTreeMap<(i64, Arc<Seat>), Open>,
     /// Rows of parked ones, each before the row that its object is parked at.
-    kept: BTreeMap<(i64, Arc<Rank>, u64), Item>,
+    kept: BTreeMap<(i64, Arc<Seat>, u64), Item>,
     kept_bytes: usize,
 }
 
@@ -187,8 +205,8 @@ impl InOrder {
     }
 
     /// Adds an object that has no rows between what was given already and `from`.
-    pub fn push(&mut self, source: Arc<Source>, rank: Rank, from: i64) {
-        self.waiting.insert((from, Arc::new(rank)), Waiting { source, row: 0, is_parked: false });
+    pub fn push(&mut self, source: Arc<Source>, seat: Seat, from: i64) {
+        self.waiting.insert((from, Arc::new(seat)), Waiting { source, row: 0, is_parked: false });
     }
 
     /// The offset of the next row, if it is below `limit`. Objects that begin at `limit` or behind it are not opened for it.
@@ -222,7 +240,7 @@ impl InOrder {
     /// As [`Feed::next`], of the row behind it.
     pub async fn pop(&mut self) -> Result<Option<(i64, Item)>, Unread> {
         let open =
-            self.open.first_key_value().map(|((offset, rank), open)| (*offset, rank.clone(), open.item.row.index));
+            self.open.first_key_value().map(|((offset, seat), open)| (*offset, seat.clone(), open.item.row.index));
         let kept = self.kept.first_key_value().map(|(key, _)| key);
         let is_kept = match (&open, kept) {
             (Some(open), Some(kept)) => kept < open,
@@ -233,9 +251,9 @@ impl InOrder {
             self.kept_bytes -= bytes(&item);
             return Ok(Some((offset, item)));
         }
-        let Some(((offset, rank), Open { mut feed, item })) = self.open.pop_first() else { return Ok(None) };
+        let Some(((offset, seat), Open { mut feed, item })) = self.open.pop_first() else { return Ok(None) };
         if let Some((next, following)) = feed.next().await? {
-            self.open.insert((next, rank), Open { feed, item: following });
+            self.open.insert((next, seat), Open { feed, item: following });
         }
         Ok(Some((offset, item)))
     }
@@ -249,15 +267,15 @@ impl InOrder {
             let next = due().find(|(_, waiting)| !waiting.is_parked).or_else(|| due().next());
             let Some(key) = next.map(|(key, _)| key.clone()) else { break };
             let Some(Waiting { source, row, is_parked }) = self.waiting.remove(&key) else { break };
-            let (from, rank) = key;
+            let (from, seat) = key;
             // Where nothing of it was given yet, `from` may be more than its first rows have.
             let from = if is_parked { from } else { source.chosen.range.first };
-            begun.push((rank, Feed::start(source, row, from)?));
+            begun.push((seat, Feed::start(source, row, from)?));
         }
-        for (rank, mut feed) in begun {
+        for (seat, mut feed) in begun {
             while let Some((offset, item)) = feed.next().await? {
                 if offset >= self.from {
-                    self.open.insert((offset, rank), Open { feed, item });
+                    self.open.insert((offset, seat), Open { feed, item });
                     break;
                 }
             }
@@ -267,8 +285,8 @@ impl InOrder {
 
     /// Closes the object whose next row is furthest away, to come back to it.
     fn park_one(&mut self) {
-        if let Some(((offset, rank), Open { feed, item })) = self.open.pop_last() {
-            self.waiting.insert((offset, rank), Waiting::parked(feed.source, item.row.index));
+        if let Some(((offset, seat), Open { feed, item })) = self.open.pop_last() {
+            self.waiting.insert((offset, seat), Waiting::parked(feed.source, item.row.index));
         }
     }
 
@@ -279,22 +297,22 @@ impl InOrder {
             let of = if waiting.is_parked { &mut parked } else { &mut self.waiting };
             of.insert(key, waiting);
         }
-        let mut again: BTreeMap<Arc<Rank>, (i64, Waiting)> = BTreeMap::new();
+        let mut again: BTreeMap<Arc<Seat>, (i64, Waiting)> = BTreeMap::new();
         let mut end: Option<i64> = None;
-        for ((from, rank), Waiting { source, row, .. }) in parked {
+        for ((from, seat), Waiting { source, row, .. }) in parked {
             if end.is_some_and(|end| from >= end) {
-                again.entry(rank).or_insert((from, Waiting::parked(source, row)));
+                again.entry(seat).or_insert((from, Waiting::parked(source, row)));
                 continue;
             }
             let mut feed = Feed::start(source.clone(), row, from)?;
             while let Some((offset, item)) = feed.next().await? {
                 let row = item.row.index;
                 if end.is_some_and(|end| offset >= end) {
-                    again.entry(rank.clone()).or_insert((offset, Waiting::parked(source.clone(), row)));
+                    again.entry(seat.clone()).or_insert((offset, Waiting::parked(source.clone(), row)));
                     break;
                 }
                 self.kept_bytes += bytes(&item);
-                self.kept.insert((offset, rank.clone(), row), item);
+                self.kept.insert((offset, seat.clone(), row), item);
                 while self.kept_bytes > self.bytes_max
                     && let (Some(((first, ..), _)), Some(((last, ..), _))) =
                         (self.kept.first_key_value(), self.kept.last_key_value())
@@ -304,14 +322,14 @@ impl InOrder {
                     end = Some(last);
                     // From the last one on, so that its object is parked at the first of those that are left out.
                     while let Some(entry) = self.kept.last_entry().filter(|entry| entry.key().0 >= last) {
-                        let ((offset, rank, row), item) = entry.remove_entry();
+                        let ((offset, seat, row), item) = entry.remove_entry();
                         self.kept_bytes -= bytes(&item);
-                        again.insert(rank, (offset, Waiting::parked(item.source, row)));
+                        again.insert(seat, (offset, Waiting::parked(item.source, row)));
                     }
                 }
             }
         }
-        self.waiting.extend(again.into_iter().map(|(rank, (offset, waiting))| ((offset, rank), waiting)));
+        self.waiting.extend(again.into_iter().map(|(seat, (offset, waiting))| ((offset, seat), waiting)));
         Ok(())
     }
 }

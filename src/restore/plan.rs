@@ -1,7 +1,7 @@
 //! What is about to be restored, from receipts alone: which output, which source partitions, how much, and what does not come back.
 
 use super::loss::{Loss, losses};
-use super::position::Position;
+use super::position::{END_UNKNOWN, Position, known_end};
 use super::read::{Archive, Left, Step, steps};
 use super::value::{NO_TIMESTAMP, record_of};
 use crate::bucket::receipt::ReceiptObject;
@@ -11,9 +11,9 @@ use crate::pipeline::archive::DEAD_LETTERS;
 use crate::pipeline::open_batch::NO_TIME_MS;
 use crate::reader::plan::{Batch, Shapes, Wanted, batches};
 use crate::reader::shape::Shape;
-use crate::record::OffsetRange;
+use crate::record::{OffsetRange, TopicPartition};
 use futures::{StreamExt, TryStreamExt};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Source partitions of which the first row is read, to see its timestamp.
@@ -55,7 +55,8 @@ pub fn choose(layout: &Layout, asked: Option<&str>) -> Result<Choice, Failure> {
 /// among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Survey {
-    /// First offset and end of each source partition.
+    /// First offset and end of each source partition; [`END_UNKNOWN`] (`null`): what tells it cannot be read.
+    #[serde(serialize_with = "with_known_ends")]
     pub partitions: BTreeMap<i32, (i64, i64)>,
     /// Batches.
     pub batches: u64,
@@ -91,7 +92,7 @@ pub struct Survey {
     pub untold_offsets: Untold,
     /// Rows that tell no offset, of objects that begin before the first one asked for: they are left to a restore that has the begin.
     pub of_other_parts: u64,
-    /// Source partitions whose first row cannot be read, and why: they will stop there.
+    /// Source partitions something of which cannot be read already, and why: they will stop there, and the others will not.
     pub unreadable: BTreeMap<i32, String>,
 }
 
@@ -111,47 +112,76 @@ impl Untold {
     }
 }
 
-/// Looks at everything that `wanted` means, of one output.
+fn with_known_ends<S: Serializer>(partitions: &BTreeMap<i32, (i64, i64)>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(partitions.iter().map(|(partition, &(first, end))| (partition, (first, known_end(end)))))
+}
+
+/// Looks at everything that `wanted` means, of one output. A receipt, fold or layout that is damaged ends the look at its source partition, or
+/// at the objects that need it, and is no reason not to restore the others, and what precedes it.
 ///
 /// # Errors
-/// A store refuses or does not answer; a receipt or layout is damaged.
+/// A store does not answer.
 pub async fn survey(archive: Archive<'_>, wanted: &Wanted) -> Result<Survey, Failure> {
     let mut survey = Survey::default();
     let mut shapes = Shapes::new(archive.site);
     for partition in &archive.site.partitions {
-        let mut batches = batches(archive.site, partition, archive.clock, wanted).await?;
-        let mut span: Option<OffsetRange> = None;
-        while let Some(batch) = batches.try_next().await? {
-            let range = OffsetRange::new(batch.receipt.first, batch.receipt.end);
-            let first = batch.objects.iter().map(|chosen| chosen.range.first).fold(range.first, i64::min);
-            span = Some(OffsetRange::new(span.map_or(first, |span| span.first.min(first)), range.end));
-            survey.add(&batch, wanted);
-            for chosen in &batch.objects {
-                let shape = shapes.of(archive.site, archive.clock, chosen).await?;
-                survey.losses.extend(losses(&shape));
-                if chosen.range.first < wanted.offsets.first && !chosen.tells_offsets(&shape) {
-                    survey.of_other_parts += chosen.object.rows.unwrap_or_default();
-                } else {
-                    if !wanted.takes_all_times_of(&chosen.object) && !shape.tells_times() {
-                        survey.untold_times.add(&chosen.object);
-                    }
-                    if !wanted.takes_all_offsets_of(chosen.range) && !chosen.tells_offsets(&shape) {
-                        survey.untold_offsets.add(&chosen.object);
-                    }
-                }
-                if has_event_times(&shape) {
-                    survey.note_time(known_time(chosen.object.event_min_ms));
-                    survey.note_time(known_time(chosen.object.event_max_ms));
-                }
-            }
-        }
-        if let Some(span) = span {
-            let span = (span.first.max(wanted.offsets.first), span.end.min(wanted.offsets.end));
-            survey.partitions.insert(partition.partition, span);
+        let number = partition.partition;
+        let mut span = None;
+        let looked = look_at(archive, partition, wanted, &mut shapes, &mut survey, &mut span).await;
+        let first = span.map_or(0, |span: OffsetRange| span.first).max(wanted.offsets.first);
+        if survey.is_readable(number, looked)? {
+            let end = span.map(|span| span.end.min(wanted.offsets.end));
+            survey.partitions.extend(end.map(|end| (number, (first, end))));
+        } else {
+            survey.partitions.insert(number, (first, END_UNKNOWN));
         }
     }
     look_at_first_rows(archive, wanted, &mut survey).await?;
     Ok(survey)
+}
+
+/// Adds what receipts tell of one source partition; `span`: what they cover, as far as they can be read.
+async fn look_at(
+    archive: Archive<'_>,
+    partition: &TopicPartition,
+    wanted: &Wanted,
+    shapes: &mut Shapes,
+    survey: &mut Survey,
+    span: &mut Option<OffsetRange>,
+) -> Result<(), Failure> {
+    let mut batches = batches(archive.site, partition, archive.clock, wanted).await?;
+    while let Some(batch) = batches.try_next().await? {
+        let range = OffsetRange::new(batch.receipt.first, batch.receipt.end);
+        let first = batch.objects.iter().map(|chosen| chosen.range.first).fold(range.first, i64::min);
+        *span = Some(OffsetRange::new(span.map_or(first, |span| span.first.min(first)), range.end));
+        survey.add(&batch, wanted);
+        for chosen in &batch.objects {
+            let found = shapes.of(archive.site, archive.clock, chosen).await;
+            let shape = match found {
+                Ok(shape) => shape,
+                Err(failure) => {
+                    survey.is_readable(partition.partition, Err(failure))?;
+                    continue;
+                }
+            };
+            survey.losses.extend(losses(&shape));
+            if chosen.range.first < wanted.offsets.first && !chosen.tells_offsets(&shape) {
+                survey.of_other_parts += chosen.object.rows.unwrap_or_default();
+            } else {
+                if !wanted.takes_all_times_of(&chosen.object) && !shape.tells_times() {
+                    survey.untold_times.add(&chosen.object);
+                }
+                if !wanted.takes_all_offsets_of(chosen.range) && !chosen.tells_offsets(&shape) {
+                    survey.untold_offsets.add(&chosen.object);
+                }
+            }
+            if has_event_times(&shape) {
+                survey.note_time(known_time(chosen.object.event_min_ms));
+                survey.note_time(known_time(chosen.object.event_max_ms));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes in the timestamps of the first rows: receipts tell event times alone. One that cannot be read stops its source partition later, and is no
@@ -161,7 +191,7 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
         let &(first, end) = survey.partitions.get(&partition.partition)?;
         let begin = wanted.offsets.first;
         let wanted = Wanted { offsets: OffsetRange::new(first, end), ..wanted.clone() };
-        Some(Left { partition: partition.clone(), from: Position { next: first, rows: 0, tag: 0 }, begin, wanted })
+        Some(Left { partition: partition.clone(), from: Position::at(first), begin, wanted, rows_max: 1 })
     });
     let peeked: Vec<Left> = peeked.take(PEEKED_MAX).collect();
     for left in peeked {
@@ -170,12 +200,12 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
         while let Some(step) = steps.next().await {
             match step {
                 Ok(Step::Passed { .. }) => continue,
-                Ok(Step::Row { item, .. }) => {
-                    survey.note_time(record_of(*item).timestamp.filter(|&at_ms| at_ms != NO_TIMESTAMP));
+                Ok(Step::Rows { items, .. }) => {
+                    let times = items.into_iter().map(|item| record_of(item).timestamp);
+                    times.for_each(|at_ms| survey.note_time(at_ms.filter(|&at_ms| at_ms != NO_TIMESTAMP)));
                 }
-                Err((_, failure)) if failure.exit == Exit::Unreachable => return Err(failure),
                 Err((partition, failure)) => {
-                    survey.unreadable.insert(partition, failure.message);
+                    survey.is_readable(partition, Err(failure))?;
                 }
             }
             break;
@@ -199,6 +229,21 @@ fn known_time(event_ms: Option<i64>) -> Option<i64> {
 }
 
 impl Survey {
+    /// Notes what cannot be read of that source partition; whether all could be.
+    ///
+    /// # Errors
+    /// The store does not answer: the others cannot be read either.
+    fn is_readable(&mut self, partition: i32, read: Result<(), Failure>) -> Result<bool, Failure> {
+        match read {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.exit == Exit::Unreachable => Err(failure),
+            Err(failure) => {
+                self.unreadable.entry(partition).or_insert(failure.message);
+                Ok(false)
+            }
+        }
+    }
+
     fn note_time(&mut self, at_ms: Option<i64>) {
         self.oldest_ms = self.oldest_ms.into_iter().chain(at_ms).min();
         self.newest_ms = self.newest_ms.into_iter().chain(at_ms).max();

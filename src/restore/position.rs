@@ -12,27 +12,62 @@
 //! ```text
 //! r2 <job> <n> <count> <p>:<next>:<rows>:<tag>:<end> <p>:…       numbers in base 36, words apart by blanks
 //! ```
-//! `job` is a hash of what was asked for, `count` how many source partitions there are, `end` where one ends: all are fixed by the first transaction.
+//! `job` is a hash of what was asked for, `count` how many source partitions there are, `end` where one ends: all are fixed by the first transaction, but
+//! for an end that nobody could tell then ([`END_UNKNOWN`]). A word has `:1` behind it where `rows` are those of a record ([`RowsOf`]); earlier releases
+//! did not tell that.
 //! Kafka forgets each offset by itself, so all of them are committed again now and then, and a job of which some are gone is refused. At most
 //! [`METADATA_MAX_BYTES`] fit; more is refused before anything is produced.
 
 use crate::kafka::coordinator::METADATA_MAX_BYTES;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 const VERSION: &str = "r2";
 const RADIX: u32 = 36;
+/// Numbers of each source partition.
+const NUMBERS: usize = 5;
+/// Behind those of which the rows are a record's.
+const OF_RECORD: &str = ":1";
+
+/// The end of a source partition of which nobody could tell it when the job began, as a receipt was damaged.
+pub const END_UNKNOWN: i64 = i64::MAX;
+
+/// `end`, where it is known.
+pub fn known_end(end: i64) -> Option<i64> {
+    (end != END_UNKNOWN).then_some(end)
+}
+
+/// What the rows of a [`Position`] are counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowsOf {
+    /// The object that begins with the offset, as its rows tell none. Earlier releases told the rows of a record so, too: as they lay in its objects.
+    #[default]
+    Object,
+    /// The record that has the offset: in an order that no compaction changes ([`super::order::Seat`]).
+    Record,
+}
 
 /// How far one source partition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// Every record below it is done with.
     pub next: i64,
-    /// … and so many rows behind it: of the object that begins with it, where its rows tell no offset; else of the record that has it.
+    /// … and so many rows behind it.
     pub rows: u64,
-    /// A hash of the objects in which `rows` were counted, and of those that are done with as a whole and reach over `next`; 0: there are
-    /// none. See [`super::walk`].
+    /// What those are counted in.
+    pub of: RowsOf,
+    /// A hash of the objects whose rows tell no offset, and in which `rows` were counted or that are done with as a whole and reach over `next`; 0:
+    /// there are none. See [`super::walk`].
     pub tag: u32,
+}
+
+impl Position {
+    /// All below `next` is done with, and nothing else.
+    pub const fn at(next: i64) -> Self {
+        Self { next, rows: 0, of: RowsOf::Object, tag: 0 }
+    }
 }
 
 /// How far one source partition is, and where it ends.
@@ -113,6 +148,9 @@ impl Told {
             ];
             text.push(' ');
             text.push_str(&numbers.map(radix).join(":"));
+            if at.of == RowsOf::Record {
+                text.push_str(OF_RECORD);
+            }
         }
         match text.len() {
             0..=METADATA_MAX_BYTES => Ok(text),
@@ -137,10 +175,14 @@ impl Told {
         let (Some(job), Some(slots @ 1..), Some(count)) = (job, slots, count) else { return Err(unknown()) };
         let mut reached = BTreeMap::new();
         for word in words {
+            let (word, of) = match word.strip_suffix(OF_RECORD) {
+                Some(other) if other.matches(':').count() == NUMBERS - 1 => (other, RowsOf::Record),
+                _ => (word, RowsOf::Object),
+            };
             let numbers: Option<Vec<u64>> = word.split(':').map(of_radix).collect();
             let Some([partition, next, rows, tag, end]) = numbers.as_deref() else { return Err(unknown()) };
             let one = || {
-                let at = Position { next: i64::try_from(*next).ok()?, rows: *rows, tag: u32::try_from(*tag).ok()? };
+                let at = Position { next: i64::try_from(*next).ok()?, rows: *rows, of, tag: u32::try_from(*tag).ok()? };
                 Some((i32::try_from(*partition).ok()?, Reached { at, end: i64::try_from(*end).ok()? }))
             };
             let (partition, one) = one().ok_or_else(unknown)?;
@@ -187,16 +229,14 @@ pub struct Progress {
 const ALL_AGAIN: u64 = 300;
 
 impl Progress {
-    /// A job that has not begun: `ends` are the source partitions with where each begins and ends.
+    /// A job that has not begun: `ends` are the source partitions with where each begins and ends, [`END_UNKNOWN`] among them.
     ///
     /// # Errors
     /// [`ProgressError::TooLarge`]: it could not be kept, at its largest.
     pub fn begin(job: u32, targets: i32, ends: &BTreeMap<i32, (i64, i64)>) -> Result<Self, ProgressError> {
         let reached: BTreeMap<_, _> = ends
             .iter()
-            .map(|(&partition, &(first, end))| {
-                (partition, Reached { at: Position { next: first, rows: 0, tag: 0 }, end })
-            })
+            .map(|(&partition, &(first, end))| (partition, Reached { at: Position::at(first), end }))
             .collect();
         let parts = i32::try_from(reached.len()).unwrap_or(i32::MAX).max(1);
         let slots = targets.clamp(1, parts);
@@ -204,9 +244,9 @@ impl Progress {
         let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, commits: 0 };
         let mut largest = begun.clone();
         for reached in largest.reached.values_mut() {
-            // One record may be many rows of an object.
+            // One record may be many rows of an object. Those of a record alone are fewer, which outweighs that they are told apart.
             let rows = reached.end.unsigned_abs().max(u32::MAX.into());
-            reached.at = Position { next: reached.end, rows, tag: u32::MAX };
+            reached.at = Position { next: reached.end, rows, of: RowsOf::Object, tag: u32::MAX };
         }
         largest.kept()?;
         Ok(begun)
@@ -256,13 +296,24 @@ impl Progress {
         self.produced.values().map(|produced| produced.unsigned_abs()).sum()
     }
 
-    /// Notes that `partition` is at `at`, after one more record where `is_produced`.
-    pub fn note(&mut self, partition: i32, at: Position, is_produced: bool) {
+    /// Takes in where source partitions end of which nobody could tell it when the job began.
+    pub fn learn_ends(&mut self, ends: &BTreeMap<i32, (i64, i64)>) {
+        for (partition, reached) in &mut self.reached {
+            let learnt = ends.get(partition).and_then(|&(_, end)| known_end(end));
+            if let (None, Some(end)) = (known_end(reached.end), learnt) {
+                reached.end = end;
+                self.changed.insert(partition % self.slots);
+            }
+        }
+    }
+
+    /// Notes that `partition` is at `at`, after so many more records.
+    pub fn note(&mut self, partition: i32, at: Position, produced: u64) {
         let slot = partition % self.slots;
         if let Some(reached) = self.reached.get_mut(&partition) {
             reached.at = at;
         }
-        *self.produced.entry(slot).or_default() += i64::from(is_produced);
+        *self.produced.entry(slot).or_default() += i64::try_from(produced).unwrap_or(i64::MAX);
         self.changed.insert(slot);
     }
 
@@ -307,10 +358,11 @@ mod tests {
             job: u32,
             slots in 1..=i32::MAX,
             count: u32,
-            reached in prop::collection::btree_map(0..=i32::MAX, (0..=i64::MAX, any::<u64>(), any::<u32>(), 0..=i64::MAX), 0..40),
+            reached in prop::collection::btree_map(0..=i32::MAX, (0..=i64::MAX, any::<u64>(), any::<u32>(), 0..=i64::MAX, any::<bool>()), 0..40),
         ) {
-            let reached = reached.into_iter().map(|(partition, (next, rows, tag, end))| {
-                (partition, Reached { at: Position { next, rows, tag }, end })
+            let reached = reached.into_iter().map(|(partition, (next, rows, tag, end, is_record))| {
+                let of = if is_record { RowsOf::Record } else { RowsOf::Object };
+                (partition, Reached { at: Position { next, rows, of, tag }, end })
             });
             let told = Told { job, slots, count, reached: reached.collect() };
             prop_assert_eq!(Told::decode(&told.encode().expect("fits")), Ok(told));
@@ -324,9 +376,17 @@ mod tests {
 
     #[test]
     fn the_documented_form_is_the_one_that_is_kept() {
-        let at = Position { next: 1_000, rows: 3, tag: 35 };
-        let told = Told { job: 36, slots: 2, count: 37, reached: BTreeMap::from([(10, Reached { at, end: 46_655 })]) };
-        assert_eq!(told.encode().as_deref(), Ok("r2 10 2 11 a:rs:3:z:zzz"));
+        let told = |of| {
+            let at = Position { next: 1_000, rows: 3, of, tag: 35 };
+            Told { job: 36, slots: 2, count: 37, reached: BTreeMap::from([(10, Reached { at, end: 46_655 })]) }
+        };
+        // What earlier releases have kept, whatever their rows were counted in.
+        let earlier = "r2 10 2 11 a:rs:3:z:zzz";
+        assert_eq!(told(RowsOf::Object).encode().as_deref(), Ok(earlier));
+        assert_eq!(Told::decode(earlier), Ok(told(RowsOf::Object)));
+        assert_eq!(told(RowsOf::Record).encode().as_deref(), Ok("r2 10 2 11 a:rs:3:z:zzz:1"));
+        // An end of 1 is no more than that.
+        assert_eq!(Told::decode("r2 10 2 11 a:rs:3:z:1").map(|told| told.reached[&10].end), Ok(1));
         for wrong in [
             "",
             "r2",
@@ -335,6 +395,9 @@ mod tests {
             "r2 10 2",
             "r2 10 2 1 a:rs:3:z",
             "r2 10 2 1 a:rs:3:z:-1",
+            "r2 10 2 1 a:rs:3:1",
+            "r2 10 2 1 a:rs:3:z:zzz:2",
+            "r2 10 2 1 a:rs:3:z:zzz:1:1",
             "r2 10 2 1  ",
             "{}",
         ] {
@@ -350,8 +413,8 @@ mod tests {
         assert_eq!(first.iter().map(|kept| kept.0).collect::<Vec<_>>(), [0, 1], "ends are fixed by the first one");
         progress.committed();
         assert_eq!(progress.kept(), Ok(vec![]));
-        progress.note(3, Position { next: 9, rows: 0, tag: 0 }, true);
-        progress.note(3, Position { next: 10, rows: 0, tag: 0 }, false);
+        progress.note(3, Position::at(9), 1);
+        progress.note(3, Position::at(10), 0);
         let second = progress.kept().expect("fits");
         assert_eq!(second.iter().map(|kept| (kept.0, kept.1)).collect::<Vec<_>>(), [(1, 1)]);
         progress.committed();
@@ -362,6 +425,21 @@ mod tests {
         // Kafka forgets each offset by itself: what nobody tells of is not what has not begun.
         assert_eq!(Progress::read(7, &second), Err(ProgressError::Partial { gone: 3, all: 5 }));
         assert_eq!(Progress::read(7, &[]), Ok(None));
+    }
+
+    /// Goal: an end that was not known is taken in and kept once it is; one that was fixed stays.
+    #[test]
+    fn an_end_that_was_not_known_is_learnt() {
+        let of = |first: i64, second: i64| BTreeMap::from([(0, (0, first)), (1, (0, second))]);
+        let mut progress = Progress::begin(7, 2, &of(100, END_UNKNOWN)).expect("fits");
+        progress.committed();
+        progress.learn_ends(&of(150, END_UNKNOWN));
+        assert_eq!((progress.kept(), known_end(progress.reached()[&1].end)), (Ok(vec![]), None));
+        progress.learn_ends(&of(150, 120));
+        assert_eq!(progress.reached().values().map(|reached| reached.end).collect::<Vec<_>>(), [100, 120]);
+        assert_eq!(progress.kept().expect("fits").iter().map(|kept| kept.0).collect::<Vec<_>>(), [1]);
+        progress.learn_ends(&of(150, 130));
+        assert_eq!(progress.reached()[&1].end, 120);
     }
 
     #[test]

@@ -2,20 +2,25 @@
 //!
 //! # Bounds
 //! A transaction is committed after [`RECORDS_MAX`] rows, [`BYTES_MAX`] bytes or [`OPEN_MS`] milliseconds, whichever comes first: a reader of
-//! committed records waits no longer. What fails in passing is aborted, and everything since the last commit is read again, up to
+//! committed records waits no longer. It ends between two records, where rows tell their record: only one of which the rows alone are more than that, or
+//! more than [`How::rate`] lets through in that time, is in several ([`super::walk`]). What fails in passing is aborted, and everything since the last commit is read again, up to
 //! [`ATTEMPTS_MAX`] times without a commit in between.
 //!
 //! # What stops a source partition
 //! Something of it that cannot be read, or a record that the target does not take. What is open then is committed, and what is left of the
 //! other source partitions is read again from there. A store that does not answer ends all of it, as does whatever is Kafka's and no record's.
+//!
+//! # A record that is refused
+//! is known only once the broker was asked: what its limits are held to is a record as it is packed, and with that of the topic's own choice. It costs the
+//! transaction, and the target tells which record it is ([`super::target::Target::abort`]). So the same is read again, and the source partition stops
+//! before that record, with all before it committed. Each such record costs one or two transactions.
 
-use super::narrow::Narrow;
 use super::position::{Progress, Reached};
 use super::rate::Rate;
 use super::read::{Archive, Left, Step, Stopped, steps};
 use super::stops::{Met, Stop, not_ours};
 use super::tally::{Tally, bytes};
-use super::target::{Handed, Target, TimeLimits, Trouble};
+use super::target::{Handed, RefusedRecord, Target, TimeLimits, Trouble};
 use super::value::record_of;
 use crate::effect::Effect;
 use crate::effect::requests::commit_records;
@@ -65,13 +70,15 @@ pub struct How<'h> {
     pub to_topic: &'h str,
     /// What was asked for.
     pub wanted: &'h Wanted,
+    /// Where each source partition begins and ends, as it is known now.
+    pub ends: &'h BTreeMap<i32, (i64, i64)>,
     /// Each record goes where it was.
     pub preserve_partitions: bool,
     /// Records a second.
     pub rate: Option<u64>,
     /// Timestamps that may be produced.
     pub limits: TimeLimits,
-    /// The largest batch that the topic takes, bytes, where its settings are known; for messages.
+    /// The largest batch that the topic takes, packed, bytes, where its settings are known. Only messages tell it: the broker decides.
     pub message_bytes_max: Option<u64>,
     /// Hash of the request.
     pub job: u32,
@@ -90,16 +97,16 @@ pub struct Restore<'r> {
     counted: Counted,
     reached: BTreeMap<i32, Reached>,
     pub(super) stopped: BTreeMap<i32, Failure>,
-    pub(super) narrow: Narrow,
+    /// By source partition, the record that the target does not take, and why: as long as it was not met again.
+    pub(super) refused: BTreeMap<i32, (Met, String)>,
 }
 
 /// A transaction that is open.
-pub(super) struct Open {
+struct Open {
     began_ms: i64,
-    pub(super) tally: Tally,
-    records_max: Option<u64>,
-    /// Its first record.
-    pub(super) first: Option<Met>,
+    tally: Tally,
+    /// Its records, in the order in which they were handed over.
+    handed: Vec<Met>,
 }
 
 /// How a session ended without trouble.
@@ -121,7 +128,7 @@ impl<'r> Restore<'r> {
             committed: Tally::default(),
             reached: BTreeMap::new(),
             stopped: BTreeMap::new(),
-            narrow: Narrow::default(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -165,27 +172,35 @@ impl<'r> Restore<'r> {
             // Whatever it was: nothing of the open transaction stays. Where even that fails, the coordinator aborts it, or the next
             // process does.
             let aborted = match &stop {
-                Stop::Trouble(Trouble::Fenced(_) | Trouble::Fatal(_)) => Ok(()),
+                Stop::Trouble(Trouble::Fenced(_) | Trouble::Fatal(_)) => Ok(None),
                 _ => self.target.abort().await,
             };
             self.sieve.back_to(self.counted);
+            let mut handed = open.map(|open| open.handed).unwrap_or_default();
             let passing = match (stop, aborted) {
                 (Stop::Failure(failure), _) => return Err(failure),
-                (Stop::Trouble(Trouble::Record(why)), Ok(()) | Err(Trouble::Record(_)))
-                | (Stop::Trouble(Trouble::Passing(_)), Err(Trouble::Record(why))) => {
-                    self.narrow_down(open, why)?;
+                (Stop::NotTaken(met, why), Ok(_)) => {
+                    self.refuse(met, why);
                     None
                 }
-                (Stop::Trouble(Trouble::Passing(what)), Ok(())) => Some(what),
-                (Stop::Trouble(Trouble::Passing(_) | Trouble::Record(_)), Err(trouble))
+                (Stop::Trouble(Trouble::Passing(_)), Ok(Some(RefusedRecord { number: Some(number), why })))
+                    if number < handed.len() =>
+                {
+                    self.refuse(handed.swap_remove(number), why);
+                    None
+                }
+                (Stop::Trouble(Trouble::Passing(_)), Ok(Some(RefusedRecord { why, .. }))) => Some(why),
+                (Stop::Trouble(Trouble::Passing(what)), Ok(None)) => Some(what),
+                (Stop::Trouble(Trouble::Passing(_)) | Stop::NotTaken(..), Err(trouble))
                 | (Stop::Trouble(trouble), _) => return Err(self.failure(trouble)),
             };
             if let Some(what) = passing {
                 attempts = if self.committed.transactions > before { 1 } else { attempts + 1 };
                 if attempts >= ATTEMPTS_MAX {
                     let what = format!(
-                        "produce to {}: {what}; {attempts} transactions in a row were aborted. The same command goes on where it is",
-                        self.how.to_topic
+                        "produce to {}: {what}; {attempts} transactions in a row were aborted. The same command goes on where it is{}",
+                        self.how.to_topic,
+                        self.largest_of(&handed)
                     );
                     return Err(Failure::new(Exit::Unreachable, what));
                 }
@@ -212,7 +227,11 @@ impl<'r> Restore<'r> {
     /// The group does not answer, refuses, or tells of something else.
     pub async fn recovered(&self) -> Result<Option<Progress>, Failure> {
         let kept = self.target.recover().await.map_err(|trouble| self.failure(trouble))?;
-        Progress::read(self.how.job, &kept).map_err(not_ours)
+        let mut known = Progress::read(self.how.job, &kept).map_err(not_ours)?;
+        if let Some(progress) = &mut known {
+            progress.learn_ends(self.how.ends);
+        }
+        Ok(known)
     }
 
     fn left(&self, progress: &Progress) -> Vec<Left> {
@@ -224,9 +243,16 @@ impl<'r> Restore<'r> {
                 from: reached.at,
                 begin: self.how.wanted.offsets.first,
                 wanted: Wanted { offsets, ..self.how.wanted.clone() },
+                rows_max: self.rows_max(),
             })
         };
         progress.reached().iter().filter_map(of_partition).collect()
+    }
+
+    /// Most rows of a record in one transaction: as many as it takes, and as may go before it is due.
+    fn rows_max(&self) -> u64 {
+        let in_time = |rate: u64| rate.saturating_mul(OPEN_MS.unsigned_abs()) / 1_000;
+        self.how.rate.map_or(RECORDS_MAX, in_time).clamp(1, RECORDS_MAX)
     }
 
     async fn session(
@@ -282,7 +308,7 @@ impl<'r> Restore<'r> {
         }
     }
 
-    /// Takes a step; gives the source partition that stops before it, and why.
+    /// Takes a step; gives the source partition that stops before it, and why. Its rows are in one transaction.
     async fn take(
         &mut self,
         step: Step,
@@ -290,95 +316,103 @@ impl<'r> Restore<'r> {
         rate: &mut Option<Rate>,
         open: &mut Option<Open>,
     ) -> Result<Option<Stopped>, Stop> {
-        let (partition, item, after) = match step {
-            Step::Row { partition, item, after } => (partition, Some(item), after),
-            Step::Passed { partition, after } => (partition, None, after),
+        let (partition, items, after) = match step {
+            Step::Rows { partition, items, after } => (partition, items, after),
+            Step::Passed { partition, after } => (partition, Vec::new(), after),
         };
         let mut came = Tally::default();
         let before = self.sieve.counted();
-        let record = item.and_then(|item| self.sifted(*item, &mut came));
-        if let Some((record, mut met)) = record {
-            met.bytes = bytes(&record);
+        let mut records = Vec::with_capacity(items.len());
+        for item in items {
+            let Some((record, met)) = self.sifted(item, &mut came) else { continue };
             if let Some(failure) = self.checked(&record, &met) {
                 self.sieve.back_to(before);
                 return Ok(Some((partition, failure)));
             }
-            if let Some(rate) = rate {
-                // What it commits meanwhile is without this row.
-                let with_it = self.sieve.counted();
-                self.sieve.back_to(before);
-                self.wait_for(rate, progress, open).await?;
-                self.sieve.back_to(with_it);
-            }
-            self.begin(open)?;
-            let to = self.how.preserve_partitions.then_some(partition);
-            loop {
-                match self.target.put(to, &record)? {
-                    Handed::Taken => break,
-                    Handed::Full => self.target.room().await,
-                    Handed::Never(why) => {
-                        self.sieve.back_to(before);
-                        return Ok(Some((partition, self.not_taken(&met, &why))));
-                    }
-                }
-            }
-            came.produced = 1;
-            came.bytes = met.bytes;
-            came.untimed = u64::from(matches!(record.timestamp, None | Some(0)));
-            progress.note(partition, after, true);
-            if let Some(open) = open {
-                open.first.get_or_insert(met);
-            }
-        } else {
-            self.begin(open)?;
-            progress.note(partition, after, false);
+            came.produced += 1;
+            came.bytes += met.bytes;
+            came.untimed += u64::from(matches!(record.timestamp, None | Some(0)));
+            records.push((record, met));
         }
+        // What is committed before the first of them is without them.
+        let with_them = self.sieve.counted();
+        self.sieve.back_to(before);
+        if open.as_ref().is_some_and(|open| !open.takes(&came)) {
+            self.close(progress, open).await?;
+        }
+        let mut is_begun = false;
+        for (record, met) in records {
+            if let Some(rate) = rate {
+                self.wait_for(rate, progress, open, is_begun).await?;
+            }
+            self.begin(open)?;
+            is_begun = true;
+            self.hand_over(&record, met, open).await?;
+        }
+        self.sieve.back_to(with_them);
+        self.begin(open)?;
+        progress.note(partition, after, came.produced);
         if let Some(open) = open {
             open.tally = open.tally.with(&came);
         }
         Ok(None)
     }
 
+    async fn hand_over(&self, record: &OwnedRecord, met: Met, open: &mut Option<Open>) -> Result<(), Stop> {
+        let to = self.how.preserve_partitions.then_some(met.partition);
+        loop {
+            match self.target.put(to, record)? {
+                Handed::Taken => break,
+                Handed::Full => self.target.room().await,
+                Handed::Never(why) => return Err(Stop::NotTaken(met, why)),
+            }
+        }
+        if let Some(open) = open {
+            open.handed.push(met);
+        }
+        Ok(())
+    }
+
     fn begin(&self, open: &mut Option<Open>) -> Result<(), Stop> {
         if open.is_none() {
             self.target.begin()?;
-            *open = Some(Open {
-                began_ms: self.archive.clock.monotonic_ms(),
-                tally: Tally::default(),
-                records_max: self.narrow.records_max(),
-                first: None,
-            });
+            let began_ms = self.archive.clock.monotonic_ms();
+            *open = Some(Open { began_ms, tally: Tally::default(), handed: Vec::new() });
         }
         Ok(())
     }
 
     /// The record of a row, if it is one that is meant.
     fn sifted(&mut self, item: Item, came: &mut Tally) -> Option<(OwnedRecord, Met)> {
-        came.read = 1;
+        came.read += 1;
         let Some(untold) = self.sieve.in_range(&item) else {
-            came.outside = 1;
+            came.outside += 1;
             return None;
         };
         if !self.sieve.takes(&item, &[], untold) {
-            came.filtered = 1;
+            came.filtered += 1;
             return None;
         }
         let (partition, source) = (item.source.chosen.partition.partition, item.source.clone());
-        let met = Met { partition, offset: item.told.offset, bytes: 0, source };
-        Some((record_of(item), met))
+        let (offset, row) = (item.told.offset, item.row.index);
+        let record = record_of(item);
+        let met = Met { partition, offset, row, bytes: bytes(&record), source };
+        Some((record, met))
     }
 
-    /// Waits until the rate lets a record through; commits meanwhile what is due.
+    /// Waits until the rate lets a record through; commits meanwhile what is due, but not where rows that stay together have begun.
     async fn wait_for(
         &mut self,
         rate: &mut Rate,
         progress: &mut Progress,
         open: &mut Option<Open>,
+        is_begun: bool,
     ) -> Result<(), Stop> {
         loop {
             let now_ms = self.archive.clock.monotonic_ms();
             let Err(wait_ms) = rate.take(now_ms) else { return Ok(()) };
-            if open.as_ref().is_some_and(|open| open.is_due(now_ms)) || (self.how.is_stopped)() {
+            let is_due = open.as_ref().is_some_and(|open| open.is_due(now_ms)) || (self.how.is_stopped)();
+            if is_due && !is_begun {
                 self.close(progress, open).await?;
             }
             tokio::time::sleep(Duration::from_millis(wait_ms).min(TICK)).await;
@@ -393,7 +427,6 @@ impl<'r> Restore<'r> {
         self.committed = self.committed.with(&closing.tally);
         self.committed.transactions += 1;
         self.counted = self.sieve.counted();
-        self.narrow.committed(closing.tally.produced);
         self.reached.clone_from(progress.reached());
         *open = None;
         Ok(())
@@ -402,9 +435,12 @@ impl<'r> Restore<'r> {
 
 impl Open {
     fn is_due(&self, now_ms: i64) -> bool {
-        self.records_max.is_some_and(|most| self.tally.produced >= most)
-            || self.tally.read >= RECORDS_MAX
-            || self.tally.bytes >= BYTES_MAX
-            || now_ms - self.began_ms >= OPEN_MS
+        self.tally.read >= RECORDS_MAX || self.tally.bytes >= BYTES_MAX || now_ms - self.began_ms >= OPEN_MS
+    }
+
+    /// Whether there is room for that as well; there is in one that is empty.
+    fn takes(&self, more: &Tally) -> bool {
+        let with_it = self.tally.with(more);
+        self.tally.read == 0 || (with_it.read <= RECORDS_MAX && with_it.bytes <= BYTES_MAX)
     }
 }

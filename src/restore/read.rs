@@ -5,11 +5,11 @@
 //!
 //! # Beside a compaction
 //! An object that gives way while it is to be read is not there any more. Then what counts is read again, and the reader goes on from where it stood:
-//! behind the last row that it gave, or with an error that says why that place is not known.
+//! behind the last rows that it gave, or with an error that says why that place is not known.
 
 use super::order::Unread;
 use super::position::Position;
-use super::walk::Walk;
+use super::walk::{Given, Walk};
 use crate::clock::Clock;
 use crate::exit::Failure;
 use crate::ledger::{Destinations, Site};
@@ -23,12 +23,12 @@ pub const PARTITIONS_MAX: usize = 4;
 
 /// The next thing of a source partition.
 pub enum Step {
-    /// A row, and where the partition is behind it.
-    Row {
+    /// Rows that stay together: no transaction ends between them.
+    Rows {
         /// The source partition.
         partition: i32,
-        /// The row.
-        item: Box<Item>,
+        /// The rows.
+        items: Vec<Item>,
         /// Where it is then.
         after: Position,
     },
@@ -62,6 +62,8 @@ pub struct Left {
     pub begin: i64,
     /// Which objects: their output and times, and the offsets up to the end.
     pub wanted: Wanted,
+    /// Most rows of a record that come together: where it has more, they come one such part after the other.
+    pub rows_max: u64,
 }
 
 /// What cannot be read, and the source partition that ends with it.
@@ -90,8 +92,7 @@ fn of_partition<'s>(archive: Archive<'s>, left: &'s Left) -> LocalBoxStream<'s, 
         let step = reader.next().await?;
         Ok::<_, Failure>(step.map(|step| (step, reader)))
     });
-    let end = Position { next: left.wanted.offsets.end, rows: 0, tag: 0 };
-    let ended = stream::iter([Ok(Step::Passed { partition, after: end })]);
+    let ended = stream::iter([Ok(Step::Passed { partition, after: Position::at(left.wanted.offsets.end) })]);
     steps.chain(ended).boxed_local()
 }
 
@@ -99,7 +100,7 @@ fn of_partition<'s>(archive: Archive<'s>, left: &'s Left) -> LocalBoxStream<'s, 
 struct Partition<'s> {
     archive: Archive<'s>,
     left: &'s Left,
-    /// Behind the last row that was given.
+    /// Behind the last rows that were given.
     at: Position,
     walk: Option<Walk<'s>>,
 }
@@ -114,9 +115,9 @@ impl Partition<'_> {
             };
             match walk.next().await {
                 Ok(None) => return Ok(None),
-                Ok(Some((item, after))) => {
+                Ok(Some(Given { items, after })) => {
                     self.at = after;
-                    return Ok(Some(Step::Row { partition, item: Box::new(item), after }));
+                    return Ok(Some(Step::Rows { partition, items, after }));
                 }
                 Err(Unread { failure, gone }) => {
                     let Archive { site, clock, .. } = self.archive;

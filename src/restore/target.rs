@@ -10,10 +10,8 @@ use std::fmt;
 /// Why something could not be produced or committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The transaction is to be aborted; what it held can be tried again.
+    /// The transaction is to be aborted, which tells whether one of its records is refused; else what it held can be tried again.
     Passing(String),
-    /// The transaction is to be aborted: one of its records is refused for what it is, and would be again.
-    Record(String),
     /// It would be refused again, whatever the record: a right is missing.
     Refused(String),
     /// Another process has gone on with the job.
@@ -29,8 +27,18 @@ pub enum Handed {
     Taken,
     /// There is no room now.
     Full,
-    /// It cannot be sent, and why. It is not in the transaction, which goes on without it.
+    /// It cannot be sent, and why. It is not in the transaction.
     Never(String),
+}
+
+/// A record that the broker refuses for what it is, and would again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRecord {
+    /// Which of those that the transaction was handed, from 0. `None`: the broker refuses whole batches, and has not told it; it is known once the
+    /// records are handed over again.
+    pub number: Option<usize>,
+    /// Why, and what to do.
+    pub why: String,
 }
 
 /// Transactions on one topic, by one job.
@@ -57,11 +65,11 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// As [`Trouble`] says.
     fn commit(&self, progress: Vec<Kept>) -> BoxFuture<'_, Result<(), Trouble>>;
-    /// Gives the transaction up.
+    /// Gives the transaction up. What became of all its records is known then: gives the one that is refused, if that is why.
     ///
     /// # Errors
-    /// As [`Trouble`] says. With [`Trouble::Record`] and [`Trouble::Refused`] it is given up, and that is why it had to be.
-    fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>>;
+    /// As [`Trouble`] says. With [`Trouble::Refused`] it is given up, and that is why it had to be.
+    fn abort(&self) -> BoxFuture<'_, Result<Option<RefusedRecord>, Trouble>>;
 }
 
 /// Something that may be changed, deleted or doubled, and is done all the same.
@@ -315,7 +323,8 @@ pub fn findings(settings: &Settings, facts: &Facts, accepted: &[Accept]) -> Vec<
     }
     if let Some(bytes) = limit_ms(settings, &["max.message.bytes"]).filter(|&bytes| bytes < MESSAGE_BYTES_USUAL) {
         warn(format!(
-            "{topic} has max.message.bytes={bytes}: a source partition stops at a larger record, and goes on once that is raised"
+            "{topic} has max.message.bytes={bytes}: a source partition stops at a record that is larger even when it is packed, and goes on once that is \
+             raised"
         ));
     }
     sorted(found)

@@ -2,15 +2,17 @@
 //! a store in memory, and a target in memory that fails as it is told.
 
 mod compacted;
+mod damaged;
 mod parquet;
+mod unfolded;
 
-use super::order::{InOrder, Rank};
+use super::order::{InOrder, Seat};
 use super::plan::{Survey, choose, survey};
-use super::position::{Kept, Progress};
+use super::position::{Kept, Progress, Reached};
 use super::produce::{Ended, How, Restore};
 use super::read::Archive;
 use super::tally::Tally;
-use super::target::{Handed, Target, TimeLimits, Trouble};
+use super::target::{Handed, RefusedRecord, Target, TimeLimits, Trouble};
 use crate::clock::ManualClock;
 use crate::config::{Config, parse};
 use crate::decode::Schemas;
@@ -42,6 +44,8 @@ pub(super) struct World {
     pub(super) config: Config,
     /// Source partitions that the last restore stopped in, and why.
     pub(super) last: std::cell::RefCell<BTreeMap<i32, String>>,
+    /// How far it came, as it was told.
+    pub(super) reached: std::cell::RefCell<BTreeMap<i32, Reached>>,
     /// Rows that it has restored though they told no time, or no offset.
     pub(super) untold: std::cell::RefCell<(u64, u64)>,
 }
@@ -55,7 +59,8 @@ impl World {
             spool.path().display()
         );
         let config = parse(&text, spool.path(), &|_| None).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-        Self { store: Arc::new(InMemory::new()), spool, config, last: Default::default(), untold: Default::default() }
+        let store = Arc::new(InMemory::new());
+        Self { store, spool, config, last: Default::default(), reached: Default::default(), untold: Default::default() }
     }
 
     fn destinations(&self) -> Destinations {
@@ -98,8 +103,9 @@ impl World {
             topic: "t",
             to_topic: "u",
             wanted: &wanted,
+            ends: &survey.partitions,
             preserve_partitions: true,
-            rate: None,
+            rate: asked.rate,
             limits: TimeLimits::default(),
             message_bytes_max: Some(1_000),
             job: 7,
@@ -115,6 +121,7 @@ impl World {
         let ended = restore.run(begun, &mut |_| {}).await;
         *self.last.borrow_mut() =
             restore.stopped().iter().map(|(&partition, why)| (partition, why.message.clone())).collect();
+        self.reached.borrow_mut().clone_from(restore.reached());
         *self.untold.borrow_mut() = (restore.sieve().untimed, restore.sieve().unplaced);
         (ended, *restore.committed(), survey)
     }
@@ -124,6 +131,7 @@ impl World {
 pub(super) struct Asked<'a> {
     pub(super) wanted: Wanted,
     pub(super) condition: Option<&'a str>,
+    pub(super) rate: Option<u64>,
 }
 
 /// What a commit comes to.
@@ -160,6 +168,11 @@ pub(super) struct Log {
     unsent: BTreeSet<i64>,
     /// Offsets of partition 0 that the broker refuses, with all that is in their transaction.
     refused: BTreeSet<i64>,
+    /// It tells which one only when it is asked a second time.
+    is_vague: bool,
+    was_vague: bool,
+    /// The transaction's first one that it has refused, by its number.
+    failed: Option<usize>,
     aborts: u32,
 }
 
@@ -219,9 +232,10 @@ impl Target for Fake {
 
     fn commit(&self, progress: Vec<Kept>) -> BoxFuture<'_, Result<(), Trouble>> {
         let mut log = self.log.lock().expect("no test panics inside");
-        let open = log.open.iter().flatten();
-        if open.clone().any(|(to, record)| *to == Some(0) && log.refused.contains(&record.offset)) {
-            return async { Err(Trouble::Record("it is too large".to_string())) }.boxed();
+        let mut open = log.open.iter().flatten();
+        log.failed = open.position(|(to, record)| *to == Some(0) && log.refused.contains(&record.offset));
+        if log.failed.is_some() {
+            return async { Err(Trouble::Passing("a record is not delivered".to_string())) }.boxed();
         }
         let fate = log.fates.pop_front().unwrap_or(Fate::Happens);
         if matches!(fate, Fate::Happens | Fate::HappensUntold) {
@@ -238,11 +252,15 @@ impl Target for Fake {
         async move { outcome }.boxed()
     }
 
-    fn abort(&self) -> BoxFuture<'_, Result<(), Trouble>> {
+    fn abort(&self) -> BoxFuture<'_, Result<Option<RefusedRecord>, Trouble>> {
         let mut log = self.log.lock().expect("no test panics inside");
         log.open = None;
         log.aborts += 1;
-        async { Ok(()) }.boxed()
+        let refused = log.failed.take().map(|number| {
+            log.was_vague = log.is_vague && !log.was_vague;
+            RefusedRecord { number: (!log.was_vague).then_some(number), why: "it is too large".to_string() }
+        });
+        async { Ok(refused) }.boxed()
     }
 }
 
@@ -271,12 +289,20 @@ fn fate() -> impl Strategy<Value = Fate> {
 
 /// Goal: what precedes a record that the target does not take is there, its partition stops, the others come to their ends; a resumed run meets it
 /// again and doubles nothing; once it is taken all is there, once and in order. Method: refused by the client or by the broker, in any place, between
-/// commits that fail.
+/// commits that fail; by a broker that tells which one it is, or only when each record is asked about.
 #[test]
 fn a_record_that_is_not_taken_stops_its_partition_behind_all_that_precede_it() {
-    for (place, by_client, record_ms) in
-        [(0, true, 300), (0, false, 300), (17, true, 300), (17, false, 1), (39, false, 0), (39, true, 0)]
-    {
+    for (place, by_client, is_vague, record_ms) in [
+        (0, true, false, 300),
+        (0, false, false, 300),
+        (0, false, true, 300),
+        (17, true, false, 300),
+        (17, false, false, 1),
+        (17, false, true, 1),
+        (39, false, false, 0),
+        (39, false, true, 0),
+        (39, true, false, 0),
+    ] {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         runtime.block_on(async {
@@ -289,6 +315,7 @@ fn a_record_that_is_not_taken_stops_its_partition_behind_all_that_precede_it() {
             {
                 let mut log = target.log.lock().expect("no test panics inside");
                 if by_client { &mut log.unsent } else { &mut log.refused }.insert(place);
+                log.is_vague = is_vague;
             }
             for _ in 0..2 {
                 let (ended, ..) = world.restored(&target, &Asked::default()).await;
@@ -303,7 +330,8 @@ fn a_record_that_is_not_taken_stops_its_partition_behind_all_that_precede_it() {
             }
             {
                 let mut log = target.log.lock().expect("no test panics inside");
-                assert!(log.aborts <= 2 * 9 + 2, "{} aborts", log.aborts);
+                // Of the two runs, and the one that was told to.
+                assert!(log.aborts <= 2 * (1 + u32::from(is_vague)) + 1, "{} aborts", log.aborts);
                 (log.unsent, log.refused) = Default::default();
             }
             assert_eq!(world.restored(&target, &Asked::default()).await.0.expect("ended"), Ended::Done);
@@ -311,6 +339,37 @@ fn a_record_that_is_not_taken_stops_its_partition_behind_all_that_precede_it() {
                 assert_eq!(target.of_partition(partition), of(partition));
             }
         });
+    }
+}
+
+/// Goal: a record that is larger than the topic takes unless it is packed is the broker's to decide.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_large_only_unpacked_is_handed_over() {
+    let world = World::new(ENVELOPE);
+    let all = [record(0, 1, 0), OwnedRecord { value: Some(vec![b'a'; 5_000]), ..record(0, 2, 0) }, record(0, 3, 0)];
+    world.archived(&all, 10).await;
+    let target = Fake::new([]);
+    // The topic of these restores has max.message.bytes=1000.
+    assert_eq!(world.restored(&target, &Asked::default()).await.0.expect("ended"), Ended::Done);
+    assert_eq!(target.of_partition(0), all);
+}
+
+/// Goal: of two records that are refused in one transaction the first one is told, and the second one once that is taken.
+#[tokio::test(start_paused = true)]
+async fn a_second_refused_record_is_met_behind_the_first() {
+    let world = World::new(ENVELOPE);
+    let all: Vec<_> = (0..40).map(|offset| record(0, offset, 0)).collect();
+    world.archived(&all, 10).await;
+    let target = Fake { record_ms: 0, ..Fake::new([]) };
+    target.log.lock().expect("no test panics inside").refused = BTreeSet::from([12, 30]);
+    for (place, taken) in [(12, 12), (30, 30), (i64::MAX, 40)] {
+        let ended = world.restored(&target, &Asked::default()).await.0.expect("ended");
+        assert_eq!(ended, if taken == 40 { Ended::Done } else { Ended::Short });
+        assert_eq!(target.of_partition(0), all[..taken]);
+        if taken < 40 {
+            assert!(world.last.borrow()[&0].contains(&format!("t/0 offset {place}")), "{:?}", world.last.borrow());
+        }
+        target.log.lock().expect("no test panics inside").refused.remove(&place);
     }
 }
 
@@ -370,7 +429,8 @@ async fn rows_that_tell_no_time_or_offset_are_said_beforehand_and_counted() {
         let offsets = Wanted { offsets: OffsetRange::new(0, 15), ..Wanted::default() };
         for (wanted, is_time) in [(time, true), (offsets, false)] {
             let target = Fake::new([Fate::Aborts, Fate::Happens, Fate::Aborts]);
-            let (ended, tally, survey) = world.restored(&target, &Asked { wanted, condition: None }).await;
+            let (ended, tally, survey) =
+                world.restored(&target, &Asked { wanted, condition: None, ..Asked::default() }).await;
             assert_eq!(ended.expect("ended"), Ended::Done);
             let untold = if is_time { survey.untold_times } else { survey.untold_offsets };
             let other = if is_time { survey.untold_offsets } else { survey.untold_times };
@@ -476,7 +536,8 @@ async fn what_is_not_asked_for_is_left_out_and_counted() {
         partitions: vec![0..=0],
         ..Wanted::default()
     };
-    let (ended, tally, survey) = world.restored(&target, &Asked { wanted, condition: Some(".hour != 2") }).await;
+    let (ended, tally, survey) =
+        world.restored(&target, &Asked { wanted, condition: Some(".hour != 2"), ..Asked::default() }).await;
     assert_eq!(ended.expect("ended"), Ended::Done);
     let row = |id: i64, hour: i64| format!(r#"{{"id":{id},"hour":{hour}}}"#);
     let tombstone = || "-".to_string();
@@ -520,7 +581,7 @@ async fn passes_with_little_memory_give_the_same_order() {
     for bytes_max in [1, 500, 5_000, 1 << 20] {
         let mut ordered = InOrder::with_room(5, bytes_max);
         for source in &sources {
-            ordered.push(source.clone(), Rank::of(&source.chosen), 0);
+            ordered.push(source.clone(), Seat::of(&source.chosen, source.chosen.object.folder.clone()), 0);
         }
         let mut offsets = Vec::new();
         while let Some(offset) = ordered.peek(i64::MAX).await.map_err(|unread| unread.failure).expect("read") {

@@ -255,7 +255,7 @@ pub struct Finding {
     pub place: Option<(String, String)>,
     /// It is an object of that replay of dead letters, not of the batch itself.
     pub replay: Option<u32>,
-    /// It is an object of that compaction, or one that it replaced: unit and number.
+    /// It is an object of that compaction, or one that it replaced: unit and number; of one that nobody vouches for the number, as its name tells.
     pub compaction: Option<Arc<str>>,
     /// What is wrong.
     pub fault: Fault,

@@ -93,6 +93,13 @@ impl Layouts {
     }
 }
 
+/// What reads the keys of the objects that batches with this layout have, those of dead letters among them, and the ids of the destinations they have these at.
+pub fn recognisers(layout: &Layout) -> Vec<(Vec<String>, Recogniser)> {
+    let mut layouts = Layouts::default();
+    layouts.add(String::new(), Arc::new(layout.clone()));
+    layouts.names.into_iter().map(|names| (names.place.destinations, names.recogniser)).collect()
+}
+
 /// Whether each record that an output archives is exactly one row there.
 pub(super) fn is_row_each(layout: &Layout) -> bool {
     layout.transform.is_none() && !layout.decode.unfolds()

@@ -30,7 +30,7 @@ mod deep;
 mod examine;
 pub mod finding;
 pub mod jobs;
-mod layouts;
+pub mod layouts;
 mod listing;
 mod read;
 pub mod repair;

@@ -56,7 +56,9 @@ impl Scope {
                 let of_topic = (0..count).map(|number| TopicPartition::new(topic.as_str(), number));
                 all.extend(of_topic.filter(|partition| options.takes(partition)));
             }
-            let named = archive.topics.names.iter().filter(|topic| owned(topic)).map(|topic| Arc::from(topic.as_str()));
+            // The one that is asked for may match a pattern, and have objects though all its receipts are gone.
+            let named = archive.topics.names.iter().chain(&options.topic).filter(|topic| owned(topic));
+            let named = named.map(|topic| Arc::from(topic.as_str()));
             let known: BTreeSet<Arc<str>> = all.iter().map(|partition| partition.topic.clone()).chain(named).collect();
             let mut layouts = Layouts::default();
             layouts.add(archive.layout.fingerprint(), Arc::new(archive.layout.clone()));

@@ -80,7 +80,7 @@ impl Lookup {
                 Named::Nowhere => unvouched(&stranger, "no compaction that counts names it"),
             };
             let Stranger { first, end, replay, key, .. } = stranger;
-            let (place, compaction) = (Some((destination.to_string(), key)), None);
+            let (place, compaction) = (Some((destination.to_string(), key)), Some(n.to_string().into()));
             let finding = Finding { archive, partition, first, end, place, replay, compaction, fault };
             return Ok(Resolved::Finding(Box::new(finding)));
         }

@@ -241,6 +241,25 @@ fn what_is_missing_beside_compacted_objects_is_archived_again() {
     };
     let now = trial.archive();
     assert_eq!((old(&now, "json/"), old(&now, "envelope/").len()), (old(&before, "json/"), 1));
+    // A batch of which only the compacted object knows is not archived beside it, and keeps nothing else from being mended.
+    let receipt = format!("_siltstone/receipts/v1/{}/00000/{:020}.json", topic.name, 100);
+    let advice = ["holds rows of the batch [100, ", &receipt, "siltstone compact --undo"];
+    trial.remove(&receipt);
+    trial.remove(&beside);
+    mend(8).prints(&advice);
+    assert_eq!(data(&trial.archive()), data(&now), "only what else was missing is put");
+    let named = ["--topic", &topic.name, "--from-offset", "100", "--to-offset", "101", "--json"];
+    let refused = trial.command("backfill", &named).expect(5).says(&advice);
+    trial.command("backfill", &["--topic", &topic.name, "--cancel", "--job", &job_of(&refused)]).expect(0);
+    assert_eq!(data(&trial.archive()), data(&now), "nothing is put");
+    trial.put(&receipt, now.objects[&receipt].clone());
+    assert_complete(&trial, "its receipt is back");
+}
+
+/// The job that a backfill announced.
+fn job_of(ended: &Ended) -> String {
+    let events = crate::missing::events(ended);
+    events["job"]["job"]["name"].as_str().expect("a name").to_string()
 }
 
 /// Goal: a compaction that is aborted at any effect, inside its process too, is finished by the same command, and nobody sees a row twice or not at all
@@ -303,7 +322,8 @@ fn a_compaction_that_is_aborted_at_any_effect_is_finished() {
         let gone = bare.iter().filter(|(key, _)| !now.contains_key(*key));
         gone.for_each(|(key, bytes)| trial.put(key, bytes.clone()));
         let failpoint = format!("{}:after:1", effect.name());
-        let arguments = ["--undo", unit.as_str(), "--yes"];
+        // Nobody else is at it, so that nothing has to rest before it is deleted.
+        let arguments = ["--undo", unit.as_str(), "--yes", "--min-age", "0s"];
         let aborted = trial.start_in(&[("SILTSTONE_FAILPOINT", &failpoint)], "compact", &arguments).wait(DEADLINE);
         assert_eq!(aborted.signal, Some(SIGABRT), "not aborted at {failpoint}:\n{}", aborted.err);
         restore();

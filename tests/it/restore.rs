@@ -252,7 +252,8 @@ fn a_record_that_is_refused_stops_its_partition_alone() {
     let topic = Topic::create(3);
     topic.send_all((0..3_000).map(odd));
     topic.send(Shape { partition: 0, ..Shape::of(noise(60_000)).at(BASE_MS) });
-    topic.send(Shape { partition: 1, ..Shape::of(vec![b'a'; 19_900]).at(BASE_MS) });
+    // Of a target with that limit, but for one that is packed.
+    topic.send(Shape { partition: 1, ..Shape::of(vec![b'a'; 60_000]).at(BASE_MS) });
     topic.send_all((3_000..6_000).map(odd));
     let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
     trial.rotate = "records = 700".to_string();
@@ -324,6 +325,47 @@ fn an_object_that_is_gone_stops_its_partition_alone() {
         trial.put(key, archive.objects[key].clone());
     }
     run(&[]).expect(0);
+    assert_same(&topic, &target);
+}
+
+/// Goal: a receipt that is damaged stops its source partition, behind what can be read, and no other; once it is there again the same command brings the
+/// rest, up to the end that is known then.
+#[test]
+fn a_damaged_receipt_stops_its_partition_alone() {
+    let topic = Topic::create(3);
+    topic.send_all((0..6_000).map(odd));
+    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
+    trial.rotate = "records = 700".to_string();
+    trial.drain().expect(0);
+    let archive = trial.archive();
+    let mut receipts = archive
+        .objects
+        .keys()
+        .filter(|key| key.starts_with("_siltstone/receipts/") && key.contains("/00001/") && key.ends_with(".json"));
+    let key = receipts.next_back().expect("a receipt").clone();
+    trial.damage(&key, |bytes| bytes.truncate(bytes.len() / 2));
+    let target = keeping(3);
+    let run = |more: &[&str]| {
+        restore(&trial, &topic, &target.name, &[&["--preserve-partitions"], more].concat()).wait(DEADLINE)
+    };
+    let dry = run(&["--dry-run"]).expect(0);
+    let survey = &said(&dry, "plan")["survey"];
+    assert!(survey["unreadable"]["1"].as_str().is_some_and(|why| why.contains(&key)), "{survey}");
+    assert_eq!(
+        (&survey["partitions"]["0"], &survey["partitions"]["1"]),
+        (&json!([0, 2_000]), &json!([0, null])),
+        "{survey}"
+    );
+    for _ in 0..2 {
+        let ended = run(&[]).expect(5).says(&["1 source partitions stopped", &key]);
+        let partitions = &said(&ended, "balance")["balance"]["partitions"];
+        let of = |partition: usize| (partitions[partition]["next"].as_i64(), partitions[partition]["end"].as_i64());
+        assert_eq!((of(0), of(2)), ((Some(2_000), Some(2_000)), (Some(2_000), Some(2_000))), "{partitions}");
+        assert!(of(1).0 >= Some(700) && of(1).1.is_none() && partitions[1]["stopped"].is_string(), "{partitions}");
+    }
+    trial.put(&key, archive.objects[&key].clone());
+    let ended = run(&[]).expect(0);
+    assert_eq!(said(&ended, "balance")["balance"]["partitions"][1]["end"], 2_000, "{}", ended.out);
     assert_same(&topic, &target);
 }
 

@@ -43,7 +43,7 @@ use knobs::Knobs;
 use world::{Finding, Outcome, run};
 
 /// Seeds of a plain run: what fits a minute and a half on one core.
-const SEEDS: u64 = 4_000;
+const SEEDS: u64 = 3_000;
 /// Seeds in which all processes quarrel over the same batches.
 const QUARRELS: u64 = 1_000;
 

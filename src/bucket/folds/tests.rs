@@ -201,12 +201,9 @@ async fn a_receipt_beside_its_fold_counts_unless_it_knows_less() {
     // So does whoever asks for one of them.
     for (first, expected) in [(10, &mended), (20, &receipt(20, &[("x", 1), ("y", 1)]))] {
         assert_eq!(bucket.counting_receipt(&partition(), first).await.expect("read").as_ref(), Some(expected));
-        let folded = bucket.counting_folded(&partition(), first).await.expect("read");
-        assert_eq!(
-            folded.as_ref(),
-            Some(expected).filter(|_| first == 20),
-            "whoever mends {first} puts over what counts"
-        );
+        let found = bucket.found_beside(&partition(), first).await.expect("read").expect("there");
+        let folded = bucket.folded_receipt(&partition(), first).await.expect("read").expect("there");
+        assert_eq!(&prevailing(found.receipt, folded), expected, "whoever mends {first} goes by what counts");
         let listed = bucket.listed_with_damaged(&partition(), first, first + 1).await.expect("listed").listed[0];
         assert!(listed.folded);
         let entry = bucket.entry_of(&partition(), listed).await.expect("read").expect("there");

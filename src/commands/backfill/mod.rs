@@ -33,7 +33,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use told::{How, Said, announce, balance_text, say, tell_of_missing};
+use told::{How, Said, announce, balance_text, beside_text, say, tell_of_missing};
 use watch::Watch;
 
 /// How long a broker may be out of reach when verifying begins.
@@ -133,7 +133,18 @@ async fn backfill_with(
             return Err(failure);
         }
     }
-    end(args, &site, &*clock, &made, out).await
+    let ended = end(args, &site, &*clock, &made, out).await?;
+    let is_told = made.job.found.as_ref().is_some_and(|found| found.revouched > 0);
+    if ended != Exit::Done || !is_told {
+        return Ok(ended);
+    }
+    // Another layout may have given names that look like those of today.
+    let left = missing::left_beside(&site, config, verify_parts(&destinations, &clock), &made.job).await?;
+    if left == 0 {
+        return Ok(Exit::Done);
+    }
+    say(out, args.json, &Said::Beside { job: &made.job.name, objects: left }, || beside_text(left))?;
+    Ok(Exit::Findings)
 }
 
 /// Whether nothing was found missing that no job mends.
@@ -220,11 +231,11 @@ impl Wanted<'_> {
         coordinator: &dyn Coordinator,
     ) -> Result<Resolved, Failure> {
         let Self { args, site, request, partitions } = self;
-        let resolved = resolve(site, coordinator, &**clock, request, partitions).await?;
+        let mut resolved = resolve(site, coordinator, &**clock, request, partitions).await?;
         if !site.is_elsewhere {
-            let (destinations, clock) = (destinations.clone(), clock.clone());
-            let parts = verify::Parts { destinations, clock, cluster: None, counters: Arc::default() };
-            missing::check_deleted(site, config, parts, coordinator, &args.topic, &resolved.ranges).await?;
+            let parts = verify_parts(destinations, clock);
+            let ranges = &resolved.ranges;
+            resolved.unvouched = missing::unvouched(site, config, parts, coordinator, &args.topic, ranges).await?;
         }
         Ok(resolved)
     }
@@ -290,6 +301,12 @@ impl Wanted<'_> {
     }
 }
 
+/// What verifying needs where Kafka has no say.
+fn verify_parts(destinations: &Destinations, clock: &Arc<dyn Clock>) -> verify::Parts {
+    let (destinations, clock) = (destinations.clone(), clock.clone());
+    verify::Parts { destinations, clock, cluster: None, counters: Arc::default() }
+}
+
 async fn find_missing(
     wanted: &Wanted<'_>,
     config: &Config,
@@ -299,12 +316,7 @@ async fn find_missing(
 ) -> Result<missing::Missing, Failure> {
     let connected = KafkaCluster::connect(&config.kafka, KAFKA_PATIENCE).await;
     let cluster = connected.map_err(|error| Failure::new(error.exit(), chain(&error)))?;
-    let parts = verify::Parts {
-        destinations,
-        clock: clock.clone(),
-        cluster: Some(Arc::new(cluster)),
-        counters: Arc::default(),
-    };
+    let parts = verify::Parts { cluster: Some(Arc::new(cluster)), ..verify_parts(&destinations, clock) };
     missing::find(wanted.site, config, parts, coordinator, wanted.request, wanted.partitions).await
 }
 

@@ -60,6 +60,18 @@ pub(super) enum Said<'a> {
         job: &'a str,
         balance: &'a Tally,
     },
+    Beside {
+        job: &'a str,
+        objects: u64,
+    },
+}
+
+/// What to say of objects beside those that batches have put again.
+pub(super) fn beside_text(objects: u64) -> String {
+    format!(
+        "{objects} objects that no receipt names are not those that their batches have put now: another layout named them so, and their rows are \
+         there twice. `siltstone verify` names them; move them away"
+    )
 }
 
 pub(super) fn say(

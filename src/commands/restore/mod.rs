@@ -16,7 +16,7 @@ use crate::pipeline::start::{chain, open_destinations, patiently};
 use crate::reader::plan::{Wanted, sites};
 use crate::reader::sieve::Sieve;
 use crate::restore::plan::{Survey, choose, survey};
-use crate::restore::position::{Progress as Reached, ProgressError, short_hash};
+use crate::restore::position::{Progress as Reached, ProgressError, known_end, short_hash};
 use crate::restore::produce::{Ended, How, Restore};
 use crate::restore::read::Archive;
 use crate::restore::tally::Tally;
@@ -98,6 +98,7 @@ pub async fn restore(
         topic: &args.topic,
         to_topic: &args.to_topic,
         wanted: &wanted,
+        ends: &survey.partitions,
         preserve_partitions: args.preserve_partitions,
         rate: args.rate,
         limits: TimeLimits::of(&look.settings, clock.wall_ms(), &args.accept),
@@ -148,7 +149,8 @@ fn come<'a>(restore: &'a Restore<'_>) -> Vec<Come<'a>> {
         partition,
         next: reached.at.next,
         rows: reached.at.rows,
-        end: reached.end,
+        rows_of: (reached.at.rows > 0).then_some(reached.at.of),
+        end: known_end(reached.end),
         stopped: restore.stopped().get(&partition).map(|failure| failure.message.as_str()),
     };
     restore.reached().iter().map(one).collect()

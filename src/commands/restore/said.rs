@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::exit::{Exit, Failure};
 use crate::parse::timestamp::render_instant;
 use crate::restore::plan::{Choice, Survey};
+use crate::restore::position::{RowsOf, known_end};
 use crate::restore::tally::Tally;
 use crate::restore::target::Finding;
 use crate::telemetry::progress::Progress;
@@ -69,13 +70,21 @@ pub(super) struct Come<'a> {
     pub(super) partition: i32,
     /// All below it is done with.
     pub(super) next: i64,
-    /// … and so many rows behind it, where rows do not tell their offset.
+    /// … and so many rows behind it …
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) rows: u64,
-    pub(super) end: i64,
+    /// … of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rows_of: Option<RowsOf>,
+    /// `None`: nobody can tell it yet.
+    pub(super) end: Option<i64>,
     /// Why it stopped there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stopped: Option<&'a str>,
+}
+
+fn end_text(end: Option<i64>) -> String {
+    end.map_or("an end that is not known yet".to_string(), |end| end.to_string())
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -84,12 +93,17 @@ fn is_zero(count: &u64) -> bool {
 
 impl Come<'_> {
     fn line(&self, topic: &str) -> String {
-        let Self { partition, next, rows, end, stopped } = self;
-        let behind = if *rows > 0 { format!(" and {rows} rows behind it") } else { String::new() };
+        let Self { partition, next, rows, rows_of, end, stopped } = self;
+        let (of, is_left) = (end_text(*end), *next < end.unwrap_or(i64::MAX));
+        let at = match rows_of {
+            Some(RowsOf::Record) => format!("{next} ({rows} rows of offset {next} are restored, and it has more)"),
+            Some(RowsOf::Object) => format!("{next} and {rows} rows behind it"),
+            None => next.to_string(),
+        };
         match stopped {
-            Some(why) => format!("\n  {topic}/{partition}: stopped at {next}{behind}, of {end}: {why}"),
-            None if next < end => format!("\n  {topic}/{partition}: at {next}{behind}, of {end}"),
-            None => format!("\n  {topic}/{partition}: whole, to {end}"),
+            Some(why) => format!("\n  {topic}/{partition}: stopped at {at}, of {of}: {why}"),
+            None if is_left => format!("\n  {topic}/{partition}: at {at}, of {of}"),
+            None => format!("\n  {topic}/{partition}: whole, to {of}"),
         }
     }
 }
@@ -164,7 +178,7 @@ pub(super) fn plan_text(
         text += &format!(" (there are also {}: --output NAME)", choice.others.join(", "));
     }
     for (partition, (first, end)) in &survey.partitions {
-        text += &format!("\n  {topic}/{partition} [{first}, {end})");
+        text += &format!("\n  {topic}/{partition} [{first}, {})", end_text(known_end(*end)));
     }
     if survey.partitions.is_empty() {
         return text + "\n  nothing of it is archived";
@@ -201,7 +215,9 @@ pub(super) fn plan_text(
         }
     }
     for (partition, why) in &survey.unreadable {
-        text += &format!("\n  warning: {topic}/{partition} will stop at its first row, the others go on: {why}");
+        text += &format!(
+            "\n  warning: {topic}/{partition} will stop where something cannot be read, the others go on: {why}"
+        );
     }
     text += &LeftOut::of(survey).lines();
     for finding in findings {
@@ -299,5 +315,29 @@ impl<'a> Watch<'a> {
             drop(progress);
         }
         self.unwritten.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what `rows` are of is said, and no number that nobody knows.
+    #[test]
+    fn how_far_a_source_partition_is() {
+        let of = |next, rows, rows_of, end, stopped| Come { partition: 3, next, rows, rows_of, end, stopped }.line("t");
+        let record = Some(RowsOf::Record);
+        assert_eq!(
+            of(5, 20, record, Some(9), Some("why")),
+            "\n  t/3: stopped at 5 (20 rows of offset 5 are restored, and it has more), of 9: why"
+        );
+        assert_eq!(
+            of(5, 20, record, Some(9), None),
+            "\n  t/3: at 5 (20 rows of offset 5 are restored, and it has more), of 9"
+        );
+        assert_eq!(of(5, 20, Some(RowsOf::Object), Some(9), None), "\n  t/3: at 5 and 20 rows behind it, of 9");
+        assert_eq!(of(5, 0, None, Some(9), Some("why")), "\n  t/3: stopped at 5, of 9: why");
+        assert_eq!(of(9, 0, None, Some(9), None), "\n  t/3: whole, to 9");
+        assert_eq!(of(5, 0, None, None, Some("why")), "\n  t/3: stopped at 5, of an end that is not known yet: why");
     }
 }

@@ -1,7 +1,13 @@
 //! Goal: to take a compaction back, or to give one up, never costs a row. Method: as in the module above.
 
 use super::*;
+use crate::bucket::compactions::{Compaction, CompactionId};
+use crate::compact::chain::LOOK_MS;
 use bytes::Bytes;
+
+/// When whoever looked for a mark at [`LATER_MS`] is over.
+const RESTED_MS: i64 = LATER_MS + LOOK_MS;
+const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 
 /// One hour of one Kafka partition in three objects, of which the last comes late.
 struct Hour {
@@ -9,15 +15,14 @@ struct Hour {
     config: Config,
     /// What was archived.
     old: BTreeMap<String, Bytes>,
+    /// Bytes that make each record larger.
+    padding: usize,
 }
 
 impl Hour {
     /// Compacted once, and then with one more object.
     async fn compacted_and_late() -> Self {
-        let world = World::new();
-        let config =
-            world.config(&format!("{BY_TIME}{}", output("json", "type = \"json\", compression = \"none\"", "")));
-        let mut hour = Self { world, config, old: BTreeMap::new() };
+        let mut hour = Self::of(0);
         hour.archive(0).await;
         hour.archive(10).await;
         compact(&hour.world, &hour.config, "").await;
@@ -25,8 +30,34 @@ impl Hour {
         hour
     }
 
+    /// Compacted twice, the second time objects that have nothing to do with the first.
+    async fn compacted_in_two() -> Self {
+        let mut hour = Self::of(2_000);
+        for first in [0, 20] {
+            hour.archive(first).await;
+            hour.archive(first + 10).await;
+            compact(&hour.world, &hour.config, "--target-size 64KiB").await;
+        }
+        let new = data_keys(&hour.world).await;
+        assert!(new.iter().any(|key| key.contains("+compact-1")) && new.iter().any(|key| key.contains("+compact-2")));
+        hour
+    }
+
+    fn of(padding: usize) -> Self {
+        let world = World::new();
+        let config =
+            world.config(&format!("{BY_TIME}{}", output("json", "type = \"json\", compression = \"none\"", "")));
+        Self { world, config, old: BTreeMap::new(), padding }
+    }
+
     async fn archive(&mut self, first: i64) {
-        let records: Vec<OwnedRecord> = (first..first + 10).map(|offset| record(0, offset, BASE_MS + offset)).collect();
+        let of = |offset: i64| {
+            let mut record = record(0, offset, BASE_MS + offset);
+            let (id, padding) = (id(0, offset), "x".repeat(self.padding));
+            record.value = Some(format!(r#"{{"id":{id},"time":{},"x":"{padding}"}}"#, BASE_MS + offset).into_bytes());
+            record
+        };
+        let records: Vec<OwnedRecord> = (first..first + 10).map(of).collect();
         let before = data_keys(&self.world).await;
         self.world.archived(&self.config, (first, first + 10), &records).await;
         for key in data_keys(&self.world).await.difference(&before) {
@@ -46,7 +77,39 @@ impl Hour {
     }
 
     async fn undo(&self, line: &str) -> Vec<Value> {
-        compact_at_later(&self.world, &self.config, format!("{line} --json")).await.done().json()
+        self.at(LATER_MS, line).await.done().json()
+    }
+
+    async fn at(&self, now_ms: i64, line: &str) -> Ran {
+        compact_at(&self.config, self.world.destinations(), now_ms, &format!("{line} --json")).await
+    }
+
+    fn bucket(&self) -> Bucket {
+        Bucket::new(self.world.destinations()[URL].clone())
+    }
+
+    /// The unit.
+    async fn unit(&self) -> String {
+        let listed = self.bucket().listed_compactions(&TopicPartition::new("t", 0)).await.expect("listed");
+        listed.into_keys().next().expect("a compaction").0
+    }
+
+    /// Says it in a process that is killed right behind its hold.
+    async fn die_holding(&self, of: &str) {
+        let line = format!("--undo {of} --yes");
+        assert!(compact_at(&self.config, mortal(&self.world, 0, true), LATER_MS, &line).await.exit.is_err());
+    }
+
+    /// What a compactor says of a unit that is held.
+    async fn held(&self) -> String {
+        let ran = self.at(LATER_MS, "--before 2d").await;
+        assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
+        ran.out
+    }
+
+    /// The key of the object of a compaction; `None`: it is not there.
+    async fn made(&self, n: u32) -> Option<String> {
+        data_keys(&self.world).await.into_iter().find(|key| key.contains(&format!("+compact-{n}.")))
     }
 
     /// Dies right behind its claim.
@@ -70,8 +133,14 @@ async fn giving_up_a_claim_touches_nothing_but_it() {
     let (why, unit) = (stopped["why"].as_str().expect("why"), stopped["unit"].as_str().expect("a unit"));
     assert!(why.ends_with(&format!("siltstone compact --undo {unit}.2 --yes")), "the advice is exact: {why}");
     hour.put_back(3).await;
-    let dry = hour.undo(&format!("--undo {unit}.2")).await;
-    assert!(dry.len() == 2 && dry[0]["given_up"] == true && dry[0]["n"] == 2, "{dry:?}");
+    for wanted in [format!("{unit}.2"), unit.to_string(), late.clone()] {
+        let dry = hour.undo(&format!("--undo {wanted}")).await;
+        assert!(dry.len() == 2 && dry[0]["given_up"] == true && dry[0]["n"] == 2, "{dry:?}");
+        // What it means now, and not what it may mean then.
+        assert_eq!(dry[1]["meant"], serde_json::json!([format!("{unit}.2")]), "{wanted}");
+        let said = compact_at_later(&hour.world, &hour.config, format!("--undo {wanted}")).await.done().out;
+        assert!(said.contains(&format!("This does it: siltstone compact --undo {unit}.2 --yes.")), "{said}");
+    }
     for line in [format!("--undo {unit}.2 --yes"), format!("--undo {unit} --yes"), format!("--undo {unit} --yes")] {
         let told = hour.undo(&line).await;
         assert_eq!((told.len(), &told[0]["n"], &told[0]["kept"]), (2, &2.into(), &serde_json::json!([])), "{told:?}");
@@ -128,7 +197,7 @@ async fn a_new_object_stays_until_the_old_ones_are_back() {
         assert_eq!(verified.repairs.values().map(Vec::len).sum::<usize>(), 1);
     }
     hour.put_back(3).await;
-    let done = compact(&hour.world, &hour.config, "").await;
+    let done = hour.at(RESTED_MS, "--before 2d").await.done();
     assert_eq!((&summary(&done)["undone"], &summary(&done)["compactions"]), (&1.into(), &1.into()), "{}", done.out);
     let keys = data_keys(&hour.world).await;
     assert!(keys.len() == 1 && keys.iter().all(|key| key.contains("+compact-7")), "{keys:?}");
@@ -146,7 +215,7 @@ async fn inputs_of_another_release_count() {
     let (old, bytes) = hour.old.first_key_value().expect("an object");
     let other = [bytes.as_ref(), b"\n"].concat();
     hour.world.main.put(&Path::from(old.as_str()), other.clone().into()).await.expect("put");
-    hour.undo(&format!("--undo {key} --yes")).await;
+    hour.at(RESTED_MS, &format!("--undo {key} --yes")).await.done();
     assert!(data_keys(&hour.world).await.contains(&key), "nobody vouches for it");
     let bucket = Bucket::new(hour.world.destinations()[URL].clone());
     let partition = TopicPartition::new("t", 0);
@@ -156,6 +225,231 @@ async fn inputs_of_another_release_count() {
     let path = keys.rfind(|key| key.as_ref().ends_with("/00000000000000000000.json")).expect("its receipt");
     let text = serde_json::to_vec(&receipt).expect("JSON");
     hour.world.main.put(&path, text.into()).await.expect("put");
-    hour.undo(&format!("--undo {key} --yes")).await;
+    hour.at(RESTED_MS, &format!("--undo {key} --yes")).await.done();
     assert!(!data_keys(&hour.world).await.contains(&key));
+}
+
+/// Goal: who takes a compaction back while its old objects are being deleted costs no row. Method: the compactor is stopped when it has looked for the
+/// mark, and goes on when the other one has come to its end.
+#[tokio::test]
+async fn what_a_compactor_is_about_to_delete_costs_no_row() {
+    let hour = Hour::compacted_and_late().await;
+    let before = hour.rows().await.done().out;
+    let gate = Gate::at("delete");
+    let compactor = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, "--before 2d");
+    let taken_back = async {
+        let new = hour.made(2).await.expect("put");
+        let told = hour.undo(&format!("--undo {new} --yes")).await;
+        let until = LATER_MS + DAY_MS;
+        assert_eq!((&told[0]["kept"], &told[0]["kept_until_ms"]), (&serde_json::json!([new]), &until.into()));
+        assert_eq!(data_keys(&hour.world).await.len(), 3, "the late one, and both new ones");
+    };
+    gate.meanwhile(compactor, taken_back).await.done();
+    let new = hour.made(2).await.expect("the only copy of all rows");
+    assert_eq!(data_keys(&hour.world).await, BTreeSet::from([new.clone()]));
+    hour.put_back(3).await;
+    let told = hour.undo(&format!("--undo {new} --yes")).await;
+    assert_eq!(told[0]["kept_until_ms"], RESTED_MS, "a compactor beside that one may be as far: {told:?}");
+    let done = summary(&hour.at(RESTED_MS, "--before 2d").await.done());
+    assert_eq!((&done["undone"], &done["compactions"]), (&1.into(), &1.into()));
+    assert!(hour.made(2).await.is_none());
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_clean(&hour.world, &hour.config, "compacted again").await;
+}
+
+/// Goal: what a compactor that died before its deletes leaves is not kept for ever once it is taken back; and said again in so many words meanwhile.
+#[tokio::test]
+async fn what_was_never_done_rests_for_as_long_as_uploads_may_stall() {
+    let hour = Hour::compacted_and_late().await;
+    let before = hour.rows().await.done().out;
+    // The claim, the object and the receipt.
+    let died = compact_at(&hour.config, mortal(&hour.world, 3, false), LATER_MS, "--before 2d").await;
+    assert!(died.exit.is_err());
+    let new = hour.made(2).await.expect("put");
+    let said = compact_at_later(&hour.world, &hour.config, format!("--undo {new} --yes")).await.done().out;
+    assert!(said.contains("to stay until 20") && said.contains(&new), "{said}");
+    hour.put_back(3).await;
+    let done = summary(&hour.at(RESTED_MS, "--before 2d").await.done());
+    assert_eq!((&done["undone"], &done["compactions"]), (&1.into(), &1.into()), "of the first one all is there");
+    assert_eq!((hour.made(1).await, hour.made(2).await.as_ref()), (None, Some(&new)));
+    assert_eq!(hour.rows().await.done().out, before);
+    let done = summary(&hour.at(LATER_MS + DAY_MS, "--before 3d").await.done());
+    assert_eq!((&done["undone"], &done["compactions"]), (&1.into(), &0.into()));
+    assert!(hour.made(2).await.is_none());
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_clean(&hour.world, &hour.config, "a day later").await;
+}
+
+/// Goal: sweeping beside one who takes back costs no row. Method: the sweeper is stopped before it looks for the mark, or behind that.
+#[tokio::test]
+async fn sweeping_looks_for_the_mark_right_before_it_deletes() {
+    for (at, is_swept) in [("+compact-1.", false), ("delete", true)] {
+        let hour = Hour::compacted_and_late().await;
+        hour.put_back(2).await;
+        let new = hour.made(1).await.expect("it");
+        let gate = Gate::at(at);
+        let sweeper = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, "--before 2d --sweep");
+        let taken_back = async {
+            let told = hour.undo(&format!("--undo {new} --yes")).await;
+            let kept = (&told[0]["kept"], &told[0]["kept_until_ms"]);
+            assert_eq!(kept, (&serde_json::json!([new]), &RESTED_MS.into()), "{at}");
+        };
+        let swept = gate.meanwhile(sweeper, taken_back).await;
+        assert_eq!(swept.exit.is_ok(), is_swept, "{at}: {}", swept.out);
+        let now = data_keys(&hour.world).await;
+        assert!(now.contains(&new), "{at}: the only copy, or soon");
+        assert_eq!(hour.old.keys().take(2).any(|key| now.contains(key)), !is_swept, "{at}: {now:?}");
+    }
+}
+
+/// Goal: a unit is not held any more when to take back has failed, and the first error is told.
+#[tokio::test]
+async fn a_store_that_refuses_leaves_no_unit_held() {
+    let hour = Hour::compacted_and_late().await;
+    let before = hour.rows().await.done().out;
+    // The claim and the new object.
+    assert!(compact_at(&hour.config, mortal(&hour.world, 1, true), LATER_MS, "--before 2d").await.exit.is_err());
+    let new = hour.made(2).await.expect("put");
+    let refusing = at_store(&hour.world, Mortal { no_deletes: true, ..Mortal::of(&hour.world) });
+    let refused = compact_at(&hour.config, refusing, LATER_MS, &format!("--undo {new} --yes")).await;
+    let failure = refused.exit.expect_err("refused");
+    assert!(failure.exit == Exit::Refused && failure.message.contains("delete 1 objects"), "{failure}");
+    let done = summary(&compact(&hour.world, &hour.config, "").await);
+    assert_eq!((&done["stopped"], &done["undone"], &done["compactions"]), (&0.into(), &1.into(), &1.into()));
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_clean(&hour.world, &hour.config, "not held").await;
+}
+
+/// Goal: a finished compaction that has lost its receipt gets it again, and nothing else happens, though its object was taken in by another; and where
+/// that is not there, the advice is what helps.
+#[tokio::test]
+async fn a_lost_receipt_is_written_again() {
+    let hour = Hour::compacted_and_late().await;
+    compact(&hour.world, &hour.config, "").await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let receipt_of = async |n: u32| {
+        let mut keys = hour.world.keys().await.into_iter();
+        let found = keys.find(|key| is_end_of(key, &format!("{unit}.{n}.0")));
+        found.unwrap_or_else(|| panic!("a receipt of {n}"))
+    };
+    let both = [receipt_of(1).await, receipt_of(2).await];
+    hour.put_back(3).await;
+    let keys = data_keys(&hour.world).await;
+    for lost in [&both[..1], &both[1..], &both[..]] {
+        for path in lost {
+            hour.world.main.delete(path).await.expect("lost");
+        }
+        let dry = summary(&compact(&hour.world, &hour.config, "--dry-run").await);
+        assert_eq!((&dry["stopped"], &dry["compactions"]), (&0.into(), &lost.len().into()));
+        let done = summary(&compact(&hour.world, &hour.config, "").await);
+        assert_eq!(
+            (&done["stopped"], &done["compactions"], &done["deleted"]),
+            (&0.into(), &lost.len().into(), &0.into())
+        );
+        assert_eq!([receipt_of(1).await, receipt_of(2).await], both);
+        assert_eq!((hour.rows().await.done().out, data_keys(&hour.world).await), (before.clone(), keys.clone()));
+    }
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "--sweep").await)["deleted"], 3);
+    assert_clean(&hour.world, &hour.config, "swept").await;
+    hour.world.main.delete(&both[1]).await.expect("lost");
+    let new = hour.made(2).await.expect("it");
+    hour.world.main.delete(&Path::from(new.as_str())).await.expect("lost as well");
+    let ran = hour.at(LATER_MS, "--before 2d").await;
+    assert_eq!(ran.exit.expect_err("a person must look").exit, Exit::Stopped);
+    let advice = format!("siltstone compact --undo {unit}.2 --yes");
+    assert!(ran.out.contains("has lost its receipt") && ran.out.contains(&advice), "{}", ran.out);
+    let told = hour.undo(&format!("--undo {unit}.2 --yes")).await;
+    assert_eq!((&told[0]["n"], &told[0]["given_up"], &told[1]["n"]), (&2.into(), &false.into(), &1.into()), "{told:?}");
+    hour.put_back(3).await;
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_clean(&hour.world, &hour.config, "taken back").await;
+}
+
+/// Goal: who takes one compaction back does not release what is held for another, and a compactor says what to say.
+#[tokio::test]
+async fn a_hold_for_another_compaction_stays() {
+    let hour = Hour::compacted_in_two().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    hour.die_holding(&format!("{unit}.1")).await;
+    let told = hour.undo(&format!("--undo {unit}.2 --yes")).await;
+    assert!(told.len() == 2 && told[0]["n"] == 2, "{told:?}");
+    let held = hour.held().await;
+    let advice = format!("siltstone compact --undo {unit}.1 --yes");
+    assert!(held.contains("is being taken back") && held.contains(&advice), "{held}");
+    // By the number of the hold it is the same.
+    let told = hour.undo(&format!("--undo {unit}.3 --yes")).await;
+    assert!(told.len() == 2 && told[0]["n"] == 1 && told[1]["meant"][0] == format!("{unit}.1"), "{told:?}");
+    hour.put_back(4).await;
+    let done = summary(&hour.at(RESTED_MS, "--before 2d").await.done());
+    assert_eq!((&done["undone"], &done["compactions"]), (&2.into(), &1.into()), "{done}");
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_clean(&hour.world, &hour.config, "compacted again").await;
+}
+
+/// Goal: a hold of an earlier release, which did not say what it was for, stays until somebody names it, and nothing is taken back then.
+#[tokio::test]
+async fn a_hold_of_an_earlier_release_is_released_by_its_number() {
+    let hour = Hour::compacted_in_two().await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let (bucket, partition) = (hour.bucket(), TopicPartition::new("t", 0));
+    let id: CompactionId = (unit.clone(), 2);
+    let second = bucket.compaction_claim(&partition, &id).await.expect("read").expect("there");
+    let hold = Compaction { n: 3, groups: Vec::new(), ..second };
+    assert_eq!(bucket.claim_compaction(&hold).await.expect("claimed"), CompactionOutcome::Created);
+    let line = format!("--undo {unit}.3");
+    for say in [line.clone(), format!("{line} --yes")] {
+        let held = hour.held().await;
+        assert!(held.contains("by an earlier release") && held.contains(&format!("{line} --yes")), "{held}");
+        let told = hour.undo(&say).await;
+        assert!(told.len() == 2 && told[0]["n"] == 3 && told[0]["inputs"] == serde_json::json!([]), "{told:?}");
+    }
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "--target-size 64KiB").await)["compactions"], 0);
+    assert_eq!(hour.rows().await.done().out, before);
+    assert_clean(&hour.world, &hour.config, "released").await;
+    assert_eq!(hour.at(LATER_MS, &line).await.exit.expect_err("it is over").exit, Exit::Config);
+}
+
+/// Goal: two that take the same back at once do no harm to each other, nor a compactor as soon as it may. Method: the one is stopped in the middle while
+/// the other comes to its end.
+#[tokio::test]
+async fn two_may_take_the_same_back_at_once() {
+    let hour = Hour::compacted_and_late().await;
+    compact(&hour.world, &hour.config, "").await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let line = format!("--undo {unit}.2 --yes");
+    // The second is marked and the first is not. Whoever comes later has all of it marked when he releases both.
+    let gate = Gate::at(".1.undone");
+    let slow = compact_at(&hour.config, stopped(&hour.world, &gate), LATER_MS, &line);
+    let other = async {
+        hour.undo(&line).await;
+        hour.put_back(3).await;
+        assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["compactions"], 1);
+        assert!(hour.made(5).await.is_some());
+    };
+    gate.meanwhile(slow, other).await.done();
+    assert_eq!(hour.rows().await.done().out, before);
+    let done = summary(&hour.at(RESTED_MS, "--before 2d").await.done());
+    assert_eq!((&done["undone"], &done["stopped"]), (&1.into(), &0.into()));
+    assert_eq!(data_keys(&hour.world).await, BTreeSet::from([hour.made(5).await.expect("it")]));
+    assert_clean(&hour.world, &hour.config, "compacted again").await;
+}
+
+/// Goal: who comes to his end first does not release the unit while one that came later is in the middle.
+#[tokio::test]
+async fn whoever_came_first_leaves_the_hold_of_the_second() {
+    let hour = Hour::compacted_and_late().await;
+    compact(&hour.world, &hour.config, "").await;
+    let (before, unit) = (hour.rows().await.done().out, hour.unit().await);
+    let line = format!("--undo {unit}.2 --yes");
+    let (of_first, of_second) = (Gate::at(".3.claim is put"), Gate::at(".1.undone"));
+    let first = compact_at(&hour.config, stopped(&hour.world, &of_first), LATER_MS, &line);
+    let second = compact_at(&hour.config, stopped(&hour.world, &of_second), LATER_MS, &line);
+    let mut second = std::pin::pin!(second);
+    of_first.meanwhile(first, of_second.stops(second.as_mut())).await.done();
+    assert!(hour.held().await.contains("is being taken back"));
+    of_second.open.notify_one();
+    second.await.done();
+    hour.put_back(3).await;
+    assert_eq!(summary(&compact(&hour.world, &hour.config, "").await)["compactions"], 1);
+    assert_eq!(hour.rows().await.done().out, before);
 }

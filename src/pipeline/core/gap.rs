@@ -6,7 +6,8 @@ use super::{Completion, Core, Request};
 use crate::batch::rotation::SealReason;
 use crate::consume::{Held, LogBounds};
 use crate::pipeline::context::Halt;
-use crate::pipeline::partition::Phase;
+use crate::pipeline::open_batch::OpenBatch;
+use crate::pipeline::partition::{Partition, Phase};
 use crate::pipeline::takeover;
 use crate::record::OffsetRange;
 
@@ -45,10 +46,17 @@ impl Core {
         if self.context.archives[partition.archive].halt_on_gap {
             return self.finish_before_gap(slot);
         }
-        let schedule = self.context.schedule.as_ref();
-        if schedule.is_some_and(|schedule| schedule.kept_of(&held.partition, gap).is_some()) {
-            // What was read of the batch is thrown away, so that it is not cut otherwise; the takeover says why.
-            return self.take_over_again(slot);
+        // A receipt that is there names its objects, and stays.
+        let is_vouched = partition.redo.as_ref().is_some_and(|redo| redo.earlier.vouched.is_some());
+        let schedule = self.context.schedule.as_ref().filter(|_| !is_vouched);
+        if let Some(kept) = schedule.and_then(|schedule| schedule.kept_of(&held.partition, gap)) {
+            // What was read is archived first: Kafka may have it no more. Then the takeover stops the partition and says why.
+            let in_hand = self.end_of_open(slot);
+            if in_hand.is_none_or(|end| kept.first < end) {
+                return self.finish_before_gap(slot);
+            }
+            let partition = &mut self.partitions[slot];
+            partition.stretch = partition.stretch.map(|stretch| stretch.up_to(in_hand.unwrap_or(i64::MAX)));
         }
         self.bridge(slot, gap);
         self.requests.push(Request::StartAt(held.clone()));
@@ -66,13 +74,20 @@ impl Core {
         self.seal_if_end_reached(slot);
     }
 
-    /// `on_gap = "halt"`: what was read is archived first; then the takeover stops the partition and says why.
+    /// `on_gap = "halt"`, or nobody may say that the gap is absent: what was read is archived first; then the takeover stops the partition and says why.
     fn finish_before_gap(&mut self, slot: usize) {
-        let partition = &mut self.partitions[slot];
-        // A redo cannot reach its end any more.
-        if partition.redo.is_some() || partition.is_idle() {
+        let is_one_batch = |partition: &Partition, open: &OpenBatch| {
+            let schedule = self.context.schedule.as_ref();
+            schedule.is_some_and(|schedule| schedule.batch_at(&partition.held.partition, open.first).is_some())
+        };
+        let partition = &self.partitions[slot];
+        // A redo cannot reach its end any more, nor what is to be one batch again: cut otherwise its rows would be there twice.
+        let is_whole =
+            partition.redo.is_some() || partition.open.as_ref().is_some_and(|open| is_one_batch(partition, open));
+        if is_whole || partition.is_idle() {
             return self.take_over_again(slot);
         }
+        let partition = &mut self.partitions[slot];
         partition.retires = true;
         partition.phase = Phase::Running;
         partition.paused = true;

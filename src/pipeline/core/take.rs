@@ -135,7 +135,7 @@ impl SourceSink for Core {
 
 impl Core {
     /// Where the open batch ends, or the next one, where that is decided.
-    fn end_of_open(&self, slot: usize) -> Option<i64> {
+    pub(super) fn end_of_open(&self, slot: usize) -> Option<i64> {
         let partition = &self.partitions[slot];
         match (&partition.open, &partition.redo) {
             (Some(open), _) => open.planned_end,

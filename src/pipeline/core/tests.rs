@@ -7,8 +7,9 @@ use crate::consume::{CommitError, CommittedOffsets, Coordinator, PlannedGuard};
 use crate::destination::{Destination, StoreKind};
 use crate::pipeline::context::Folding;
 use crate::pipeline::partition::Phase;
+use crate::pipeline::schedule::Schedule;
 use crate::pipeline::start::{Parts, prepare};
-use crate::record::OwnedRecord;
+use crate::record::{OffsetRange, OwnedRecord};
 use crate::telemetry::health::Health;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -83,6 +84,10 @@ const UNKNOWN: u32 = 9;
 
 impl Trial {
     fn new() -> Self {
+        Self::of(None)
+    }
+
+    fn of(schedule: Option<Schedule>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder");
         let config = config::parse(CONFIG, Path::new(""), &|_| None);
@@ -96,7 +101,7 @@ impl Trial {
             health: Health::new(),
             resume_from_receipts: false,
             folding: Folding::default(),
-            schedule: None,
+            schedule,
             owner: None,
             process: 1,
         };
@@ -190,4 +195,36 @@ fn a_partition_that_is_taken_over_again_asks_no_more() {
     };
     let ended = trial.runtime.block_on(async { tokio::time::timeout(std::time::Duration::from_secs(10), ended).await });
     ended.expect("the question ended with the wait");
+}
+
+/// Goal: records of a batch that were read stay, though Kafka holds them no more, and those are not declared absent that objects hold without a receipt.
+/// Method: of a job for [100, 400) in pieces of a hundred offsets, 50 were read when the log turns out to begin at `start`.
+#[test]
+fn what_was_read_is_archived_before_a_gap_that_may_not_be_absent() {
+    let partition = TopicPartition::new("t", 0);
+    let range = |first, end| [(partition.clone(), OffsetRange::new(first, end))];
+    // Kept offsets, whether all of [100, 200) is one batch, and the log's beginning; then what is sealed and how far the job's stretch goes.
+    for (kept, is_batch, start, sealed, stretch) in [
+        ((170, 175), false, 180, Some((100, 150)), 400),
+        ((170, 175), false, 500, Some((100, 150)), 400),
+        ((210, 220), false, 250, Some((100, 200)), 200),
+        ((390, 400), false, 380, Some((100, 200)), 400),
+        ((170, 175), true, 180, None, 0),
+    ] {
+        let schedule = match is_batch {
+            true => Schedule::with_batches([], range(100, 200), 100, None),
+            false => Schedule::new(range(100, 400), 100, None),
+        };
+        let mut trial = Trial::of(Some(schedule.never_absent(range(kept.0, kept.1))));
+        let held = trial.partition().held.clone();
+        trial.partition().stretch =
+            trial.core.context.schedule.as_ref().and_then(|schedule| schedule.stretch(&partition, 100));
+        assert!(trial.core.ensure_open(0));
+        (trial.partition().next, trial.partition().phase) = (150, Phase::OutOfRange);
+        trial.core.bounds_known(&held, Ok(LogBounds { start, end: 1_000, readable_end: 1_000 }));
+        let now = trial.partition();
+        let found = now.sealed.as_ref().map(|sealed| (sealed.first, sealed.end));
+        assert_eq!((found, now.stretch.map_or(0, |stretch| stretch.end)), (sealed, stretch), "{kept:?} {start}");
+        assert!(sealed.is_some() || matches!(now.phase, Phase::Waiting { .. }), "{:?}", now.phase);
+    }
 }

@@ -5,14 +5,14 @@
 //! job is; what is archived is asked of the bucket.
 
 use super::redo::{Redo, begin_with, unfinished};
-use super::{Chain, Takeover, back_to_claimed_first, commit_chain, recreated, topic_id};
+use super::{Chain, Takeover, back_to_claimed_first, commit_chain, entry_of, recreated, topic_id};
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::bucket::claim::Claim;
 use crate::bucket::entries::{AllListed, DamagedFold, Entry, Listed};
 use crate::consume::{Committed, Held};
 use crate::effect::Effect;
 use crate::pipeline::context::{ArchiveContext, Context, Halt, Try};
-use crate::pipeline::earlier::Earlier;
+use crate::pipeline::earlier::{Earlier, check_compacted};
 use crate::pipeline::finish::objects_are_intact;
 use crate::pipeline::schedule::Schedule;
 use crate::record::OffsetRange;
@@ -64,15 +64,15 @@ pub async fn take_over(
     let (redo, at_target) = begin_with(context, archive, held, position, unfinished, &metadata).await?;
     let redo = redo.or_else(|| one_batch(archive, schedule, held, position, &ahead));
     let redo_end = redo.as_ref().map(|redo| redo.end);
+    // What follows a redone batch is taken over when that is through: by then Kafka may have deleted some of it.
     let stretch = match ahead.next {
-        Next::Nothing => None,
-        Next::Batch { limit } => {
-            let from = redo_end.unwrap_or(position);
-            let stretch = schedule.stretch(partition, from);
-            stretch.map(|stretch| stretch.up_to(limit.unwrap_or(i64::MAX))).filter(|stretch| stretch.end > from)
+        Next::Batch { limit } if redo.is_none() => {
+            let stretch = schedule.stretch(partition, position);
+            stretch.map(|stretch| stretch.up_to(limit.unwrap_or(i64::MAX))).filter(|stretch| stretch.end > position)
         }
+        _ => None,
     };
-    let needed = redo_end.max(stretch.map(|stretch| stretch.end)).unwrap_or(position);
+    let needed = redo_end.or(stretch.map(|stretch| stretch.end)).unwrap_or(position);
     if log.end < needed {
         return Err(Halt::Stop(format!(
             "{partition}: the log ends at offset {} but the job wants it up to {needed}: the topic was created again or truncated",
@@ -84,6 +84,9 @@ pub async fn take_over(
     let is_vouched = ahead.entry.as_ref().is_some_and(|entry| entry.receipt.is_some());
     if let Some(kept) = schedule.kept_of(partition, deleted).filter(|_| !is_vouched) {
         return Err(Halt::Stop(kept_as_it_is(schedule, held, kept)));
+    }
+    if !is_vouched && position < needed {
+        check_compacted(context, &archive.bucket, held, OffsetRange::new(position, needed)).await?;
     }
     let read_from = position.max(log.start);
     let Chain { previous_first, watermark_ms, topic_id } = chain;
@@ -221,23 +224,6 @@ async fn walk(
         }
     }
     Ok(None)
-}
-
-/// What the bucket holds about a listed batch; `None` where it is gone since.
-async fn entry_of(
-    context: &Context,
-    archive: &ArchiveContext,
-    held: &Held,
-    listed: Listed,
-) -> Result<Option<Entry>, Halt> {
-    context
-        .while_held(held, "read a claim and a receipt", || async {
-            match archive.bucket.entry_of(&held.partition, listed).await {
-                Ok(entry) => Try::Done(entry),
-                Err(error) => Try::of(&error),
-            }
-        })
-        .await
 }
 
 /// # Errors

@@ -1,7 +1,7 @@
 //! Goal: a compacted archive is restored as one that is not, each row once, from where a job was and beside a compaction. Method: as in
 //! [`super`], with hours of which each reaches over the next one's objects, compacted before or in the middle of a job, and a store that counts.
 
-use super::{Asked, BASE_MS, ENVELOPE, Ended, Fake, Fate, HOUR_MS, InOrder, Rank, Then, World, record};
+use super::{Asked, BASE_MS, ENVELOPE, Ended, Fake, Fate, HOUR_MS, InOrder, Seat, Then, World, record};
 use crate::clock::ManualClock;
 use crate::compact::{Compactor, Options};
 use crate::config::Config;
@@ -80,7 +80,7 @@ impl ObjectStore for Watched {
 }
 
 /// Compacts the hours before the one with that number.
-async fn compact(config: &Config, destinations: Destinations, before: i64) {
+pub(super) async fn compact(config: &Config, destinations: Destinations, before: i64) {
     let clock = Arc::new(ManualClock::at(BASE_MS + 1_000 * HOUR_MS));
     let options = Options::before(BASE_MS + before * HOUR_MS);
     let mut compactor = Compactor::new(config, destinations, clock, options).expect("ready");
@@ -89,7 +89,7 @@ async fn compact(config: &Config, destinations: Destinations, before: i64) {
 }
 
 /// The same at some time of a job, by another process.
-fn compaction(world: &World, before: i64) -> Then {
+pub(super) fn compaction(world: &World, before: i64) -> Then {
     let (config, destinations) = (world.config.clone(), world.destinations_of(world.store.clone()));
     Box::new(move || {
         let run = move || {
@@ -128,7 +128,7 @@ fn assert_once(mut values: Vec<String>, what: &str) {
     assert_eq!(values, expected(100), "{what}");
 }
 
-async fn to_the_end(world: &World, target: &Fake, asked: &Asked<'_>) {
+pub(super) async fn to_the_end(world: &World, target: &Fake, asked: &Asked<'_>) {
     for _ in 0..40 {
         if let Ok(ended) = world.restored_of(world.destinations_of(world.store.clone()), target, asked).await.0 {
             assert_eq!(ended, Ended::Done);
@@ -186,7 +186,7 @@ async fn adjoining_parts_have_each_row_once() {
         for border in [1, 7, 10, 33, 50, 99] {
             let mut values = Vec::new();
             for offsets in [OffsetRange::new(0, border), OffsetRange::new(border, i64::MAX)] {
-                let asked = Asked { wanted: Wanted { offsets, ..Wanted::default() }, condition: None };
+                let asked = Asked { wanted: Wanted { offsets, ..Wanted::default() }, ..Asked::default() };
                 let target = Fake::new([Fate::Happens, Fate::Dies]);
                 to_the_end(&world, &target, &asked).await;
                 values.extend(target.values());
@@ -267,9 +267,9 @@ async fn objects_that_overlap_for_few_rows_are_opened_seldom() {
     for chosen in batches.into_iter().flat_map(|batch| batch.objects) {
         let shape = shapes.of(&sites[0], &clock, &chosen).await.expect("a shape");
         let place = chosen.place(&destinations).expect("a place");
-        let rank = Rank::of(&chosen);
-        let first = rank.first;
-        ordered.push(Arc::new(Source { chosen, place, shape }), rank, first);
+        let unit = shapes.unit_of(&sites[0], &clock, &chosen).await.expect("a unit");
+        let (seat, first) = (Seat::of(&chosen, unit), chosen.range.first);
+        ordered.push(Arc::new(Source { chosen, place, shape }), seat, first);
         objects += 1;
     }
     assert_eq!(objects, 20);

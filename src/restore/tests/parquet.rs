@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
 impl World {
-    async fn compacted(&self) -> Summary {
+    pub(super) async fn compacted(&self) -> Summary {
         let clock = Arc::new(ManualClock::at(BASE_MS + 7 * DAY_MS));
         let mut options = Options::before(BASE_MS + 5 * DAY_MS);
         (options.to, options.nulls_as_missing) = (Some(To::Parquet), true);

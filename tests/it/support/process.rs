@@ -1,7 +1,9 @@
 //! The real binary: run to its end, or watched while it runs.
 
 use super::{DEADLINE, Stopwatch, until};
+use rustix::process::PidfdFlags;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -26,7 +28,8 @@ impl Ended {
     /// It ended with `code`.
     #[track_caller]
     pub(crate) fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.out, self.err);
+        let Self { signal, out, err, .. } = &self;
+        assert_eq!(self.code, Some(code), "signal: {signal:?}\nstdout:\n{out}\nstderr:\n{err}");
         self
     }
     /// Standard error has all of `parts`.
@@ -63,6 +66,8 @@ impl Ended {
 /// A running siltstone; killed when it is dropped.
 pub(crate) struct Running {
     child: Child,
+    /// Means this process alone, also when another one has its number.
+    handle: OwnedFd,
     out: Lines,
     err: Lines,
     readers: Vec<JoinHandle<()>>,
@@ -83,7 +88,10 @@ impl Running {
             follow(child.stdout.take().expect("piped"), out.clone()),
             follow(child.stderr.take().expect("piped"), err.clone()),
         ];
-        Self { child, out, err, readers, began: Stopwatch::start() }
+        // Nobody has waited for it yet, so the number is its own.
+        let pid = rustix::process::Pid::from_child(&child);
+        let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("a handle");
+        Self { child, handle, out, err, readers, began: Stopwatch::start() }
     }
 
     pub(crate) fn err(&self) -> String {
@@ -106,8 +114,7 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("it lives");
+        rustix::process::pidfd_send_signal(&self.handle, signal).expect("it lives");
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
