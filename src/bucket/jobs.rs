@@ -321,8 +321,17 @@ impl Bucket {
     /// The jobs that have not ended, by name. Reads each of them.
     ///
     /// # Errors
-    /// [`BucketError`].
+    /// [`BucketError`], also where one of them cannot be read: nobody knows which offsets are its.
     pub async fn jobs_under_way(&self) -> Result<Vec<Job>, BucketError> {
+        let (jobs, damaged) = self.jobs_under_way_tolerantly().await?;
+        damaged.into_iter().next().map_or(Ok(jobs), Err)
+    }
+
+    /// The same, and beside it what stands against reading those that are damaged or of a newer release: for whoever only looks.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn jobs_under_way_tolerantly(&self) -> Result<(Vec<Job>, Vec<BucketError>), BucketError> {
         let folder = format!("{CONTROL_FOLDER}/jobs");
         let path = self.destination.path(&folder)?;
         let mut listed = self.destination.store().list(Some(&path));
@@ -337,11 +346,15 @@ impl Bucket {
         names.retain(|name| !ended.contains(name));
         names.sort_unstable();
         names.truncate(JOBS_MAX);
-        let mut jobs = Vec::new();
+        let (mut jobs, mut damaged) = (Vec::new(), Vec::new());
         for name in names {
-            jobs.extend(self.job(&name).await?);
+            match self.job(&name).await {
+                Ok(job) => jobs.extend(job),
+                Err(error @ (BucketError::Unreadable { .. } | BucketError::Newer { .. })) => damaged.push(error),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(jobs)
+        Ok((jobs, damaged))
     }
 }
 

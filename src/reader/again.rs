@@ -12,7 +12,7 @@ use crate::bucket::compactions::{CompactionId, Group, ListedCompaction};
 use crate::clock::Clock;
 use crate::exit::{Exit, Failure};
 use crate::ledger::Site;
-use crate::pipeline::start::patiently;
+use crate::ledger::live::counting;
 use crate::record::OffsetRange;
 use crate::verify::table::{Digest, digest};
 use std::collections::{BTreeMap, HashMap};
@@ -131,7 +131,8 @@ impl Made {
         Self { key: chosen.object.key.clone(), range, rows: u64::MAX, inputs: Vec::new() }
     }
 
-    /// The same with what it was made of: reads the receipts of the compactions of its unit up to its own.
+    /// The same with what it was made of: reads the receipts of the compactions of its unit up to its own that may have made it or what it has taken
+    /// in, from its own on.
     ///
     /// # Errors
     /// A store that refuses or does not answer. [`Exit::Stopped`]: a receipt is damaged, or gone.
@@ -144,13 +145,27 @@ impl Made {
         let Some((unit, number)) = &chosen.compaction else { return Ok(Self::alone(chosen)) };
         let (partition, key) = (&chosen.partition, &chosen.object.key);
         let mut groups: HashMap<String, Group> = HashMap::new();
-        for (id, documents) in listed.range((unit.clone(), 0)..=(unit.clone(), *number)) {
-            let Some(range) = documents.receipt else { continue };
-            let what = format!("{partition}: the receipt of compaction {}.{}", id.0, id.1);
-            let read = || site.bucket.compaction_receipt(partition, id, range);
-            let receipt = patiently(clock, &what, read).await?.filter(|receipt| !receipt.given_up);
-            let of = receipt.into_iter().flat_map(|receipt| receipt.compaction.groups);
-            groups.extend(of.map(|group| (group.key.clone(), group)));
+        // Objects of which it is not known yet what they were made of, if of others.
+        let mut unknown = HashMap::from([(key.clone(), chosen.range)]);
+        for (id, documents) in listed.range((unit.clone(), 0)..=(unit.clone(), *number)).rev() {
+            let may_have_made = |range: OffsetRange| {
+                unknown.values().any(|object| range.first < object.end && object.first < range.end)
+            };
+            if !documents.receipt.is_some_and(may_have_made) {
+                continue;
+            }
+            // What was taken back since says still what it was.
+            let documents = ListedCompaction { undone: false, ..*documents };
+            let read = counting(&site.bucket, clock, partition, id, &documents).await?;
+            let receipt = read.map_err(|why| Failure::new(Exit::Stopped, format!("{partition}: {why}")))?;
+            let receipt = receipt.filter(|receipt| !receipt.given_up);
+            for group in receipt.into_iter().flat_map(|receipt| receipt.compaction.groups) {
+                if unknown.remove(&group.key).is_some() {
+                    let inputs = group.inputs.iter();
+                    unknown.extend(inputs.map(|input| (input.key.clone(), OffsetRange::new(input.first, input.end))));
+                    groups.insert(group.key.clone(), group);
+                }
+            }
         }
         let made = groups.get(key).map(|group| Self::of(group, &groups));
         made.filter(Self::adds_up).ok_or_else(|| {
@@ -229,9 +244,9 @@ mod tests {
         /// Goal: whatever was given of an object's inputs, and of those of an earlier compaction among them, exactly the other rows are left.
         #[test]
         fn what_was_given_is_not_left(
-            inputs in prop::collection::vec((0..4_u64, 0..5_u64), 2..7),
+            inputs in prop::collection::vec((0..4_u64, prop_oneof![4 => 0..5_u64, 1 => Just(u64::MAX)]), 2..7),
             split in 1..6_usize,
-            of_earlier in 0..9_u64,
+            of_earlier in prop_oneof![4 => 0..9_u64, 1 => Just(u64::MAX)],
             before in 0..50_i64,
             to in 0..80_i64,
         ) {

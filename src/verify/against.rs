@@ -90,6 +90,8 @@ pub(super) struct Side {
     pub(super) topic_id: Option<String>,
     /// Where the batches end.
     pub(super) reach: Reach,
+    /// The newest claim, without a receipt, was told as one of a backfill.
+    pub(super) is_of_job: bool,
     /// The receipt that reaches furthest.
     pub(super) last: Option<OffsetRange>,
     /// From the first to the last receipt of another topic of that name, and its id.

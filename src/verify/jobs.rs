@@ -1,7 +1,7 @@
 //! Claims without a receipt that belong to a backfill: on their way, or left.
 //!
-//! Whether a job's processes still run is known to nobody but them. What the bucket tells is when the job was made, when the claim was written, and when
-//! claims and receipts of the job's ranges were. Where nothing of it is younger than [`LEFT_MS`] the job was left: a person must go on with it or give it
+//! Whether a job's processes still run is known to nobody but them. What the bucket tells is when the job was made, when the claim was written, and
+//! when claims and receipts of its ranges were. Where nothing of it is younger than [`LEFT_MS`] the job was left: a person must go on with it or give it
 //! up, as no other job touches its offsets.
 
 use super::chain::Chain;
@@ -15,12 +15,12 @@ use crate::bucket::claim::claim_key;
 use crate::bucket::jobs::{Job, JobRange};
 use crate::bucket::{Bucket, receipts_folder};
 use crate::exit::{Exit, Failure};
-use crate::pipeline::start::patiently;
+use crate::pipeline::start::{chain, patiently};
 use crate::record::{OffsetRange, TopicPartition};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How long nothing of a job must have been written before what it has claimed is told as left. A batch takes minutes; this is far more than the
 /// pause between two runs of a job that somebody works on, and than clocks differ.
@@ -32,8 +32,10 @@ pub(super) struct Jobs {
     jobs: Vec<Job>,
     /// Index of the Kafka partition that they were listed for.
     of: usize,
-    /// When something of a job's ranges was last written, by its name, where somebody has asked.
+    /// When something of a job's ranges was last written, by its name, where somebody has asked since they were listed.
     written: HashMap<String, Option<i64>>,
+    /// What was told of jobs that cannot be read.
+    told: BTreeSet<String>,
 }
 
 /// What the job that has claimed a batch is.
@@ -116,7 +118,8 @@ fn path(bucket: &Bucket, key: &str) -> Result<Path, Failure> {
 
 impl Run<'_> {
     /// Looks once more whether the batch that was claimed last has its receipt, now that nothing else of it is to come: then it is a batch as
-    /// others, and its objects must be there. Jobs are listed before that, so one that has ended meanwhile is not missed.
+    /// others, and its objects must be there. Jobs are listed before that, so one that has ended meanwhile is not missed; but nobody asks for jobs
+    /// where the newest batch of all was only finished meanwhile.
     pub(super) async fn settle_claimed(
         &mut self,
         index: usize,
@@ -125,11 +128,21 @@ impl Run<'_> {
         (compacted, filling): (&Compactions, &mut Filling),
     ) -> Result<(), Failure> {
         let Some(claimed) = chain.claimed().filter(|_| self.is_first_pass()) else { return Ok(()) };
-        // Behind the last one nothing is a fault unless it is old.
-        self.list_jobs(index, !is_last).await?;
         let (archive, partition) = self.archive(index);
         let reader = archive.reader.clone();
-        let found = reader.document(&partition, claimed.first).await?;
+        let mut found = match is_last {
+            true => Some(reader.document(&partition, claimed.first).await?),
+            false => None,
+        };
+        if found.as_ref().is_none_or(|found| matches!(found, Document::Claim(_))) {
+            // Behind the last one nothing is a fault unless it is old.
+            self.list_jobs(index, !is_last).await?;
+            found = None;
+        }
+        let found = match found {
+            Some(found) => found,
+            None => reader.document(&partition, claimed.first).await?,
+        };
         if matches!(found, Document::Claim(_)) {
             return Ok(());
         }
@@ -137,16 +150,28 @@ impl Run<'_> {
         self.take(index, claimed.first, found, chain, (compacted, filling)).await
     }
 
-    /// Lists the backfills that have not ended, unless they are known; `anew`: unless they were listed for that Kafka partition.
+    /// Lists the backfills that have not ended, unless they are known; `anew`: unless they were listed for that Kafka partition. One that cannot be
+    /// read is told once and stops nothing: what it has claimed counts as nobody's.
     async fn list_jobs(&mut self, index: usize, anew: bool) -> Result<(), Failure> {
         let home = self.scope.partitions[index].0;
         if self.jobs.get(&home).is_some_and(|jobs| !anew || jobs.of == index) {
             return Ok(());
         }
         let reader = self.archive(index).0.reader.clone();
-        let jobs = patiently(&*reader.clock, "list jobs", || reader.bucket.jobs_under_way()).await?;
-        let written = self.jobs.remove(&home).map(|jobs| jobs.written).unwrap_or_default();
-        self.jobs.insert(home, Jobs { jobs, of: index, written });
+        let read = || reader.bucket.jobs_under_way_tolerantly();
+        let (jobs, damaged) = patiently(&*reader.clock, "list jobs", read).await?;
+        let mut told = self.jobs.remove(&home).map(|jobs| jobs.told).unwrap_or_default();
+        for error in damaged {
+            let what = chain(&error);
+            if told.insert(what.clone()) {
+                let what = format!(
+                    "{what}. What this backfill has claimed and not finished counts as nobody's; no other one, no compaction and no fold begins beside it: \
+                     use the newer release, or restore it, or, where nobody goes on with it, move it away"
+                );
+                self.note(index, "unreadable_job", what)?;
+            }
+        }
+        self.jobs.insert(home, Jobs { jobs, of: index, written: HashMap::new(), told });
         Ok(())
     }
 
@@ -172,17 +197,20 @@ impl Run<'_> {
     /// The newest claim, without a receipt: on its way, unless it is of a job that was left.
     pub(super) async fn tell_newest(&mut self, index: usize, claimed: OffsetRange) -> Result<(), Failure> {
         match self.standing(index, claimed).await? {
-            Some(Standing::Left(job)) => {
-                self.find(index, (claimed.first, Some(claimed.end)), None, Fault::Left { job })
+            Some(standing) => {
+                // The job may have ended by the time that Kafka is asked.
+                if let Some(side) = self.sides.get_mut(&index) {
+                    side.is_of_job = true;
+                }
+                match standing {
+                    Standing::Left(job) => {
+                        self.find(index, (claimed.first, Some(claimed.end)), None, Fault::Left { job })
+                    }
+                    Standing::OnItsWay(job) => self.tell_open(index, claimed, Some(job)),
+                }
             }
-            Some(Standing::OnItsWay(job)) => self.tell_open(index, claimed, Some(job)),
             None => self.tell_open(index, claimed, None),
         }
-    }
-
-    /// Whether a job has claimed the batch, which was told then.
-    pub(super) async fn is_told_of_job(&mut self, index: usize, claimed: OffsetRange) -> Result<bool, Failure> {
-        Ok(self.standing(index, claimed).await?.is_some())
     }
 
     fn tell_open(&mut self, index: usize, claimed: OffsetRange, job: Option<String>) -> Result<(), Failure> {

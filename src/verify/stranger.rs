@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Receipts that are remembered: objects of one batch lie in several folders. Little, as one may be large.
 const REMEMBERED_MAX: usize = 64;
 
+/// Objects that these name together, unless the last one alone has more: some 500 bytes each.
+const REMEMBERED_OBJECTS_MAX: usize = 4_096;
+
 /// What became of a stranger.
 #[derive(Debug)]
 pub(super) enum Resolved {
@@ -49,10 +52,11 @@ impl Lookup {
 
     fn remember(&self, archive: usize, receipt: &Arc<Receipt>) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED_MAX {
-            remembered.pop_front();
-        }
         remembered.push_back((archive, receipt.clone()));
+        let mut objects: usize = remembered.iter().map(|(_, receipt)| receipt.objects.len()).sum();
+        while remembered.len() > 1 && (remembered.len() > REMEMBERED_MAX || objects > REMEMBERED_OBJECTS_MAX) {
+            objects -= remembered.pop_front().map_or(0, |(_, receipt)| receipt.objects.len());
+        }
     }
 
     /// What `stranger`, which lies at the destination called `destination`, is. Reads the documents of its batch.
@@ -162,4 +166,22 @@ fn beside(receipt: &Receipt, stranger: &Stranger) -> Fault {
 
 fn unvouched(stranger: &Stranger, why: &'static str) -> Fault {
     Fault::Unvouched { bytes: stranger.bytes, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::tests::world::receipt;
+
+    #[test]
+    fn receipts_with_many_objects_are_few() {
+        let lookup = Lookup::default();
+        for (objects, remembered) in [(1_000, 4), (1, 64), (REMEMBERED_OBJECTS_MAX + 1, 1)] {
+            let names = vec![("k", 1); objects];
+            for first in 0..100 {
+                lookup.remember(0, &Arc::new(receipt(first, first + 1, &names)));
+            }
+            assert_eq!(lookup.remembered.lock().expect("no panic").len(), remembered, "{objects}");
+        }
+    }
 }

@@ -508,6 +508,10 @@ async fn receipts_against_kafka() {
 
 /// A backfill of these offsets of Kafka partition 0 that has not ended.
 async fn begin_job(world: &World, range: OffsetRange, made_ms: Option<i64>) {
+    begin_job_of(world, vec![JobRange::new(0, range)], made_ms).await;
+}
+
+async fn begin_job_of(world: &World, ranges: Vec<JobRange>, made_ms: Option<i64>) {
     let job = Job {
         version: JOB_VERSION,
         name: "j".into(),
@@ -520,7 +524,7 @@ async fn begin_job(world: &World, range: OffsetRange, made_ms: Option<i64>) {
         generation: 1,
         fingerprint: "f".into(),
         chunk: 100,
-        ranges: vec![JobRange::new(0, range)],
+        ranges,
         read_back: Vec::new(),
         unvouched: Vec::new(),
         before: Vec::new(),
@@ -533,8 +537,12 @@ async fn begin_job(world: &World, range: OffsetRange, made_ms: Option<i64>) {
 
 /// Takes the receipt of a batch away, and its objects.
 async fn claim_only(world: &World, number: i64) -> Receipt {
-    let open = world.receipt(0, number);
-    world.delete(&world.receipt_key(0, number)).await;
+    claim_only_of(world, 0, number).await
+}
+
+async fn claim_only_of(world: &World, partition: i32, number: i64) -> Receipt {
+    let open = world.receipt(partition, number);
+    world.delete(&world.receipt_key(partition, number)).await;
     for object in &open.objects {
         world.delete(&object.key).await;
     }
@@ -618,6 +626,52 @@ async fn a_backfill_at_the_end_of_receipts_is_no_fault_for_kafka() {
     begin_job(&world, OffsetRange::new(open.first, open.end), None).await;
     let seen = world.verify_with(&Options::default(), kafka()).await;
     assert_eq!((seen.told(), seen.notes()), (vec![], vec!["open"]));
+}
+
+/// Goal: what a job under way has claimed at the end of one Kafka partition is none either where the job ends, and that shows, while another is read.
+#[tokio::test]
+async fn a_backfill_that_ends_meanwhile_is_no_fault_for_kafka() {
+    let mut world = World::in_memory("hive").await;
+    world.fill(2, 5, 2).await;
+    let kafka = Some(Arc::new(broker(&world, 2, 5)) as Arc<dyn Cluster>);
+    let open = claim_only(&world, 4).await;
+    let other = claim_only_of(&world, 1, 2).await;
+    begin_job(&world, OffsetRange::new(open.first, open.end), None).await;
+    let end = br#"{"version":1,"ended_ms":0}"#.to_vec();
+    world.put_once_read(&world.claim_key(1, 2), ("_siltstone/jobs/j.done.json".to_string(), end));
+    let seen = world.verify_with(&Options::default(), kafka).await;
+    assert_eq!((seen.told(), seen.notes()), (vec![(Kind::Unfinished, 1, other.first)], vec!["open"]));
+}
+
+/// Goal: the document of a job that cannot be read is told, and ends no verification; where every claim has its receipt nobody looks.
+#[tokio::test]
+async fn a_backfill_that_cannot_be_read_stops_nothing() {
+    for document in ["{", r#"{"version":99}"#] {
+        for number in [4, 2] {
+            let mut world = World::in_memory("hive").await;
+            world.fill(2, 5, 2).await;
+            world.put("_siltstone/jobs/x.json", document.into()).await;
+            assert!(world.bucket().jobs_under_way().await.is_err());
+            let seen = world.verify(&Options::default()).await;
+            assert_eq!((seen.told(), seen.notes()), (vec![], vec![]));
+            let batch = claim_only(&world, number).await;
+            let other = claim_only_of(&world, 1, number).await;
+            begin_job(&world, OffsetRange::new(batch.first, batch.end), None).await;
+            let seen = world.verify(&Options::default()).await;
+            let told = if number == 2 { vec![(Kind::Unfinished, 1, other.first)] } else { vec![] };
+            let notes: Vec<&str> = ["unreadable_job", "open", "open"][..seen.told().len().abs_diff(3)].to_vec();
+            assert_eq!((seen.told(), seen.notes()), (told, notes), "{document} {number}");
+        }
+    }
+    // The newest batch is finished while receipts are read, as in each live archive.
+    let mut world = World::in_memory("hive").await;
+    world.fill(1, 5, 2).await;
+    world.put("_siltstone/jobs/x.json", "{".into()).await;
+    let batch = world.receipt(0, 4);
+    world.delete(&world.receipt_key(0, 4)).await;
+    world.put_late(&batch);
+    let seen = world.verify(&Options::default()).await;
+    assert_eq!((seen.told(), seen.notes()), (vec![], vec![]));
 }
 
 /// Goal: a batch whose receipt comes while others are read is finished, whatever job has claimed it: its objects must be there.

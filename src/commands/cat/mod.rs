@@ -7,6 +7,7 @@
 mod printer;
 
 use super::{Unprinted, ended, wanted};
+use crate::bucket::compactions::CompactionId;
 use crate::cli::{CatArgs, CatOrder};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -28,7 +29,7 @@ use std::time::Duration;
 /// Most objects that are put in the order of time: their receipts' entries are in memory, some 500 bytes each.
 const OBJECTS_MAX: usize = 200_000;
 
-/// How often what counts is planned again at one place, without a row in between.
+/// How often what counts of one Kafka partition is planned again, without a row in between.
 const AGAIN_MAX: u32 = 5;
 
 /// How often `-f` looks for new receipts, milliseconds: between this and half as much again.
@@ -98,7 +99,7 @@ struct Cat<'a> {
 /// What was given of a Kafka partition.
 struct Place {
     given: Given,
-    /// Once it was planned again: its compactions.
+    /// Once it was planned again: its compactions, as they were listed behind the plan; perhaps none yet.
     again: Option<ListedCompactions>,
 }
 
@@ -191,26 +192,25 @@ impl Cat<'_> {
         }
         let mut shapes: Vec<Shapes> = part.sites.iter().map(Shapes::new).collect();
         let mut merge = Merge::new(order);
-        let mut times = 0;
+        let mut times = HashMap::new();
         loop {
             let next = merge.next().await;
             merge.take_finished().iter().for_each(|source| self.finish(&source.chosen));
             let next = match next {
                 Ok(next) => next,
                 Err(failure) => {
-                    times += 1;
-                    self.check_again(part, &merge, times, failure).await?;
+                    let gone = self.check_again(part, &merge, &mut times, failure).await?;
                     if merge.is_crowded() {
                         printer.note_once(CROWDED)?;
                     }
-                    batches = self.again(part, merge, &mut queue).await?;
+                    batches = self.again(part, (merge, &gone), &mut queue).await?;
                     merge = Merge::new(order);
                     continue;
                 }
             };
             match next {
                 Next::Row(item) => {
-                    times = 0;
+                    times.clear();
                     if printer.print(&item)? {
                         return Ok(true);
                     }
@@ -271,71 +271,87 @@ impl Cat<'_> {
         let order = self.order();
         let place = self.places.entry(chosen.partition.clone()).or_insert(Place::from(i64::MIN));
         if order == Order::Offset {
-            // Objects come batch by batch.
+            // As in `again`.
             place.given.pass(chosen.batch);
         }
         place.given.add(chosen, u64::MAX);
     }
 
     /// The rows of an object that are left to be given.
-    async fn left(&self, part: &Part<'_>, site: usize, chosen: &Chosen) -> Result<Vec<Range<u64>>, Failure> {
+    async fn left(&mut self, part: &Part<'_>, site: usize, chosen: &Chosen) -> Result<Vec<Range<u64>>, Failure> {
         let offsets = self.wanted.offsets;
+        let alone = Made::alone(chosen);
         let Some(Place { given, again }) = self.places.get(&chosen.partition) else {
-            return Ok(Given::before(i64::MIN).left(&Made::alone(chosen), offsets));
+            return Ok(Given::before(i64::MIN).left(&alone, offsets));
         };
-        let left = given.left(&Made::alone(chosen), offsets);
-        if left.is_empty() {
+        let (left, from) = (given.left(&alone, offsets), given.from());
+        let (Some(listed), Some(id)) = (again, &chosen.compaction) else { return Ok(left) };
+        // Where receipts overlap it may come with a batch that was given, and have rows of one that was not.
+        let is_given = left.is_empty() && (chosen.batch >= from || chosen.range.end <= from);
+        let reaches_back = self.order() == Order::Time || chosen.range.first <= from;
+        if is_given || !reaches_back {
             return Ok(left);
         }
-        let reaches_back = self.order() == Order::Time || chosen.range.first <= given.from();
-        match again.as_ref().filter(|_| reaches_back && chosen.compaction.is_some()) {
-            Some(listed) => Ok(given.left(&Made::read(&part.sites[site], self.clock, listed, chosen).await?, offsets)),
-            None => Ok(left),
+        // Of a Kafka partition that is planned behind another one the compactions are not listed yet.
+        if listed.get(id).is_none_or(|documents| documents.receipt.is_none()) {
+            self.list_again(&part.sites[site], chosen).await?;
         }
+        let Some(Place { given, again: Some(listed) }) = self.places.get(&chosen.partition) else { return Ok(left) };
+        Ok(given.left(&Made::read(&part.sites[site], self.clock, listed, chosen).await?, offsets))
     }
 
-    /// Whether what counts may be planned again after `failure`, for the `times`th time since the last row.
+    /// Lists the compactions of the Kafka partition of `chosen` behind its plan, so that all which the plan holds are among them.
+    ///
+    /// # Errors
+    /// A store that refuses or does not answer. [`Exit::Incomplete`]: one whose rows were given was taken back. The plan may have its inputs, then, and
+    /// nobody keeps account of which of their rows these were.
+    async fn list_again(&mut self, site: &Site<'_>, chosen: &Chosen) -> Result<(), Failure> {
+        let partition = &chosen.partition;
+        let list = || site.bucket.listed_compactions(partition);
+        let listed = patiently(self.clock, "list compactions", list).await?;
+        let place = self.places.entry(partition.clone()).or_insert(Place::from(i64::MIN));
+        if place.given.compactions().chain(&chosen.compaction).any(|id| is_undone(&listed, id)) {
+            return Err(incomplete(chosen, UNDONE));
+        }
+        place.again = Some(listed);
+        Ok(())
+    }
+
+    /// The object that gave way, where what counts may be planned again after `failure`. `times`: how often each Kafka partition was, since the last row.
     ///
     /// # Errors
     /// `failure`, unless its object gave way to another one. [`Exit::Incomplete`]: it is not known how to go on.
     async fn check_again(
-        &mut self,
+        &self,
         part: &Part<'_>,
         merge: &Merge,
-        times: u32,
+        times: &mut HashMap<TopicPartition, u32>,
         failure: Failure,
-    ) -> Result<(), Failure> {
+    ) -> Result<Chosen, Failure> {
         let Some(Source { chosen, .. }) = merge.gone() else { return Err(failure) };
         let Some(span) = part.spans.iter().find(|span| *span.partition == chosen.partition) else {
             return Err(failure);
         };
         let site = &part.sites[span.site];
-        let incomplete = |what: &str| {
-            let key = &chosen.object.key;
-            let what = format!(
-                "{key} {what}: rows up to here are right, and are not all. The same command again reads what is there now, from the beginning"
-            );
-            Err(Failure::new(Exit::Incomplete, what))
-        };
         let list = || site.bucket.listed_compactions(span.partition);
         let Ok(listed) = patiently(self.clock, "list compactions", list).await else { return Err(failure) };
         let given = self.places.get(span.partition).into_iter().flat_map(|place| place.given.compactions());
-        let is_undone = |id| listed.get(id).is_some_and(|documents| documents.undone);
-        if given.chain(&chosen.compaction).any(is_undone) {
-            return incomplete("is gone, and a compaction of its Kafka partition was taken back meanwhile");
+        if given.chain(&chosen.compaction).any(|id| is_undone(&listed, id)) {
+            return Err(incomplete(chosen, UNDONE));
         }
         // Who compacts counts first, and deletes then.
         if !matches!(is_replaced(site, self.clock, chosen).await, Ok(true)) {
             return Err(failure);
         }
-        if times > AGAIN_MAX {
-            return incomplete(&format!(
+        let times = times.entry(chosen.partition.clone()).or_default();
+        *times += 1;
+        if *times > AGAIN_MAX {
+            let what = format!(
                 "was compacted while this command ran, and so were those that took its place, {AGAIN_MAX} times over"
-            ));
+            );
+            return Err(incomplete(chosen, &what));
         }
-        let place = self.places.entry(chosen.partition.clone()).or_insert(Place::from(i64::MIN));
-        place.again = Some(listed);
-        Ok(())
+        Ok(chosen.clone())
     }
 
     /// Plans the Kafka partition again of which an object gave way, from where `merge` is; in the order of offsets also those behind it. What comes
@@ -343,14 +359,17 @@ impl Cat<'_> {
     async fn again<'s>(
         &mut self,
         part: &Part<'s>,
-        merge: Merge,
+        (merge, gone): (Merge, &Chosen),
         queue: &mut VecDeque<(usize, Chosen)>,
     ) -> Result<Batches<'s>, Failure>
     where
         Self: 's,
     {
-        let gone = merge.gone().map(|source| source.chosen.partition.clone());
-        let at = part.spans.iter().position(|span| gone.as_ref() == Some(span.partition)).unwrap_or_default();
+        let at = part.spans.iter().position(|span| gone.partition == *span.partition).unwrap_or_default();
+        if self.order() == Order::Offset {
+            // Objects come batch by batch: those before it are done with.
+            self.places.entry(gone.partition.clone()).or_insert(Place::from(i64::MIN)).given.pass(gone.batch);
+        }
         let left = merge.leave();
         for (source, rows) in &left {
             let place = self.places.entry(source.chosen.partition.clone()).or_insert(Place::from(i64::MIN));
@@ -360,9 +379,22 @@ impl Cat<'_> {
         if let Some(place) = self.places.get(spans[0].partition) {
             spans[0].offsets.first = spans[0].offsets.first.max(place.given.from());
         }
+        let site = &part.sites[spans[0].site];
         if self.order() == Order::Offset {
             queue.clear();
-            return Ok(part.planned(spans, self.clock));
+            for span in &spans[1..] {
+                if let Some(place) = self.places.get_mut(span.partition) {
+                    place.again.get_or_insert_default();
+                }
+            }
+            let mut batches = part.planned(spans, self.clock);
+            // With its first batch the first Kafka partition is planned.
+            if let Some((site, batch)) = batches.try_next().await? {
+                self.reach(&batch);
+                queue.extend(batch.objects.into_iter().map(|chosen| (site, chosen)));
+            }
+            self.list_again(site, gone).await?;
+            return Ok(batches);
         }
         spans.truncate(1);
         let number = |partition: &TopicPartition| {
@@ -373,6 +405,7 @@ impl Cat<'_> {
         queue.retain(|(_, chosen)| chosen.partition != *spans[0].partition);
         let mut batches = part.planned(spans, self.clock);
         self.gather(&mut batches, queue).await?;
+        self.list_again(site, gone).await?;
         Ok(stream::empty().boxed())
     }
 
@@ -424,6 +457,23 @@ impl Cat<'_> {
         let part = Part { sites: &sites, wanted: &wanted, spans };
         self.print(&part, stream::iter(news).boxed(), printer).await
     }
+}
+
+/// What an object is that cannot be followed.
+const UNDONE: &str =
+    "cannot be followed to what takes its place: a compaction of its Kafka partition was taken back meanwhile";
+
+fn is_undone(listed: &ListedCompactions, id: &CompactionId) -> bool {
+    listed.get(id).is_some_and(|documents| documents.undone)
+}
+
+/// Why it ends at `chosen`.
+fn incomplete(chosen: &Chosen, what: &str) -> Failure {
+    let key = &chosen.object.key;
+    let what = format!(
+        "{key} {what}: rows up to here are right, and are not all. The same command again reads what is there now, from the beginning"
+    );
+    Failure::new(Exit::Incomplete, what)
 }
 
 /// What is said where rows are not in order.

@@ -2,6 +2,7 @@
 //! objects were made, for every number of them.
 
 use super::archives::{BASE_MS, BY_TIME, MINUTE_MS, World, id, output, record};
+use crate::bucket::Bucket;
 use crate::cli::{Cli, Command};
 use crate::clock::ManualClock;
 use crate::commands::cat::{Streams, cat_in};
@@ -11,8 +12,9 @@ use crate::config::Config;
 use crate::destination::{Destination, StoreKind};
 use crate::exit::Exit;
 use crate::ledger::Destinations;
-use crate::record::OwnedRecord;
+use crate::record::{OwnedRecord, TopicPartition};
 use async_trait::async_trait;
+use bytes::Bytes;
 use clap::Parser;
 use futures::stream::{self, BoxStream, StreamExt};
 use object_store::memory::InMemory;
@@ -34,6 +36,16 @@ type Steps = Vec<(u32, Box<dyn FnOnce() + Send>)>;
 struct Meanwhile {
     inner: Arc<InMemory>,
     steps: Arc<Mutex<Steps>>,
+    /// Once no more steps are left than that, lists and what is asked for documents are requests, too.
+    documents: usize,
+}
+
+impl Meanwhile {
+    fn next_of_documents(&self) {
+        if self.steps.lock().expect("no test panics inside").len() <= self.documents {
+            next(&self.steps);
+        }
+    }
 }
 
 impl fmt::Debug for Meanwhile {
@@ -70,6 +82,7 @@ impl ObjectStore for Meanwhile {
     }
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         if location.as_ref().contains("_siltstone") {
+            self.next_of_documents();
             return self.inner.get_opts(location, options).await;
         }
         next(&self.steps);
@@ -93,6 +106,7 @@ impl ObjectStore for Meanwhile {
         self.inner.delete_stream(locations)
     }
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.next_of_documents();
         self.inner.list(prefix)
     }
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -103,8 +117,9 @@ impl ObjectStore for Meanwhile {
     }
 }
 
-fn destinations(world: &World, steps: Steps) -> (Destinations, Arc<Meanwhile>) {
-    let store = Arc::new(Meanwhile { inner: world.main.clone(), steps: Arc::new(Mutex::new(steps)) });
+fn destinations(world: &World, (steps, documents): (Steps, usize)) -> (Destinations, Arc<Meanwhile>) {
+    let steps = Arc::new(Mutex::new(steps));
+    let store = Arc::new(Meanwhile { inner: world.main.clone(), steps, documents });
     let url = super::archives::URL;
     let main = Destination::from_store("main", url, store.clone() as Arc<dyn ObjectStore>, StoreKind::Memory);
     let mut all = world.destinations();
@@ -115,18 +130,64 @@ fn destinations(world: &World, steps: Steps) -> (Destinations, Arc<Meanwhile>) {
 /// Compacts the hours before that one, as another process.
 fn compaction(world: &World, config: &Config, before: i64) -> Box<dyn FnOnce() + Send> {
     let (config, destinations) = (config.clone(), world.destinations());
-    Box::new(move || {
-        let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let clock = Arc::new(ManualClock::at(BASE_MS + 10_000 * HOUR_MS));
-                let options = Options::before(BASE_MS + before * HOUR_MS);
-                let mut compactor = Compactor::new(&config, destinations, clock, options).expect("ready");
-                compactor.run(&mut |_| Ok(())).await.expect("compacted");
-            });
-        };
-        std::thread::spawn(run).join().expect("compacted");
+    elsewhere(move || async move {
+        let clock = Arc::new(ManualClock::at(BASE_MS + 10_000 * HOUR_MS));
+        let options = Options::before(BASE_MS + before * HOUR_MS);
+        let mut compactor = Compactor::new(&config, destinations, clock, options).expect("ready");
+        compactor.run(&mut |_| Ok(())).await.expect("compacted");
     })
+}
+
+/// What is done on a thread of its own, and waited for.
+fn elsewhere<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) -> Box<dyn FnOnce() + Send> {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(work());
+    };
+    Box::new(move || std::thread::spawn(run).join().expect("no panic"))
+}
+
+/// Archives two batches more of [`filled`], and compacts all.
+fn filling_and_compaction(world: &World, config: &Config) -> Box<dyn FnOnce() + Send> {
+    let again = World { main: world.main.clone(), spare: world.spare.clone(), spool: World::new().spool };
+    let (of, compact) = (config.clone(), compaction(world, config, 100));
+    let fill = elsewhere(move || async move { filled(&again, &of, 4..6).await });
+    Box::new(move || {
+        fill();
+        compact();
+    })
+}
+
+/// Takes every compaction back that there is now: what it has replaced, which was `before`, is there again, and what it made is not.
+async fn undoing(world: &World, before: Vec<(Path, Bytes)>) -> Box<dyn FnOnce() + Send> {
+    let bucket = Bucket::new(world.destinations()[super::archives::URL].clone());
+    let of = TopicPartition::new("t", 0);
+    let ids: Vec<_> = bucket.listed_compactions(&of).await.expect("listed").into_keys().collect();
+    let old: Vec<Path> = before.iter().map(|(path, _)| path.clone()).collect();
+    let made: Vec<Path> = objects(world).await.into_iter().map(|(path, _)| path).collect();
+    let made: Vec<Path> = made.into_iter().filter(|path| !old.contains(path)).collect();
+    let main = world.main.clone();
+    elsewhere(move || async move {
+        for (path, bytes) in before {
+            main.put(&path, bytes.into()).await.expect("put");
+        }
+        for id in ids {
+            bucket.undo_compaction(&of, &id, BASE_MS).await.expect("taken back");
+        }
+        for path in made {
+            main.delete(&path).await.expect("deleted");
+        }
+    })
+}
+
+/// The objects of outputs.
+async fn objects(world: &World) -> Vec<(Path, Bytes)> {
+    let mut found = Vec::new();
+    for key in world.keys().await.into_iter().filter(|key| !key.as_ref().contains("_siltstone")) {
+        let bytes = world.main.get(&key).await.expect("there").bytes().await.expect("read");
+        found.push((key, bytes));
+    }
+    found
 }
 
 /// Two Kafka partitions with batches of seven records, ten an hour, so that most hours have a batch in common with the next one.
@@ -155,6 +216,10 @@ struct Ran {
 }
 
 async fn cat(world: &World, config: &Config, arguments: &str, steps: Steps) -> Ran {
+    cat_beside(world, config, arguments, (steps, 0)).await
+}
+
+async fn cat_beside(world: &World, config: &Config, arguments: &str, steps: (Steps, usize)) -> Ran {
     let words = ["siltstone", "cat", "--topic", "t", "-c", "x"].into_iter().chain(arguments.split_whitespace());
     let Command::Cat(args) = Cli::try_parse_from(words).expect("arguments").command else { panic!("cat") };
     let (destinations, store) = destinations(world, steps);
@@ -200,7 +265,8 @@ fn assert_in_order(ids: &[i64], what: &str) {
 async fn a_compaction_is_followed_wherever_it_comes() {
     for format in formats() {
         for order in ["time", "offset"] {
-            for after in 0.. {
+            // Of Parquet each object takes several requests.
+            for after in (0..).step_by(if format.contains("json") { 2 } else { 7 }) {
                 let world = World::new();
                 let config = world.config(&format!("{BY_TIME}{}", output("o", &format, "")));
                 filled(&world, &config, 0..6).await;
@@ -228,7 +294,7 @@ async fn a_compaction_is_followed_wherever_it_comes() {
 #[tokio::test]
 async fn a_compaction_of_what_is_being_merged_is_followed() {
     for order in ["time", "offset"] {
-        for after in (0..).step_by(3) {
+        for after in (0..).step_by(9) {
             let world = World::new();
             let config = world.config(&format!("{BY_TIME}{}", output("o", "type = \"json\"", "")));
             filled_at(&world, &config, 0..6, |offset| offset * 17 % 42).await;
@@ -279,19 +345,7 @@ async fn compactions_of_compactions_and_parts_are_followed() {
             let kept = output("o", "type = \"json\"", "keep = [\"offset\"]\n").replace("hr=%H", "all");
             let config = world.config(&format!("{BY_TIME}{kept}"));
             filled(&world, &config, 0..4).await;
-            let more = {
-                let (config, compact) = (config.clone(), compaction(&world, &config, 100));
-                let again = World { main: world.main.clone(), spare: world.spare.clone(), spool: World::new().spool };
-                Box::new(move || {
-                    let run = move || {
-                        let runtime =
-                            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-                        runtime.block_on(filled(&again, &config, 4..6));
-                    };
-                    std::thread::spawn(run).join().expect("archived");
-                    compact();
-                }) as Box<dyn FnOnce() + Send>
-            };
+            let more = filling_and_compaction(&world, &config);
             let steps: Steps = vec![(first, compaction(&world, &config, 100)), (second, more)];
             let ran = cat(&world, &config, &format!("--order {order} --from-offset 3 --to-offset 26"), steps).await;
             let what = format!("{order} {first} {second}: {:?}", ran.ids);
@@ -302,6 +356,139 @@ async fn compactions_of_compactions_and_parts_are_followed() {
             let wanted = (0..2).flat_map(|partition| (3..26).map(move |offset| id(partition, offset)));
             assert_eq!(ids, wanted.collect::<Vec<_>>(), "{what}");
             assert_eq!(count, ids.len(), "{what}: a row comes twice");
+            assert!(ran.left == 0 || second > 2, "{what}: {} steps are left", ran.left);
+        }
+    }
+}
+
+/// Goal: the same wherever the second compaction comes, also while it is found out what the first one has done.
+#[tokio::test]
+async fn a_compaction_beside_the_plan_is_followed() {
+    for order in ["time", "offset"] {
+        for second in 0..40 {
+            let world = World::new();
+            let kept = output("o", "type = \"json\"", "keep = [\"offset\"]\n").replace("hr=%H", "all");
+            let config = world.config(&format!("{BY_TIME}{kept}"));
+            filled(&world, &config, 0..4).await;
+            let more = filling_and_compaction(&world, &config);
+            let steps: Steps = vec![(1, compaction(&world, &config, 100)), (second, more)];
+            let arguments = format!("--order {order} --from-offset 3 --to-offset 26");
+            let ran = cat_beside(&world, &config, &arguments, (steps, 1)).await;
+            let what = format!("by {order}, after {second}: {:?}", ran.ids);
+            assert!(matches!(ran.exit, Ok(Exit::Done)), "{what} {:?}", ran.exit);
+            let mut ids = ran.ids;
+            ids.sort_unstable();
+            let wanted = (0..2).flat_map(|partition| (3..26).map(move |offset| id(partition, offset)));
+            assert_eq!(ids, wanted.collect::<Vec<_>>(), "{what}");
+            assert!(ran.left == 0 || second > 15, "{what}");
+        }
+    }
+}
+
+/// Goal: many Kafka partitions that were compacted are planned again one by one before the first row comes.
+#[tokio::test]
+async fn a_compaction_of_many_partitions_is_followed() {
+    for order in ["time", "offset"] {
+        let world = World::new();
+        let config = world.config(&format!("{BY_TIME}{}", output("o", "type = \"json\"", "")));
+        for partition in 0..8 {
+            for batch in 0..4 {
+                let of = batch * 7..batch * 7 + 7;
+                let records: Vec<OwnedRecord> =
+                    of.clone().map(|offset| record(partition, offset, BASE_MS + offset * 6 * MINUTE_MS)).collect();
+                world.archived(&config, (of.start, of.end), &records).await;
+            }
+        }
+        let steps: Steps = vec![(0, compaction(&world, &config, 100))];
+        let ran = cat(&world, &config, &format!("--order {order}"), steps).await;
+        assert!(matches!(ran.exit, Ok(Exit::Done)), "by {order}: {:?}", ran.exit);
+        let mut ids = ran.ids;
+        ids.sort_unstable();
+        let all = (0..8).flat_map(|partition| (0..28).map(move |offset| id(partition, offset)));
+        assert_eq!(ids, all.collect::<Vec<_>>(), "by {order}");
+    }
+}
+
+/// Goal: where a compaction is taken back whose rows were given, in part or all of them, no row comes twice, and none is missing where it ends well.
+/// The objects that give way are of another one.
+#[tokio::test]
+async fn a_compaction_that_is_taken_back_is_told() {
+    for order in ["time", "offset"] {
+        let mut refused = 0;
+        for (after, undo_after, documents) in
+            (0..8).map(|after| (after, 0, 0)).chain((0..24).map(|undo| (3 + undo % 4, undo, 1)))
+        {
+            let world = World::new();
+            let config = |compression: &str| {
+                let format = format!("type = \"json\", compression = \"{compression}\"");
+                world.config(&format!("{BY_TIME}{}", output("o", &format, "").replace("hr=%H", "all")))
+            };
+            let (earlier, later) = (config("gzip"), config("none"));
+            let fill = async |config: &Config, batches: std::ops::Range<i64>| {
+                for batch in batches {
+                    // More than are handed on at once, and of the same times in each batch.
+                    let of = batch * 400..batch * 400 + 400;
+                    let at = |offset: i64| BASE_MS + offset % 400;
+                    let records: Vec<OwnedRecord> = of.clone().map(|offset| record(0, offset, at(offset))).collect();
+                    world.archived(config, (of.start, of.end), &records).await;
+                }
+            };
+            fill(&earlier, 0..2).await;
+            let before = objects(&world).await;
+            compaction(&world, &earlier, 100)();
+            let undo = undoing(&world, before).await;
+            fill(&later, 2..4).await;
+            let steps: Steps = match documents {
+                0 => {
+                    let compact = compaction(&world, &later, 100);
+                    let both: Box<dyn FnOnce() + Send> = Box::new(move || {
+                        undo();
+                        compact();
+                    });
+                    vec![(after, both)]
+                }
+                _ => vec![(after, compaction(&world, &later, 100)), (undo_after, undo)],
+            };
+            let ran = cat_beside(&world, &later, &format!("--order {order}"), (steps, documents)).await;
+            let what = format!("by {order}, after {after}, {undo_after}, {documents}");
+            let (count, mut ids) = (ran.ids.len(), ran.ids);
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(count, ids.len(), "{what}: rows come twice");
+            match ran.exit {
+                Ok(exit) => assert_eq!((exit, ids), (Exit::Done, (0..1_600).collect()), "{what}"),
+                Err(failure) => {
+                    assert!(failure.exit == Exit::Incomplete && failure.message.contains("taken back"), "{failure}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0, "by {order}: it never came in between");
+    }
+}
+
+/// Goal: rows of a batch that another one overlaps are not left out where an object has rows of both.
+#[tokio::test]
+async fn batches_that_overlap_are_followed() {
+    for order in ["time", "offset"] {
+        for after in 0..9 {
+            let world = World::new();
+            let config =
+                world.config(&format!("{BY_TIME}{}", output("o", "type = \"json\"", "").replace("hr=%H", "all")));
+            let mut all = Vec::new();
+            for (first, end) in [(0, 10), (5, 15), (15, 25), (25, 35)] {
+                let records: Vec<OwnedRecord> =
+                    (first..end).map(|offset| record(0, offset, BASE_MS + offset * MINUTE_MS)).collect();
+                world.archived(&config, (first, end), &records).await;
+                all.extend(first..end);
+            }
+            let steps: Steps = vec![(after, compaction(&world, &config, 100))];
+            let ran = cat(&world, &config, &format!("--order {order}"), steps).await;
+            assert!(matches!(ran.exit, Ok(Exit::Done)), "by {order}, after {after}: {:?}", ran.exit);
+            let mut ids = ran.ids;
+            ids.sort_unstable();
+            all.sort_unstable();
+            assert_eq!(ids, all, "by {order}, after {after}");
         }
     }
 }
@@ -336,7 +523,7 @@ async fn an_offset_is_found_beside_a_compaction() {
         filled(&world, &config, 0..6).await;
         let words = ["siltstone", "find", "t/1/23", "--json", "-c", "x"];
         let Command::Find(args) = Cli::try_parse_from(words).expect("arguments").command else { panic!("find") };
-        let (destinations, store) = destinations(&world, vec![(0, compaction(&world, &config, 100))]);
+        let (destinations, store) = destinations(&world, (vec![(0, compaction(&world, &config, 100))], 0));
         let mut out = Vec::new();
         let found = find_in(&args, &config, &destinations, &ManualClock::at(BASE_MS), &mut out).await;
         assert!(matches!(found, Ok(Exit::Done)), "{format}: {found:?}");
@@ -351,10 +538,16 @@ async fn an_offset_is_found_beside_a_compaction() {
 /// Goal: batches that were archived and compacted between two looks of `-f` are printed once.
 #[tokio::test(start_paused = true)]
 async fn following_goes_on_beside_a_compaction() {
+    for order in ["time", "offset"] {
+        follow_beside_a_compaction(order).await;
+    }
+}
+
+async fn follow_beside_a_compaction(order: &str) {
     let world = World::new();
     let config = world.config(&format!("{BY_TIME}{}", output("o", "type = \"json\"", "")));
     filled(&world, &config, 0..2).await;
-    let words = ["siltstone", "cat", "-f", "--topic", "t", "-c", "x"];
+    let words = ["siltstone", "cat", "-f", "--topic", "t", "-c", "x", "--order", order];
     let Command::Cat(args) = Cli::try_parse_from(words).expect("arguments").command else { panic!("cat") };
     let (destinations, clock) = (world.destinations(), ManualClock::at(BASE_MS + 20_000 * HOUR_MS));
     let watched = super::archives::Watched::default();
@@ -369,5 +562,5 @@ async fn following_goes_on_beside_a_compaction() {
     let streams = Streams { out: &mut out, notes: &mut notes };
     let ended = cat_in(&args, &config, &destinations, &clock, streams, events).await;
     assert!(matches!(ended, Ok(Exit::Done)), "{ended:?}");
-    assert_eq!(watched.lines(), 84, "each once");
+    assert_eq!(watched.lines(), 84, "by {order}: each once");
 }

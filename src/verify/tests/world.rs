@@ -279,16 +279,16 @@ impl World {
 
     /// From now on the receipt is put as soon as somebody has read its claim.
     pub(in crate::verify) fn put_late(&mut self, receipt: &Receipt) {
-        let path = |key: String| self.destination.path(&key).expect("a key");
         let partition = receipt.topic_partition();
-        let late = Late {
-            inner: self.destination.store().clone(),
-            read: path(claim_key(&partition, 1, receipt.first)),
-            put: Mutex::new(vec![(
-                path(receipt_key(&partition, 1, receipt.first)),
-                serde_json::to_vec(receipt).expect("JSON"),
-            )]),
-        };
+        let put = (receipt_key(&partition, 1, receipt.first), serde_json::to_vec(receipt).expect("JSON"));
+        self.put_once_read(&claim_key(&partition, 1, receipt.first), put);
+    }
+
+    /// From now on an object is put as soon as somebody has read the other one.
+    pub(in crate::verify) fn put_once_read(&mut self, read: &str, (key, bytes): (String, Vec<u8>)) {
+        let path = |key: &str| self.destination.path(key).expect("a key");
+        let inner = self.destination.store().clone();
+        let late = Late { inner, read: path(read), put: Mutex::new(vec![(path(&key), bytes)]) };
         let destination = Destination::from_store("main", &self.id(), Arc::new(late), StoreKind::Memory);
         self.destinations = BTreeMap::from([(self.id(), Arc::new(destination))]);
     }
