@@ -12,6 +12,7 @@ use super::job::Site;
 use super::resolve::{self, Resolved, live_offset};
 use super::strangers::{Strangers, kept_of};
 use super::tally;
+use crate::bucket::entries::AllListed;
 use crate::bucket::jobs::{Job, JobBatch, JobFound, JobKept, JobRange, JobRequest, LEFT_MAX};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -115,14 +116,9 @@ pub async fn unvouched(
         let Some(strangers) = found.strangers.get(&number) else { continue };
         // After the verification: the log begins later and later.
         let start = first_bounds(&*clock, coordinator, &TopicPartition::new(topic, number)).await?.start;
-        let mut of_number: Vec<(OffsetRange, i64)> = Vec::new();
-        for range in ranges.iter().filter(|range| range.partition == number).map(JobRange::range) {
-            let from = match strangers.may_reach_over(range.first) {
-                true => unvouched_from(site, &*clock, &TopicPartition::new(topic, number), range.first).await?,
-                false => range.first,
-            };
-            of_number.push((range, from));
-        }
+        let of_number: Vec<OffsetRange> =
+            ranges.iter().filter(|range| range.partition == number).map(JobRange::range).collect();
+        let of_number = with_begins(site, &*clock, &TopicPartition::new(topic, number), of_number, strangers).await?;
         for &(range, from) in &of_number {
             let met = strangers.met_from(range, from, start);
             let stretches = union(met.iter().map(|(met, _)| *met).collect());
@@ -154,16 +150,42 @@ pub async fn unvouched(
     Ok(not_too_many(unvouched, ranges, RANGES_MAX))
 }
 
-/// From where on nobody vouches for the offsets below `offset`: a named range may begin inside a batch without a receipt.
-async fn unvouched_from(
+/// Each of `ranges` with the offset from which on nobody vouches for what is before it: a named range may begin inside a batch without a receipt. Looked for
+/// only where a name that tells no end may reach over the beginning.
+async fn with_begins(
     site: &Site<'_>,
     clock: &dyn Clock,
     partition: &TopicPartition,
-    offset: i64,
-) -> Result<i64, Failure> {
+    ranges: Vec<OffsetRange>,
+    strangers: &Strangers,
+) -> Result<Vec<(OffsetRange, i64)>, Failure> {
     let bucket = &site.ledger.bucket;
-    let before = patiently(clock, "look for the batch before", || bucket.last_below(partition, offset)).await?;
-    Ok(before.map_or(0, |entry| entry.reach().min(offset)))
+    let until = ranges.iter().filter(|range| strangers.may_reach_over(range.first)).map(|range| range.first).max();
+    let all = match until {
+        None => AllListed { listed: Vec::new(), damaged: Vec::new() },
+        Some(until) => {
+            patiently(clock, "list claims and receipts", || bucket.listed_with_damaged(partition, 0, until)).await?
+        }
+    };
+    let mut begun = Vec::new();
+    for range in ranges {
+        let before = all.listed.partition_point(|listed| listed.first < range.first).checked_sub(1);
+        let before = before.and_then(|index| all.listed.get(index)).copied();
+        let mut from = match before.filter(|_| strangers.may_reach_over(range.first)) {
+            None if strangers.may_reach_over(range.first) => 0,
+            None => range.first,
+            Some(listed) => {
+                let entry = patiently(clock, "read the batch before", || bucket.entry_of(partition, listed)).await?;
+                entry.map_or(listed.first, |entry| entry.reach())
+            }
+        };
+        // What a fold has that cannot be read ends where the fold ends, or before it.
+        for fold in all.damaged.iter().filter(|fold| fold.range.first < range.first) {
+            from = from.max(fold.range.end);
+        }
+        begun.push((range, from.min(range.first)));
+    }
+    Ok(begun)
 }
 
 /// `unvouched`, or where it is more than `max` all of `ranges`.
@@ -271,7 +293,13 @@ impl Found {
             }
             (fault, None) => {
                 *self.besides.entry(word.to_string()).or_default() += 1;
-                if matches!(fault, Fault::Unvouched { .. } | Fault::Doubled { .. }) {
+                let is_stranger = match fault {
+                    Fault::Unvouched { .. } => true,
+                    // What a compaction made and somebody else names, too, is no stranger, and would count for all that its name tells.
+                    Fault::Doubled { .. } => finding.compaction.is_none() && finding.replay.is_none(),
+                    _ => false,
+                };
+                if is_stranger {
                     let is_of_batch = self.is_of_batch(finding);
                     self.strangers.entry(number).or_default().add(finding, is_of_batch);
                 }
@@ -290,17 +318,28 @@ impl Found {
             let number = partition.partition;
             let gaps = self.gaps.get(&number).into_iter().flatten();
             let claimed = self.claimed.get(&number).into_iter().flatten();
-            let without_receipt = gaps.chain(claimed).copied();
-            let Some(all) = without_receipt
-                .reduce(|all, range| OffsetRange::new(all.first.min(range.first), all.end.max(range.end)))
-            else {
+            let open = union(gaps.chain(claimed).copied().collect());
+            let (Some(first), Some(last)) = (open.first(), open.last()) else { continue };
+            let (all, bucket) = (OffsetRange::new(first.first, last.end), &site.ledger.bucket);
+            let (live, damaged) = Live::read_tolerantly(bucket, clock, partition, all).await?;
+            if let Some((_, why)) = damaged.into_iter().next() {
+                // Nobody knows which rows it holds. Whoever mends it has the rest mended by the next job.
+                self.blocked
+                    .push(format!("{partition}: {why}; until then nothing is archived of it that has no receipt"));
+                let claimed = self.claimed.remove(&number).unwrap_or_default();
+                if let Some(batches) = self.batches.get_mut(&number) {
+                    batches.retain(|batch| !claimed.contains(batch));
+                }
+                self.gaps.remove(&number);
                 continue;
+            }
+            let is_open = |batch: &OffsetRange| {
+                let behind = open.get(open.partition_point(|of| of.end <= batch.first));
+                behind.is_some_and(|of| of.first < batch.end)
             };
-            let bucket = &site.ledger.bucket;
-            // What is damaged of compactions is a finding of its own.
-            let (live, _) = Live::read_tolerantly(bucket, clock, partition, all).await?;
+            let held = live.batches_of(all).into_iter().filter(|(batch, _)| is_open(batch));
             let say = |(batch, by)| (batch, held_without_receipt(partition, bucket.generation(), batch, by));
-            self.compacted.insert(number, live.batches_of(all).into_iter().map(say).collect());
+            self.compacted.insert(number, held.map(say).collect());
         }
         Ok(())
     }

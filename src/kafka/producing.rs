@@ -133,8 +133,8 @@ struct Shared {
     producer: Mutex<Arc<Client>>,
     brokers: String,
     state: Mutex<State>,
-    /// The producer puts each record into a batch of its own, as this was answered to several.
-    single: Mutex<Option<Code>>,
+    /// The producer puts each record into a batch of its own, as this was answered to several; and for how many more.
+    single: Mutex<Option<(Code, usize)>>,
     /// Records that the transaction was handed.
     handed: AtomicUsize,
     /// A client of the job's group: it never joins, and knows its offsets.
@@ -250,10 +250,18 @@ impl Shared {
         locked(&self.single).is_some()
     }
 
-    /// Goes on with batches of several records, once a transaction of single ones is committed: none of them was refused. Where several in one batch were
+    /// Goes on with batches of several records, once as many single ones are committed as the refused transaction had: none of them was refused. Where several in one batch were
     /// for its size, it was more than the topic takes, which nobody knew, so the next ones are smaller.
     fn leave_single(&self) -> Result<(), Trouble> {
-        let Some(code) = locked(&self.single).take() else { return Ok(()) };
+        let mut single = locked(&self.single);
+        let Some((code, left)) = *single else { return Ok(()) };
+        // The refused ones may come yet: those of the refused transaction are committed first.
+        let left = left.saturating_sub(self.handed.load(Ordering::Relaxed));
+        *single = (left > 0).then_some((code, left));
+        drop(single);
+        if left > 0 {
+            return Ok(());
+        }
         if is_a_size(code) {
             let mut settings = locked(&self.settings);
             let most = settings.get("batch.size").and_then(|most| most.parse::<u64>().ok());
@@ -348,7 +356,8 @@ impl Shared {
         let refused = *locked(&self.producer().client().context().refused);
         let (first, code, count) = refused?;
         let is_known = count == 1 || self.is_single();
-        *locked(&self.single) = (!is_known).then_some(code);
+        let handed = self.handed.load(Ordering::Relaxed);
+        *locked(&self.single) = (!is_known).then_some((code, handed));
         if !is_known {
             tracing::warn!(
                 "{}: {code} of {count} records, and not which of them: each is sent in a batch of its own until it is met",

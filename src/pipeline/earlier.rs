@@ -23,6 +23,7 @@
 
 use super::context::{Context, Halt, Try};
 use super::finish::{SealedBatch, count_records};
+use super::schedule::Schedule;
 use super::start::chain;
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
@@ -145,8 +146,8 @@ async fn read_live(context: &Context, bucket: &Bucket, held: &Held, range: Offse
         .await
 }
 
-/// Stops a job before it archives offsets without a receipt of which rows are in the object of a compaction (E-8). No compaction begins while the job is
-/// under way, so this is asked once for all that is archived without a look at other batches between.
+/// Stops a job before it archives offsets without a receipt of which rows are in the object of a compaction (E-8). Asked when they are taken over, and of
+/// each batch before its plan: a compactor that was at work when the job began may have come to them since.
 ///
 /// # Errors
 /// [`Halt`].
@@ -156,7 +157,12 @@ pub async fn check_compacted(context: &Context, bucket: &Bucket, held: &Held, ra
         None => Ok(()),
         Some((batch, by)) => {
             let what = held_without_receipt(&held.partition, bucket.generation(), batch, by);
-            Err(Halt::Stop(format!("{what}; what is behind it can be asked for with --from-offset {}", batch.end)))
+            let (first, end) = (batch.first, batch.end);
+            Err(Halt::Stop(format!(
+                "{what}. For what is beside it give this job up (--job {} --cancel); then --missing does all but this batch, and so do --to-offset \
+                 {first} and --from-offset {end}",
+                context.schedule.as_ref().and_then(Schedule::job).unwrap_or("NAME")
+            )))
         }
     }
 }

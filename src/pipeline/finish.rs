@@ -107,6 +107,9 @@ pub async fn finish(context: &Context, mut batch: SealedBatch) -> Result<Finish,
         check_topic(context, &batch).await?;
     }
     tell_of_a_reset(context, &batch).await;
+    if context.schedule.is_some() && batch.earlier.as_ref().is_none_or(|earlier| earlier.vouched.is_none()) {
+        earlier::check_compacted(context, &batch.archive.bucket, &held, batch.range).await?;
+    }
     if !has(Bug::PlanSkipped) {
         context.commit(Effect::PlanCommit, &held, batch.range.first, plan(&batch).encode()).await?;
     }

@@ -206,6 +206,10 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
                     let times = items.into_iter().map(|item| record_of(item).timestamp);
                     times.for_each(|at_ms| survey.note_time(at_ms.filter(|&at_ms| at_ms != NO_TIMESTAMP)));
                 }
+                // One object that the store refuses, such as one in a cold tier, is its own source partition's trouble.
+                Err((partition, failure)) if failure.exit == Exit::Refused => {
+                    survey.unreadable.entry(partition).or_insert(failure.message);
+                }
                 Err((partition, failure)) => {
                     survey.is_readable(partition, Err(failure))?;
                 }

@@ -307,6 +307,12 @@ impl Progress {
                 None => (reached.at.rows == 0).then_some(reached.at.next),
             };
             if let (None, Some(end)) = (known_end(reached.end), learnt) {
+                tracing::warn!(
+                    source_partition = partition,
+                    end,
+                    "nobody could tell where this source partition ends when the job began: it ends here now, for good. What a backfill brings back \
+                     behind it is another job's (--from-offset)"
+                );
                 reached.end = end;
                 self.has_learnt = true;
                 self.changed.insert(partition % self.slots);
