@@ -71,6 +71,10 @@ pub enum Command {
     /// `run` does so by itself; this is for archives that no process runs on. Works with the bucket alone. Can be killed anywhere, run
     /// beside `run` and by several processes: whoever comes next finishes what was left.
     Fold(FoldArgs),
+    /// Say which folders are complete, which wait, and for which Kafka partitions: `siltstone help complete`.
+    ///
+    /// Asks Kafka and the bucket, and writes nothing. For archives with a section [archive.complete].
+    Status(StatusArgs),
     /// List the objects of an archive, by topic, time and Kafka partition: `siltstone help read`.
     ///
     /// From the receipts in the bucket: no folder of objects is listed and no object read.
@@ -245,6 +249,23 @@ pub struct FoldArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// A JSON object a line and Kafka partition instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only this archive.
+    #[arg(long, value_name = "NAME")]
+    pub archive: Option<String>,
+    /// Only this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// A JSON object a line: the topic, what was completed last, what is open.
     #[arg(long)]
     pub json: bool,
 }

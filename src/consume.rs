@@ -144,6 +144,8 @@ pub trait Coordinator: Send + Sync {
     fn cluster_id(&self) -> BoxFuture<'_, Result<String, String>>;
     /// The topic's id as the broker gives it, where the client can tell: a re-created topic has another.
     fn topic_id(&self, topic: &str) -> BoxFuture<'_, Result<Option<String>, String>>;
+    /// How many Kafka partitions `topic` has.
+    fn partitions(&self, topic: &str) -> BoxFuture<'_, Result<i32, String>>;
     /// Announces a planned batch of `held`: while the guard lives, an orderly revoke waits for it, up to its grace.
     fn planned(&self, held: &Held) -> PlannedGuard;
     /// Whether the assignment is still this process's. Work for a dead one stops at its next step.

@@ -11,6 +11,7 @@
 //! - [`ledger`]: what receipts say of an archive; [`backfill`]: any range of offsets archived; [`verify`]: whether all is there.
 //! - [`reader`]: the rows of archived objects, and which objects are meant.
 //! - [`compact`]: small objects made large, with the proof that no row is another.
+//! - [`complete`]: when an hour is complete, and its marker.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`restore`]: records back to Kafka; [`cli`], [`commands`]: what a user types and calls.
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod compact;
+pub mod complete;
 pub mod config;
 pub mod consume;
 pub mod decode;

@@ -1,8 +1,8 @@
-//! What the protocol keeps in the bucket: claims, receipts, layouts, schemas, replays, compactions and whose archive it is.
+//! What the protocol keeps in the bucket: claims, receipts, layouts, schemas, replays, compactions, completed folders and whose archive it is.
 //!
 //! All of it lies under `_siltstone/` at the first destination of an archive, as small JSON documents. Each is written
 //! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more, and old receipts to a document
-//! that has a thousand of them ([`folds`]). Readers accept fields they
+//! that has a thousand of them ([`folds`]), and that markers and the progress of completion are caches ([`completions`]). Readers accept fields they
 //! do not know and refuse versions they do not know.
 //!
 //! # Invariants
@@ -14,6 +14,7 @@
 
 pub mod claim;
 pub mod compactions;
+pub mod completions;
 pub mod entries;
 pub mod folding;
 pub mod folds;
@@ -283,8 +284,13 @@ impl Bucket {
     }
 
     /// Writes `text` over the document that `version` names, or over whatever is there on stores that do not compare.
-    async fn replace(&self, key: &str, text: String, version: Option<&UpdateVersion>) -> Result<(), BucketError> {
-        let effect = Effect::ReceiptReplace;
+    async fn replace(
+        &self,
+        effect: Effect,
+        key: &str,
+        text: String,
+        version: Option<&UpdateVersion>,
+    ) -> Result<(), BucketError> {
         let Some(version) = version else { return self.put(effect, key, text).await };
         let mode = PutMode::Update(version.clone());
         let Err(error) = self.put_as(effect, key, text.clone().into(), mode).await else { return Ok(()) };
@@ -378,6 +384,10 @@ pub fn receipts_folder(partition: &TopicPartition, generation: u32) -> String {
 
 /// What a Kafka partition's folder of documents is called, below the folder of all of them.
 fn partition_folder(partition: &TopicPartition, generation: u32) -> String {
-    let suffix = if generation > 1 { format!(".g{generation}") } else { String::new() };
-    format!("{}/{:05}{suffix}", partition.topic, partition.partition)
+    format!("{}/{:05}{}", partition.topic, partition.partition, generation_suffix(generation))
+}
+
+/// What folders of documents of a generation end in.
+fn generation_suffix(generation: u32) -> String {
+    if generation > 1 { format!(".g{generation}") } else { String::new() }
 }

@@ -310,7 +310,7 @@ impl Bucket {
             over.version.is_none() && self.get_receipt(&partition, first).await?.is_some_and(|now| now != over.receipt);
         let mut failed = None;
         if !changed {
-            match self.replace(key, to_json(receipt), over.version.as_ref()).await {
+            match self.replace(Effect::ReceiptReplace, key, to_json(receipt), over.version.as_ref()).await {
                 Ok(()) => return Ok(None),
                 Err(error) => failed = Some(error),
             }

@@ -15,6 +15,7 @@ pub mod ls;
 pub mod preview;
 pub mod restore;
 pub mod run;
+pub mod status;
 pub mod verify;
 
 use crate::cli::PartArgs;

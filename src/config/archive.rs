@@ -5,9 +5,10 @@ use super::interpolate::is_per_process;
 use super::raw::{Field, Section};
 use super::tree::{Node, Value, join};
 use super::{
-    ArchiveConfig, DestinationConfig, Rotate, TopicPatterns, decode, output, place, program, registry, resolve, shape,
-    time,
+    ArchiveConfig, CompleteConfig, DestinationConfig, Rotate, TopicPatterns, decode, output, place, program, registry,
+    resolve, shape, time,
 };
+use crate::complete::calendars::calendars;
 use crate::layout::preset::Preset;
 use crate::layout::template::TemplateKind;
 use crate::layout::{
@@ -25,10 +26,20 @@ pub const DEFAULT_ARCHIVE: &str = "main";
 /// `archive.max_future`: 1 s to 3650 d, default 1 h.
 pub const DEFAULT_MAX_FUTURE: Duration = Duration::from_secs(3_600);
 
+/// `archive.complete.allowed_lateness`: 0 s to 30 d, default 10 min.
+pub const DEFAULT_ALLOWED_LATENESS: Duration = Duration::from_secs(600);
+/// `archive.complete.idle_grace`: 0 s to 1 d, default 5 min.
+pub const DEFAULT_IDLE_GRACE: Duration = Duration::from_secs(300);
+/// `archive.complete.marker` where none is given.
+pub const DEFAULT_MARKER: &str = "_SUCCESS";
+
+const ALLOWED_LATENESS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
+const IDLE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
+const MARKER: &str = "_ and up to 63 letters, digits, `.`, `-` or `_`: engines pass over files that begin so";
 const MAX_FUTURE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_650 * 86_400);
 const GENERATION: RangeInclusive<u64> = 1..=1_000_000;
 /// Keys of an archive that decide neither names nor rows.
-const FREE_KEYS: &[&str] = &["topics", "exclude", "rotate", "on_gap", "max_future", "content_encoding"];
+const FREE_KEYS: &[&str] = &["topics", "exclude", "rotate", "on_gap", "max_future", "complete", "content_encoding"];
 pub(super) const NAME: &str = "1 to 64 letters, digits, `.`, `-` or `_`, the first one a letter or digit";
 const TOPICS: &str = "names of 1 to 249 letters, digits, `.`, `-`, `_`, or patterns that start with ^";
 
@@ -184,12 +195,14 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
         outputs,
         dead_letters,
     };
+    let complete = complete(section, &layout);
     let config = ArchiveConfig {
         name,
         topics: topics(section),
         layout,
         destination_names,
         rotate: resolve::rotate(&section.section("rotate", &shape::ARCHIVE_ROTATE), surroundings.rotate),
+        complete,
         halt_on_gap: section
             .field("on_gap")
             .and_then(|field| field.choice(&[("continue", false), ("halt", true)]))
@@ -198,6 +211,32 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
         content_encoding: section.field("content_encoding").and_then(|field| field.flag()).unwrap_or(false),
     };
     (config, fields)
+}
+
+/// When folders are complete; `None` where the section is not there.
+fn complete(section: &Section<'_>, layout: &Layout) -> Option<CompleteConfig> {
+    let field = section.field("complete")?;
+    let complete = field.section(&shape::COMPLETE)?;
+    if section.is_sound(&["output"]) && calendars(layout).is_empty() {
+        field.wrong::<()>(
+            "no output has a `path` that shows the event time, so no folder is ever complete",
+            "strftime parts such as dt=%Y-%m-%d/hr=%H in the path of an output; `siltstone help layout`",
+        );
+    }
+    let marker = || {
+        let field = complete.field("marker")?;
+        let marker = field.word(64, |c| c.is_ascii_alphanumeric() || "._-".contains(c), MARKER)?;
+        match marker.starts_with('_') {
+            true => Some(marker.to_string()),
+            false => field.wrong("it begins with something else than _", MARKER),
+        }
+    };
+    let time = |key, range, default| complete.field(key).and_then(|field| field.time(range)).unwrap_or(default);
+    Some(CompleteConfig {
+        allowed_lateness: time("allowed_lateness", ALLOWED_LATENESS, DEFAULT_ALLOWED_LATENESS),
+        idle_grace: time("idle_grace", IDLE_GRACE, DEFAULT_IDLE_GRACE),
+        marker: marker().unwrap_or_else(|| DEFAULT_MARKER.to_string()),
+    })
 }
 
 /// A name that can be part of a path.

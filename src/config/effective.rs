@@ -273,6 +273,14 @@ fn archive_section(text: &mut String, archive: &ArchiveConfig) {
     ]);
     headed(text, "[[archive]]", &lines);
     section(text, "archive.rotate", &rotate(&archive.rotate));
+    if let Some(complete) = &archive.complete {
+        let lines = [
+            ("allowed_lateness", time(complete.allowed_lateness)),
+            ("idle_grace", time(complete.idle_grace)),
+            ("marker", string(&complete.marker)),
+        ];
+        section(text, "archive.complete", &lines);
+    }
     let mut names = archive.destination_names.iter().map(|names| strings(names.iter().map(String::as_str)));
     let mut outputs = String::new();
     for output in &layout.outputs {

@@ -30,7 +30,7 @@ mod time;
 mod tree;
 mod units;
 
-pub use archive::{DEFAULT_ARCHIVE, DEFAULT_MAX_FUTURE};
+pub use archive::{DEFAULT_ALLOWED_LATENESS, DEFAULT_ARCHIVE, DEFAULT_IDLE_GRACE, DEFAULT_MARKER, DEFAULT_MAX_FUTURE};
 pub use client::refused_setting;
 pub use effective::effective_toml;
 pub use error::{ConfigError, ConfigErrors};
@@ -263,8 +263,21 @@ pub struct ArchiveConfig {
     pub halt_on_gap: bool,
     /// Event times further ahead of the Kafka timestamp than this do not move the watermark. Default 1 h.
     pub max_future: Duration,
+    /// `[archive.complete]`: folders of windows that are over get a marker; `None`: nothing is completed.
+    pub complete: Option<CompleteConfig>,
     /// Whether objects of gzip and zstd text carry `Content-Encoding`. Default no (`Content-Type` is the codec's then).
     pub content_encoding: bool,
+}
+
+/// `[archive.complete]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompleteConfig {
+    /// How much later than newer ones records may come before their window is complete. Default 10 min.
+    pub allowed_lateness: Duration,
+    /// How much longer a Kafka partition without new records holds a window back. Default 5 min.
+    pub idle_grace: Duration,
+    /// Name of the marker. Default `_SUCCESS`.
+    pub marker: String,
 }
 
 /// `topics` and `exclude`.

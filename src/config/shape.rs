@@ -45,6 +45,7 @@ pub const SHAPES: &[&Shape] = &[
     &DECODE_JSON_SCHEMA,
     &TIMESTAMP,
     &ARCHIVE_ROTATE,
+    &COMPLETE,
     &DEAD_LETTERS,
     &OUTPUT,
     &FORMAT_RAW,
@@ -95,6 +96,7 @@ pub(super) const ARCHIVE: Shape = Shape {
         "max_future",
         "content_encoding",
         "rotate",
+        "complete",
         "dead_letters",
         "output",
     ],
@@ -116,6 +118,8 @@ pub(super) const TIMESTAMP: Shape =
     Shape { at: "archive.timestamp", of: "", keys: &["field", "header", "unit", "format", "zone", "fallback"] };
 pub(super) const ARCHIVE_ROTATE: Shape =
     Shape { at: "archive.rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
+pub(super) const COMPLETE: Shape =
+    Shape { at: "archive.complete", of: "", keys: &["allowed_lateness", "idle_grace", "marker"] };
 pub(super) const DEAD_LETTERS: Shape =
     Shape { at: "archive.dead_letters", of: "", keys: &["format", "path", "name", "zone", "destination"] };
 pub(super) const OUTPUT: Shape =

@@ -270,6 +270,8 @@ fn the_effective_configuration_means_the_same() {
          [[archive.output]]\nname='p'\nlayout.path='p'\nformat={type='parquet',dictionary=false,page_bytes='1MiB'}",
         "decode={type='avro',registry=true}\n[registry]\nurl='http://r:1'\nunknown_ids=[12,7]",
         "exclude=['^x\\d+\"']\ntimestamp={header='$${A}\"'}\nmax_future='2h'\ncontent_encoding=true\n[archive.rotate]\ngrace='off'",
+        "[archive.complete]",
+        "[archive.complete]\nallowed_lateness='0s'\nidle_grace='90s'\nmarker='_DONE.json'",
     ] {
         let config = good(&with(archive));
         let text = effective_toml(&config);

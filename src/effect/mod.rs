@@ -112,6 +112,12 @@ effects! {
     JobPut = "job-put" at Store,
     /// That a backfill's job ended is created.
     JobEnd = "job-end" at Store,
+    /// A revision of a completed folder is created.
+    CompletedPut = "completed-put" at Store,
+    /// The marker of a completed folder is put.
+    MarkerPut = "marker-put" at Store,
+    /// How far completion got is put.
+    ProgressPut = "progress-put" at Store,
     /// An object is put whole.
     ObjectPut = "object-put" at Store,
     /// An upload in pieces is begun.

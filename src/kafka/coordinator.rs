@@ -218,6 +218,11 @@ impl Coordinator for KafkaCoordinator {
         self.ask(move |meta| meta.topic_id(&topic)).boxed()
     }
 
+    fn partitions(&self, topic: &str) -> BoxFuture<'_, Result<i32, String>> {
+        let topic = topic.to_string();
+        self.ask(move |meta| meta.partitions(&topic)).boxed()
+    }
+
     fn is_held(&self, held: &Held) -> bool {
         self.membership.ownership.is_held(held)
     }

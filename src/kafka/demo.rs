@@ -105,6 +105,9 @@ impl Coordinator for DemoCoordinator {
     fn topic_id(&self, _topic: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
         Box::pin(std::future::ready(Ok(None)))
     }
+    fn partitions(&self, topic: &str) -> BoxFuture<'_, Result<i32, String>> {
+        self.0.partitions(topic)
+    }
     fn planned(&self, held: &Held) -> PlannedGuard {
         self.0.planned(held)
     }

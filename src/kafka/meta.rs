@@ -294,6 +294,25 @@ impl MetaClient {
         })
     }
 
+    /// How many Kafka partitions a topic has.
+    ///
+    /// # Errors
+    /// What came back, an unknown topic included.
+    pub fn partitions(&self, topic: &str) -> Result<i32, String> {
+        let failed = |what: String| format!("read the metadata of topic {topic}: {what}");
+        let metadata =
+            self.client.fetch_metadata(Some(topic), ANSWER_WAIT).map_err(|error| failed(error.to_string()))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let found = found.ok_or_else(|| failed("the broker did not tell it".to_string()))?;
+        if let Some(error) = found.error() {
+            return Err(failed(format!("{:?}", RDKafkaErrorCode::from(error))));
+        }
+        i32::try_from(found.partitions().len())
+            .ok()
+            .filter(|&count| count > 0)
+            .ok_or_else(|| failed("no partitions".to_string()))
+    }
+
     /// The topic's id, base64 as Kafka prints it; `None` where the broker gives none.
     ///
     /// # Errors

@@ -127,49 +127,77 @@ impl Site<'_> {
             wanted.extend(firsts[from.max(taken).min(to)..to].iter().copied());
             taken = taken.max(to);
         }
-        let stretches = stretches(&wanted, folds);
-        let of_stretch = move |stretch| self.of_stretch(partition, clock, stretch);
-        let receipts = stream::iter(stretches).map(Ok).and_then(of_stretch).try_flatten();
+        let receipts = of_stretches(&self.bucket, partition, clock, stretches(&wanted, folds));
         let is_of = move |receipt: &Receipt| std::future::ready(meets(receipt.first, receipt.end, &ranges));
         Ok(receipts.try_filter(is_of).boxed())
     }
+}
 
-    async fn of_stretch<'s>(
-        &'s self,
-        partition: &'s TopicPartition,
-        clock: &'s dyn Clock,
-        stretch: Stretch,
-    ) -> Result<BoxStream<'s, Result<Receipt, Failure>>, Failure> {
-        let (firsts, beside, folds) = match stretch {
-            Stretch::Beside(firsts) => (firsts.clone(), firsts, Folds::default()),
-            Stretch::Folded { folds, beside } => {
-                let what = format!("{partition}: folded receipts");
-                let folds = patiently(clock, &what, || self.bucket.read_folds(partition, &folds)).await?;
-                let mut firsts = folds.firsts();
-                firsts.extend(&beside);
-                (firsts.into_iter().collect(), beside, folds)
+/// The receipts of `partition` whose batches begin at or behind `from`, in offset order. Lists the partition's folder from there on and its folds, then
+/// reads one fold, or some receipts, at a time.
+///
+/// # Errors
+/// As [`Site::receipts`].
+pub async fn receipts_from<'s>(
+    bucket: &'s Bucket,
+    partition: &'s TopicPartition,
+    clock: &'s dyn Clock,
+    from: i64,
+) -> Result<BoxStream<'s, Result<Receipt, Failure>>, Failure> {
+    let names = patiently(clock, "list receipts", || bucket.names_from(partition, from)).await?;
+    let firsts: Vec<i64> = names.into_values().filter(|name| name.receipt).map(|name| name.first).collect();
+    // After the receipts: what was folded meanwhile is in a fold by now.
+    let mut folds = patiently(clock, "list folds", || bucket.folds(partition)).await?;
+    folds.retain(|fold| fold.end > from);
+    let receipts = of_stretches(bucket, partition, clock, stretches(&firsts, folds));
+    Ok(receipts.try_filter(move |receipt| std::future::ready(receipt.first >= from)).boxed())
+}
+
+fn of_stretches<'s>(
+    bucket: &'s Bucket,
+    partition: &'s TopicPartition,
+    clock: &'s dyn Clock,
+    stretches: Vec<Stretch>,
+) -> BoxStream<'s, Result<Receipt, Failure>> {
+    let of_stretch = move |stretch| of_stretch(bucket, partition, clock, stretch);
+    stream::iter(stretches).map(Ok).and_then(of_stretch).try_flatten().boxed()
+}
+
+async fn of_stretch<'s>(
+    bucket: &'s Bucket,
+    partition: &'s TopicPartition,
+    clock: &'s dyn Clock,
+    stretch: Stretch,
+) -> Result<BoxStream<'s, Result<Receipt, Failure>>, Failure> {
+    let (firsts, beside, folds) = match stretch {
+        Stretch::Beside(firsts) => (firsts.clone(), firsts, Folds::default()),
+        Stretch::Folded { folds, beside } => {
+            let what = format!("{partition}: folded receipts");
+            let folds = patiently(clock, &what, || bucket.read_folds(partition, &folds)).await?;
+            let mut firsts = folds.firsts();
+            firsts.extend(&beside);
+            (firsts.into_iter().collect(), beside, folds)
+        }
+    };
+    let (beside, folds) = (Arc::new(beside), Arc::new(folds));
+    let read = move |first: i64| {
+        let (beside, folds) = (beside.clone(), folds.clone());
+        async move {
+            let what = format!("{partition}: the receipt of {first}");
+            let folded = patiently(clock, &what, || std::future::ready(folds.receipt(first))).await?;
+            if beside.binary_search(&first).is_err() {
+                return Ok(folded);
             }
-        };
-        let (beside, folds) = (Arc::new(beside), Arc::new(folds));
-        let read = move |first: i64| {
-            let (beside, folds) = (beside.clone(), folds.clone());
-            async move {
-                let what = format!("{partition}: the receipt of {first}");
-                let folded = patiently(clock, &what, || std::future::ready(folds.receipt(first))).await?;
-                if beside.binary_search(&first).is_err() {
-                    return Ok(folded);
-                }
-                let found = patiently(clock, &what, || self.bucket.receipt(partition, first)).await?;
-                Ok(match (found, folded) {
-                    (Some(found), Some(folded)) => Some(prevailing(found, folded)),
-                    // One that is gone since the listing gave way to another.
-                    (found, folded) => found.or(folded),
-                })
-            }
-        };
-        let receipts = stream::iter(firsts).map(read).buffered(READS_MAX);
-        Ok(receipts.try_filter_map(|receipt| std::future::ready(Ok(receipt))).boxed())
-    }
+            let found = patiently(clock, &what, || bucket.receipt(partition, first)).await?;
+            Ok(match (found, folded) {
+                (Some(found), Some(folded)) => Some(prevailing(found, folded)),
+                // One that is gone since the listing gave way to another.
+                (found, folded) => found.or(folded),
+            })
+        }
+    };
+    let receipts = stream::iter(firsts).map(read).buffered(READS_MAX);
+    Ok(receipts.try_filter_map(|receipt| std::future::ready(Ok(receipt))).boxed())
 }
 
 #[cfg(test)]

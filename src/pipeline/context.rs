@@ -7,6 +7,7 @@ use crate::batch::metadata::METADATA_BYTES_MAX;
 use crate::bucket::folding::Rules;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
+use crate::complete::horizon::Rules as CompleteRules;
 use crate::config::{Rotate, Start, TopicPatterns, UploadConfig};
 use crate::consume::{CommitError, Coordinator, Held};
 use crate::decode::{Aim, Schemas};
@@ -76,6 +77,15 @@ impl Default for Folding {
     }
 }
 
+/// When folders are complete, and what their marker is called.
+#[derive(Clone, Debug)]
+pub struct Complete {
+    /// When.
+    pub rules: CompleteRules,
+    /// Its name.
+    pub marker: String,
+}
+
 /// One archive of the configuration.
 pub struct ArchiveContext {
     /// Its name.
@@ -94,6 +104,8 @@ pub struct ArchiveContext {
     pub halt_on_gap: bool,
     /// Event times further ahead of the Kafka timestamp do not move the watermark.
     pub max_future_ms: i64,
+    /// When its folders are complete, and what their marker is called; `None`: nothing is completed.
+    pub complete: Option<Complete>,
     /// Text objects carry `Content-Encoding`.
     pub content_encoding: bool,
     /// Claims and receipts.

@@ -3,6 +3,7 @@
 //! Everything that waits (stores, commits) runs as a task and reports back through a channel, so that this thread never
 //! waits for anything but the next record.
 
+mod complete;
 mod fold;
 mod gap;
 mod hold;
@@ -22,6 +23,7 @@ use super::partition::Partition;
 use super::sample::Sampler;
 use super::takeover::Takeover;
 use crate::clock::Clock;
+use crate::complete::round::Completer;
 use crate::consume::{Committed, Held, LogBounds};
 use crate::decode::Schemas;
 use crate::format::FormatError;
@@ -50,6 +52,7 @@ pub(super) enum Completion {
     OutOfRange { held: Held, result: Result<LogBounds, Halt> },
     LogEnds { ends: Result<Vec<(TopicPartition, LogBounds)>, String> },
     Folded { held: Held, again: bool },
+    RoundDone { held: Held, completer: Box<Completer> },
     DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>>, topic_ids: TopicIds },
 }
 
@@ -208,6 +211,7 @@ impl Core {
                 Completion::SchemaKnown { held, question, result } => self.schema_known(&held, question, result),
                 Completion::OutOfRange { held, result } => self.bounds_known(&held, result),
                 Completion::Folded { held, again } => self.folded(&held, again),
+                Completion::RoundDone { held, completer } => self.round_done(&held, completer),
                 Completion::DrainCommitted { offsets, topic_ids } => self.drain_checked(offsets, topic_ids),
             }
         }

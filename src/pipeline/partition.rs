@@ -6,6 +6,7 @@ use super::open_batch::OpenBatch;
 use super::schedule::Stretch;
 use super::takeover::redo::Redo;
 use crate::batch::rotation::SealReason;
+use crate::complete::round::Completer;
 use crate::consume::Held;
 use crate::registry::Target;
 use crate::spool::part::Finished;
@@ -134,6 +135,10 @@ pub struct Partition {
     pub is_log_short: bool,
     /// When it is next looked whether receipts are to be folded, by the monotonic clock; `None` while nobody is to look, or somebody does.
     pub fold_at_ms: Option<i64>,
+    /// When the topic's folders are looked at next, monotonic milliseconds; `None`: never, or it is being done.
+    pub complete_at_ms: Option<i64>,
+    /// What is known of the topic's folders, while nobody works with it.
+    pub completer: Option<Box<Completer>>,
 }
 
 /// A task that asks for something; it ends when this is dropped.
@@ -225,6 +230,8 @@ impl Partition {
             log_end: None,
             is_log_short: false,
             fold_at_ms: None,
+            complete_at_ms: None,
+            completer: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! compile what can be compiled.
 
 use super::archive::Archive;
-use super::context::{ArchiveContext, Context, Folding, StartRule, UploadRoom, load_pinned};
+use super::context::{ArchiveContext, Complete, Context, Folding, StartRule, UploadRoom, load_pinned};
 use super::core::Core;
 use super::schedule::Schedule;
 use super::{Bounds, Pipeline};
@@ -10,7 +10,8 @@ use crate::bucket::identity::StoredStart;
 use crate::bucket::probe::ProbeError;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
-use crate::config::{ArchiveConfig, Config, MemoryShares, Start};
+use crate::complete::horizon::Rules;
+use crate::config::{ArchiveConfig, CompleteConfig, Config, MemoryShares, Start};
 use crate::consume::{Coordinator, LogBounds, Source};
 use crate::decode::Schemas;
 use crate::destination::Destination;
@@ -198,10 +199,18 @@ async fn prepare_archive(
         rotate: archive.rotate,
         halt_on_gap: archive.halt_on_gap,
         max_future_ms: i64::try_from(archive.max_future.as_millis()).unwrap_or(i64::MAX),
+        complete: archive.complete.as_ref().map(complete_of),
         content_encoding: archive.content_encoding,
         bucket,
         start: StartRule { start: config.kafka.start, known: identity.start.ends },
     })
+}
+
+/// When folders are complete, as the configuration says.
+pub fn complete_of(complete: &CompleteConfig) -> Complete {
+    let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let rules = Rules { allowed_lateness_ms: ms(complete.allowed_lateness), idle_grace_ms: ms(complete.idle_grace) };
+    Complete { rules, marker: complete.marker.clone() }
 }
 
 /// What the bucket keeps of the start: with `latest` and a time, which partitions existed and where they ended.

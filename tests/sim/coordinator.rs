@@ -154,6 +154,13 @@ impl Coordinator for SimCoordinator {
         self.ask(|state| Ok(Some(format!("id-{}", state.incarnation)))).boxed()
     }
 
+    fn partitions(&self, topic: &str) -> BoxFuture<'_, Result<i32, String>> {
+        let topic = topic.to_string();
+        let count =
+            move |state: &State| Ok(state.logs.keys().filter(|partition| *partition.topic == *topic).count() as i32);
+        self.ask(count).boxed()
+    }
+
     fn planned(&self, held: &Held) -> PlannedGuard {
         let guard = self.membership.ownership.planned(held);
         PlannedGuard::new(move || drop(guard))

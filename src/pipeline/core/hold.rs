@@ -94,6 +94,8 @@ impl Core {
         partition.redo = takeover.redo.filter(|_| !has(Bug::RedoCutsAnew));
         partition.stretch = takeover.stretch;
         partition.fold_at_ms = Some(not_before_ms + self.context.folding.first_ms);
+        let completes = held.partition.partition == 0 && self.context.archives[archive].complete.is_some();
+        partition.complete_at_ms = completes.then_some(not_before_ms);
         tracing::info!(partition = %held.partition, first = takeover.first, "partition taken over");
         // What appeared after `--drain` had looked is not its business.
         if self.drain_to.as_ref().is_some_and(|to| !to.contains_key(&held.partition)) && partition.redo.is_none() {

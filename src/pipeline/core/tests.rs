@@ -63,6 +63,9 @@ impl Coordinator for Yes {
     fn topic_id(&self, _: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
         async { Ok(None) }.boxed()
     }
+    fn partitions(&self, _: &str) -> BoxFuture<'_, Result<i32, String>> {
+        async { Ok(1) }.boxed()
+    }
     fn planned(&self, _: &Held) -> PlannedGuard {
         PlannedGuard::new(|| {})
     }

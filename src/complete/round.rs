@@ -1,0 +1,515 @@
+//! A round: look at what was committed and archived since the last one, and complete what is.
+
+use super::calendars::Calendars;
+use super::horizon::{Archived, Expected, Rules, Unknown, archived};
+use super::progress::{OpenFolder, Progress, RECENT_MAX, Recent};
+use super::tally::{Covered, FolderId, Standing, Tally, Whose};
+use crate::bucket::completions::Completed;
+use crate::bucket::receipt::{Receipt, ReceiptObject};
+use crate::bucket::{Bucket, BucketError};
+use crate::clock::Clock;
+use crate::consume::Coordinator;
+use crate::exit::{Exit, Failure};
+use crate::ledger::{Destinations, receipts_from};
+use crate::pipeline::start::{chain, patiently};
+use crate::record::TopicPartition;
+use futures::TryStreamExt;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Kafka partitions of open folders, all together: some 64 bytes each.
+pub const PARTS_MAX: usize = 500_000;
+/// Receipts read one after the other before they are listed.
+const WALK_MAX: usize = 64;
+/// Receipts of one Kafka partition that are read before another one's turn comes.
+const TURN_MAX: usize = 10_000;
+/// How often a folder is looked at anew that others complete, too.
+const TRIES: usize = 8;
+
+/// What a round works with.
+pub struct Seams<'a> {
+    /// Revisions, receipts and progress.
+    pub bucket: &'a Bucket,
+    /// Where folders lie.
+    pub destinations: &'a Destinations,
+    /// Offsets and logs.
+    pub coordinator: &'a dyn Coordinator,
+    /// The time.
+    pub clock: &'a dyn Clock,
+    /// Asked before each write.
+    pub goes_on: &'a (dyn Fn() -> bool + Sync),
+    /// Name of the archive.
+    pub archive: &'a str,
+    /// Topic.
+    pub topic: &'a str,
+    /// When a window is complete.
+    pub rules: Rules,
+    /// Name of the marker.
+    pub marker: &'a str,
+}
+
+/// What became of a round.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Folders that are complete now, for the first time.
+    pub completed: u64,
+    /// Folders that late data changed.
+    pub revised: u64,
+    /// Folders that are open.
+    pub open: u64,
+    /// The instant that the topic is past; `None` where something is not known.
+    pub horizon_ms: Option<i64>,
+}
+
+/// What is known of a topic between rounds. Forgotten with the assignment.
+#[derive(Debug, Default)]
+pub struct Completer {
+    state: Option<State>,
+    calendars: Calendars,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    through: BTreeMap<i32, i64>,
+    watermarks: BTreeMap<i32, i64>,
+    open: BTreeMap<FolderId, Tally>,
+    recent: VecDeque<Recent>,
+    /// Kafka partitions of `open`.
+    parts: usize,
+    changed: bool,
+}
+
+impl State {
+    fn of(progress: Progress) -> Self {
+        let open: BTreeMap<_, _> = progress.open.into_iter().map(|open| (open.id, open.tally)).collect();
+        let parts = open.values().map(|tally| tally.parts.len()).sum();
+        let Progress { through, watermarks, recent, .. } = progress;
+        Self { through, watermarks, open, recent, parts, changed: false }
+    }
+
+    fn progress(&self) -> Progress {
+        let open = self.open.iter().map(|(id, tally)| OpenFolder { id: id.clone(), tally: tally.clone() }).collect();
+        Progress {
+            through: self.through.clone(),
+            watermarks: self.watermarks.clone(),
+            open,
+            recent: self.recent.clone(),
+            ..Progress::default()
+        }
+    }
+}
+
+impl Completer {
+    /// Looks and completes.
+    ///
+    /// # Errors
+    /// A store or Kafka that refuses or does not answer. What was completed is; the next round goes on from there.
+    pub async fn round(&mut self, seams: &Seams<'_>) -> Result<Outcome, Failure> {
+        if self.state.is_none() {
+            self.state = Some(State::of(seams.progress().await?));
+        }
+        let asked = seams.ask().await?;
+        let mut outcome = Outcome::default();
+        // Offsets before receipts (W-2).
+        let scanned = self.scan(seams, &asked, &mut outcome).await;
+        let result = match scanned {
+            Ok(()) => self.complete_past(seams, &asked, &mut outcome).await,
+            Err(failure) => Err(failure),
+        };
+        let state = self.state.as_mut().expect("read above");
+        outcome.open = state.open.len() as u64;
+        if state.changed && (seams.goes_on)() {
+            let progress = state.progress();
+            let put = || seams.bucket.put_progress(seams.topic, &progress);
+            patiently(seams.clock, &seams.what("write how far completion got"), put).await?;
+            state.changed = false;
+        }
+        result.map(|()| outcome)
+    }
+
+    /// Looks at the receipts of what was committed since the last round.
+    async fn scan(&mut self, seams: &Seams<'_>, asked: &Asked, outcome: &mut Outcome) -> Result<(), Failure> {
+        let mut waiting: BTreeSet<i32> = asked.archived.keys().copied().collect();
+        loop {
+            let Self { state: Some(state), calendars } = self else { return Ok(()) };
+            waiting.retain(|number| {
+                let archived = asked.archived.get(number).and_then(|archived| archived.as_ref().ok());
+                archived
+                    .is_some_and(|archived| state.through.get(number).is_none_or(|&through| through < archived.offset))
+            });
+            // The one that is furthest behind, so that as few folders as can be are open when a whole archive is looked at.
+            let next = waiting.iter().copied().min_by_key(|number| state.watermarks.get(number).copied());
+            let Some(number) = next else { return Ok(()) };
+            if !(seams.goes_on)() {
+                return Ok(());
+            }
+            let Some(Ok(archived)) = asked.archived.get(&number) else { return Ok(()) };
+            let is_through = look(state, calendars, seams, number, archived.offset).await?;
+            if is_through {
+                waiting.remove(&number);
+            }
+            if state.parts > PARTS_MAX {
+                let read_ms = waiting.iter().map(|number| state.watermarks.get(number).copied()).min().flatten();
+                let read_ms = read_ms.map_or(i64::MIN, |read_ms| seams.rules.of_watermark(read_ms));
+                let known_ms = asked.horizon(&seams.rules, &BTreeMap::new()).unwrap_or(i64::MIN);
+                let before = state.parts;
+                self.complete_until(seams, read_ms.min(known_ms), outcome).await?;
+                let state = self.state.as_ref().expect("it was there");
+                if state.parts > PARTS_MAX && state.parts >= before {
+                    return Err(Failure::new(
+                        Exit::Stopped,
+                        format!(
+                            "{}: {} Kafka partitions of {} folders are not complete, and at most {PARTS_MAX} are kept in memory: \
+                             completion waits. Fewer fields in `path` make fewer folders; `siltstone status` shows which Kafka partitions hold \
+                             them back",
+                            seams.what("look for complete folders"),
+                            state.parts,
+                            state.open.len()
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Completes all that is past.
+    async fn complete_past(&mut self, seams: &Seams<'_>, asked: &Asked, outcome: &mut Outcome) -> Result<(), Failure> {
+        let state = self.state.as_ref().expect("read before");
+        let mut ends: Vec<i64> = state.open.values().filter_map(|tally| tally.window_end_ms).collect();
+        ends.sort_unstable();
+        let Some(&first_end) = ends.first() else {
+            outcome.horizon_ms = asked.horizon(&seams.rules, &BTreeMap::new());
+            return Ok(());
+        };
+        let wanted = seams.rules.of_idle(seams.clock.wall_ms());
+        // Log ends are asked for only where they may let something through.
+        let mut idle = BTreeMap::new();
+        if wanted >= first_end {
+            let behind = asked.archived.iter().filter_map(|(&number, archived)| {
+                let archived = archived.as_ref().ok()?;
+                (!archived.has_plan && archived.past(&seams.rules, None) < wanted).then_some(number)
+            });
+            for number in behind {
+                let asked_ms = seams.clock.wall_ms();
+                let partition = TopicPartition::new(seams.topic, number);
+                match seams.coordinator.log_bounds(partition).await {
+                    Ok(bounds) => drop(idle.insert(number, (bounds.readable_end, asked_ms))),
+                    Err(reason) => tracing::debug!(topic = seams.topic, number, reason, "its log's end is not known"),
+                }
+            }
+        }
+        outcome.horizon_ms = asked.horizon(&seams.rules, &idle);
+        match outcome.horizon_ms {
+            Some(horizon_ms) => self.complete_until(seams, horizon_ms, outcome).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Completes the folders whose windows end at or before `horizon_ms`, the oldest first.
+    async fn complete_until(
+        &mut self,
+        seams: &Seams<'_>,
+        horizon_ms: i64,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let state = self.state.as_mut().expect("read before");
+        let is_past = |tally: &Tally| tally.window_end_ms.filter(|&end_ms| end_ms <= horizon_ms);
+        let mut past: Vec<_> =
+            state.open.iter().filter_map(|(id, tally)| Some((is_past(tally)?, id.clone()))).collect();
+        past.sort_unstable();
+        let mut refused = None;
+        for (_, id) in past {
+            if !(seams.goes_on)() {
+                return Ok(());
+            }
+            let Some(tally) = state.open.get(&id) else { continue };
+            let completed = match seams.settle(&id, tally, horizon_ms, &mut self.calendars).await {
+                Ok(completed) => completed,
+                // One destination that refuses, or one damaged document, keeps no other folder from being completed.
+                Err(failure) if matches!(failure.exit, Exit::Refused | Exit::Stopped) => {
+                    refused.get_or_insert(failure);
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            state.parts -= tally.parts.len();
+            state.open.remove(&id);
+            state.changed = true;
+            match completed.revision {
+                1 => outcome.completed += 1,
+                _ => outcome.revised += 1,
+            }
+            state.recent.push_back(Recent::of(&completed, seams.clock.wall_ms()));
+            if state.recent.len() > RECENT_MAX {
+                state.recent.pop_front();
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+/// What the group's committed offsets say, by Kafka partition.
+#[derive(Debug)]
+pub struct Asked {
+    /// Of each.
+    pub archived: BTreeMap<i32, Result<Archived, Unknown>>,
+}
+
+impl Asked {
+    /// The instant that all are past; `None` where something is not known. `idle`: where readable logs ended, and when that was asked.
+    pub fn horizon(&self, rules: &Rules, idle: &BTreeMap<i32, (i64, i64)>) -> Option<i64> {
+        let past = |(number, archived): (&i32, &Result<Archived, Unknown>)| {
+            Some(archived.as_ref().ok()?.past(rules, idle.get(number).copied()))
+        };
+        self.archived.iter().map(past).min().flatten()
+    }
+}
+
+impl Seams<'_> {
+    fn what(&self, what: &str) -> String {
+        format!("archive {}, topic {}: {what}", self.archive, self.topic)
+    }
+
+    pub(super) async fn progress(&self) -> Result<Progress, Failure> {
+        match patiently(self.clock, &self.what("read how far completion got"), || self.readable_progress()).await? {
+            Ok(progress) => Ok(progress.unwrap_or_default()),
+            Err(damage) => {
+                tracing::warn!("{damage}; all receipts are looked at anew");
+                Ok(Progress::default())
+            }
+        }
+    }
+
+    /// What is there, or why it cannot be read, which is no loss (K-12).
+    async fn readable_progress(&self) -> Result<Result<Option<Progress>, String>, BucketError> {
+        match self.bucket.progress(self.topic).await {
+            Ok(progress) => Ok(Ok(progress)),
+            Err(error @ BucketError::Unreadable { .. }) => Ok(Err(chain(&error))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the group's coordinator what is committed of each Kafka partition of the topic.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn ask(&self) -> Result<Asked, Failure> {
+        let failed = |reason: String| Failure::new(Exit::Unreachable, format!("{}: {reason}", self.what("ask Kafka")));
+        let count = self.coordinator.partitions(self.topic).await.map_err(failed)?;
+        let topic_id = self.coordinator.topic_id(self.topic).await.map_err(failed)?;
+        let expected = Expected { generation: self.bucket.generation(), topic_id: topic_id.as_deref() };
+        let all: Vec<_> = (0..count).map(|number| TopicPartition::new(self.topic, number)).collect();
+        let found: BTreeMap<_, _> =
+            self.coordinator.committed(all.clone()).await.map_err(failed)?.into_iter().collect();
+        let of = |partition: TopicPartition| {
+            let said = match found.get(&partition) {
+                Some(committed) => archived(committed.as_ref(), expected),
+                None => Err(Unknown::Unanswered),
+            };
+            (partition.partition, said)
+        };
+        Ok(Asked { archived: all.into_iter().map(of).collect() })
+    }
+
+    /// Completes one folder: creates its revision unless one covers it, and sees to its marker.
+    async fn settle(
+        &self,
+        id: &FolderId,
+        tally: &Tally,
+        watermark_ms: i64,
+        calendars: &mut Calendars,
+    ) -> Result<Completed, Failure> {
+        let of = Whose { archive: self.archive, generation: self.bucket.generation(), topic: self.topic };
+        let what = self.what(&format!("complete {id}"));
+        let newest = || self.bucket.completed(self.topic, id);
+        let mut tally = tally.clone();
+        for _ in 0..TRIES {
+            let known = patiently(self.clock, &what, newest).await?;
+            let next = match &known {
+                None => tally.completed(&of, id, 1, watermark_ms),
+                Some(known) => match tally.standing(known, watermark_ms) {
+                    Standing::Covered => known.clone(),
+                    Standing::Beyond(next) => *next,
+                    Standing::Mixed => {
+                        tally = self.count_anew(id, &tally, known, calendars).await?;
+                        let counted = tally.completed(&of, id, known.revision.saturating_add(1), watermark_ms);
+                        match counted.has_more_than(known) {
+                            true => counted,
+                            false => known.clone(),
+                        }
+                    }
+                },
+            };
+            if known.as_ref() != Some(&next) {
+                let put = || self.bucket.put_completed(&next);
+                if let Some(other) = patiently(self.clock, &what, put).await? {
+                    // Somebody else was faster. Where he stalled long ago, ours covers more and comes next.
+                    tracing::debug!(
+                        folder = id.folder,
+                        revision = other.revision,
+                        "completed by another process meanwhile"
+                    );
+                    continue;
+                }
+                self.tell(&next);
+            }
+            let destination = self.destinations.get(&id.destination).ok_or_else(|| {
+                Failure::new(
+                    Exit::Stopped,
+                    format!(
+                        "{what}: no destination of the configuration has that URL any more, so its marker cannot be put: name it in \
+                         [destinations] again"
+                    ),
+                )
+            })?;
+            let place = Bucket::new(destination.clone());
+            patiently(self.clock, &what, || place.mark_complete(&next, self.marker)).await?;
+            return Ok(next);
+        }
+        Err(Failure::new(Exit::Unreachable, format!("{what}: other processes complete it again and again")))
+    }
+
+    fn tell(&self, completed: &Completed) {
+        let Completed { revision, rows, objects, .. } = completed;
+        let (topic, folder) = (self.topic, &completed.id.folder);
+        let archive = self.archive.to_string();
+        if *revision == 1 {
+            metrics::counter!("siltstone_folders_completed_total", "archive" => archive).increment(1);
+            tracing::info!(topic, folder, rows, objects, "folder complete");
+        } else {
+            metrics::counter!("siltstone_folders_revised_total", "archive" => archive).increment(1);
+            tracing::warn!(topic, folder, revision, rows, objects, "late data: the folder is complete again");
+        }
+    }
+
+    /// Reads the receipts of all that `tally` and `known` cover.
+    async fn count_anew(
+        &self,
+        id: &FolderId,
+        tally: &Tally,
+        known: &Completed,
+        calendars: &mut Calendars,
+    ) -> Result<Tally, Failure> {
+        let numbers = known.covered.keys().filter_map(|number| number.parse().ok()).chain(tally.parts.keys().copied());
+        let mut counted =
+            Tally { window_end_ms: Some(known.window_end_ms).max(tally.window_end_ms), ..Tally::default() };
+        for number in numbers.collect::<BTreeSet<i32>>() {
+            let told = known.covers(number).into_iter().chain(tally.parts.get(&number).map(|part| part.covered));
+            let Some(hull) = told.reduce(Covered::hull) else { continue };
+            let partition = TopicPartition::new(self.topic, number);
+            let mut receipts = receipts_from(self.bucket, &partition, self.clock, hull.first).await?;
+            while let Some(receipt) = receipts.try_next().await? {
+                if receipt.first >= hull.end {
+                    break;
+                }
+                for of in self.folders_of(&receipt, calendars).await? {
+                    if of.id == *id {
+                        counted.add(number, of.covered, of.object, of.end_ms);
+                    }
+                }
+            }
+        }
+        Ok(counted)
+    }
+
+    /// The folders that a batch put objects into, with the ends of their windows.
+    async fn folders_of<'r>(
+        &self,
+        receipt: &'r Receipt,
+        calendars: &mut Calendars,
+    ) -> Result<Vec<InFolder<'r>>, Failure> {
+        calendars.know(self.bucket, self.clock, &receipt.fingerprint).await?;
+        let covered = Covered { first: receipt.first, end: receipt.end };
+        let of = |object: &'r ReceiptObject| {
+            let calendar = calendars.of(&receipt.fingerprint, &object.output)?;
+            let end_ms = object.event_max_ms.or(object.event_min_ms).and_then(|at_ms| calendar.end_of_window(at_ms));
+            Some(InFolder { id: FolderId::of(object), covered, object, end_ms })
+        };
+        Ok(receipt.objects.iter().filter_map(of).collect())
+    }
+}
+
+/// An object that a batch put into a folder.
+struct InFolder<'r> {
+    id: FolderId,
+    /// The batch.
+    covered: Covered,
+    object: &'r ReceiptObject,
+    /// The first instant behind the folder's window.
+    end_ms: Option<i64>,
+}
+
+/// Looks at receipts of one Kafka partition, up to `until`, which is committed, or for [`TURN_MAX`] of them. Whether it got there.
+async fn look(
+    state: &mut State,
+    calendars: &mut Calendars,
+    seams: &Seams<'_>,
+    number: i32,
+    until: i64,
+) -> Result<bool, Failure> {
+    let partition = TopicPartition::new(seams.topic, number);
+    // Batches follow each other, so the next one is where the last one ended, and no listing is needed.
+    if let Some(&from) = state.through.get(&number) {
+        let mut from = from;
+        for _ in 0..WALK_MAX {
+            if from >= until {
+                return Ok(true);
+            }
+            let what = seams.what("read a receipt");
+            let Some(receipt) = patiently(seams.clock, &what, || seams.bucket.get_receipt(&partition, from)).await?
+            else {
+                break;
+            };
+            note(state, calendars, seams, &receipt).await?;
+            if receipt.end <= from {
+                break;
+            }
+            from = receipt.end;
+        }
+    }
+    let from = state.through.get(&number).copied().unwrap_or(0);
+    let mut receipts = receipts_from(seams.bucket, &partition, seams.clock, from).await?;
+    for _ in 0..TURN_MAX {
+        let Some(receipt) = receipts.try_next().await? else {
+            // Nothing vouches for what is left: it was not archived here, or before there were receipts.
+            let through = state.through.entry(number).or_insert(until);
+            *through = until.max(*through);
+            state.changed = true;
+            return Ok(true);
+        };
+        note(state, calendars, seams, &receipt).await?;
+    }
+    Ok(false)
+}
+
+async fn note(
+    state: &mut State,
+    calendars: &mut Calendars,
+    seams: &Seams<'_>,
+    receipt: &Receipt,
+) -> Result<(), Failure> {
+    let number = receipt.partition;
+    for InFolder { id, covered, object, end_ms } in seams.folders_of(receipt, calendars).await? {
+        let tally = state.open.entry(id).or_default();
+        let before = tally.parts.len();
+        tally.add(number, covered, object, end_ms);
+        state.parts += tally.parts.len() - before;
+    }
+    state.through.insert(number, receipt.end);
+    if let Some(watermark_ms) = receipt.watermark_ms {
+        state.watermarks.insert(number, watermark_ms);
+    }
+    state.changed = true;
+    Ok(())
+}
+
+impl Completed {
+    /// Whether it tells more than `other`, which is an earlier revision, or something else.
+    fn has_more_than(&self, other: &Self) -> bool {
+        (self.rows, self.uncounted, self.objects, self.bytes)
+            != (other.rows, other.uncounted, other.objects, other.bytes)
+            || self.covered != other.covered
+    }
+}
+
+#[cfg(test)]
+mod tests;

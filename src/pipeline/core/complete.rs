@@ -1,0 +1,76 @@
+//! Rounds of completion, beside everything else: a topic's by whoever holds its Kafka partition 0.
+//!
+//! The task belongs to the assignment: it ends before its next write when the partition is taken away. Only where batches come as they are read: a
+//! backfill completes nothing.
+
+use super::{Completion, Core};
+use crate::complete::round::{Completer, Seams};
+use crate::consume::Held;
+use crate::pipeline::context::Context;
+use crate::pipeline::partition::Phase;
+
+/// How long after a round the next one begins.
+const ROUND_MS: i64 = 10_000;
+
+impl Core {
+    /// Begins a round where it is time.
+    pub(in crate::pipeline) fn start_rounds(&mut self, now_ms: i64) {
+        if self.shutting_down || self.context.schedule.is_some() {
+            return;
+        }
+        for partition in &mut self.partitions {
+            let is_taken = !matches!(partition.phase, Phase::TakingOver | Phase::Waiting { .. });
+            if !is_taken || partition.complete_at_ms.is_none_or(|at| now_ms < at) {
+                continue;
+            }
+            partition.complete_at_ms = None;
+            let mut completer = partition.completer.take().unwrap_or_default();
+            let (context, report) = (self.context.clone(), self.report.clone());
+            let (held, archive) = (partition.held.clone(), partition.archive);
+            self.tasks.spawn(async move {
+                round(&context, &held, archive, &mut completer).await;
+                drop(report.send(Completion::RoundDone { held, completer }));
+            });
+        }
+    }
+
+    pub(super) fn round_done(&mut self, held: &Held, completer: Box<Completer>) {
+        let at_ms = self.clock.monotonic_ms() + ROUND_MS;
+        if let Some(slot) = self.slot_of(held) {
+            self.partitions[slot].completer = Some(completer);
+            self.partitions[slot].complete_at_ms = Some(at_ms);
+        }
+    }
+}
+
+async fn round(context: &Context, held: &Held, archive: usize, completer: &mut Completer) {
+    let archive = &context.archives[archive];
+    let Some(complete) = &archive.complete else { return };
+    let goes_on = || context.coordinator.is_held(held);
+    let seams = Seams {
+        bucket: &archive.bucket,
+        destinations: &context.destinations,
+        coordinator: &*context.coordinator,
+        clock: &*context.clock,
+        goes_on: &goes_on,
+        archive: &archive.name,
+        topic: &held.partition.topic,
+        rules: complete.rules,
+        marker: &complete.marker,
+    };
+    match completer.round(&seams).await {
+        Ok(outcome) => {
+            tracing::debug!(topic = %held.partition.topic, ?outcome, "looked for complete folders");
+            let labels = [("archive", archive.name.clone()), ("topic", held.partition.topic.to_string())];
+            metrics::gauge!("siltstone_folders_open", &labels).set(outcome.open as f64);
+            if let Some(horizon_ms) = outcome.horizon_ms.filter(|&horizon_ms| horizon_ms > i64::MIN) {
+                metrics::gauge!("siltstone_complete_until_seconds", &labels).set(horizon_ms as f64 / 1000.0);
+            }
+        }
+        // Offsets go on without it; what was not completed is in the next round.
+        Err(failure) => {
+            metrics::counter!("siltstone_completion_failures_total", "archive" => archive.name.clone()).increment(1);
+            tracing::warn!("{}; trying again in {} s", failure.message, ROUND_MS / 1000);
+        }
+    }
+}
