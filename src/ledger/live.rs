@@ -265,54 +265,11 @@ impl Compacted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bucket::compactions::{COMPACTION_VERSION, Input, Proof, ProofBy};
     use crate::clock::ManualClock;
     use crate::destination::{Destination, StoreKind};
+    use crate::ledger::testing::{AT, compaction, finish};
     use object_store::memory::InMemory;
     use std::sync::Arc;
-
-    const AT: &str = "memory:///";
-
-    fn compaction(unit: char, n: u32, inputs: &[(&str, i64, i64)], key: &str) -> Compaction {
-        let input = |&(key, first, end): &(&str, i64, i64)| Input {
-            key: key.into(),
-            first,
-            end,
-            rows: 1,
-            bytes: 1,
-            sha256: String::new(),
-        };
-        let group = Group {
-            destinations: vec![AT.into()],
-            fingerprint: "f".into(),
-            schema: None,
-            target: None,
-            to: None,
-            inputs: inputs.iter().map(input).collect(),
-            batches: inputs.iter().map(|&(_, first, end)| (first, end)).collect(),
-            key: key.into(),
-            records: None,
-            rows: 2,
-            bytes: 2,
-            sha256: String::new(),
-            event_min_ms: None,
-            event_max_ms: None,
-            proof: Proof { by: ProofBy::Bytes, rows: 2, inputs: String::new(), object: String::new() },
-        };
-        Compaction {
-            version: COMPACTION_VERSION,
-            topic: "t".into(),
-            partition: 0,
-            generation: 1,
-            archive: "a".into(),
-            output: "json".into(),
-            folder: "x".into(),
-            unit: unit.to_string().repeat(32),
-            n,
-            groups: vec![group],
-            hold: None,
-        }
-    }
 
     /// Goal: of old and new exactly one set counts, through compactions of compactions and after one is taken back.
     #[tokio::test]
@@ -328,13 +285,7 @@ mod tests {
             bucket.claim_compaction(claim).await.expect("claimed");
         }
         assert!(live(0, 100).await.expect("read").is_empty(), "a claim replaces nothing");
-        let finish = |of: &Compaction| {
-            let receipt =
-                CompactionReceipt { compaction: of.clone(), writer: String::new(), written_ms: None, given_up: false };
-            let bucket = bucket.clone();
-            async move { bucket.put_compaction_receipt(&receipt).await.expect("written") }
-        };
-        finish(&first).await;
+        finish(&bucket, &first).await;
         let found = live(0, 100).await.expect("read");
         assert!(found.is_replaced(AT, "x/0") && found.is_replaced(AT, "x/1") && !found.is_replaced(AT, "x/2"));
         assert!(!found.is_replaced("elsewhere", "x/0"));
@@ -342,8 +293,8 @@ mod tests {
             found.of_batch(10).map(|index| found.compacted()[index].group.key.as_str()).collect::<Vec<_>>(),
             ["x/c1"]
         );
-        finish(&second).await;
-        finish(&other).await;
+        finish(&bucket, &second).await;
+        finish(&bucket, &other).await;
         let found = live(0, 100).await.expect("read");
         let keys: Vec<&str> = found.compacted().iter().map(|of| of.group.key.as_str()).collect();
         assert_eq!(keys, ["x/c2", "y/c1"]);

@@ -6,6 +6,8 @@
 //! ```
 
 pub mod live;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::bucket::folds::{Folds, Stretch, prevailing, stretches};
 use crate::bucket::receipt::Receipt;
