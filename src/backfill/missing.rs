@@ -10,7 +10,7 @@
 
 use super::job::Site;
 use super::resolve::{self, Resolved, live_offset};
-use super::strangers::{Strangers, kept_of};
+use super::strangers::Strangers;
 use super::tally;
 use crate::bucket::entries::AllListed;
 use crate::bucket::jobs::{Job, JobBatch, JobFound, JobKept, JobRange, JobRequest, LEFT_MAX};
@@ -59,25 +59,11 @@ pub async fn find(
         Some((partition.partition, live_offset(site, committed.as_ref())?))
     };
     let live: BTreeMap<i32, i64> = committed.into_iter().filter_map(of).collect();
-    let options = Options {
-        archive: Some(site.archive.name.clone()),
-        topic: partitions.first().map(|partition| partition.topic.to_string()),
-        partitions: request.partitions.clone(),
-        deep: request.deep,
-        counts: false,
-        ..Options::default()
-    };
     let clock = parts.clock.clone();
-    let mut found = Found::new(site);
-    let mut tell = |told| {
-        if let Told::Finding(finding) = told {
-            tracing::debug!("{finding}");
-            found.add(&finding);
-        }
-        Ok(())
-    };
-    tracing::info!(topic = options.topic, deep = options.deep, "verifying the archive for what is missing");
-    verify::verify(config, parts, &options, &mut tell).await?;
+    let topic = partitions.first().map(|partition| partition.topic.to_string());
+    tracing::info!(topic, deep = request.deep, "verifying the archive for what is missing");
+    let wanted = Options { topic, partitions: request.partitions.clone(), deep: request.deep, ..Options::default() };
+    let mut found = findings_of(site, config, parts, wanted).await?;
     found.look_for_compacted(site, &*clock, partitions).await?;
     // After the verification: the log begins later and later.
     let mut starts = BTreeMap::new();
@@ -120,9 +106,7 @@ pub async fn unvouched(
             ranges.iter().filter(|range| range.partition == number).map(JobRange::range).collect();
         let of_number = with_begins(site, &*clock, &TopicPartition::new(topic, number), of_number, strangers).await?;
         for &(range, from) in &of_number {
-            let met = strangers.met_from(range, from, start);
-            let stretches = union(met.iter().map(|(met, _)| *met).collect());
-            let kept = kept_of(number, stretches, &met, start);
+            let kept = strangers.kept_from(number, range, from, start);
             if let (Some(JobKept { first, objects, example, .. }), Some(last)) = (kept.first(), kept.last()) {
                 return Err(Failure::new(
                     Exit::Stopped,
@@ -221,20 +205,23 @@ async fn strangers_of(
     topic: &str,
     numbers: &BTreeSet<i32>,
 ) -> Result<Found, Failure> {
-    let options = Options {
-        archive: Some(site.archive.name.clone()),
-        topic: Some(topic.to_string()),
-        partitions: numbers.iter().copied().collect(),
-        ..Options::default()
-    };
+    let (topic, partitions) = (Some(topic.to_string()), numbers.iter().copied().collect());
+    let parts = Parts { cluster: None, ..parts };
+    findings_of(site, config, parts, Options { topic, partitions, ..Options::default() }).await
+}
+
+/// What verifying finds of what is `wanted` of the archive of `site`. Records are not counted in Kafka.
+async fn findings_of(site: &Site<'_>, config: &Config, parts: Parts, wanted: Options) -> Result<Found, Failure> {
+    let options = Options { archive: Some(site.archive.name.clone()), counts: false, ..wanted };
     let mut found = Found::new(site);
     let mut tell = |told| {
         if let Told::Finding(finding) = told {
+            tracing::debug!("{finding}");
             found.add(&finding);
         }
         Ok(())
     };
-    verify::verify(config, Parts { cluster: None, ..parts }, &options, &mut tell).await?;
+    verify::verify(config, parts, &options, &mut tell).await?;
     Ok(found)
 }
 
@@ -372,14 +359,10 @@ impl Found {
                     self.blocked.extend(held_of(batch).map(|(_, what)| what.clone()));
                 } else {
                     end = batch.end;
-                    let met = if claimed.contains(&batch) { strangers.met(batch, start) } else { Vec::new() };
-                    if met.is_empty() {
-                        batches.push(batch);
-                    } else {
-                        // It is finished whole or not at all.
-                        left.push(batch);
-                        kept.extend(kept_of(number, vec![batch], &met, start));
-                    }
+                    let whole = claimed.contains(&batch).then(|| strangers.kept_whole(number, batch, start)).flatten();
+                    let of = if whole.is_some() { &mut left } else { &mut batches };
+                    of.push(batch);
+                    kept.extend(whole);
                 }
             }
             let told_already = batches.iter().chain(&left).copied().collect();
@@ -393,17 +376,17 @@ impl Found {
                 .flat_map(|&batch| strangers.reaching(batch))
                 .collect();
             for gap in gaps.into_iter().filter(|gap| gap.end <= limit) {
-                let met = strangers.met(gap, start);
-                let stretches = union(met.iter().map(|(met, _)| *met).collect());
+                let of_gap = strangers.kept(number, gap, start);
+                let stretches: Vec<OffsetRange> = of_gap.iter().map(JobKept::range).collect();
                 reached.extend(without(strangers.reaching(gap), stretches.clone()));
-                for part in without(vec![gap], stretches.clone()) {
+                for part in without(vec![gap], stretches) {
                     let told = strangers.told(part);
                     revouched += told.iter().map(|name| strangers.known[name].of_batch).sum::<u64>();
                     let between = without(vec![part], told.clone());
                     ranges.extend(between.into_iter().map(|range| JobRange::new(number, range)));
                     batches.extend(told);
                 }
-                kept.extend(kept_of(number, stretches, &met, start));
+                kept.extend(of_gap);
             }
             unvouched.extend(union(reached).into_iter().map(|range| JobRange::new(number, range)));
             let batch = |range| JobRange { batch: true, ..JobRange::new(number, range) };

@@ -213,9 +213,11 @@ fn a_name_without_an_end_reaches_over_the_beginning_of_a_range() {
     let mut strangers = Strangers::default();
     strangers.add(&stranger(400, None), false);
     let range = OffsetRange::new(500, 900);
-    let met = |from, below| strangers.met_from(range, from, below).into_iter().map(|(met, _)| met).collect::<Vec<_>>();
-    assert_eq!((met(500, 700), met(401, 700)), (vec![], vec![]));
-    assert_eq!((met(400, 700), met(0, 500)), (vec![OffsetRange::new(500, 700)], vec![]));
+    let kept = |from, start| -> Vec<OffsetRange> {
+        strangers.kept_from(0, range, from, start).iter().map(JobKept::range).collect()
+    };
+    assert_eq!((kept(500, 700), kept(401, 700)), (vec![], vec![]));
+    assert_eq!((kept(400, 700), kept(0, 500)), (vec![OffsetRange::new(500, 700)], vec![]));
     assert_eq!(strangers.reaching_from(range, 400), [range]);
     assert!(strangers.may_reach_over(401) && !strangers.may_reach_over(400));
 }
