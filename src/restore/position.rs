@@ -460,8 +460,17 @@ mod tests {
         progress.learn_ends(&of(150, 130));
         assert_eq!(progress.reached()[&1].end, 120);
         assert!(progress.has_learnt());
+        let kept = progress.kept().expect("fits");
         progress.committed();
         assert!(!progress.has_learnt());
+        // Nor does the next run learn it anew, whatever is there by then.
+        let first = Progress::begin(7, 2, &of(100, END_UNKNOWN)).expect("fits").kept().expect("fits");
+        let mut next = Progress::read(7, &[first[0].clone(), kept[0].clone()]).expect("ours").expect("begun");
+        for ends in [of(150, 130), BTreeMap::new()] {
+            next.learn_ends(&ends);
+            assert_eq!(next.reached(), progress.reached());
+            assert_eq!((next.has_learnt(), next.kept()), (false, Ok(vec![])));
+        }
         // What could not be read is gone, and nothing else is there.
         let mut progress = Progress::begin(7, 2, &BTreeMap::from([(1, (5, END_UNKNOWN))])).expect("fits");
         progress.learn_ends(&BTreeMap::new());
