@@ -15,7 +15,7 @@
 //! A broker refuses a whole batch. Where it is refused for its size it is one record ([`producing`]), and brokers from 2.4 on name the records that
 //! are refused for something else: then the one that is not delivered for such a reason is the one. Where several are not, an old broker named none, or
 //! the topic's limit was not known: the next client puts each record into a batch of its own, so that each answer is of one record. It is slow, and
-//! ends with the abort of that transaction, or with its commit where none is refused so.
+//! ends with the answer to the refused one, or where none is refused so once as many records are committed as the refused transaction had.
 
 use super::KafkaError;
 use super::client::producing;
