@@ -19,7 +19,8 @@ use crate::config::Config;
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::layout::recognise::Recogniser;
-use crate::ledger::live::{Live, held_without_receipt};
+use crate::ledger::live::Doubtful;
+use crate::ledger::taken::Taken;
 use crate::pipeline::schedule::{union, without};
 use crate::pipeline::start::{first_bounds, patiently};
 use crate::record::{OffsetRange, TopicPartition};
@@ -294,39 +295,48 @@ impl Found {
         }
     }
 
-    /// Looks which rows of what has no receipt compactions have taken in.
+    /// Looks which rows of what has no receipt compactions have taken in, or may have. What lies in the range of a compaction of which nobody knows whether it
+    /// counts is left as it is, what has a receipt included: its takeover could not tell which of its objects are replaced.
     async fn look_for_compacted(
         &mut self,
         site: &Site<'_>,
         clock: &dyn Clock,
         partitions: &[TopicPartition],
     ) -> Result<(), Failure> {
+        let meet = |one: &OffsetRange, other: &OffsetRange| one.first < other.end && other.first < one.end;
         for partition in partitions {
             let number = partition.partition;
             let gaps = self.gaps.get(&number).into_iter().flatten();
-            let claimed = self.claimed.get(&number).into_iter().flatten();
-            let open = union(gaps.chain(claimed).copied().collect());
-            let (Some(first), Some(last)) = (open.first(), open.last()) else { continue };
-            let (all, bucket) = (OffsetRange::new(first.first, last.end), &site.ledger.bucket);
-            let (live, damaged) = Live::read_tolerantly(bucket, clock, partition, all).await?;
-            if let Some((_, why)) = damaged.into_iter().next() {
-                // Nobody knows which rows it holds. Whoever mends it has the rest mended by the next job.
-                self.blocked
-                    .push(format!("{partition}: {why}; until then nothing is archived of it that has no receipt"));
-                let claimed = self.claimed.remove(&number).unwrap_or_default();
-                if let Some(batches) = self.batches.get_mut(&number) {
-                    batches.retain(|batch| !claimed.contains(batch));
-                }
-                self.gaps.remove(&number);
-                continue;
-            }
+            let batches = self.batches.get(&number).into_iter().flatten();
+            let meant = union(gaps.clone().chain(batches).copied().collect());
+            let (Some(first), Some(last)) = (meant.first(), meant.last()) else { continue };
+            let all = OffsetRange::new(first.first, last.end);
+            let Taken { batches, doubtful, doubtful_claims } =
+                Taken::read(&site.ledger.bucket, clock, partition, all).await?;
+            let claimed = self.claimed.get(&number).cloned().unwrap_or_default();
+            let open = union(gaps.chain(&claimed).copied().collect());
             let is_open = |batch: &OffsetRange| {
                 let behind = open.get(open.partition_point(|of| of.end <= batch.first));
                 behind.is_some_and(|of| of.first < batch.end)
             };
-            let held = live.batches_of(all).into_iter().filter(|(batch, _)| is_open(batch));
-            let say = |(batch, by)| (batch, held_without_receipt(partition, bucket.generation(), batch, by));
-            self.compacted.insert(number, held.map(say).collect());
+            let mut held: BTreeMap<OffsetRange, String> =
+                batches.into_iter().filter(|(batch, _)| is_open(batch)).collect();
+            for Doubtful { range, why, .. } in doubtful {
+                let why = format!("{partition}: {why}; until then nothing is archived again of offsets in {range}");
+                let batches = self.batches.entry(number).or_default();
+                let before = batches.len();
+                batches.retain(|batch| claimed.contains(batch) || !meet(batch, &range));
+                if batches.len() < before {
+                    self.blocked.push(why.clone());
+                }
+                if is_open(&range) {
+                    held.insert(range, why);
+                }
+            }
+            for Doubtful { range, why, .. } in doubtful_claims.into_iter().filter(|_| !open.is_empty()) {
+                held.insert(range, format!("{partition}: {why}; until then nothing is archived that has no receipt"));
+            }
+            self.compacted.insert(number, held);
         }
         Ok(())
     }

@@ -351,8 +351,8 @@ impl Compactor<'_> {
     async fn check_replacements(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
         let (live, damaged) =
             Live::read_tolerantly(bucket, &*self.clock, &claim.topic_partition(), claim.range()).await?;
-        if let Some((_, why)) = damaged.into_iter().find(|((unit, _), _)| *unit == claim.unit) {
-            return Err(Failure::new(Exit::Stopped, why));
+        if let Some(doubtful) = damaged.into_iter().find(|of| of.id.0 == claim.unit) {
+            return Err(Failure::new(Exit::Stopped, doubtful.why));
         }
         let mut replacements = BTreeSet::new();
         for &(first, _) in claim.groups.iter().flat_map(|group| &group.batches) {

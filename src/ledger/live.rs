@@ -5,6 +5,7 @@
 //! Memory: 16 bytes for each object that was replaced, and some hundred for each that replaces them; of the compactions that share an offset
 //! with what is asked for. Nothing where nobody has compacted anything.
 
+use super::taken::Listing;
 use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, ListedCompaction, To};
 use crate::bucket::receipt::{Receipt, ReceiptObject, receipt_key};
 use crate::bucket::{Bucket, BucketError};
@@ -32,6 +33,17 @@ pub struct Compacted {
     pub objects: Vec<ReceiptObject>,
 }
 
+/// A compaction of which nobody knows whether it counts, and of what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubtful {
+    /// Which.
+    pub id: CompactionId,
+    /// The offsets of its batches, from the first to the last.
+    pub range: OffsetRange,
+    /// Why, and what to do.
+    pub why: String,
+}
+
 /// What counts of one Kafka partition.
 #[derive(Debug, Default)]
 pub struct Live {
@@ -57,11 +69,11 @@ impl Live {
         let (live, damaged) = Self::read_tolerantly(bucket, clock, partition, range).await?;
         match damaged.into_iter().next() {
             None => Ok(live),
-            Some((_, why)) => Err(Failure::new(Exit::Stopped, format!("{partition}: {why}"))),
+            Some(Doubtful { why, .. }) => Err(Failure::new(Exit::Stopped, format!("{partition}: {why}"))),
         }
     }
 
-    /// The same, and beside it the compactions of which nobody knows whether they count, with why: nothing of their units may be touched.
+    /// The same, and beside it the compactions of which nobody knows whether they count: nothing of their units may be touched.
     ///
     /// # Errors
     /// A store that refuses or does not answer.
@@ -70,8 +82,19 @@ impl Live {
         clock: &dyn Clock,
         partition: &TopicPartition,
         range: OffsetRange,
-    ) -> Result<(Self, Vec<(CompactionId, String)>), Failure> {
+    ) -> Result<(Self, Vec<Doubtful>), Failure> {
         let listed = patiently(clock, "list compactions", || bucket.listed_compactions(partition)).await?;
+        Self::of_listed(bucket, clock, partition, range, listed).await
+    }
+
+    /// The same of compactions that were listed.
+    pub(super) async fn of_listed(
+        bucket: &Bucket,
+        clock: &dyn Clock,
+        partition: &TopicPartition,
+        range: OffsetRange,
+        listed: Listing,
+    ) -> Result<(Self, Vec<Doubtful>), Failure> {
         let is_meant = |documents: &ListedCompaction| {
             documents.counts().is_some_and(|covers| covers.first < range.end && range.first < covers.end)
         };
@@ -84,16 +107,16 @@ impl Live {
             {
                 running.push_back(async move {
                     let read = counting(bucket, clock, partition, &id, &documents).await?;
-                    Ok::<_, Failure>((id, read))
+                    Ok::<_, Failure>((id, documents.counts(), read))
                 });
             }
-            let Some((id, read)) = running.try_next().await? else { break };
+            let Some((id, covers, read)) = running.try_next().await? else { break };
             match read {
                 Ok(receipt) => {
                     let receipt = receipt.filter(|receipt| !receipt.given_up);
                     receipt.iter().for_each(|receipt| live.add(&receipt.compaction));
                 }
-                Err(why) => damaged.push((id, why)),
+                Err(why) => damaged.push(Doubtful { id, range: covers.unwrap_or(range), why }),
             }
         }
         Ok((live.sealed(), damaged))

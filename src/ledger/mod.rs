@@ -6,6 +6,7 @@
 //! ```
 
 pub mod live;
+pub mod taken;
 #[cfg(test)]
 pub(crate) mod testing;
 

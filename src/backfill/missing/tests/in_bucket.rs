@@ -3,7 +3,7 @@
 use super::*;
 use crate::bucket::Bucket;
 use crate::bucket::claim::Claim;
-use crate::bucket::compactions::compaction_receipt_key;
+use crate::bucket::compactions::{compaction_claim_key, compaction_receipt_key};
 use crate::bucket::folds::fold_key;
 use crate::bucket::receipt::Receipt;
 use crate::clock::ManualClock;
@@ -97,8 +97,7 @@ impl World {
     }
 }
 
-/// Goal: a compaction of which nobody knows which rows it holds keeps what has no receipt from being archived, of its Kafka partition, and nothing else; and
-/// that is told.
+/// Goal: a compaction of which nobody knows which rows it holds keeps what lies in its range from being archived, and nothing else; and that is told.
 #[tokio::test]
 async fn a_damaged_compaction_keeps_only_what_has_no_receipt() {
     let world = World::new();
@@ -126,13 +125,45 @@ async fn a_damaged_compaction_keeps_only_what_has_no_receipt() {
     let damaged = world.missing(&findings).await;
     assert_eq!(damaged.resolved.ranges, left);
     assert!(!damaged.found.is_mended());
-    let [told] = &damaged.found.blocked[..] else { panic!("{:?}", damaged.found) };
-    for said in ["t/0: the receipt of compaction aaaa", "Restore it", "nothing is archived of it that has no receipt"] {
-        assert!(told.contains(said), "{said}: {told}");
+    let told = &damaged.found.blocked;
+    assert!(!told.is_empty(), "{:?}", damaged.found);
+    for said in
+        ["t/0: the receipt of compaction aaaa", "Restore it", "nothing is archived again of offsets in [0, 400)"]
+    {
+        assert!(told.iter().all(|told| told.contains(said)), "{said}: {told:?}");
     }
     // Once its old objects are deleted its claim tells what it holds.
     world.bucket.end_compaction(&partition(0), &of.id(), 0).await.expect("marked");
     assert_eq!(world.missing(&findings).await, known);
+}
+
+/// Goal: a damaged compaction keeps only what lies in its range, be it vouched for or not; and one that is claimed and has no receipt holds its batches.
+#[tokio::test]
+async fn a_doubtful_compaction_keeps_what_is_in_its_range_alone() {
+    let world = World::new();
+    let findings = [
+        finding(0, 10, Fault::Gap),
+        finding(100, 110, Fault::Missing { bytes: 1 }),
+        finding(120, 130, Fault::Missing { bytes: 1 }),
+        finding(200, 210, Fault::Gap),
+        finding(300, 310, Fault::Unfinished),
+    ];
+    let of = compaction('a', 1, &[("x/0", 90, 95), ("x/1", 105, 115)], "x/c1");
+    finish(&world.bucket, &of).await;
+    world.damage(&compaction_receipt_key(&partition(0), 1, &of.id(), of.range())).await;
+    let ranges = |missing: &Missing| missing.resolved.ranges.iter().map(|of| (of.first, of.end)).collect::<Vec<_>>();
+    let damaged = world.missing(&findings).await;
+    assert_eq!(ranges(&damaged), [(0, 10), (120, 130), (200, 210), (300, 310)]);
+    assert!(matches!(&damaged.found.blocked[..], [told] if told.contains("[90, 115)")), "{:?}", damaged.found.blocked);
+    let begun = compaction('b', 1, &[("y/0", 202, 205), ("y/1", 300, 310), ("y/2", 120, 130)], "y/c1");
+    world.bucket.claim_compaction(&begun).await.expect("claimed");
+    let held = world.missing(&findings).await;
+    assert_eq!(ranges(&held), [(0, 10), (120, 130), (200, 202), (205, 210)]);
+    assert_eq!(held.found.blocked.len(), 3, "{:?}", held.found.blocked);
+    assert!(!held.found.is_mended());
+    world.damage(&compaction_claim_key(&partition(0), 1, &begun.id())).await;
+    let nobody_knows = world.missing(&findings).await;
+    assert_eq!(ranges(&nobody_knows), [(120, 130)]);
 }
 
 /// Goal: what compactions have taken in counts only where nothing vouches for it: between two gaps lie batches that have their receipts.
