@@ -54,14 +54,27 @@ impl Strangers {
         self.endless.range(..offset).next().is_some()
     }
 
-    /// What of `range` is reached into by names that share an offset with it below `below`: all of a name that tells its end, of others what lies
-    /// below.
-    pub(super) fn met(&self, range: OffsetRange, below: i64) -> Vec<(OffsetRange, &Named)> {
-        self.met_from(range, range.first, below)
+    /// What of `range` is left as it is where the log begins at `start`, as names reach into what Kafka holds no more: disjoint, in order.
+    pub(super) fn kept(&self, number: i32, range: OffsetRange, start: i64) -> Vec<JobKept> {
+        self.kept_from(number, range, range.first, start)
     }
 
-    /// The same where nobody vouches for the offsets from `from` on, which is not behind `range`: names that begin there may reach into it.
-    pub(super) fn met_from(&self, range: OffsetRange, from: i64, below: i64) -> Vec<(OffsetRange, &Named)> {
+    /// The same where nobody vouches for the offsets from `from` on.
+    pub(super) fn kept_from(&self, number: i32, range: OffsetRange, from: i64, start: i64) -> Vec<JobKept> {
+        let met = self.met_from(range, from, start);
+        let stretches = union(met.iter().map(|(met, _)| *met).collect());
+        kept_of(number, stretches, &met, start)
+    }
+
+    /// The same of a batch, which is finished whole or not at all.
+    pub(super) fn kept_whole(&self, number: i32, batch: OffsetRange, start: i64) -> Option<JobKept> {
+        let met = self.met_from(batch, batch.first, start);
+        if met.is_empty() { None } else { kept_of(number, vec![batch], &met, start).pop() }
+    }
+
+    /// What of `range` is reached into by names that share an offset with it below `below`: all of a name that tells its end, of others what lies
+    /// below. Nobody vouches for the offsets from `from` on, which is not behind `range`: names that begin there may reach into it.
+    fn met_from(&self, range: OffsetRange, from: i64, below: i64) -> Vec<(OffsetRange, &Named)> {
         let gone = OffsetRange::new(range.first, range.end.min(below));
         let known = self.known.iter().filter(|(name, _)| {
             let met = OffsetRange::new(name.first.max(gone.first), name.end.min(gone.end));
@@ -92,12 +105,7 @@ impl Strangers {
 }
 
 /// `stretches`, which are disjoint, in order and hold all of `met`, as they are told.
-pub(super) fn kept_of(
-    number: i32,
-    stretches: Vec<OffsetRange>,
-    met: &[(OffsetRange, &Named)],
-    start: i64,
-) -> Vec<JobKept> {
+fn kept_of(number: i32, stretches: Vec<OffsetRange>, met: &[(OffsetRange, &Named)], start: i64) -> Vec<JobKept> {
     let kept = |stretch: &OffsetRange| JobKept {
         partition: number,
         first: stretch.first,

@@ -192,7 +192,7 @@ impl Bucket {
             if found >= completed.revision {
                 return Ok(());
             }
-            match self.replace(Effect::MarkerPut, &key, to_json(completed), stored.version.as_ref()).await {
+            match self.replace(Effect::MarkerReplace, &key, to_json(completed), stored.version.as_ref()).await {
                 Ok(()) => return Ok(()),
                 // It changed meanwhile.
                 Err(BucketError::Store { fault, .. }) if fault.kind == FaultKind::Exists => {}

@@ -113,6 +113,10 @@ impl Fold {
     pub(super) fn text(&self) -> &str {
         &self.text
     }
+
+    fn is_of(&self, partition: &TopicPartition, generation: u32) -> bool {
+        self.generation == generation && self.partition == *partition
+    }
 }
 
 /// Folds whose ranges overlap: mostly one.
@@ -204,6 +208,11 @@ pub(super) struct KeptFolds {
 }
 
 impl KeptFolds {
+    /// The fold of that range.
+    fn fold(&self, partition: &TopicPartition, generation: u32, range: OffsetRange) -> Option<Arc<Fold>> {
+        self.find(|fold| fold.range == range && fold.is_of(partition, generation))
+    }
+
     fn find(&self, is_it: impl Fn(&Fold) -> bool) -> Option<Arc<Fold>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().find(|fold| is_it(fold)).cloned()
@@ -290,8 +299,7 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::read_folds`].
     pub async fn read_fold(&self, partition: &TopicPartition, range: OffsetRange) -> Result<Arc<Fold>, BucketError> {
-        let is_it = |fold: &Fold| fold.range == range && self.is_of(fold, partition);
-        if let Some(kept) = self.kept_folds.find(is_it) {
+        if let Some(kept) = self.kept_folds.fold(partition, self.generation, range) {
             return Ok(kept);
         }
         // By a task of its own: whoever asks may be put aside for long, and others wait for the same lock.
@@ -312,8 +320,7 @@ impl Bucket {
     /// One at a time.
     async fn read_fold_alone(&self, partition: &TopicPartition, range: OffsetRange) -> Result<Arc<Fold>, BucketError> {
         let _one_at_a_time = self.kept_folds.reading.lock().await;
-        let is_it = |fold: &Fold| fold.range == range && self.is_of(fold, partition);
-        if let Some(kept) = self.kept_folds.find(is_it) {
+        if let Some(kept) = self.kept_folds.fold(partition, self.generation, range) {
             return Ok(kept);
         }
         let key = fold_key(partition, self.generation, range);
@@ -325,16 +332,12 @@ impl Bucket {
         Ok(fold)
     }
 
-    fn is_of(&self, fold: &Fold, partition: &TopicPartition) -> bool {
-        fold.generation == self.generation && fold.partition == *partition
-    }
-
     /// The receipt of `first` that a fold has. Lists the folds, unless one that was just read has it.
     ///
     /// # Errors
     /// [`BucketError`].
     pub async fn folded_receipt(&self, partition: &TopicPartition, first: i64) -> Result<Option<Receipt>, BucketError> {
-        let is_it = |fold: &Fold| fold.has(first) && self.is_of(fold, partition);
+        let is_it = |fold: &Fold| fold.has(first) && fold.is_of(partition, self.generation);
         if let Some(kept) = self.kept_folds.find(is_it).filter(|_| !has(Bug::FoldsIgnored)) {
             return kept.receipt(first);
         }

@@ -197,6 +197,13 @@ pub struct JobKept {
     pub in_kafka_from: Option<i64>,
 }
 
+impl JobKept {
+    /// The offsets.
+    pub fn range(&self) -> OffsetRange {
+        OffsetRange::new(self.first, self.end)
+    }
+}
+
 impl JobFound {
     /// Whether the job mends all that was found.
     pub fn is_mended(&self) -> bool {

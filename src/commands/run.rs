@@ -3,11 +3,13 @@
 use super::drive::{Stop, drive, exit_of, stop_on_signals};
 use crate::cli::RunArgs;
 use crate::clock::{Clock, SystemClock};
+use crate::complete::round::Completer;
 use crate::config::{Config, MemoryShares};
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::kafka;
-use crate::pipeline::context::Folding;
+use crate::pipeline::Ended;
+use crate::pipeline::context::{Context, Folding};
 use crate::pipeline::start::{Parts, chain, first_bounds, open_destinations, pipeline, prepare};
 use crate::record::TopicPartition;
 use crate::spool::process_number;
@@ -58,6 +60,7 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         process: process_number(),
     };
     let context = prepare(&config, parts).await?;
+    let shared = context.clone();
     let status = Arc::new(Status::default());
     let mut pipeline = pipeline(&config, context, source, Handle::current(), status.clone())?;
     if args.drain {
@@ -84,6 +87,10 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         live.end().await;
     }
     let ended = ended?;
+    if args.drain && ended == Ended::Done {
+        // Nobody comes after it for a while.
+        complete_all(&shared, topics.keys()).await?;
+    }
     // What the shutdown cut short is aborted, not left in the bucket.
     let at_rest = join_all(opened.iter().map(|destination| destination.at_rest(AT_REST_MAX))).await;
     if at_rest.contains(&false) {
@@ -93,6 +100,23 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
     }
     tracing::info!(?ended, "ended");
     exit_of(ended)
+}
+
+/// Completes the folders of these topics that are over.
+///
+/// # Errors
+/// A store or Kafka refuses or does not answer; everything is archived all the same.
+async fn complete_all(context: &Context, topics: impl Iterator<Item = &String>) -> Result<(), Failure> {
+    for topic in topics {
+        let Some((_, archive)) = context.archive_of(topic) else { continue };
+        let Some(complete) = &archive.complete else { continue };
+        let seams = context.seams(archive, complete, topic, &|| true);
+        Completer::default().round(&seams).await.map_err(|failure| {
+            let message = format!("everything is archived and committed, but {}", failure.message);
+            Failure::new(failure.exit, message)
+        })?;
+    }
+    Ok(())
 }
 
 /// How long a process that ends waits for the aborts of uploads that it gave up: pieces on their way come first.

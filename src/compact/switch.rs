@@ -158,6 +158,18 @@ impl Compactor<'_> {
         }
     }
 
+    /// The claim of a compaction, where it is there and of an output that is meant.
+    async fn meant_claim(
+        &self,
+        bucket: &Bucket,
+        partition: &TopicPartition,
+        id: &CompactionId,
+    ) -> Result<Option<Compaction>, Failure> {
+        let what = format!("the claim of compaction {}.{}", id.0, id.1);
+        let claim = patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await?;
+        Ok(claim.filter(|claim| self.is_meant(&claim.output)))
+    }
+
     /// Does what a claim says, whoever made it.
     async fn finish(
         &mut self,
@@ -166,14 +178,11 @@ impl Compactor<'_> {
         id: &CompactionId,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let bucket = &work.site.bucket;
-        let what = format!("the claim of compaction {}.{}", id.0, id.1);
-        let claim = patiently(&*self.clock, &what, || bucket.compaction_claim(partition, id)).await?;
-        let Some(claim) = claim.filter(|claim| self.is_meant(&claim.output)) else { return Ok(()) };
+        let Some(claim) = self.meant_claim(&work.site.bucket, partition, id).await? else { return Ok(()) };
         if claim.is_hold() {
             return Err(Failure::new(Exit::Stopped, held(&claim)));
         }
-        self.check_not_held(bucket, &claim).await?;
+        self.check_not_held(&work.site.bucket, &claim).await?;
         if self.options.dry_run {
             return self.tell(would_be_finished(&claim), tell);
         }
@@ -207,9 +216,8 @@ impl Compactor<'_> {
         id: &CompactionId,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let (site, what) = (work.site, format!("the claim of compaction {}.{}", id.0, id.1));
-        let claim = patiently(&*self.clock, &what, || site.bucket.compaction_claim(partition, id)).await?;
-        let Some(claim) = claim.filter(|claim| self.is_meant(&claim.output)) else { return Ok(()) };
+        let site = work.site;
+        let Some(claim) = self.meant_claim(&site.bucket, partition, id).await? else { return Ok(()) };
         let now = listed(&site.bucket, &*self.clock, partition).await?;
         let known = self.known(site, partition, &now, &id.0).await?;
         for group in &claim.groups {
@@ -343,8 +351,8 @@ impl Compactor<'_> {
     async fn check_replacements(&self, bucket: &Bucket, claim: &Compaction) -> Result<(), Failure> {
         let (live, damaged) =
             Live::read_tolerantly(bucket, &*self.clock, &claim.topic_partition(), claim.range()).await?;
-        if let Some((_, why)) = damaged.into_iter().find(|((unit, _), _)| *unit == claim.unit) {
-            return Err(Failure::new(Exit::Stopped, why));
+        if let Some(doubtful) = damaged.into_iter().find(|of| of.id.0 == claim.unit) {
+            return Err(Failure::new(Exit::Stopped, doubtful.why));
         }
         let mut replacements = BTreeSet::new();
         for &(first, _) in claim.groups.iter().flat_map(|group| &group.batches) {

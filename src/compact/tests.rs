@@ -11,6 +11,7 @@ use crate::cli::{Cli, Command};
 use crate::clock::ManualClock;
 use crate::commands::compact::compact_in;
 use crate::config::Config;
+use crate::destination::stepped::{StepIn, Stepped, Within};
 use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
 use crate::ledger::Destinations;
@@ -29,13 +30,11 @@ use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    Error, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutOptions, PutPayload, PutResult, Result,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -48,7 +47,6 @@ const OUTPUTS: [&str; 6] = ["json", "kept", "raw", "avro", "parquet", "envelope"
 /// A store that dies after so many writes, some with the last one done. A delete of many is one write.
 #[derive(Debug)]
 struct Mortal {
-    inner: Arc<InMemory>,
     left: AtomicI64,
     last_is_done: bool,
     /// Documents with that in their names come at this moment: they are not listed until the process wants to put one itself.
@@ -102,22 +100,15 @@ impl Gate {
     }
 }
 
-impl fmt::Display for Mortal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mortal({})", self.inner)
-    }
-}
-
 fn dead() -> Error {
     Error::PermissionDenied { path: String::new(), source: "the process is dead".into() }
 }
 
 impl Mortal {
-    fn of(world: &World) -> Self {
-        let (inner, left) = (world.main.clone(), AtomicI64::new(i64::MAX));
+    /// One that lives.
+    fn never() -> Self {
         Self {
-            inner,
-            left,
+            left: AtomicI64::new(i64::MAX),
             last_is_done: true,
             unlisted: None,
             has_met_them: AtomicBool::new(false),
@@ -141,8 +132,14 @@ impl Mortal {
 }
 
 #[async_trait]
-impl ObjectStore for Mortal {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+impl StepIn for Mortal {
+    async fn put(
+        &self,
+        within: &Within,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
         self.pass(format!("put {location}")).await;
         if self.unlisted.is_some_and(|name| is_end_of(location, name)) {
             self.has_met_them.store(true, Ordering::SeqCst);
@@ -152,21 +149,18 @@ impl ObjectStore for Mortal {
             return Err(Error::Generic { store: "late", source: "no answer".into() });
         }
         let (happens, answers) = self.next();
-        let put = if happens { self.inner.put_opts(location, payload, options).await } else { Err(dead()) };
+        let put = if happens { within.put_opts(location, payload, options).await } else { Err(dead()) };
         self.pass(format!("{location} is put")).await;
         if answers { put } else { Err(dead()) }
     }
-    async fn put_multipart_opts(&self, location: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, o).await
-    }
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+    async fn get(&self, within: &Within, location: &Path, options: GetOptions) -> Result<GetResult> {
         if self.left.load(Ordering::SeqCst) < 0 {
             return Err(dead());
         }
         self.pass(format!("get {location}")).await;
-        self.inner.get_opts(location, options).await
+        within.get_opts(location, options).await
     }
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+    fn delete(&self, within: &Within, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let dead_stream = || futures::stream::iter([Err(dead())]).boxed();
         if self.no_deletes {
             return dead_stream();
@@ -174,9 +168,9 @@ impl ObjectStore for Mortal {
         let (happens, answers) = self.next();
         let deleting = match (happens, answers) {
             (false, _) => dead_stream(),
-            (true, true) => self.inner.delete_stream(locations),
+            (true, true) => within.delete_stream(locations),
             // Half of them are gone.
-            (true, false) => self.inner.delete_stream(locations).take(1).chain(dead_stream()).boxed(),
+            (true, false) => within.delete_stream(locations).take(1).chain(dead_stream()).boxed(),
         };
         let Some(gate) = self.gate.clone() else { return deleting };
         let waiting = async move {
@@ -185,30 +179,24 @@ impl ObjectStore for Mortal {
         };
         futures::stream::once(waiting).flatten().boxed()
     }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list(&self, within: &Within, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let unlisted = self.unlisted.filter(|_| !self.has_met_them.load(Ordering::SeqCst));
         let is_listed = move |found: &Result<ObjectMeta>| {
             let hides = |name: &str| found.as_ref().is_ok_and(|object| is_end_of(&object.location, name));
             std::future::ready(!unlisted.is_some_and(hides))
         };
-        self.inner.list(prefix).filter(is_listed).boxed()
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        within.list(prefix).filter(is_listed).boxed()
     }
 }
 
 /// Destinations of a process that dies after `writes` writes to the main one.
 fn mortal(world: &World, writes: i64, last_is_done: bool) -> Destinations {
-    at_store(world, Mortal { left: AtomicI64::new(writes), last_is_done, ..Mortal::of(world) })
+    at_store(world, Mortal { left: AtomicI64::new(writes), last_is_done, ..Mortal::never() })
 }
 
 /// Destinations of a process that is stopped at a gate.
 fn stopped(world: &World, gate: &Arc<Gate>) -> Destinations {
-    at_store(world, Mortal { gate: Some(gate.clone()), ..Mortal::of(world) })
+    at_store(world, Mortal { gate: Some(gate.clone()), ..Mortal::never() })
 }
 
 /// Whether it says that a compaction with that number, between dots, is finished: the receipt, or the mark.
@@ -220,11 +208,12 @@ fn is_end_of(location: &Path, number: &str) -> bool {
 
 /// Destinations of a process that lists before it can see that compactions of such numbers are finished.
 fn a_moment_ago(world: &World, unlisted: &'static str) -> Destinations {
-    at_store(world, Mortal { unlisted: Some(unlisted), ..Mortal::of(world) })
+    at_store(world, Mortal { unlisted: Some(unlisted), ..Mortal::never() })
 }
 
 fn at_store(world: &World, store: Mortal) -> Destinations {
-    let main = Destination::from_store("main", URL, Arc::new(store), StoreKind::Memory);
+    let store = Stepped::over(world.main.clone(), store);
+    let main = Destination::from_store("main", URL, store, StoreKind::Memory);
     let mut destinations = world.destinations();
     destinations.insert(URL.to_string(), Arc::new(main));
     destinations

@@ -14,7 +14,7 @@ use crate::destination::Destination;
 use crate::destination::fault::{Fault, Verdict};
 use crate::exit::{Exit, Failure};
 use crate::layout::Layout;
-use crate::ledger::live::Live;
+use crate::ledger::live::{Doubtful, Live};
 use crate::ledger::{self, Destinations, Site};
 use crate::pipeline::start::{chain, patiently};
 use crate::reader::plan::ALL_OFFSETS;
@@ -134,7 +134,7 @@ impl<'c> Compactor<'c> {
             }
         }
         let (live, damaged) = Live::read_tolerantly(&site.bucket, &*clock, partition, ALL_OFFSETS).await?;
-        for ((unit, n), why) in damaged {
+        for Doubtful { id: (unit, n), why, .. } in damaged {
             if stuck.insert(unit.clone()) {
                 self.tell(Step::Stopped { partition: partition.to_string(), unit, n, why }, tell)?;
             }

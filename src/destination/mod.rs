@@ -10,6 +10,9 @@
 mod cloud;
 pub mod fault;
 pub mod local;
+#[cfg(test)]
+#[path = "tests/stepped.rs"]
+pub(crate) mod stepped;
 pub mod url;
 
 use crate::config::DestinationConfig;

@@ -114,8 +114,10 @@ effects! {
     JobEnd = "job-end" at Store,
     /// A revision of a completed folder is created.
     CompletedPut = "completed-put" at Store,
-    /// The marker of a completed folder is put.
+    /// The marker of a completed folder is created.
     MarkerPut = "marker-put" at Store,
+    /// The marker of a folder that is complete again is put over the one before.
+    MarkerReplace = "marker-replace" at Store,
     /// How far completion got is put.
     ProgressPut = "progress-put" at Store,
     /// An object is put whole.

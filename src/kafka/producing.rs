@@ -15,7 +15,7 @@
 //! A broker refuses a whole batch. Where it is refused for its size it is one record ([`producing`]), and brokers from 2.4 on name the records that
 //! are refused for something else: then the one that is not delivered for such a reason is the one. Where several are not, an old broker named none, or
 //! the topic's limit was not known: the next client puts each record into a batch of its own, so that each answer is of one record. It is slow, and
-//! ends with the abort of that transaction, or with its commit where none is refused so.
+//! ends with the answer to the refused one, or where none is refused so once as many records are committed as the refused transaction had.
 
 use super::KafkaError;
 use super::client::producing;
@@ -133,14 +133,40 @@ struct Shared {
     producer: Mutex<Arc<Client>>,
     brokers: String,
     state: Mutex<State>,
-    /// The producer puts each record into a batch of its own, as this was answered to several; and for how many more.
-    single: Mutex<Option<(Code, usize)>>,
+    /// Whether the producer puts each record into a batch of its own.
+    single: Mutex<Single>,
     /// Records that the transaction was handed.
     handed: AtomicUsize,
     /// A client of the job's group: it never joins, and knows its offsets.
     group: MetaClient,
     topic: String,
     partitions: i32,
+}
+
+/// Whether each record is put into a batch of its own, as an answer to several did not tell which of them is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Single {
+    /// The answer, and how many records are to be committed before it is known that none of them is refused alone.
+    left: Option<(Code, usize)>,
+}
+
+impl Single {
+    /// A transaction of `handed` records is refused, for `count` of them with `code`. Whether it is known which one: else each comes in a batch of its
+    /// own from now on.
+    fn refused(&mut self, code: Code, count: usize, handed: usize) -> bool {
+        let is_known = count == 1 || self.left.is_some();
+        self.left = (!is_known).then_some((code, handed));
+        is_known
+    }
+
+    /// A transaction of `handed` records is committed. The answer that they came singly for, once as many are as the refused transaction had: the ones
+    /// that it was about may be behind those of one that is shorter.
+    fn committed(&mut self, handed: usize) -> Option<Code> {
+        let (code, left) = self.left?;
+        let left = left.saturating_sub(handed);
+        self.left = (left > 0).then_some((code, left));
+        (left == 0).then_some(code)
+    }
 }
 
 /// What is to be done with the producer before it goes on.
@@ -175,7 +201,7 @@ impl Transactions {
             producer: Mutex::new(Arc::new(producer)),
             brokers: into.kafka.brokers.clone(),
             state: Mutex::new(State::New),
-            single: Mutex::new(None),
+            single: Mutex::default(),
             handed: AtomicUsize::new(0),
             group: MetaClient::new(&of_group(into.kafka, into.group, into.job))?,
             topic: into.topic.to_string(),
@@ -247,21 +273,14 @@ impl Shared {
     }
 
     fn is_single(&self) -> bool {
-        locked(&self.single).is_some()
+        locked(&self.single).left.is_some()
     }
 
-    /// Goes on with batches of several records, once as many single ones are committed as the refused transaction had: none of them was refused. Where several in one batch were
-    /// for its size, it was more than the topic takes, which nobody knew, so the next ones are smaller.
+    /// Goes on with batches of several records, once as many single ones are committed as the refused transaction had: none of them was refused. Where
+    /// several in one batch were for its size, it was more than the topic takes, which nobody knew, so the next ones are smaller.
     fn leave_single(&self) -> Result<(), Trouble> {
-        let mut single = locked(&self.single);
-        let Some((code, left)) = *single else { return Ok(()) };
-        // The refused ones may come yet: those of the refused transaction are committed first.
-        let left = left.saturating_sub(self.handed.load(Ordering::Relaxed));
-        *single = (left > 0).then_some((code, left));
-        drop(single);
-        if left > 0 {
-            return Ok(());
-        }
+        let handed = self.handed.load(Ordering::Relaxed);
+        let Some(code) = locked(&self.single).committed(handed) else { return Ok(()) };
         if is_a_size(code) {
             let mut settings = locked(&self.settings);
             let most = settings.get("batch.size").and_then(|most| most.parse::<u64>().ok());
@@ -355,9 +374,7 @@ impl Shared {
     fn refused_record(&self) -> Option<RefusedRecord> {
         let refused = *locked(&self.producer().client().context().refused);
         let (first, code, count) = refused?;
-        let is_known = count == 1 || self.is_single();
-        let handed = self.handed.load(Ordering::Relaxed);
-        *locked(&self.single) = (!is_known).then_some((code, handed));
+        let is_known = locked(&self.single).refused(code, count, self.handed.load(Ordering::Relaxed));
         if !is_known {
             tracing::warn!(
                 "{}: {code} of {count} records, and not which of them: each is sent in a batch of its own until it is met",
@@ -586,5 +603,39 @@ impl Target for Transactions {
                 (refused, _) => Ok(refused),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: records come singly until as many are committed as the refused transaction had, in however many transactions.
+    #[test]
+    fn single_batches_are_kept_until_all_of_the_refused_transaction_are_committed() {
+        let mut single = Single::default();
+        assert_eq!(single.committed(500), None, "nothing was refused");
+        assert!(!single.refused(Code::MessageSizeTooLarge, 3, 500));
+        for committed in 1..5 {
+            assert_eq!((single.committed(100), single.left.is_some()), (None, true), "{committed} of five");
+        }
+        assert_eq!(single.committed(100), Some(Code::MessageSizeTooLarge));
+        assert_eq!((single, single.committed(100)), (Single::default(), None), "told once");
+        // A transaction of more than are left.
+        assert!(!single.refused(Code::InvalidTimestamp, 2, 3));
+        assert_eq!(single.committed(500), Some(Code::InvalidTimestamp));
+    }
+
+    /// Goal: a second refusal in between is of one record, which ends it; one that comes later begins anew.
+    #[test]
+    fn a_second_refusal_tells_which_record_it_is() {
+        let mut single = Single::default();
+        assert!(single.refused(Code::InvalidRecord, 1, 500) && single.left.is_none(), "it is known already");
+        assert!(!single.refused(Code::MessageSizeTooLarge, 3, 500));
+        assert_eq!(single.committed(200), None);
+        assert!(single.refused(Code::MessageSizeTooLarge, 2, 100));
+        assert_eq!((single, single.committed(300)), (Single::default(), None), "nothing is left of the first one");
+        assert!(!single.refused(Code::InvalidTimestamp, 2, 200));
+        assert_eq!((single.committed(199), single.committed(1)), (None, Some(Code::InvalidTimestamp)));
     }
 }

@@ -5,6 +5,7 @@
 //! Memory: 16 bytes for each object that was replaced, and some hundred for each that replaces them; of the compactions that share an offset
 //! with what is asked for. Nothing where nobody has compacted anything.
 
+use super::taken::Listing;
 use crate::bucket::compactions::{Compaction, CompactionId, CompactionReceipt, Group, ListedCompaction, To};
 use crate::bucket::receipt::{Receipt, ReceiptObject, receipt_key};
 use crate::bucket::{Bucket, BucketError};
@@ -32,6 +33,17 @@ pub struct Compacted {
     pub objects: Vec<ReceiptObject>,
 }
 
+/// A compaction of which nobody knows whether it counts, and of what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubtful {
+    /// Which.
+    pub id: CompactionId,
+    /// The offsets of its batches, from the first to the last.
+    pub range: OffsetRange,
+    /// Why, and what to do.
+    pub why: String,
+}
+
 /// What counts of one Kafka partition.
 #[derive(Debug, Default)]
 pub struct Live {
@@ -57,11 +69,11 @@ impl Live {
         let (live, damaged) = Self::read_tolerantly(bucket, clock, partition, range).await?;
         match damaged.into_iter().next() {
             None => Ok(live),
-            Some((_, why)) => Err(Failure::new(Exit::Stopped, format!("{partition}: {why}"))),
+            Some(Doubtful { why, .. }) => Err(Failure::new(Exit::Stopped, format!("{partition}: {why}"))),
         }
     }
 
-    /// The same, and beside it the compactions of which nobody knows whether they count, with why: nothing of their units may be touched.
+    /// The same, and beside it the compactions of which nobody knows whether they count: nothing of their units may be touched.
     ///
     /// # Errors
     /// A store that refuses or does not answer.
@@ -70,8 +82,19 @@ impl Live {
         clock: &dyn Clock,
         partition: &TopicPartition,
         range: OffsetRange,
-    ) -> Result<(Self, Vec<(CompactionId, String)>), Failure> {
+    ) -> Result<(Self, Vec<Doubtful>), Failure> {
         let listed = patiently(clock, "list compactions", || bucket.listed_compactions(partition)).await?;
+        Self::of_listed(bucket, clock, partition, range, listed).await
+    }
+
+    /// The same of compactions that were listed.
+    pub(super) async fn of_listed(
+        bucket: &Bucket,
+        clock: &dyn Clock,
+        partition: &TopicPartition,
+        range: OffsetRange,
+        listed: Listing,
+    ) -> Result<(Self, Vec<Doubtful>), Failure> {
         let is_meant = |documents: &ListedCompaction| {
             documents.counts().is_some_and(|covers| covers.first < range.end && range.first < covers.end)
         };
@@ -84,16 +107,16 @@ impl Live {
             {
                 running.push_back(async move {
                     let read = counting(bucket, clock, partition, &id, &documents).await?;
-                    Ok::<_, Failure>((id, read))
+                    Ok::<_, Failure>((id, documents.counts(), read))
                 });
             }
-            let Some((id, read)) = running.try_next().await? else { break };
+            let Some((id, covers, read)) = running.try_next().await? else { break };
             match read {
                 Ok(receipt) => {
                     let receipt = receipt.filter(|receipt| !receipt.given_up);
                     receipt.iter().for_each(|receipt| live.add(&receipt.compaction));
                 }
-                Err(why) => damaged.push((id, why)),
+                Err(why) => damaged.push(Doubtful { id, range: covers.unwrap_or(range), why }),
             }
         }
         Ok((live.sealed(), damaged))
@@ -265,54 +288,11 @@ impl Compacted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bucket::compactions::{COMPACTION_VERSION, Input, Proof, ProofBy};
     use crate::clock::ManualClock;
     use crate::destination::{Destination, StoreKind};
+    use crate::ledger::testing::{AT, compaction, finish};
     use object_store::memory::InMemory;
     use std::sync::Arc;
-
-    const AT: &str = "memory:///";
-
-    fn compaction(unit: char, n: u32, inputs: &[(&str, i64, i64)], key: &str) -> Compaction {
-        let input = |&(key, first, end): &(&str, i64, i64)| Input {
-            key: key.into(),
-            first,
-            end,
-            rows: 1,
-            bytes: 1,
-            sha256: String::new(),
-        };
-        let group = Group {
-            destinations: vec![AT.into()],
-            fingerprint: "f".into(),
-            schema: None,
-            target: None,
-            to: None,
-            inputs: inputs.iter().map(input).collect(),
-            batches: inputs.iter().map(|&(_, first, end)| (first, end)).collect(),
-            key: key.into(),
-            records: None,
-            rows: 2,
-            bytes: 2,
-            sha256: String::new(),
-            event_min_ms: None,
-            event_max_ms: None,
-            proof: Proof { by: ProofBy::Bytes, rows: 2, inputs: String::new(), object: String::new() },
-        };
-        Compaction {
-            version: COMPACTION_VERSION,
-            topic: "t".into(),
-            partition: 0,
-            generation: 1,
-            archive: "a".into(),
-            output: "json".into(),
-            folder: "x".into(),
-            unit: unit.to_string().repeat(32),
-            n,
-            groups: vec![group],
-            hold: None,
-        }
-    }
 
     /// Goal: of old and new exactly one set counts, through compactions of compactions and after one is taken back.
     #[tokio::test]
@@ -328,13 +308,7 @@ mod tests {
             bucket.claim_compaction(claim).await.expect("claimed");
         }
         assert!(live(0, 100).await.expect("read").is_empty(), "a claim replaces nothing");
-        let finish = |of: &Compaction| {
-            let receipt =
-                CompactionReceipt { compaction: of.clone(), writer: String::new(), written_ms: None, given_up: false };
-            let bucket = bucket.clone();
-            async move { bucket.put_compaction_receipt(&receipt).await.expect("written") }
-        };
-        finish(&first).await;
+        finish(&bucket, &first).await;
         let found = live(0, 100).await.expect("read");
         assert!(found.is_replaced(AT, "x/0") && found.is_replaced(AT, "x/1") && !found.is_replaced(AT, "x/2"));
         assert!(!found.is_replaced("elsewhere", "x/0"));
@@ -342,8 +316,8 @@ mod tests {
             found.of_batch(10).map(|index| found.compacted()[index].group.key.as_str()).collect::<Vec<_>>(),
             ["x/c1"]
         );
-        finish(&second).await;
-        finish(&other).await;
+        finish(&bucket, &second).await;
+        finish(&bucket, &other).await;
         let found = live(0, 100).await.expect("read");
         let keys: Vec<&str> = found.compacted().iter().map(|of| of.group.key.as_str()).collect();
         assert_eq!(keys, ["x/c2", "y/c1"]);

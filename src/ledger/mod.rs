@@ -6,6 +6,9 @@
 //! ```
 
 pub mod live;
+pub mod taken;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::bucket::folds::{Folds, Stretch, prevailing, stretches};
 use crate::bucket::receipt::Receipt;

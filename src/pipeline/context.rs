@@ -8,6 +8,7 @@ use crate::bucket::folding::Rules;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::complete::horizon::Rules as CompleteRules;
+use crate::complete::round::Seams;
 use crate::config::{Rotate, Start, TopicPatterns, UploadConfig};
 use crate::consume::{CommitError, Coordinator, Held};
 use crate::decode::{Aim, Schemas};
@@ -378,6 +379,27 @@ impl Context {
             .iter()
             .enumerate()
             .find_map(|(index, archive)| archive.topics.matches(topic).then_some((index, &**archive)))
+    }
+
+    /// What completes the folders of `topic`, which is of `archive`, as long as `goes_on`.
+    pub fn seams<'a>(
+        &'a self,
+        archive: &'a ArchiveContext,
+        complete: &'a Complete,
+        topic: &'a str,
+        goes_on: &'a (dyn Fn() -> bool + Sync),
+    ) -> Seams<'a> {
+        Seams {
+            bucket: &archive.bucket,
+            destinations: &self.destinations,
+            coordinator: &*self.coordinator,
+            clock: &*self.clock,
+            goes_on,
+            archive: &archive.name,
+            topic,
+            rules: complete.rules,
+            marker: &complete.marker,
+        }
     }
 
     /// The room that uploads to `destination` have.

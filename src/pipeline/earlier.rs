@@ -30,7 +30,8 @@ use crate::bucket::receipt::{LostRows, Receipt, ReceiptObject};
 use crate::bucket::{Bucket, Place};
 use crate::consume::Held;
 use crate::exit::Exit;
-use crate::ledger::live::{Live, held_without_receipt};
+use crate::ledger::live::{Doubtful, Live};
+use crate::ledger::taken::Taken;
 use crate::record::OffsetRange;
 use crate::upload::{self, Look, PutRule};
 use std::collections::BTreeSet;
@@ -152,18 +153,24 @@ async fn read_live(context: &Context, bucket: &Bucket, held: &Held, range: Offse
 /// # Errors
 /// [`Halt`].
 pub async fn check_compacted(context: &Context, bucket: &Bucket, held: &Held, range: OffsetRange) -> Result<(), Halt> {
-    let live = read_live(context, bucket, held, range).await?;
-    match live.batches_of(range).pop_first() {
-        None => Ok(()),
-        Some((batch, by)) => {
-            let what = held_without_receipt(&held.partition, bucket.generation(), batch, by);
-            let (first, end) = (batch.first, batch.end);
-            Err(Halt::Stop(format!(
-                "{what}. For what is beside it give this job up (--job {} --cancel); then --missing does all but this batch, and so do --to-offset \
-                 {first} and --from-offset {end}",
-                context.schedule.as_ref().and_then(Schedule::job).unwrap_or("NAME")
-            )))
+    let read = || async {
+        match Taken::read(bucket, &*context.clock, &held.partition, range).await {
+            Ok(taken) => Try::Done(taken),
+            Err(failure) => Try::Again(failure.message),
         }
+    };
+    let Taken { mut batches, doubtful, doubtful_claims } = context.while_held(held, "read compactions", read).await?;
+    let job = context.schedule.as_ref().and_then(Schedule::job).unwrap_or("NAME");
+    let give_up = format!("give this job up (siltstone backfill --job {job} --cancel, with --into where it has one)");
+    if let Some(Doubtful { why, .. }) = doubtful.into_iter().chain(doubtful_claims).next() {
+        let partition = &held.partition;
+        return Err(Halt::Stop(format!("{partition}: {why}. Compactions wait for this job to end: {give_up}")));
+    }
+    match batches.pop_first() {
+        None => Ok(()),
+        Some((OffsetRange { first, end }, what)) => Err(Halt::Stop(format!(
+            "{what}. For what is beside it {give_up}; jobs with --to-offset {first} and --from-offset {end} leave it out"
+        ))),
     }
 }
 

@@ -719,3 +719,6 @@ async fn replacements_are_there(
         Err(error) => Err(Try::Again(chain(&error))),
     }
 }
+
+#[cfg(test)]
+mod tests;

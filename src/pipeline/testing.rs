@@ -1,4 +1,4 @@
-//! What the pipeline leaves of a batch, for tests of what reads archives.
+//! What the pipeline leaves of a batch, for tests of what reads archives; and a Kafka for tests of the pipeline itself.
 
 use super::archive::Archive;
 use super::finish::{SealedPart, file_metadata, object_metadata, receipt_object, upload_file};
@@ -7,15 +7,18 @@ use crate::batch::balance;
 use crate::bucket::identity::StoredStart;
 use crate::bucket::receipt::{Balance, OutputBalance, RECEIPT_VERSION, Receipt};
 use crate::config::Config;
+use crate::consume::{CommitError, CommittedOffsets, Coordinator, Held, LogBounds, PlannedGuard};
 use crate::decode::Schemas;
 use crate::ledger::Destinations;
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
 use crate::registry::Target;
 use crate::spool::Spool;
 use crate::upload::{PutRule, UploadSettings, put_file};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Archives `records`, all of one Kafka partition, as the batch that covers `range`, with the first archive of `config`: objects, layout
 /// and receipt.
@@ -91,4 +94,42 @@ fn of_receipt(archive: &Archive, balance: &balance::Balance) -> Balance {
         outputs.insert(output.name.clone(), OutputBalance { archived, rows, dead_lettered, dropped });
     }
     Balance { consumed: balance.consumed, outputs, ..Balance::default() }
+}
+
+/// A Kafka that says yes to everything: each partition is held and has the offsets below 1000, and whatever is committed is, and forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Yes {
+    /// The offsets that were committed, in that order.
+    pub(crate) commits: Mutex<Vec<i64>>,
+}
+
+impl Coordinator for Yes {
+    fn commit(&self, _: Held, offset: i64, _: String) -> BoxFuture<'_, Result<(), CommitError>> {
+        self.commits.lock().expect("no test panics with it").push(offset);
+        async { Ok(()) }.boxed()
+    }
+    fn committed(&self, partitions: Vec<TopicPartition>) -> BoxFuture<'_, Result<CommittedOffsets, String>> {
+        async { Ok(partitions.into_iter().map(|partition| (partition, None)).collect()) }.boxed()
+    }
+    fn log_bounds(&self, _: TopicPartition) -> BoxFuture<'_, Result<LogBounds, String>> {
+        async { Ok(LogBounds { start: 0, end: 1_000, readable_end: 1_000 }) }.boxed()
+    }
+    fn offset_at_time(&self, _: TopicPartition, _: i64) -> BoxFuture<'_, Result<Option<i64>, String>> {
+        async { Ok(None) }.boxed()
+    }
+    fn cluster_id(&self) -> BoxFuture<'_, Result<String, String>> {
+        async { Ok("cluster".to_string()) }.boxed()
+    }
+    fn topic_id(&self, _: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
+        async { Ok(None) }.boxed()
+    }
+    fn partitions(&self, _: &str) -> BoxFuture<'_, Result<i32, String>> {
+        async { Ok(1) }.boxed()
+    }
+    fn planned(&self, _: &Held) -> PlannedGuard {
+        PlannedGuard::new(|| {})
+    }
+    fn is_held(&self, _: &Held) -> bool {
+        true
+    }
 }

@@ -10,6 +10,7 @@ use crate::bucket::{Bucket, CONTROL_FOLDER};
 use crate::clock::SystemClock;
 use crate::config::{Config, parse};
 use crate::decode::{Aim, Schemas};
+use crate::destination::stepped::{StepIn, Stepped, Within};
 use crate::destination::{Destination, StoreKind};
 use crate::exit::{Exit, Failure};
 use crate::format::dead_letter::letter::Letter;
@@ -26,16 +27,13 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::TryStreamExt;
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    Error, GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutOptions, PutPayload, PutResult, Result,
 };
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,22 +42,15 @@ const URL: &str = "s3://bucket/archive";
 /// 2025-11-21T08:00:00Z.
 const KAFKA_MS: i64 = 1_763_712_000_000;
 
-/// A store as one process sees it. Shared by all processes is what lies in `inner`.
+/// A store as one process sees it. Shared by all processes is what lies within.
 #[derive(Debug)]
 struct Seen {
-    inner: Arc<InMemory>,
     /// Writes until the process dies; `true`: only after that write.
     dies: Option<(AtomicU64, bool)>,
     /// State of the generator that says how often other processes go first; 0: never.
     dice: AtomicU64,
     /// Reads of claims and receipts of replays.
     replays_read: AtomicU64,
-}
-
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Seen({})", self.inner)
-    }
 }
 
 fn dead() -> Error {
@@ -83,43 +74,23 @@ impl Seen {
 }
 
 #[async_trait]
-impl ObjectStore for Seen {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+impl StepIn for Seen {
+    async fn put(&self, within: &Within, to: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.others_first().await;
         self.alive()?;
         let last = self.dies.as_ref().is_some_and(|(left, _)| left.fetch_sub(1, Ordering::SeqCst) == 1);
         let happens = !last || self.dies.as_ref().is_some_and(|(_, after)| *after);
-        let put = if happens { self.inner.put_opts(location, payload, opts).await } else { Err(dead()) };
+        let put = if happens { within.put_opts(to, payload, options).await } else { Err(dead()) };
         self.others_first().await;
         if last { Err(dead()) } else { put }
     }
 
-    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+    async fn get(&self, within: &Within, from: &Path, options: GetOptions) -> Result<GetResult> {
         self.others_first().await;
         self.alive()?;
-        let is_of_replay = location.as_ref().contains("/replays/");
+        let is_of_replay = from.as_ref().contains("/replays/");
         self.replays_read.fetch_add(u64::from(is_of_replay), Ordering::SeqCst);
-        self.inner.get_opts(location, options).await
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        within.get_opts(from, options).await
     }
 }
 
@@ -144,10 +115,10 @@ impl World {
     }
 
     /// The destinations of one process.
-    fn seen(&self, dies: Option<(u64, bool)>, dice: u64) -> (Arc<Seen>, Destinations) {
+    fn seen(&self, dies: Option<(u64, bool)>, dice: u64) -> (Arc<Stepped<Seen>>, Destinations) {
         let dies = dies.map(|(writes, after)| (AtomicU64::new(writes), after));
         let (dice, replays_read) = (AtomicU64::new(dice), AtomicU64::new(0));
-        let seen = Arc::new(Seen { inner: self.store.clone(), dies, dice, replays_read });
+        let seen = Stepped::over(self.store.clone(), Seen { dies, dice, replays_read });
         let destination = Destination::from_store("main", URL, seen.clone(), StoreKind::Memory);
         (seen, BTreeMap::from([(URL.to_string(), Arc::new(destination))]))
     }
@@ -550,7 +521,7 @@ async fn claims_are_read_once() {
     for expected in [5, 4 * 2 + 5] {
         let (seen, destinations) = world.seen(None, 0);
         replay_in(&fixed, destinations, ALL, &Selection::default()).await.done();
-        assert_eq!(seen.replays_read.load(Ordering::SeqCst), expected);
+        assert_eq!(seen.step.replays_read.load(Ordering::SeqCst), expected);
     }
     assert_eq!(world.replay_receipts().await.len(), 4);
     assert_eq!(world.rows("rows/").await, all_rows());

@@ -185,7 +185,7 @@ async fn look_at(
 }
 
 /// Takes in the timestamps of the first rows: receipts tell event times alone. One that cannot be read stops its source partition later, and is no
-/// reason not to begin.
+/// reason not to begin, unless the store refuses every one.
 async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut Survey) -> Result<(), Failure> {
     let peeked = archive.site.partitions.iter().filter_map(|partition| {
         let &(first, end) = survey.partitions.get(&partition.partition)?;
@@ -196,6 +196,7 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
         Some(Left { partition, from, begin, wanted, is_end_known: true, rows_max: 1 })
     });
     let peeked: Vec<Left> = peeked.take(PEEKED_MAX).collect();
+    let (mut has_read, mut refused) = (false, None);
     for left in peeked {
         let left = [left];
         let mut steps = steps(archive, &left);
@@ -205,10 +206,16 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
                 Ok(Step::Rows { items, .. }) => {
                     let times = items.into_iter().map(|item| record_of(item).timestamp);
                     times.for_each(|at_ms| survey.note_time(at_ms.filter(|&at_ms| at_ms != NO_TIMESTAMP)));
+                    has_read = true;
                 }
                 // One object that the store refuses, such as one in a cold tier, is its own source partition's trouble.
                 Err((partition, failure)) if failure.exit == Exit::Refused => {
-                    survey.unreadable.entry(partition).or_insert(failure.message);
+                    let why = format!(
+                        "{}; the times of its records are not known, so nobody says beforehand whether the target would refuse or delete them",
+                        failure.message
+                    );
+                    survey.unreadable.entry(partition).or_insert(why);
+                    refused.get_or_insert(failure);
                 }
                 Err((partition, failure)) => {
                     survey.is_readable(partition, Err(failure))?;
@@ -217,7 +224,11 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
             break;
         }
     }
-    Ok(())
+    // Nothing can be read: a right is missing.
+    match refused.filter(|_| !has_read) {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
 }
 
 /// Whether restored records have the event times that receipts tell of their objects.

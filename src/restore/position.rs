@@ -221,8 +221,8 @@ pub struct Progress {
     produced: BTreeMap<i32, i64>,
     /// Target partitions whose part has changed since the last transaction.
     changed: BTreeSet<i32>,
-    /// Ends were learnt that are not committed.
-    has_learnt: bool,
+    /// Ends that were learnt and are not committed.
+    learnt: BTreeMap<i32, i64>,
     /// Transactions so far.
     commits: u64,
 }
@@ -243,7 +243,8 @@ impl Progress {
         let parts = i32::try_from(reached.len()).unwrap_or(i32::MAX).max(1);
         let slots = targets.clamp(1, parts);
         let changed = reached.keys().map(|partition| partition % slots).collect();
-        let begun = Self { job, slots, reached, produced: BTreeMap::new(), changed, has_learnt: false, commits: 0 };
+        let begun =
+            Self { job, slots, reached, produced: BTreeMap::new(), changed, learnt: BTreeMap::new(), commits: 0 };
         let mut largest = begun.clone();
         for reached in largest.reached.values_mut() {
             // One record may be many rows of an object. Those of a record alone are fewer, which outweighs that they are told apart.
@@ -272,7 +273,7 @@ impl Progress {
                 reached: BTreeMap::new(),
                 produced: BTreeMap::new(),
                 changed: BTreeSet::new(),
-                has_learnt: false,
+                learnt: BTreeMap::new(),
                 commits: 0,
             });
             if all.slots != told.slots {
@@ -307,14 +308,8 @@ impl Progress {
                 None => (reached.at.rows == 0).then_some(reached.at.next),
             };
             if let (None, Some(end)) = (known_end(reached.end), learnt) {
-                tracing::warn!(
-                    source_partition = partition,
-                    end,
-                    "nobody could tell where this source partition ends when the job began: it ends here now, for good. What a backfill brings back \
-                     behind it is another job's (--from-offset)"
-                );
                 reached.end = end;
-                self.has_learnt = true;
+                self.learnt.insert(*partition, end);
                 self.changed.insert(partition % self.slots);
             }
         }
@@ -322,7 +317,7 @@ impl Progress {
 
     /// Whether ends were learnt that are to be committed, also where no row is left.
     pub fn has_learnt(&self) -> bool {
-        self.has_learnt
+        !self.learnt.is_empty()
     }
 
     /// Notes that `partition` is at `at`, after so many more records.
@@ -353,7 +348,14 @@ impl Progress {
     /// Everything noted is committed.
     pub fn committed(&mut self) {
         self.changed.clear();
-        self.has_learnt = false;
+        for (source_partition, end) in std::mem::take(&mut self.learnt) {
+            tracing::warn!(
+                source_partition,
+                end,
+                "nobody could tell where this source partition ends when the job began: it ends here now, for good. What a backfill brings back \
+                 behind it is another job's (--from-offset)"
+            );
+        }
         self.commits += 1;
         if self.commits.is_multiple_of(ALL_AGAIN) {
             self.changed = self.reached.keys().map(|partition| partition % self.slots).collect();
@@ -460,8 +462,17 @@ mod tests {
         progress.learn_ends(&of(150, 130));
         assert_eq!(progress.reached()[&1].end, 120);
         assert!(progress.has_learnt());
+        let kept = progress.kept().expect("fits");
         progress.committed();
         assert!(!progress.has_learnt());
+        // Nor does the next run learn it anew, whatever is there by then.
+        let first = Progress::begin(7, 2, &of(100, END_UNKNOWN)).expect("fits").kept().expect("fits");
+        let mut next = Progress::read(7, &[first[0].clone(), kept[0].clone()]).expect("ours").expect("begun");
+        for ends in [of(150, 130), BTreeMap::new()] {
+            next.learn_ends(&ends);
+            assert_eq!(next.reached(), progress.reached());
+            assert_eq!((next.has_learnt(), next.kept()), (false, Ok(vec![])));
+        }
         // What could not be read is gone, and nothing else is there.
         let mut progress = Progress::begin(7, 2, &BTreeMap::from([(1, (5, END_UNKNOWN))])).expect("fits");
         progress.learn_ends(&BTreeMap::new());

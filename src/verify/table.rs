@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// bits: never, among fewer than 2^50 objects.
 pub type Digest = u128;
 
-/// The digest of a place.
+/// The digest of a place. Jobs keep the first half of it, in hex: it stays as it is.
 pub fn digest(destination: &str, key: &str) -> Digest {
     let mut hash = Sha256::new();
     hash.update(destination.as_bytes());
-    hash.update([0]);
+    hash.update(b"\n");
     hash.update(key.as_bytes());
     let found: [u8; 32] = hash.finalize().into();
     let mut first = [0; 16];

@@ -615,6 +615,29 @@ async fn a_backfill_that_writes_is_alive() {
     assert_eq!(world.verify(&Options::default()).await.told(), [(Kind::Left, 0, open.first)]);
 }
 
+/// Goal: when a job wrote last is looked for anew with each Kafka partition: somebody may have gone on with it meanwhile. Method: all of its ranges is old,
+/// and one of its receipts is written again behind the first Kafka partition.
+#[tokio::test]
+async fn a_backfill_that_goes_on_meanwhile_is_alive() {
+    let mut world = World::in_folder("hive").await;
+    world.fill(2, 5, 2).await;
+    let open = [claim_only_of(&world, 0, 4).await, claim_only_of(&world, 1, 2).await];
+    let ranges = [0, 1].map(|partition| JobRange::new(partition, OffsetRange::new(200, 500)));
+    begin_job_of(&world, ranges.to_vec(), Some(in_hours(-40).wall_ms())).await;
+    for (partition, number) in [(0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)] {
+        world.age(&world.claim_key(partition, number), 30);
+        if (partition, number) != (0, 4) && (partition, number) != (1, 2) {
+            world.age(&world.receipt_key(partition, number), 30);
+        }
+    }
+    let left: Vec<_> = [0, 1].into_iter().zip(&open).map(|(of, open)| (Kind::Left, of, open.first)).collect();
+    assert_eq!(world.verify(&Options::default()).await.told(), left);
+    let again = (world.receipt_key(1, 3), serde_json::to_vec(&world.receipt(1, 3)).expect("JSON"));
+    world.put_once_read(&world.claim_key(1, 2), again);
+    let seen = world.verify(&Options::default()).await;
+    assert_eq!((seen.told(), seen.notes()), (left[..1].to_vec(), vec!["open"]));
+}
+
 /// Goal: what a job under way has claimed is no fault for the group's committed offset either.
 #[tokio::test]
 async fn a_backfill_at_the_end_of_receipts_is_no_fault_for_kafka() {

@@ -45,6 +45,14 @@ pub(crate) fn ranges(archive: &Archive) -> BTreeSet<Range> {
     receipts.iter().map(|one| (number(one, "partition"), number(one, "first"), number(one, "end"))).collect()
 }
 
+/// Archives what the topic has in batches of some 500 records: what is there then, and its batches in order.
+fn in_500s(trial: &mut Trial, topic: &Topic) -> (Archive, Vec<Range>) {
+    trial.rotate = "records = 500".to_string();
+    let archive = trial.drained(topic);
+    let all = ranges(&archive).into_iter().collect();
+    (archive, all)
+}
+
 /// Keys of the objects of a batch.
 pub(crate) fn objects(archive: &Archive, (partition, first, _): Range) -> Vec<String> {
     let receipts = archive.receipts();
@@ -88,9 +96,7 @@ fn what_is_missing_or_damaged_is_mended_and_nothing_else_is_touched() {
     // Some batches take more than they should, as the one before is on its way: there are enough of them.
     topic.send_good(0, 14_000, 2);
     let mut trial = Trial::on_s3(&topic);
-    trial.rotate = "records = 500".to_string();
-    let before = trial.drained(&topic);
-    let all: Vec<Range> = ranges(&before).into_iter().collect();
+    let (before, all) = in_500s(&mut trial, &topic);
     let of = |partition: i64| all.iter().copied().filter(|range| range.0 == partition).collect::<Vec<_>>();
     let (zero, one) = (of(0), of(1));
     assert!(zero.len() >= 7 && one.len() >= 7, "{all:?}");
@@ -161,11 +167,9 @@ fn a_job_that_mends_is_gone_on_with_by_others() {
     let topic = Topic::create(1);
     topic.send_good(0, 6_000, 1);
     let mut trial = Trial::on_disk(&topic);
-    trial.rotate = "records = 500".to_string();
     // Whoever comes next takes the place of the one that was aborted at once, and waits for no session to end.
     trial.kafka = "instance_id = \"one\"".to_string();
-    let before = trial.drained(&topic);
-    let all: Vec<Range> = ranges(&before).into_iter().collect();
+    let (before, all) = in_500s(&mut trial, &topic);
     let damaged: Vec<Range> = all.iter().copied().skip(1).step_by(2).collect();
     assert!(damaged.len() >= 4, "{all:?}");
     let damage = |trial: &Trial| {
@@ -214,9 +218,7 @@ fn what_kafka_has_no_more_is_told_and_named_as_lost() {
     let topic = Topic::create(1);
     topic.send_good(0, 4_000, 1);
     let mut trial = Trial::on_s3(&topic);
-    trial.rotate = "records = 500".to_string();
-    let before = trial.drained(&topic);
-    let all: Vec<Range> = ranges(&before).into_iter().collect();
+    let (before, all) = in_500s(&mut trial, &topic);
     let (lost, half, whole) = (all[0], all[2], all[4]);
     let middle = (half.1 + half.2) / 2;
     let half_key = objects(&before, half)[0].clone();
@@ -255,9 +257,7 @@ fn a_stale_receipt_beside_a_fold_keeps_nothing_from_being_mended() {
     let topic = Topic::create(1);
     topic.send_good(0, 4_000, 1);
     let mut trial = Trial::on_s3(&topic);
-    trial.rotate = "records = 500".to_string();
-    let before = trial.drained(&topic);
-    let all: Vec<Range> = ranges(&before).into_iter().collect();
+    let (before, all) = in_500s(&mut trial, &topic);
     let (gone, folded) = (all[1], &all[..4]);
     let bodies: Vec<&Vec<u8>> = folded.iter().map(|&range| &before.objects[&document(&topic, range, "json")]).collect();
     let (first, end) = (folded[0].1, folded[3].2);
@@ -296,9 +296,7 @@ fn what_kafka_deletes_under_a_job_is_not_absent_where_objects_hold_it() {
     let topic = Topic::create(1);
     topic.send_good(0, 3_000, 1);
     let mut trial = Trial::on_disk(&topic);
-    trial.rotate = "records = 500".to_string();
-    let before = trial.drained(&topic);
-    let all: Vec<Range> = ranges(&before).into_iter().collect();
+    let (before, all) = in_500s(&mut trial, &topic);
     // Nobody vouches for anything any more; of the first batches the objects are gone, too.
     for &range in &all {
         ["json", "claim"].iter().for_each(|extension| trial.remove(&document(&topic, range, extension)));
@@ -327,9 +325,7 @@ fn what_only_a_person_can_mend_is_left_out_and_told() {
     let topic = Topic::create(1);
     topic.send_good(0, 3_000, 1);
     let mut trial = Trial::on_disk(&topic);
-    trial.rotate = "records = 500".to_string();
-    let before = trial.drained(&topic);
-    let all: Vec<Range> = ranges(&before).into_iter().collect();
+    let (before, all) = in_500s(&mut trial, &topic);
     let (unreadable, gone) = (all[1], all[3]);
     let receipt = document(&topic, unreadable, "json");
     trial.put(&receipt, b"{".to_vec());

@@ -21,6 +21,14 @@ fn keeping(partitions: i32) -> Topic {
     Topic::with(&unique("u"), partitions, &[("retention.ms", "-1"), ("message.timestamp.type", "CreateTime")])
 }
 
+/// The topic is archived on S3, in batches of so many records.
+fn drained(topic: &Topic, records: u32) -> Trial {
+    let mut trial = Trial::on_s3(topic).with(ENVELOPE);
+    trial.rotate = format!("records = {records}");
+    trial.drain().expect(0);
+    trial
+}
+
 fn restore(trial: &Trial, topic: &Topic, target: &str, arguments: &[&str]) -> Running {
     restore_in(&[], trial, topic, target, arguments)
 }
@@ -29,6 +37,11 @@ fn restore_in(environment: &[(&str, &str)], trial: &Trial, topic: &Topic, target
     let mut all = vec!["--topic", topic.name.as_str(), "--to-topic", target, "--json", "--log-level", "info"];
     all.extend_from_slice(arguments);
     trial.start_in(environment, "restore", &all)
+}
+
+/// Runs one that keeps partitions, to its end.
+fn preserving(trial: &Trial, topic: &Topic, target: &Topic, more: &[&str]) -> Ended {
+    restore(trial, topic, &target.name, &[&["--preserve-partitions"], more].concat()).wait(DEADLINE)
 }
 
 /// The lines of an event.
@@ -95,24 +108,21 @@ fn a_topic_comes_back_as_it_was() {
     topic.transaction((3_100..3_200).map(odd), true);
     topic.send_all((3_200..3_300).map(odd));
     topic.send_all([Shape::of("no time").at(-1)]);
-    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
-    trial.rotate = "records = 700".to_string();
-    trial.drain().expect(0);
+    let trial = drained(&topic, 700);
     let target = keeping(3);
-    let dry = restore(&trial, &topic, &target.name, &["--preserve-partitions", "--dry-run"]).wait(DEADLINE).expect(0);
+    let dry = preserving(&trial, &topic, &target, &["--dry-run"]).expect(0);
     let plan = said(&dry, "plan");
     assert_eq!((&plan["output"], &plan["survey"]["losses"]), (&json!("all"), &json!([])), "{plan}");
     assert_eq!(plan["survey"]["rows"], topic.count(), "{plan}");
-    let ended = restore(&trial, &topic, &target.name, &["--preserve-partitions"]).wait(DEADLINE).expect(0);
+    let ended = preserving(&trial, &topic, &target, &[]).expect(0);
     let balance = &said(&ended, "balance")["balance"];
     assert_eq!((&balance["produced"], &balance["untimed"]), (&json!(topic.count()), &json!(0)), "{balance}");
     assert_same(&topic, &target);
-    let again = restore(&trial, &topic, &target.name, &["--preserve-partitions"]).wait(DEADLINE).expect(0);
+    let again = preserving(&trial, &topic, &target, &[]).expect(0);
     let balance = &said(&again, "balance")["balance"];
     assert_eq!((&balance["produced"], &balance["earlier"]), (&json!(0), &json!(topic.count())), "{balance}");
     assert_same(&topic, &target);
-    let other = ["--preserve-partitions", "--job", "mine", "--to-offset", "0"];
-    restore(&trial, &topic, &target.name, &other).wait(DEADLINE).expect(0);
+    preserving(&trial, &topic, &target, &["--job", "mine", "--to-offset", "0"]).expect(0);
 }
 
 /// Goal: a job whose processes are killed, and one that is taken over while it runs, bring each record once and in order.
@@ -120,9 +130,7 @@ fn a_topic_comes_back_as_it_was() {
 fn a_restore_that_is_killed_goes_on_where_it_was() {
     let topic = Topic::create(3);
     topic.send_all((0..30_000).map(odd));
-    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
-    trial.rotate = "records = 4000".to_string();
-    trial.drain().expect(0);
+    let trial = drained(&topic, 4000);
     let target = keeping(3);
     let group = format!("{}-restore-killed", trial.group);
     let produced =
@@ -175,7 +183,7 @@ fn a_restore_that_is_aborted_at_a_commit_is_finished() {
     let group = format!("{}-restore-stopped", trial.group);
     until("it has begun", DEADLINE, || committed(&group, &target, 0));
     process.stop().expect(6).says(&["goes on where it was left"]);
-    restore(&trial, &topic, &target.name, &["--preserve-partitions", "--job", "stopped"]).wait(DEADLINE).expect(0);
+    preserving(&trial, &topic, &target, &["--job", "stopped"]).expect(0);
     assert_same(&topic, &target);
 }
 
@@ -255,11 +263,9 @@ fn a_record_that_is_refused_stops_its_partition_alone() {
     // Of a target with that limit, but for one that is packed.
     topic.send(Shape { partition: 1, ..Shape::of(vec![b'a'; 60_000]).at(BASE_MS) });
     topic.send_all((3_000..6_000).map(odd));
-    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
-    trial.rotate = "records = 700".to_string();
-    trial.drain().expect(0);
+    let trial = drained(&topic, 700);
     let target = Topic::with(&unique("u"), 3, &[&KEPT[..], &[("max.message.bytes", "20000")]].concat());
-    let run = || restore(&trial, &topic, &target.name, &["--preserve-partitions"]).wait(DEADLINE);
+    let run = || preserving(&trial, &topic, &target, &[]);
     for earlier in [0, 5_001] {
         let ended = run().expect(3).says(&[
             "the others are restored",
@@ -293,9 +299,7 @@ fn a_record_that_is_refused_stops_its_partition_alone() {
 fn an_object_that_is_gone_stops_its_partition_alone() {
     let topic = Topic::create(3);
     topic.send_all((0..6_000).map(odd));
-    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
-    trial.rotate = "records = 700".to_string();
-    trial.drain().expect(0);
+    let trial = drained(&topic, 700);
     let archive = trial.archive();
     let of = |partition: u32| {
         let found = archive
@@ -308,9 +312,7 @@ fn an_object_that_is_gone_stops_its_partition_alone() {
     trial.remove(&first);
     trial.damage(&last, |bytes| bytes.truncate(bytes.len() / 2));
     let target = keeping(3);
-    let run = |more: &[&str]| {
-        restore(&trial, &topic, &target.name, &[&["--preserve-partitions"], more].concat()).wait(DEADLINE)
-    };
+    let run = |more: &[&str]| preserving(&trial, &topic, &target, more);
     let dry = run(&["--dry-run"]).expect(0);
     assert!(
         said(&dry, "plan")["survey"]["unreadable"]["0"].as_str().is_some_and(|why| why.contains(&first)),
@@ -334,9 +336,7 @@ fn an_object_that_is_gone_stops_its_partition_alone() {
 fn a_damaged_receipt_stops_its_partition_alone() {
     let topic = Topic::create(3);
     topic.send_all((0..6_000).map(odd));
-    let mut trial = Trial::on_s3(&topic).with(ENVELOPE);
-    trial.rotate = "records = 700".to_string();
-    trial.drain().expect(0);
+    let trial = drained(&topic, 700);
     let archive = trial.archive();
     let mut receipts = archive
         .objects
@@ -345,9 +345,7 @@ fn a_damaged_receipt_stops_its_partition_alone() {
     let key = receipts.next_back().expect("a receipt").clone();
     trial.damage(&key, |bytes| bytes.truncate(bytes.len() / 2));
     let target = keeping(3);
-    let run = |more: &[&str]| {
-        restore(&trial, &topic, &target.name, &[&["--preserve-partitions"], more].concat()).wait(DEADLINE)
-    };
+    let run = |more: &[&str]| preserving(&trial, &topic, &target, more);
     let dry = run(&["--dry-run"]).expect(0);
     let survey = &said(&dry, "plan")["survey"];
     assert!(survey["unreadable"]["1"].as_str().is_some_and(|why| why.contains(&key)), "{survey}");

@@ -111,7 +111,7 @@ impl Hour {
     /// Says it in a process whose put of a document with that in its name is not answered.
     async fn unanswered(&self, put: &'static str, line: &str) -> Failure {
         let clock = Arc::new(ManualClock::at(LATER_MS));
-        let late = at_store(&self.world, Mortal { late: Some((put, clock.clone())), ..Mortal::of(&self.world) });
+        let late = at_store(&self.world, Mortal { late: Some((put, clock.clone())), ..Mortal::never() });
         let failure = compact_by(&self.config, late, clock, line).await.exit.expect_err("nobody answers");
         assert_eq!(failure.exit, Exit::Unreachable, "{failure}");
         failure
@@ -328,7 +328,7 @@ async fn a_store_that_refuses_leaves_no_unit_held() {
     // The claim and the new object.
     assert!(compact_at(&hour.config, mortal(&hour.world, 1, true), LATER_MS, "--before 2d").await.exit.is_err());
     let new = hour.made(2).await.expect("put");
-    let refusing = at_store(&hour.world, Mortal { no_deletes: true, ..Mortal::of(&hour.world) });
+    let refusing = at_store(&hour.world, Mortal { no_deletes: true, ..Mortal::never() });
     let refused = compact_at(&hour.config, refusing, LATER_MS, &format!("--undo {new} --yes")).await;
     let failure = refused.exit.expect_err("refused");
     assert!(failure.exit == Exit::Refused && failure.message.contains("delete 1 objects"), "{failure}");

@@ -4,7 +4,7 @@
 //! backfill completes nothing.
 
 use super::{Completion, Core};
-use crate::complete::round::{Completer, Seams};
+use crate::complete::round::Completer;
 use crate::consume::Held;
 use crate::pipeline::context::Context;
 use crate::pipeline::partition::Phase;
@@ -47,18 +47,7 @@ async fn round(context: &Context, held: &Held, archive: usize, completer: &mut C
     let archive = &context.archives[archive];
     let Some(complete) = &archive.complete else { return };
     let goes_on = || context.coordinator.is_held(held);
-    let seams = Seams {
-        bucket: &archive.bucket,
-        destinations: &context.destinations,
-        coordinator: &*context.coordinator,
-        clock: &*context.clock,
-        goes_on: &goes_on,
-        archive: &archive.name,
-        topic: &held.partition.topic,
-        rules: complete.rules,
-        marker: &complete.marker,
-    };
-    match completer.round(&seams).await {
+    match completer.round(&context.seams(archive, complete, &held.partition.topic, &goes_on)).await {
         Ok(outcome) => {
             tracing::debug!(topic = %held.partition.topic, ?outcome, "looked for complete folders");
             let labels = [("archive", archive.name.clone()), ("topic", held.partition.topic.to_string())];

@@ -3,16 +3,14 @@
 use super::*;
 use crate::clock::ManualClock;
 use crate::config;
-use crate::consume::{CommitError, CommittedOffsets, Coordinator, PlannedGuard};
 use crate::destination::{Destination, StoreKind};
 use crate::pipeline::context::Folding;
 use crate::pipeline::partition::Phase;
 use crate::pipeline::schedule::Schedule;
 use crate::pipeline::start::{Parts, prepare};
+use crate::pipeline::testing::Yes;
 use crate::record::{OffsetRange, OwnedRecord};
 use crate::telemetry::health::Health;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use object_store::memory::InMemory;
 use std::path::Path;
 use tempfile::TempDir;
@@ -41,39 +39,6 @@ layout = { path = "{topic}/hr=%H", zone = "UTC" }
 destination = "a"
 "#;
 
-/// Holds everything, commits everything.
-struct Yes;
-
-impl Coordinator for Yes {
-    fn commit(&self, _: Held, _: i64, _: String) -> BoxFuture<'_, Result<(), CommitError>> {
-        async { Ok(()) }.boxed()
-    }
-    fn committed(&self, partitions: Vec<TopicPartition>) -> BoxFuture<'_, Result<CommittedOffsets, String>> {
-        async { Ok(partitions.into_iter().map(|partition| (partition, None)).collect()) }.boxed()
-    }
-    fn log_bounds(&self, _: TopicPartition) -> BoxFuture<'_, Result<LogBounds, String>> {
-        async { Ok(LogBounds { start: 0, end: 1_000, readable_end: 1_000 }) }.boxed()
-    }
-    fn offset_at_time(&self, _: TopicPartition, _: i64) -> BoxFuture<'_, Result<Option<i64>, String>> {
-        async { Ok(None) }.boxed()
-    }
-    fn cluster_id(&self) -> BoxFuture<'_, Result<String, String>> {
-        async { Ok("cluster".to_string()) }.boxed()
-    }
-    fn topic_id(&self, _: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
-        async { Ok(None) }.boxed()
-    }
-    fn partitions(&self, _: &str) -> BoxFuture<'_, Result<i32, String>> {
-        async { Ok(1) }.boxed()
-    }
-    fn planned(&self, _: &Held) -> PlannedGuard {
-        PlannedGuard::new(|| {})
-    }
-    fn is_held(&self, _: &Held) -> bool {
-        true
-    }
-}
-
 /// A core that holds partition 0 of `t`, which has been archived up to offset 100, and reads on there.
 struct Trial {
     core: Core,
@@ -97,7 +62,7 @@ impl Trial {
         let config = config.unwrap_or_else(|errors| panic!("the test's own configuration: {errors}"));
         let memory = Destination::from_store("a", "s3://a", Arc::new(InMemory::new()), StoreKind::Memory);
         let parts = Parts {
-            coordinator: Arc::new(Yes),
+            coordinator: Arc::new(Yes::default()),
             clock: Arc::new(ManualClock::at(1_763_712_000_000)),
             destinations: BTreeMap::from([("s3://a".to_string(), Arc::new(memory))]),
             topics: BTreeMap::from([("t".to_string(), 1)]),

@@ -5,6 +5,7 @@ use super::super::records::Records;
 use super::super::row::Body;
 use super::super::rows::{Place, Rows};
 use super::super::shape::Shape;
+use crate::destination::stepped::{StepIn, Stepped, Within};
 use crate::destination::{Destination, StoreKind};
 use crate::exit::Exit;
 use crate::format::testing::file_of;
@@ -16,13 +17,9 @@ use crate::layout::{
 };
 use crate::record::{OffsetRange, OwnedRecord, TopicPartition};
 use async_trait::async_trait;
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
+use object_store::{GetOptions, GetResult, ObjectStoreExt};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -156,7 +153,7 @@ fn object(output: &OutputFormat, keep: Option<&Keep>, records: &[OwnedRecord]) -
 async fn stored(bytes: Vec<u8>, rows: Option<u64>) -> Place {
     let store = Arc::new(InMemory::new());
     store.put(&"x".into(), bytes.into()).await.expect("put");
-    let destination = Destination::from_store("m", "memory:///", store as Arc<dyn ObjectStore>, StoreKind::Memory);
+    let destination = Destination::from_store("m", "memory:///", store, StoreKind::Memory);
     Place { key: "x".into(), destinations: vec![Arc::new(destination)], rows }
 }
 
@@ -182,51 +179,19 @@ async fn read_at(
     Ok(found)
 }
 
-/// A store whose objects are deleted after so many reads.
+/// The objects of a store are deleted after so many reads.
 #[derive(Debug)]
 struct Fading {
-    inner: InMemory,
     left: AtomicI64,
 }
 
-impl std::fmt::Display for Fading {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Fading({})", self.inner)
-    }
-}
-
 #[async_trait]
-impl ObjectStore for Fading {
-    async fn put_opts(&self, to: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
-        self.inner.put_opts(to, payload, options).await
-    }
-    async fn put_multipart_opts(
-        &self,
-        to: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(to, options).await
-    }
-    async fn get_opts(&self, from: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+impl StepIn for Fading {
+    async fn get(&self, within: &Within, from: &Path, options: GetOptions) -> object_store::Result<GetResult> {
         if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
             return Err(object_store::Error::NotFound { path: from.to_string(), source: "deleted".into() });
         }
-        self.inner.get_opts(from, options).await
-    }
-    fn delete_stream(
-        &self,
-        of: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(of)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        within.get_opts(from, options).await
     }
 }
 
@@ -243,9 +208,9 @@ async fn an_object_that_goes_away_goes_on_at_the_next_destination() {
     for reads in 0..20 {
         let mut fading = Vec::new();
         for _ in 0..2 {
-            let store = Fading { inner: InMemory::new(), left: AtomicI64::new(reads) };
-            store.inner.put(&"x".into(), bytes.clone().into()).await.expect("put");
-            fading.push(Arc::new(Destination::from_store("f", "memory:///f", Arc::new(store), StoreKind::Memory)));
+            let store = Stepped::over(Arc::new(InMemory::new()), Fading { left: AtomicI64::new(reads) });
+            store.within.put(&"x".into(), bytes.clone().into()).await.expect("put");
+            fading.push(Arc::new(Destination::from_store("f", "memory:///f", store, StoreKind::Memory)));
         }
         let alone = Place { destinations: fading.split_off(1), ..spare.clone() };
         let (mut rows, mut count) = (Rows::start(alone, shape.clone()), 0);

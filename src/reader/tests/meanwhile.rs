@@ -9,6 +9,7 @@ use crate::commands::cat::{Streams, cat_in};
 use crate::commands::find::find_in;
 use crate::compact::{Compactor, Options};
 use crate::config::Config;
+use crate::destination::stepped::{StepIn, Stepped, Within};
 use crate::destination::{Destination, StoreKind};
 use crate::exit::Exit;
 use crate::ledger::Destinations;
@@ -16,13 +17,10 @@ use crate::record::{OwnedRecord, TopicPartition};
 use async_trait::async_trait;
 use bytes::Bytes;
 use clap::Parser;
+use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
-use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, Result};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,9 +30,8 @@ const HOUR_MS: i64 = 60 * MINUTE_MS;
 /// Steps that happen before so many further requests for objects are answered.
 type Steps = Vec<(u32, Box<dyn FnOnce() + Send>)>;
 
-/// A store that gives objects in two halves, the second one if the object is there by then. Halves and ranges are requests.
+/// A store gives objects in two halves, the second one if the object is there by then. Halves and ranges are requests.
 struct Meanwhile {
-    inner: Arc<InMemory>,
     steps: Arc<Mutex<Steps>>,
     /// Once no more steps are left than that, lists and what is asked for documents are requests, too.
     documents: usize,
@@ -42,19 +39,18 @@ struct Meanwhile {
 
 impl Meanwhile {
     fn next_of_documents(&self) {
-        if self.steps.lock().expect("no test panics inside").len() <= self.documents {
+        if self.left() <= self.documents {
             next(&self.steps);
         }
+    }
+
+    /// Steps that did not happen.
+    fn left(&self) -> usize {
+        self.steps.lock().expect("no test panics inside").len()
     }
 }
 
 impl fmt::Debug for Meanwhile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Meanwhile")
-    }
-}
-
-impl fmt::Display for Meanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Meanwhile")
     }
@@ -73,55 +69,40 @@ fn next(steps: &Mutex<Steps>) {
 }
 
 #[async_trait]
-impl ObjectStore for Meanwhile {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.inner.put_opts(location, payload, options).await
-    }
-    async fn put_multipart_opts(&self, location: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, o).await
-    }
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+impl StepIn for Meanwhile {
+    async fn get(&self, within: &Within, location: &Path, options: GetOptions) -> Result<GetResult> {
         if location.as_ref().contains("_siltstone") {
             self.next_of_documents();
-            return self.inner.get_opts(location, options).await;
+            return within.get_opts(location, options).await;
         }
         next(&self.steps);
         let is_whole = options.range.is_none() && !options.head;
-        let got = self.inner.get_opts(location, options).await?;
+        let got = within.get_opts(location, options).await?;
         if !is_whole {
             return Ok(got);
         }
         let whole = GetResult { payload: GetResultPayload::Stream(stream::empty().boxed()), ..got };
-        let mut first = self.inner.get(location).await?.bytes().await?;
+        let mut first = within.get(location).await?.bytes().await?;
         let second = first.split_off(first.len() / 2);
-        let (inner, steps, location) = (self.inner.clone(), self.steps.clone(), location.clone());
+        let (within, steps, location) = (within.clone(), self.steps.clone(), location.clone());
         let second = stream::once(async move {
             next(&steps);
-            inner.head(&location).await.map(|_| second)
+            within.head(&location).await.map(|_| second)
         });
         let halves = stream::iter([Ok(first)]).chain(second);
         Ok(GetResult { payload: GetResultPayload::Stream(halves.boxed()), ..whole })
     }
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list(&self, within: &Within, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.next_of_documents();
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        within.list(prefix)
     }
 }
 
-fn destinations(world: &World, (steps, documents): (Steps, usize)) -> (Destinations, Arc<Meanwhile>) {
+fn destinations(world: &World, (steps, documents): (Steps, usize)) -> (Destinations, Arc<Stepped<Meanwhile>>) {
     let steps = Arc::new(Mutex::new(steps));
-    let store = Arc::new(Meanwhile { inner: world.main.clone(), steps, documents });
+    let store = Stepped::over(world.main.clone(), Meanwhile { steps, documents });
     let url = super::archives::URL;
-    let main = Destination::from_store("main", url, store.clone() as Arc<dyn ObjectStore>, StoreKind::Memory);
+    let main = Destination::from_store("main", url, store.clone(), StoreKind::Memory);
     let mut all = world.destinations();
     all.insert(url.to_string(), Arc::new(main));
     (all, store)
@@ -208,6 +189,20 @@ async fn filled_at(world: &World, config: &Config, batches: std::ops::Range<i64>
     }
 }
 
+/// Batches of one Kafka partition with more records each than are handed on at once, each with the time of the offset that `of_time` says.
+async fn filled_with_many(world: &World, config: &Config, batches: std::ops::Range<i64>, of_time: impl Fn(i64) -> i64) {
+    for batch in batches {
+        let of = batch * 400..batch * 400 + 400;
+        let records: Vec<OwnedRecord> = of.clone().map(|offset| record(0, offset, BASE_MS + of_time(offset))).collect();
+        world.archived(config, (of.start, of.end), &records).await;
+    }
+}
+
+/// One output, all of it in one folder.
+fn in_one_folder(world: &World, format: &str, more: &str) -> Config {
+    world.config(&format!("{BY_TIME}{}", output("o", format, more).replace("hr=%H", "all")))
+}
+
 struct Ran {
     exit: std::result::Result<Exit, crate::exit::Failure>,
     ids: Vec<i64>,
@@ -233,8 +228,7 @@ async fn cat_beside(world: &World, config: &Config, arguments: &str, steps: (Ste
         number("id").or_else(|| Some(id(number("partition")? as i32, number("offset")?))).expect("an id")
     };
     let ids = String::from_utf8(out).expect("text").lines().map(line).collect();
-    let left = store.steps.lock().expect("no test panics inside").len();
-    Ran { exit, ids, left }
+    Ran { exit, ids, left: store.step.left() }
 }
 
 fn formats() -> [String; 3] {
@@ -319,19 +313,51 @@ async fn what_is_gone_in_the_middle_goes_on_there() {
     for order in ["time", "offset"] {
         for after in 0..10 {
             let world = World::new();
-            let one_folder = output("o", "type = \"json\", compression = \"none\"", "").replace("hr=%H", "all");
-            let config = world.config(&format!("{BY_TIME}{one_folder}"));
-            for batch in 0..4 {
-                // More than are handed on at once.
-                let of = batch * 400..batch * 400 + 400;
-                let records: Vec<OwnedRecord> = of.clone().map(|offset| record(0, offset, BASE_MS + offset)).collect();
-                world.archived(&config, (of.start, of.end), &records).await;
-            }
+            let config = in_one_folder(&world, "type = \"json\", compression = \"none\"", "");
+            filled_with_many(&world, &config, 0..4, |offset| offset).await;
             let steps: Steps = vec![(after, compaction(&world, &config, 100))];
             let ran = cat(&world, &config, &format!("--order {order}"), steps).await;
             assert!(matches!(ran.exit, Ok(Exit::Done)), "by {order}, after {after}: {:?}", ran.exit);
             assert_eq!(ran.ids, (0..1_600).collect::<Vec<_>>(), "by {order}, after {after}");
             assert_eq!(ran.left, usize::from(after >= 8), "two halves of each of four objects");
+        }
+    }
+}
+
+/// Goal: of a compaction whose old objects are deleted and whose receipt is damaged the claim tells which rows were given. Where nobody has said that
+/// they are deleted it may have been given up, so nothing goes on there.
+#[tokio::test]
+async fn a_compaction_whose_receipt_is_damaged_is_followed_once_it_is_done() {
+    for order in ["time", "offset"] {
+        for (after, is_done) in [(0, true), (1, true), (3, true), (6, true), (7, true), (3, false)] {
+            let world = World::new();
+            let config = in_one_folder(&world, "type = \"json\", compression = \"none\"", "");
+            filled_with_many(&world, &config, 0..4, |offset| offset).await;
+            let (compact, main) = (compaction(&world, &config, 100), world.main.clone());
+            let spoil = elsewhere(move || async move {
+                let folder = Path::from("_siltstone/compactions");
+                let listed: Vec<ObjectMeta> = main.list(Some(&folder)).try_collect().await.expect("listed");
+                for key in listed.into_iter().map(|object| object.location) {
+                    match key.extension() {
+                        Some("json") => drop(main.put(&key, "no JSON".into()).await.expect("put")),
+                        Some("done") if !is_done => main.delete(&key).await.expect("deleted"),
+                        _ => {}
+                    }
+                }
+            });
+            let both: Box<dyn FnOnce() + Send> = Box::new(move || {
+                compact();
+                spoil();
+            });
+            let ran = cat(&world, &config, &format!("--order {order}"), vec![(after, both)]).await;
+            let what = format!("by {order}, after {after}: {:?}", ran.exit);
+            if is_done {
+                assert!(matches!(ran.exit, Ok(Exit::Done)), "{what}");
+                assert_eq!(ran.ids, (0..1_600).collect::<Vec<_>>(), "{what}");
+            } else {
+                assert!(ran.exit.is_err_and(|failure| failure.exit == Exit::Stopped), "{what}");
+            }
+            assert_eq!(ran.left, 0, "{what}");
         }
     }
 }
@@ -342,8 +368,7 @@ async fn compactions_of_compactions_and_parts_are_followed() {
     for order in ["time", "offset"] {
         for (first, second) in [(0, 0), (1, 1), (2, 2), (4, 1), (5, 3), (7, 2), (8, 4)] {
             let world = World::new();
-            let kept = output("o", "type = \"json\"", "keep = [\"offset\"]\n").replace("hr=%H", "all");
-            let config = world.config(&format!("{BY_TIME}{kept}"));
+            let config = in_one_folder(&world, "type = \"json\"", "keep = [\"offset\"]\n");
             filled(&world, &config, 0..4).await;
             let more = filling_and_compaction(&world, &config);
             let steps: Steps = vec![(first, compaction(&world, &config, 100)), (second, more)];
@@ -367,8 +392,7 @@ async fn a_compaction_beside_the_plan_is_followed() {
     for order in ["time", "offset"] {
         for second in 0..40 {
             let world = World::new();
-            let kept = output("o", "type = \"json\"", "keep = [\"offset\"]\n").replace("hr=%H", "all");
-            let config = world.config(&format!("{BY_TIME}{kept}"));
+            let config = in_one_folder(&world, "type = \"json\"", "keep = [\"offset\"]\n");
             filled(&world, &config, 0..4).await;
             let more = filling_and_compaction(&world, &config);
             let steps: Steps = vec![(1, compaction(&world, &config, 100)), (second, more)];
@@ -420,24 +444,16 @@ async fn a_compaction_that_is_taken_back_is_told() {
         {
             let world = World::new();
             let config = |compression: &str| {
-                let format = format!("type = \"json\", compression = \"{compression}\"");
-                world.config(&format!("{BY_TIME}{}", output("o", &format, "").replace("hr=%H", "all")))
+                in_one_folder(&world, &format!("type = \"json\", compression = \"{compression}\""), "")
             };
             let (earlier, later) = (config("gzip"), config("none"));
-            let fill = async |config: &Config, batches: std::ops::Range<i64>| {
-                for batch in batches {
-                    // More than are handed on at once, and of the same times in each batch.
-                    let of = batch * 400..batch * 400 + 400;
-                    let at = |offset: i64| BASE_MS + offset % 400;
-                    let records: Vec<OwnedRecord> = of.clone().map(|offset| record(0, offset, at(offset))).collect();
-                    world.archived(config, (of.start, of.end), &records).await;
-                }
-            };
-            fill(&earlier, 0..2).await;
+            // Of the same times in each batch.
+            let at = |offset: i64| offset % 400;
+            filled_with_many(&world, &earlier, 0..2, at).await;
             let before = objects(&world).await;
             compaction(&world, &earlier, 100)();
             let undo = undoing(&world, before).await;
-            fill(&later, 2..4).await;
+            filled_with_many(&world, &later, 2..4, at).await;
             let steps: Steps = match documents {
                 0 => {
                     let compact = compaction(&world, &later, 100);
@@ -473,8 +489,7 @@ async fn batches_that_overlap_are_followed() {
     for order in ["time", "offset"] {
         for after in 0..9 {
             let world = World::new();
-            let config =
-                world.config(&format!("{BY_TIME}{}", output("o", "type = \"json\"", "").replace("hr=%H", "all")));
+            let config = in_one_folder(&world, "type = \"json\"", "");
             let mut all = Vec::new();
             for (first, end) in [(0, 10), (5, 15), (15, 25), (25, 35)] {
                 let records: Vec<OwnedRecord> =
@@ -502,13 +517,7 @@ async fn what_is_gone_without_a_compaction_is_an_error() {
     let main = world.main.clone();
     let keys = world.keys().await;
     let gone = keys.into_iter().rfind(|key| !key.as_ref().contains("_siltstone")).expect("objects");
-    let delete: Box<dyn FnOnce() + Send> = Box::new(move || {
-        let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            runtime.block_on(main.delete(&gone)).expect("deleted");
-        };
-        std::thread::spawn(run).join().expect("no panic");
-    });
+    let delete = elsewhere(move || async move { main.delete(&gone).await.expect("deleted") });
     let ran = cat(&world, &config, "", vec![(2, delete)]).await;
     assert!(ran.exit.is_err_and(|failure| failure.exit == Exit::Stopped));
 }
@@ -527,7 +536,7 @@ async fn an_offset_is_found_beside_a_compaction() {
         let mut out = Vec::new();
         let found = find_in(&args, &config, &destinations, &ManualClock::at(BASE_MS), &mut out).await;
         assert!(matches!(found, Ok(Exit::Done)), "{format}: {found:?}");
-        assert!(store.steps.lock().expect("no panic").is_empty());
+        assert_eq!(store.step.left(), 0);
         let found: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         let objects = &found["outputs"][0]["objects"];
         assert!(objects[0]["key"].as_str().is_some_and(|key| key.contains("compact")), "{found}");

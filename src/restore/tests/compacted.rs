@@ -5,21 +5,16 @@ use super::{Asked, BASE_MS, ENVELOPE, Ended, Fake, Fate, HOUR_MS, InOrder, Seat,
 use crate::clock::ManualClock;
 use crate::compact::{Compactor, Options};
 use crate::config::Config;
+use crate::destination::stepped::{StepIn, Stepped, Within};
 use crate::ledger::Destinations;
 use crate::reader::merge::Source;
 use crate::reader::plan::{Shapes, Wanted, batches, sites};
 use crate::record::{OffsetRange, OwnedRecord};
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use futures::stream::BoxStream;
-use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{GetOptions, GetResult, Result};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 
 const JSON: &str = "[[archive.output]]\nformat = \"json\"\n";
@@ -27,21 +22,14 @@ const RAW: &str = "[[archive.output]]\nformat = \"raw\"\n";
 const KEPT: &str = "[[archive.output]]\nformat = \"json\"\nkeep = [\"offset\"]\n";
 
 /// Counts how often objects are opened.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Watched {
-    inner: Arc<InMemory>,
     opened: Mutex<BTreeMap<String, u32>>,
 }
 
-impl fmt::Display for Watched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Watched({})", self.inner)
-    }
-}
-
 impl Watched {
-    fn new(world: &World) -> Arc<Self> {
-        Arc::new(Self { inner: world.store.clone(), opened: Mutex::default() })
+    fn over(world: &World) -> Arc<Stepped<Self>> {
+        Stepped::over(world.store.clone(), Self::default())
     }
 
     /// How often each object with rows was opened since the last time.
@@ -51,31 +39,13 @@ impl Watched {
 }
 
 #[async_trait]
-impl ObjectStore for Watched {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.inner.put_opts(location, payload, options).await
-    }
-    async fn put_multipart_opts(&self, location: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, o).await
-    }
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let key = location.to_string();
+impl StepIn for Watched {
+    async fn get(&self, within: &Within, from: &Path, options: GetOptions) -> Result<GetResult> {
+        let key = from.to_string();
         if !key.starts_with("_siltstone/") && options.range.is_none() {
             *self.opened.lock().expect("no test panics inside").entry(key).or_default() += 1;
         }
-        self.inner.get_opts(location, options).await
-    }
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        within.get_opts(from, options).await
     }
 }
 
@@ -145,15 +115,15 @@ async fn what_is_done_with_is_not_read_again() {
         let world = overlapping(output, |offset| offset / 10).await;
         compact(&world.config, world.destinations_of(world.store.clone()), 100).await;
         let target = Fake::new([Fate::Happens, Fate::Happens, Fate::Happens, Fate::Happens, Fate::Happens, Fate::Dies]);
-        let store = Watched::new(&world);
+        let store = Watched::over(&world);
         let asked = Asked::default();
         let restored = || world.restored_of(world.destinations_of(store.clone()), &target, &asked);
         restored().await.0.expect_err("it died");
         let done = target.values().len();
         assert!((30..60).contains(&done), "{output}: {done}");
-        store.opened();
+        store.step.opened();
         assert_eq!(restored().await.0.expect("ended"), Ended::Done);
-        let opened = store.opened();
+        let opened = store.step.opened();
         // Of ten hours three at least are behind it, and the survey may look at one.
         assert!(opened.len() <= 8, "{output}: {done} rows were done with, and then {opened:?} read");
         assert_once(target.values(), output);
@@ -258,7 +228,7 @@ async fn objects_that_overlap_for_few_rows_are_opened_seldom() {
     let hour = |offset: i64| if offset < 400 { offset / 20 } else { offset % 20 };
     world.archived(&records(420, hour), 10).await;
     compact(&world.config, world.destinations_of(world.store.clone()), 100).await;
-    let store = Watched::new(&world);
+    let store = Watched::over(&world);
     let (destinations, clock, wanted) = (world.destinations_of(store.clone()), ManualClock::at(0), Wanted::default());
     let sites = sites(&world.config, &destinations, &clock, &wanted).await.expect("sites");
     let batches = batches(&sites[0], &sites[0].partitions[0], &clock, &wanted).await.expect("batches");
@@ -273,16 +243,19 @@ async fn objects_that_overlap_for_few_rows_are_opened_seldom() {
         objects += 1;
     }
     assert_eq!(objects, 20);
-    store.opened();
+    store.step.opened();
     let mut offsets = Vec::new();
     while let Some(offset) = ordered.peek(i64::MAX).await.map_err(|unread| unread.failure).expect("read") {
         if offset == 100 {
-            assert!(store.opened.lock().expect("no test panics inside").len() <= 6, "what lies ahead is not opened");
+            assert!(
+                store.step.opened.lock().expect("no test panics inside").len() <= 6,
+                "what lies ahead is not opened"
+            );
         }
         ordered.pop().await.map_err(|unread| unread.failure).expect("read");
         offsets.push(offset);
     }
     assert_eq!(offsets, (0..420).collect::<Vec<_>>());
-    let opened = store.opened();
+    let opened = store.step.opened();
     assert!(opened.values().all(|&times| times <= 4), "{opened:?}");
 }

@@ -2,8 +2,11 @@
 //! brings the rest. Method: as in [`super`], with documents of one of three source partitions spoilt before the first record.
 
 use super::*;
+use crate::destination::stepped::{StepIn, Stepped, Within};
 use crate::restore::position::{END_UNKNOWN, known_end};
+use async_trait::async_trait;
 use object_store::path::Path;
+use object_store::{Error, GetOptions, GetResult};
 
 fn of(partition: i32) -> Vec<OwnedRecord> {
     (0..40).map(|offset| record(partition, offset, offset % 2)).collect()
@@ -99,6 +102,92 @@ async fn a_damaged_layout_stops_what_needs_it_alone() {
         world.store.put(&key, bytes.into()).await.expect("put");
     })
     .await;
+}
+
+/// Objects with these words in their names cannot be had.
+#[derive(Debug)]
+struct Refusing {
+    of: &'static str,
+    name: &'static str,
+    answers: bool,
+}
+
+#[async_trait]
+impl StepIn for Refusing {
+    async fn get(&self, within: &Within, from: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        let key = from.as_ref();
+        if key.contains("_siltstone") || !key.contains(self.of) || !key.contains(self.name) {
+            return within.get_opts(from, options).await;
+        }
+        Err(match self.answers {
+            true => Error::PermissionDenied { path: key.to_string(), source: "it is in a cold tier".into() },
+            false => Error::Generic { store: "silent", source: "no answer".into() },
+        })
+    }
+}
+
+fn refusing(world: &World, name: &'static str, answers: bool) -> Destinations {
+    world.destinations_of(Stepped::over(world.store.clone(), Refusing { of: "+00001+", name, answers }))
+}
+
+async fn looked_at(world: &World, destinations: &Destinations) -> Result<Survey, Failure> {
+    let (clock, wanted) = (ManualClock::at(BASE_MS), Wanted { topic: Some("t".to_string()), ..Wanted::default() });
+    let sites = sites(&world.config, destinations, &clock, &wanted).await?;
+    let output = Some(choose(&sites[0].archive.layout, None)?.output);
+    survey(Archive { site: &sites[0], destinations, clock: &clock }, &Wanted { output, ..wanted }).await
+}
+
+/// Goal: an object that the store refuses is told of its source partition alone, and the plan looks at the others; a store that does not answer ends the
+/// look. The restore stops in that partition, and goes on with it once the object can be had. Method: event times that are not those of the records, so
+/// that first rows alone tell when these were.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_refused_is_the_trouble_of_its_partition_alone() {
+    let world = World::new(&format!("timestamp = {{ field = \"at\", unit = \"ms\" }}\n{ENVELOPE}"));
+    let of = |partition: i32| {
+        let value = Some(format!(r#"{{"at":{BASE_MS}}}"#).into_bytes());
+        let one = |offset| OwnedRecord { value: value.clone(), ..record(partition, offset, partition.into()) };
+        (0..40).map(one).collect::<Vec<_>>()
+    };
+    for partition in 0..3 {
+        world.archived(&of(partition), 10).await;
+    }
+    for (name, before) in [("+00000000000000000000-", 0), ("+00000000000000000020-", 20)] {
+        let silent = looked_at(&world, &refusing(&world, name, false)).await;
+        assert_eq!(silent.err().map(|failure| failure.exit), (before == 0).then_some(Exit::Unreachable));
+        let destinations = refusing(&world, name, true);
+        let survey = looked_at(&world, &destinations).await.expect("looked at");
+        let told: Vec<_> = survey.unreadable.iter().map(|(&partition, why)| (partition, why.as_str())).collect();
+        match before {
+            0 => assert!(
+                matches!(told[..], [(1, why)] if why.contains("cold tier") && why.contains("times of its records are not known")),
+                "{told:?}"
+            ),
+            _ => assert_eq!(told, [], "its first row can be read"),
+        }
+        assert_eq!((survey.oldest_ms, survey.newest_ms), (Some(BASE_MS), Some(BASE_MS + 2 * HOUR_MS)));
+        assert!(survey.partitions.values().all(|&range| range == (0, 40)), "{:?}", survey.partitions);
+
+        let target = Fake::new([]);
+        let (ended, ..) = world.restored_of(destinations, &target, &Asked::default()).await;
+        assert_eq!(ended.expect("ended"), Ended::Short);
+        assert!(world.last.borrow().keys().eq([&1]), "{:?}", world.last.borrow());
+        assert_eq!(target.of_partition(1), of(1)[..before]);
+        assert_eq!((target.of_partition(0), target.of_partition(2)), (of(0), of(2)));
+        assert_eq!(world.restored(&target, &Asked::default()).await.0.expect("ended"), Ended::Done);
+        assert_eq!(target.of_partition(1), of(1));
+    }
+}
+
+/// Goal: a store that refuses every object ends the plan: a right is missing, and no job is begun for that.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_all_objects_is_refused_beforehand() {
+    let world = World::new(&format!("timestamp = {{ field = \"at\", unit = \"ms\" }}\n{ENVELOPE}"));
+    for partition in 0..3 {
+        world.archived(&[record(partition, 0, 0)], 10).await;
+    }
+    let all = Refusing { of: "+", name: "", answers: true };
+    let looked = looked_at(&world, &world.destinations_of(Stepped::over(world.store.clone(), all))).await;
+    assert_eq!(looked.err().map(|failure| failure.exit), Some(Exit::Refused));
 }
 
 /// Goal: the plan tells an end that is not known as such.

@@ -11,6 +11,7 @@ use crate::bucket::replays::{
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, parse};
 use crate::consume::{Committed, CommittedOffsets, LogBounds};
+use crate::destination::stepped::{StepIn, Stepped, Within};
 use crate::destination::{Destination, StoreKind};
 use crate::layout::window::{KeyTemplate, WindowValues, replay_key};
 use crate::ledger::Destinations;
@@ -24,16 +25,12 @@ use async_trait::async_trait;
 use flate2::write::GzEncoder;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
+use object_store::prefix::PrefixStore;
+use object_store::{GetOptions, GetResult, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -118,53 +115,21 @@ pub(in crate::verify) struct World {
 /// Once one object was read, others are put.
 #[derive(Debug)]
 struct Late {
-    inner: Arc<dyn ObjectStore>,
     read: Path,
     put: Mutex<Vec<(Path, Vec<u8>)>>,
 }
 
-impl fmt::Display for Late {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Late")
-    }
-}
-
 #[async_trait]
-impl ObjectStore for Late {
-    async fn put_opts(&self, to: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
-        self.inner.put_opts(to, payload, options).await
-    }
-    async fn put_multipart_opts(
-        &self,
-        to: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(to, options).await
-    }
-    async fn get_opts(&self, from: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        let got = self.inner.get_opts(from, options).await;
+impl StepIn for Late {
+    async fn get(&self, within: &Within, from: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        let got = within.get_opts(from, options).await;
         if *from == self.read {
             let put = std::mem::take(&mut *self.put.lock().expect("no test panics with it"));
             for (to, bytes) in put {
-                self.inner.put(&to, bytes.into()).await?;
+                within.put(&to, bytes.into()).await?;
             }
         }
         got
-    }
-    fn delete_stream(
-        &self,
-        of: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(of)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
     }
 }
 
@@ -286,10 +251,11 @@ impl World {
 
     /// From now on an object is put as soon as somebody has read the other one.
     pub(in crate::verify) fn put_once_read(&mut self, read: &str, (key, bytes): (String, Vec<u8>)) {
-        let path = |key: &str| self.destination.path(key).expect("a key");
-        let inner = self.destination.store().clone();
-        let late = Late { inner, read: path(read), put: Mutex::new(vec![(path(&key), bytes)]) };
-        let destination = Destination::from_store("main", &self.id(), Arc::new(late), StoreKind::Memory);
+        let path = |key: &str| Path::parse(key).expect("a key");
+        let late = Late { read: path(read), put: Mutex::new(vec![(path(&key), bytes)]) };
+        let within = PrefixStore::new(self.destination.store().clone(), self.destination.prefix().clone());
+        let store = Stepped::over(Arc::new(within), late);
+        let destination = Destination::from_store("main", &self.id(), store, self.destination.kind());
         self.destinations = BTreeMap::from([(self.id(), Arc::new(destination))]);
     }
 
