@@ -72,9 +72,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
             drop(out);
             commands::fold::fold(args, &config, &mut io::stdout()).await
         }
-        Command::Status(args) => {
-            commands::status::status(args, &commands::load(&args.config.config)?, &mut out).await
-        }
+        Command::Status(args) => commands::status::status(args, &commands::load(&args.config.config)?, &mut out).await,
         Command::Ls(args) => commands::ls::ls(args, &commands::load(&args.part.config.config)?, &mut out).await,
         Command::Cat(args) => {
             let config = commands::load(&args.part.config.config)?;

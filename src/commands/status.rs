@@ -11,7 +11,6 @@ use crate::config::Config;
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, sites};
-use crate::parse::text::printable;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::{complete_of, open_destinations};
 use serde::Serialize;
@@ -195,8 +194,15 @@ fn tell_json(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Re
 }
 
 fn tell(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Result<(), Unprinted> {
-    let until = status.until_ms().map_or("nothing yet".to_string(), |until_ms| format!("until {}", render_instant(until_ms)));
-    writeln!(out, "topic {} (archive {}): complete {until}; open folders: {}", seams.topic, seams.archive, status.open.len())?;
+    let until =
+        status.until_ms().map_or("nothing yet".to_string(), |until_ms| format!("until {}", render_instant(until_ms)));
+    writeln!(
+        out,
+        "topic {} (archive {}): complete {until}; open folders: {}",
+        seams.topic,
+        seams.archive,
+        status.open.len()
+    )?;
     for (number, partition) in &status.partitions {
         if let Err(unknown) = &partition.archived {
             writeln!(out, "  Kafka partition {number} holds everything back: {unknown}")?;
@@ -208,7 +214,7 @@ fn tell(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Result<
     let skipped = status.recent.len().saturating_sub(RECENT_SHOWN);
     for Recent { id, revision, window_end_ms, rows, objects, .. } in status.recent.iter().skip(skipped) {
         let end = render_instant(*window_end_ms);
-        writeln!(out, "  {end:<24} {:<9} {revision:>3} {rows:>12} {objects:>7}  {}", "complete", printable(&id.folder))?;
+        writeln!(out, "  {end:<24} {:<9} {revision:>3} {rows:>12} {objects:>7}  {}", "complete", id.folder)?;
     }
     for OpenFolder { id, tally } in status.open.iter().take(OPEN_SHOWN) {
         let (rows, objects) = tally.sums();
@@ -216,7 +222,7 @@ fn tell(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Result<
         let behind = tally.window_end_ms.map(|end_ms| status.behind(end_ms)).unwrap_or_default();
         // A window that all are past is completed by the next round.
         let state = if behind.is_empty() { "next" } else { "waits" };
-        write!(out, "  {end:<24} {state:<9} {:>3} {rows:>12} {objects:>7}  {}", "", printable(&id.folder))?;
+        write!(out, "  {end:<24} {state:<9} {:>3} {rows:>12} {objects:>7}  {}", "", id.folder)?;
         match behind.as_slice() {
             [] => writeln!(out)?,
             few if few.len() <= 8 => writeln!(out, "  for Kafka partitions {}", listed(few))?,
