@@ -24,10 +24,9 @@
 //! partition was past this instant, `allowed_lateness` taken off. `covered`: by Kafka partition, from the first offset of the first batch with an
 //! object in the folder to the end of the last one. A marker has the same fields.
 
-use super::{Bucket, BucketError, CONTROL_FOLDER, Created, generation_suffix, to_json};
+use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
 use crate::complete::progress::{PROGRESS_VERSION, Progress};
 use crate::complete::tally::{Covered, FolderId};
-use crate::destination::fault::FaultKind;
 use crate::effect::Effect;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -35,9 +34,6 @@ use std::collections::BTreeMap;
 
 /// Version of the stored form of [`Completed`].
 pub const COMPLETED_VERSION: u32 = 1;
-
-/// How often a marker is looked at anew that changes while it is put.
-const TRIES: usize = 5;
 
 /// A folder that is complete. See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,16 +85,23 @@ impl Completed {
     }
 }
 
-/// What stands in a marker, as far as it matters: one that somebody else put (Hadoop's is empty) is of revision 0.
-#[derive(Deserialize)]
-struct MarkerRevision {
+/// What stands in a marker, as far as it matters: one that somebody else put (Hadoop's is empty) is of nothing.
+#[derive(Default, Deserialize)]
+struct Marker {
+    #[serde(default)]
+    topic: String,
+    #[serde(default)]
+    output: String,
+    #[serde(default)]
+    generation: u32,
     #[serde(default)]
     revision: u32,
 }
 
-/// The folder of a topic's completions.
+/// The folder of a topic's completions. A topic may be called like another one with a suffix, so a later generation has a folder inside.
 fn topic_folder(topic: &str, generation: u32) -> String {
-    format!("{CONTROL_FOLDER}/complete/v1/{topic}{}", generation_suffix(generation))
+    let inside = if generation > 1 { format!("/g{generation}") } else { String::new() };
+    format!("{CONTROL_FOLDER}/complete/v1/{topic}{inside}")
 }
 
 fn revision_key(topic: &str, generation: u32, id: &FolderId, revision: u32) -> String {
@@ -181,24 +184,25 @@ impl Bucket {
     pub async fn mark_complete(&self, completed: &Completed, name: &str) -> Result<(), BucketError> {
         let folder = &completed.id.folder;
         let key = if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
-        for _ in 0..TRIES {
-            let Some(stored) = self.stored(&key).await? else {
-                match self.create(Effect::MarkerPut, &key, to_json(completed)).await? {
-                    Created::Now => return Ok(()),
-                    Created::Found(_) => continue,
-                }
-            };
-            let found = serde_json::from_slice(&stored.bytes).map_or(0, |marker: MarkerRevision| marker.revision);
-            if found >= completed.revision {
-                return Ok(());
-            }
-            match self.replace(Effect::MarkerReplace, &key, to_json(completed), stored.version.as_ref()).await {
-                Ok(()) => return Ok(()),
-                // It changed meanwhile.
-                Err(BucketError::Store { fault, .. }) if fault.kind == FaultKind::Exists => {}
-                Err(error) => return Err(error),
-            }
+        let stored = match self.stored(&key).await? {
+            Some(stored) => stored,
+            None => match self.create(Effect::MarkerPut, &key, to_json(completed)).await? {
+                Created::Now => return Ok(()),
+                Created::Found(stored) => stored,
+            },
+        };
+        let found: Marker = serde_json::from_slice(&stored.bytes).unwrap_or_default();
+        if found.revision > 0 && (&found.topic, &found.output) != (&completed.topic, &completed.id.output) {
+            let what = format!(
+                "it is of output {} of topic {}, and output {} of topic {} has the same folder: nobody knows what it says is complete. Give each its \
+                 own, as with {{topic}} in `path`",
+                found.output, found.topic, completed.id.output, completed.topic
+            );
+            return Err(self.unreadable(&key, what));
         }
-        Ok(())
+        if (found.generation, found.revision) >= (completed.generation, completed.revision) {
+            return Ok(());
+        }
+        self.replace(Effect::MarkerReplace, &key, to_json(completed), stored.version.as_ref()).await
     }
 }

@@ -19,6 +19,29 @@ struct LayoutVersion {
     version: u32,
 }
 
+#[derive(Deserialize)]
+struct LayoutFolders {
+    outputs: Vec<OutputFolders>,
+}
+
+/// What of an output decides in which folders its objects lie.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OutputFolders {
+    /// Name of the output.
+    pub name: String,
+    /// The templates and the zone.
+    pub place: FolderTemplate,
+}
+
+/// How folders are called.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FolderTemplate {
+    /// Template of the path.
+    pub path: String,
+    /// Time zone.
+    pub zone: String,
+}
+
 impl Bucket {
     /// Stores `layout` unless it is there.
     ///
@@ -63,6 +86,23 @@ impl Bucket {
             )));
         }
         Ok(layout)
+    }
+
+    /// The folders of the outputs of the layout with that fingerprint, by output: of layouts that this release cannot use, too.
+    ///
+    /// # Errors
+    /// As [`Bucket::get_layout`].
+    pub async fn layout_folders(&self, fingerprint: &str) -> Result<Vec<OutputFolders>, BucketError> {
+        let key = layout_key(fingerprint);
+        let bytes = self.get(&key).await?.ok_or_else(|| BucketError::Layout {
+            fingerprint: fingerprint.to_string(),
+            destination: self.destination.id().to_string(),
+            what: "it is not stored there".to_string(),
+        })?;
+        self.check_fingerprint(&key, fingerprint, &bytes)?;
+        let folders: LayoutFolders =
+            serde_json::from_slice(&bytes).map_err(|error| self.unreadable(&key, error.to_string()))?;
+        Ok(folders.outputs)
     }
 
     fn check_fingerprint(&self, key: &str, fingerprint: &str, bytes: &[u8]) -> Result<(), BucketError> {

@@ -3,7 +3,7 @@
 use super::drive::{Stop, drive, exit_of, stop_on_signals};
 use crate::cli::RunArgs;
 use crate::clock::{Clock, SystemClock};
-use crate::complete::round::Completer;
+use crate::complete::round::{Completer, Seams};
 use crate::config::{Config, MemoryShares};
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
@@ -82,15 +82,16 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         pipeline.drain_to(ends);
     }
     let live = progress.map(|progress| progress.follow(status));
-    let ended = drive(pipeline, stop, heartbeat, clock).await;
+    let ended = drive(pipeline, stop.clone(), heartbeat, clock).await;
     if let Some(live) = live {
         live.end().await;
     }
     let ended = ended?;
-    if args.drain && ended == Ended::Done {
+    let completed = match args.drain && ended == Ended::Done {
         // Nobody comes after it for a while.
-        complete_all(&shared, topics.keys()).await?;
-    }
+        true => complete_all(&shared, topics.keys(), &stop).await,
+        false => Ok(()),
+    };
     // What the shutdown cut short is aborted, not left in the bucket.
     let at_rest = join_all(opened.iter().map(|destination| destination.at_rest(AT_REST_MAX))).await;
     if at_rest.contains(&false) {
@@ -99,24 +100,30 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
         );
     }
     tracing::info!(?ended, "ended");
-    exit_of(ended)
+    completed.and_then(|()| exit_of(ended))
 }
 
 /// Completes the folders of these topics that are over.
 ///
 /// # Errors
 /// A store or Kafka refuses or does not answer; everything is archived all the same.
-async fn complete_all(context: &Context, topics: impl Iterator<Item = &String>) -> Result<(), Failure> {
+async fn complete_all(context: &Context, topics: impl Iterator<Item = &String>, stop: &Stop) -> Result<(), Failure> {
+    let mut failed = None;
     for topic in topics {
         let Some((_, archive)) = context.archive_of(topic) else { continue };
         let Some(complete) = &archive.complete else { continue };
-        let seams = context.seams(archive, complete, topic, &|| true);
-        Completer::default().round(&seams).await.map_err(|failure| {
-            let message = format!("everything is archived and committed, but {}", failure.message);
-            Failure::new(failure.exit, message)
-        })?;
+        let goes_on = || !stop.is_asked();
+        // Whatever came late comes with this drain.
+        let seams = Seams { revise_after_ms: 0, ..context.seams(archive, complete, topic, &goes_on) };
+        if let Err(failure) = Completer::default().round(&seams).await {
+            tracing::error!("{}", failure.message);
+            failed.get_or_insert(failure);
+        }
     }
-    Ok(())
+    let told = |failure: Failure| {
+        Failure::new(failure.exit, format!("everything is archived and committed, but {}", failure.message))
+    };
+    failed.map_or(Ok(()), |failure| Err(told(failure)))
 }
 
 /// How long a process that ends waits for the aborts of uploads that it gave up: pieces on their way come first.

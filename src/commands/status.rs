@@ -107,6 +107,7 @@ async fn tell_all(
     let takes = |topic: &str| args.topic.as_ref().is_none_or(|only| only == topic);
     let name = args.archive.as_deref();
     let sites = sites(config, destinations, clock, name, |partition| takes(&partition.topic)).await?;
+    let mut unknown = None;
     for site in sites {
         let Some(complete) = site.archive.complete.as_ref().map(complete_of) else { continue };
         let topics: BTreeSet<&str> = site.partitions.iter().map(|partition| &*partition.topic).collect();
@@ -121,15 +122,28 @@ async fn tell_all(
                 topic,
                 rules: complete.rules,
                 marker: &complete.marker,
+                revise_after_ms: complete.revise_after_ms,
             };
-            let status = seams.status().await?;
+            let status = match seams.status().await {
+                Ok(status) => status,
+                // A topic that Kafka has no more keeps no other one from being told.
+                Err(failure) if !args.json => {
+                    writeln!(out, "topic {topic} (archive {}): not known: {}", site.archive.name, failure.message)?;
+                    unknown.get_or_insert(failure);
+                    continue;
+                }
+                Err(failure) => {
+                    unknown.get_or_insert(failure);
+                    continue;
+                }
+            };
             match args.json {
                 true => tell_json(&seams, &status, out)?,
                 false => tell(&seams, &status, out)?,
             }
         }
     }
-    Ok(Exit::Done)
+    unknown.map_or(Ok(Exit::Done), |failure| Err(failure.into()))
 }
 
 fn tell_json(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Result<(), Unprinted> {
@@ -221,7 +235,11 @@ fn tell(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Result<
         let end = tally.window_end_ms.map_or("unknown".to_string(), render_instant);
         let behind = tally.window_end_ms.map(|end_ms| status.behind(end_ms)).unwrap_or_default();
         // A window that all are past is completed by the next round.
-        let state = if behind.is_empty() { "next" } else { "waits" };
+        let state = match tally.window_end_ms {
+            None => "never",
+            Some(_) if behind.is_empty() => "next",
+            Some(_) => "waits",
+        };
         write!(out, "  {end:<24} {state:<9} {:>3} {rows:>12} {objects:>7}  {}", "", id.folder)?;
         match behind.as_slice() {
             [] => writeln!(out)?,

@@ -2,12 +2,11 @@
 
 use crate::bucket::Bucket;
 use crate::clock::Clock;
-use crate::destination::fault::Verdict;
 use crate::exit::Failure;
+use crate::layout::Layout;
 use crate::layout::calendar::Calendar;
 use crate::layout::template::{Piece, Template, TemplateKind};
-use crate::layout::{Layout, OutputLayout, Place};
-use crate::pipeline::start::{chain, patiently};
+use crate::pipeline::start::patiently;
 use chrono_tz::Tz;
 use std::collections::BTreeMap;
 
@@ -26,25 +25,18 @@ impl Calendars {
         self.known.get(fingerprint)?.get(output)
     }
 
-    /// Reads the layout with that fingerprint, unless it was read before. One that nobody can read has no calendars.
+    /// Reads the layout with that fingerprint, unless it was read before.
     ///
     /// # Errors
-    /// The store refuses, or does not answer.
+    /// The store refuses, or does not answer. [`crate::exit::Exit::Stopped`]: it is not there, or damaged: nobody knows which windows its objects are of.
     pub async fn know(&mut self, bucket: &Bucket, clock: &dyn Clock, fingerprint: &str) -> Result<(), Failure> {
         if self.known.contains_key(fingerprint) {
             return Ok(());
         }
-        let read = || async {
-            match bucket.get_layout(fingerprint).await {
-                Ok(layout) => Ok(calendars(&layout)),
-                Err(error) if error.verdict() == Verdict::Stop => {
-                    tracing::warn!(fingerprint, "folders of this layout are never complete: {}", chain(&error));
-                    Ok(BTreeMap::new())
-                }
-                Err(error) => Err(error),
-            }
-        };
-        let read = patiently(clock, "read a layout", read).await?;
+        let what = format!("read the layout {fingerprint}, which tells when folders are over");
+        let folders = patiently(clock, &what, || bucket.layout_folders(fingerprint)).await?;
+        let folders = folders.iter().map(|output| (&*output.name, &*output.place.path, &*output.place.zone));
+        let read = calendars_of(folders);
         if self.known.len() >= LAYOUTS_MAX {
             self.known.clear();
         }
@@ -55,15 +47,19 @@ impl Calendars {
 
 /// By output, where its folders show time.
 pub fn calendars(layout: &Layout) -> BTreeMap<String, Calendar> {
-    let calendar = |place: &Place| {
-        let zone: Tz = place.zone.parse().ok()?;
-        let path = Template::parse(&place.path, TemplateKind::Path).ok()?;
+    calendars_of(layout.outputs.iter().map(|output| (&*output.name, &*output.place.path, &*output.place.zone)))
+}
+
+/// Of name, template of the path and zone.
+fn calendars_of<'l>(outputs: impl Iterator<Item = (&'l str, &'l str, &'l str)>) -> BTreeMap<String, Calendar> {
+    let calendar = |path: &str, zone: &str| {
+        let zone: Tz = zone.parse().ok()?;
+        let path = Template::parse(path, TemplateKind::Path).ok()?;
         let directives = path.pieces().filter_map(|piece| match piece {
             Piece::Time(directive) => Some(directive),
             _ => None,
         });
         Some(Calendar::new(zone, directives)).filter(Calendar::shows_time)
     };
-    let of = |output: &OutputLayout| Some((output.name.clone(), calendar(&output.place)?));
-    layout.outputs.iter().filter_map(of).collect()
+    outputs.filter_map(|(name, path, zone)| Some((name.to_string(), calendar(path, zone)?))).collect()
 }

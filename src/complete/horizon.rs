@@ -1,8 +1,8 @@
 //! How far in event time a Kafka partition is certain to be through. Pure.
 //!
 //! Source of the rules: the delivery contract, "When an hour is complete". A partition is past an instant when its committed watermark is
-//! [`Rules::allowed_lateness_ms`] behind it, or when all that could be read at a wall time as far behind it, and [`Rules::idle_grace_ms`] more, is
-//! archived. What is not known is never past.
+//! at least [`Rules::allowed_lateness_ms`] later, or when all that could be read at a wall time that is later by as much, and by
+//! [`Rules::idle_grace_ms`] more, is archived. What is not known is never past.
 
 use crate::batch::metadata::{OffsetMetadata, OffsetState};
 use crate::consume::Committed;
@@ -105,7 +105,7 @@ impl Archived {
     /// asked, if it was.
     pub fn past(&self, rules: &Rules, idle: Option<(i64, i64)>) -> i64 {
         let by_watermark = self.watermark_ms.map(|watermark_ms| rules.of_watermark(watermark_ms));
-        let by_rest = idle.filter(|(readable_end, _)| !self.has_plan && self.offset >= *readable_end);
+        let by_rest = idle.filter(|(readable_end, _)| !self.has_plan && self.offset == *readable_end);
         let by_rest = by_rest.map(|(_, asked_ms)| rules.of_idle(asked_ms));
         by_watermark.max(by_rest).unwrap_or(i64::MIN)
     }

@@ -13,11 +13,14 @@ use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, receipts_from};
 use crate::pipeline::start::{chain, patiently};
 use crate::record::TopicPartition;
+use crate::telemetry::health::Trouble;
 use futures::TryStreamExt;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Kafka partitions of open folders, all together: some 64 bytes each.
-pub const PARTS_MAX: usize = 500_000;
+/// Kafka partitions of open folders, all together: some 64 bytes each, and some 400 for each folder.
+pub const PARTS_MAX: usize = 200_000;
+/// How long progress is not written where nothing was completed, milliseconds: what was looked at since is looked at again by whoever comes next.
+const SAVE_MS: i64 = 60_000;
 /// Receipts read one after the other before they are listed.
 const WALK_MAX: usize = 64;
 /// Receipts of one Kafka partition that are read before another one's turn comes.
@@ -45,6 +48,8 @@ pub struct Seams<'a> {
     pub rules: Rules,
     /// Name of the marker.
     pub marker: &'a str,
+    /// How long after a folder was completed it is not completed again, milliseconds.
+    pub revise_after_ms: i64,
 }
 
 /// What became of a round.
@@ -61,10 +66,12 @@ pub struct Outcome {
 }
 
 /// What is known of a topic between rounds. Forgotten with the assignment.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Completer {
     state: Option<State>,
     calendars: Calendars,
+    /// What health says of it.
+    pub trouble: Option<Trouble>,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +83,8 @@ struct State {
     /// Kafka partitions of `open`.
     parts: usize,
     changed: bool,
+    /// When progress was written, monotonic milliseconds.
+    saved_ms: Option<i64>,
 }
 
 impl State {
@@ -83,7 +92,7 @@ impl State {
         let open: BTreeMap<_, _> = progress.open.into_iter().map(|open| (open.id, open.tally)).collect();
         let parts = open.values().map(|tally| tally.parts.len()).sum();
         let Progress { through, watermarks, recent, .. } = progress;
-        Self { through, watermarks, open, recent, parts, changed: false }
+        Self { through, watermarks, open, recent, parts, changed: false, saved_ms: None }
     }
 
     fn progress(&self) -> Progress {
@@ -110,27 +119,36 @@ impl Completer {
         let asked = seams.ask().await?;
         let mut outcome = Outcome::default();
         // Offsets before receipts (W-2).
-        let scanned = self.scan(seams, &asked, &mut outcome).await;
-        let result = match scanned {
-            Ok(()) => self.complete_past(seams, &asked, &mut outcome).await,
+        let result = match self.scan(seams, &asked).await {
+            Ok(read_ms) => self.complete_past(seams, &asked, read_ms, &mut outcome).await,
             Err(failure) => Err(failure),
         };
-        let state = self.state.as_mut().expect("read above");
-        outcome.open = state.open.len() as u64;
-        if state.changed && (seams.goes_on)() {
-            let progress = state.progress();
-            let put = || seams.bucket.put_progress(seams.topic, &progress);
-            patiently(seams.clock, &seams.what("write how far completion got"), put).await?;
-            state.changed = false;
-        }
+        outcome.open = self.state.as_ref().map_or(0, |state| state.open.len() as u64);
+        self.save(seams, outcome.completed + outcome.revised > 0).await?;
         result.map(|()| outcome)
     }
 
-    /// Looks at the receipts of what was committed since the last round.
-    async fn scan(&mut self, seams: &Seams<'_>, asked: &Asked, outcome: &mut Outcome) -> Result<(), Failure> {
+    /// Writes how far it got, if there is something new: at once, or where it was not for a while.
+    async fn save(&mut self, seams: &Seams<'_>, at_once: bool) -> Result<(), Failure> {
+        let Some(state) = self.state.as_mut().filter(|state| state.changed) else { return Ok(()) };
+        let now_ms = seams.clock.monotonic_ms();
+        let is_time = state.saved_ms.is_none_or(|saved_ms| now_ms >= saved_ms.saturating_add(SAVE_MS));
+        if !(at_once || is_time) || !(seams.goes_on)() {
+            return Ok(());
+        }
+        let progress = state.progress();
+        let put = || seams.bucket.put_progress(seams.topic, &progress);
+        patiently(seams.clock, &seams.what("write how far completion got"), put).await?;
+        (state.changed, state.saved_ms) = (false, Some(now_ms));
+        Ok(())
+    }
+
+    /// Looks at the receipts of what was committed since the last round. Where there is no room for more open folders it stops, and gives the instant
+    /// that all that was looked at is past.
+    async fn scan(&mut self, seams: &Seams<'_>, asked: &Asked) -> Result<Option<i64>, Failure> {
         let mut waiting: BTreeSet<i32> = asked.archived.keys().copied().collect();
         loop {
-            let Self { state: Some(state), calendars } = self else { return Ok(()) };
+            let Self { state: Some(state), calendars, .. } = self else { return Ok(None) };
             waiting.retain(|number| {
                 let archived = asked.archived.get(number).and_then(|archived| archived.as_ref().ok());
                 archived
@@ -138,55 +156,41 @@ impl Completer {
             });
             // The one that is furthest behind, so that as few folders as can be are open when a whole archive is looked at.
             let next = waiting.iter().copied().min_by_key(|number| state.watermarks.get(number).copied());
-            let Some(number) = next else { return Ok(()) };
-            if !(seams.goes_on)() {
-                return Ok(());
+            let Some(number) = next else { return Ok(None) };
+            if state.parts >= PARTS_MAX {
+                let read_ms = state.watermarks.get(&number).map(|&read_ms| seams.rules.of_watermark(read_ms));
+                return Ok(Some(read_ms.unwrap_or(i64::MIN)));
             }
-            let Some(Ok(archived)) = asked.archived.get(&number) else { return Ok(()) };
-            let is_through = look(state, calendars, seams, number, archived.offset).await?;
-            if is_through {
+            if !(seams.goes_on)() {
+                return Ok(Some(i64::MIN));
+            }
+            let Some(Ok(archived)) = asked.archived.get(&number) else { return Ok(None) };
+            if look(state, calendars, seams, number, archived.offset).await? {
                 waiting.remove(&number);
             }
-            if state.parts > PARTS_MAX {
-                let read_ms = waiting.iter().map(|number| state.watermarks.get(number).copied()).min().flatten();
-                let read_ms = read_ms.map_or(i64::MIN, |read_ms| seams.rules.of_watermark(read_ms));
-                let known_ms = asked.horizon(&seams.rules, &BTreeMap::new()).unwrap_or(i64::MIN);
-                let before = state.parts;
-                self.complete_until(seams, read_ms.min(known_ms), outcome).await?;
-                let state = self.state.as_ref().expect("it was there");
-                if state.parts > PARTS_MAX && state.parts >= before {
-                    return Err(Failure::new(
-                        Exit::Stopped,
-                        format!(
-                            "{}: {} Kafka partitions of {} folders are not complete, and at most {PARTS_MAX} are kept in memory: \
-                             completion waits. Fewer fields in `path` make fewer folders; `siltstone status` shows which Kafka partitions hold \
-                             them back",
-                            seams.what("look for complete folders"),
-                            state.parts,
-                            state.open.len()
-                        ),
-                    ));
-                }
-            }
+            self.save(seams, false).await?;
         }
     }
 
-    /// Completes all that is past.
-    async fn complete_past(&mut self, seams: &Seams<'_>, asked: &Asked, outcome: &mut Outcome) -> Result<(), Failure> {
+    /// Completes all that is past, but not what ends behind `read_ms`, where not all was looked at.
+    async fn complete_past(
+        &mut self,
+        seams: &Seams<'_>,
+        asked: &Asked,
+        read_ms: Option<i64>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
         let state = self.state.as_ref().expect("read before");
-        let mut ends: Vec<i64> = state.open.values().filter_map(|tally| tally.window_end_ms).collect();
-        ends.sort_unstable();
-        let Some(&first_end) = ends.first() else {
-            outcome.horizon_ms = asked.horizon(&seams.rules, &BTreeMap::new());
-            return Ok(());
-        };
-        let wanted = seams.rules.of_idle(seams.clock.wall_ms());
+        let now_ms = seams.clock.wall_ms();
+        let wanted = seams.rules.of_idle(now_ms);
+        let ends = state.open.values().filter_map(|tally| tally.window_end_ms);
+        let due = ends.filter(|&end_ms| end_ms <= wanted).max();
         // Log ends are asked for only where they may let something through.
         let mut idle = BTreeMap::new();
-        if wanted >= first_end {
+        if let Some(due) = due.filter(|_| asked.archived.values().all(Result::is_ok)) {
             let behind = asked.archived.iter().filter_map(|(&number, archived)| {
                 let archived = archived.as_ref().ok()?;
-                (!archived.has_plan && archived.past(&seams.rules, None) < wanted).then_some(number)
+                (!archived.has_plan && archived.past(&seams.rules, None) < due).then_some(number)
             });
             for number in behind {
                 let asked_ms = seams.clock.wall_ms();
@@ -197,11 +201,24 @@ impl Completer {
                 }
             }
         }
-        outcome.horizon_ms = asked.horizon(&seams.rules, &idle);
-        match outcome.horizon_ms {
-            Some(horizon_ms) => self.complete_until(seams, horizon_ms, outcome).await,
-            None => Ok(()),
+        // No hour is over before it is by the clock, whatever clocks of producers say.
+        outcome.horizon_ms = asked.horizon(&seams.rules, &idle).map(|horizon_ms| horizon_ms.min(now_ms));
+        let (before, open) = (state.parts, state.open.len());
+        if let Some(horizon_ms) = outcome.horizon_ms {
+            self.complete_until(seams, read_ms.map_or(horizon_ms, |read_ms| read_ms.min(horizon_ms)), outcome).await?;
         }
+        let parts = self.state.as_ref().map_or(0, |state| state.parts);
+        if parts >= PARTS_MAX && parts >= before {
+            return Err(Failure::new(
+                Exit::Stopped,
+                format!(
+                    "{}: {parts} Kafka partitions of {open} folders are not complete, and at most {PARTS_MAX} are kept in memory: completion waits until some \
+                     of them are. Fewer fields in `path` make fewer folders; `siltstone status` shows which Kafka partitions hold them back",
+                    seams.what("look for complete folders")
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Completes the folders whose windows end at or before `horizon_ms`, the oldest first.
@@ -216,20 +233,26 @@ impl Completer {
         let mut past: Vec<_> =
             state.open.iter().filter_map(|(id, tally)| Some((is_past(tally)?, id.clone()))).collect();
         past.sort_unstable();
-        let mut refused = None;
+        let (now_ms, mut failed) = (seams.clock.wall_ms(), None);
+        let mut left: BTreeSet<String> = BTreeSet::new();
         for (_, id) in past {
             if !(seams.goes_on)() {
                 return Ok(());
             }
+            let is_recent =
+                |recent: &Recent| recent.id == id && now_ms < recent.at_ms.saturating_add(seams.revise_after_ms);
+            if left.contains(&id.destination) || state.recent.iter().any(is_recent) {
+                continue;
+            }
             let Some(tally) = state.open.get(&id) else { continue };
             let completed = match seams.settle(&id, tally, horizon_ms, &mut self.calendars).await {
                 Ok(completed) => completed,
-                // One destination that refuses, or one damaged document, keeps no other folder from being completed.
-                Err(failure) if matches!(failure.exit, Exit::Refused | Exit::Stopped) => {
-                    refused.get_or_insert(failure);
+                // A destination that refuses or does not answer keeps no folder of another one from being completed.
+                Err(failure) => {
+                    left.insert(id.destination);
+                    failed.get_or_insert(failure);
                     continue;
                 }
-                Err(failure) => return Err(failure),
             };
             state.parts -= tally.parts.len();
             state.open.remove(&id);
@@ -243,7 +266,7 @@ impl Completer {
                 state.recent.pop_front();
             }
         }
-        refused.map_or(Ok(()), Err)
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -321,7 +344,6 @@ impl Seams<'_> {
         let of = Whose { archive: self.archive, generation: self.bucket.generation(), topic: self.topic };
         let what = self.what(&format!("complete {id}"));
         let newest = || self.bucket.completed(self.topic, id);
-        let mut tally = tally.clone();
         for _ in 0..TRIES {
             let known = patiently(self.clock, &what, newest).await?;
             let next = match &known {
@@ -330,11 +352,10 @@ impl Seams<'_> {
                     Standing::Covered => known.clone(),
                     Standing::Beyond(next) => *next,
                     Standing::Mixed => {
-                        tally = self.count_anew(id, &tally, known, calendars).await?;
-                        let counted = tally.completed(&of, id, known.revision.saturating_add(1), watermark_ms);
-                        match counted.has_more_than(known) {
-                            true => counted,
-                            false => known.clone(),
+                        let counted = self.count_outside(id, tally, known, calendars).await?;
+                        match counted.parts.is_empty() {
+                            true => known.clone(),
+                            false => counted.added_to(known, watermark_ms),
                         }
                     }
                 },
@@ -352,15 +373,14 @@ impl Seams<'_> {
                 }
                 self.tell(&next);
             }
-            let destination = self.destinations.get(&id.destination).ok_or_else(|| {
-                Failure::new(
-                    Exit::Stopped,
-                    format!(
-                        "{what}: no destination of the configuration has that URL any more, so its marker cannot be put: name it in \
-                         [destinations] again"
-                    ),
-                )
-            })?;
+            let Some(destination) = self.destinations.get(&id.destination) else {
+                let folder = &id.folder;
+                tracing::warn!(
+                    folder,
+                    "{what}: no destination of the configuration has that URL any more, so the folder gets no marker"
+                );
+                return Ok(next);
+            };
             let place = Bucket::new(destination.clone());
             patiently(self.clock, &what, || place.mark_complete(&next, self.marker)).await?;
             return Ok(next);
@@ -381,24 +401,20 @@ impl Seams<'_> {
         }
     }
 
-    /// Reads the receipts of all that `tally` and `known` cover.
-    async fn count_anew(
+    /// Counts what `tally` has and `known` does not cover, from the receipts.
+    async fn count_outside(
         &self,
         id: &FolderId,
         tally: &Tally,
         known: &Completed,
         calendars: &mut Calendars,
     ) -> Result<Tally, Failure> {
-        let numbers = known.covered.keys().filter_map(|number| number.parse().ok()).chain(tally.parts.keys().copied());
-        let mut counted =
-            Tally { window_end_ms: Some(known.window_end_ms).max(tally.window_end_ms), ..Tally::default() };
-        for number in numbers.collect::<BTreeSet<i32>>() {
-            let told = known.covers(number).into_iter().chain(tally.parts.get(&number).map(|part| part.covered));
-            let Some(hull) = told.reduce(Covered::hull) else { continue };
+        let mut counted = Tally { window_end_ms: tally.window_end_ms, ..Tally::default() };
+        for (number, range) in tally.outside(known) {
             let partition = TopicPartition::new(self.topic, number);
-            let mut receipts = receipts_from(self.bucket, &partition, self.clock, hull.first).await?;
+            let mut receipts = receipts_from(self.bucket, &partition, self.clock, range.first).await?;
             while let Some(receipt) = receipts.try_next().await? {
-                if receipt.first >= hull.end {
+                if receipt.first >= range.end {
                     break;
                 }
                 for of in self.folders_of(&receipt, calendars).await? {
@@ -477,6 +493,9 @@ async fn look(
             return Ok(true);
         };
         note(state, calendars, seams, &receipt).await?;
+        if state.parts >= PARTS_MAX {
+            break;
+        }
     }
     Ok(false)
 }
@@ -500,15 +519,6 @@ async fn note(
     }
     state.changed = true;
     Ok(())
-}
-
-impl Completed {
-    /// Whether it tells more than `other`, which is an earlier revision, or something else.
-    fn has_more_than(&self, other: &Self) -> bool {
-        (self.rows, self.uncounted, self.objects, self.bytes)
-            != (other.rows, other.uncounted, other.objects, other.bytes)
-            || self.covered != other.covered
-    }
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ pub enum Standing {
     Covered,
     /// This is what it would be with it.
     Beyond(Box<Completed>),
-    /// They share some offsets, and nobody knows which of the objects are counted in both: the folder is to be counted anew.
+    /// They share some offsets, and nobody knows which of the objects are counted in both: what lies outside is to be counted anew.
     Mixed,
 }
 
@@ -165,25 +165,47 @@ impl Tally {
 
     /// How it stands to `known`, the newest revision.
     pub fn standing(&self, known: &Completed, watermark_ms: i64) -> Standing {
-        let mut next = known.clone();
-        let mut changed = false;
+        let mut beyond = Self { parts: BTreeMap::new(), ..self.clone() };
         for (&number, part) in &self.parts {
-            let covered = match known.covers(number) {
-                Some(known) if known.holds(part.covered) => continue,
+            match known.covers(number) {
+                Some(known) if known.holds(part.covered) => {}
                 Some(known) if part.covered.first < known.end => return Standing::Mixed,
-                Some(known) => known.hull(part.covered),
-                None => part.covered,
+                _ => drop(beyond.parts.insert(number, *part)),
+            }
+        }
+        match beyond.parts.is_empty() {
+            true => Standing::Covered,
+            false => Standing::Beyond(Box::new(beyond.added_to(known, watermark_ms))),
+        }
+    }
+
+    /// What of each Kafka partition `known` does not cover: up to two ranges.
+    pub fn outside(&self, known: &Completed) -> Vec<(i32, Covered)> {
+        let of = |(&number, part): (&i32, &Part)| {
+            let all = part.covered;
+            let ranges = match known.covers(number) {
+                None => [Some(all), None],
+                Some(known) => [
+                    Some(Covered { first: all.first, end: all.end.min(known.first) }),
+                    Some(Covered { first: all.first.max(known.end), end: all.end }),
+                ],
             };
-            changed = true;
+            ranges.into_iter().flatten().filter(|range| range.first < range.end).map(move |range| (number, range))
+        };
+        self.parts.iter().flat_map(of).collect()
+    }
+
+    /// `known` with all of this, which it covers nothing of.
+    pub fn added_to(&self, known: &Completed, watermark_ms: i64) -> Completed {
+        let mut next = known.clone();
+        for (&number, part) in &self.parts {
+            let covered = known.covers(number).map_or(part.covered, |known| known.hull(part.covered));
             next.covered.insert(number.to_string(), covered);
             count(&mut next, part.counts);
         }
-        if !changed {
-            return Standing::Covered;
-        }
         next.revision = known.revision.saturating_add(1);
         self.tell_times(&mut next, watermark_ms);
-        Standing::Beyond(Box::new(next))
+        next
     }
 
     /// The folder as it is complete, at `revision`.

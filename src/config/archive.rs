@@ -12,8 +12,8 @@ use crate::complete::calendars::calendars;
 use crate::layout::preset::Preset;
 use crate::layout::template::TemplateKind;
 use crate::layout::{
-    CodeRevision, DeadLetterFormat, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, Place, TimestampSource,
-    Tombstones,
+    CodeRevision, DeadLetterFormat, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, OutputLayout, Place,
+    TimestampSource, Tombstones,
 };
 use regex::Regex;
 use std::collections::BTreeMap;
@@ -33,6 +33,10 @@ pub const DEFAULT_IDLE_GRACE: Duration = Duration::from_secs(300);
 /// `archive.complete.marker` where none is given.
 pub const DEFAULT_MARKER: &str = "_SUCCESS";
 
+/// `archive.complete.revise_after`: 0 s to 1 d, default 5 min.
+pub const DEFAULT_REVISE_AFTER: Duration = Duration::from_secs(300);
+
+const REVISE_AFTER: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const ALLOWED_LATENESS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
 const IDLE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const MARKER: &str = "_ and up to 63 letters, digits, `.`, `-` or `_`: engines pass over files that begin so";
@@ -223,20 +227,55 @@ fn complete(section: &Section<'_>, layout: &Layout) -> Option<CompleteConfig> {
             "strftime parts such as dt=%Y-%m-%d/hr=%H in the path of an output; `siltstone help layout`",
         );
     }
+    if section.is_sound(&["output", "topics"]) {
+        check_folders_of_one(&field, &topics(section), layout);
+    }
     let marker = || {
         let field = complete.field("marker")?;
         let marker = field.word(64, |c| c.is_ascii_alphanumeric() || "._-".contains(c), MARKER)?;
-        match marker.starts_with('_') {
-            true => Some(marker.to_string()),
-            false => field.wrong("it begins with something else than _", MARKER),
+        if !marker.starts_with('_') {
+            return field.wrong("it begins with something else than _", MARKER);
+        }
+        match ["_metadata", "_common_metadata", "_delta_log", "_temporary"].contains(&marker) {
+            true => field.wrong("engines take a file of that name for something else", MARKER),
+            false => Some(marker.to_string()),
         }
     };
     let time = |key, range, default| complete.field(key).and_then(|field| field.time(range)).unwrap_or(default);
     Some(CompleteConfig {
         allowed_lateness: time("allowed_lateness", ALLOWED_LATENESS, DEFAULT_ALLOWED_LATENESS),
         idle_grace: time("idle_grace", IDLE_GRACE, DEFAULT_IDLE_GRACE),
+        revise_after: time("revise_after", REVISE_AFTER, DEFAULT_REVISE_AFTER),
         marker: marker().unwrap_or_else(|| DEFAULT_MARKER.to_string()),
     })
+}
+
+/// A folder is complete when all of its topic and output is: each has folders of its own.
+fn check_folders_of_one(complete: &Field<'_>, topics: &TopicPatterns, layout: &Layout) {
+    let timed = calendars(layout);
+    let outputs: Vec<_> = layout.outputs.iter().filter(|output| timed.contains_key(&output.name)).collect();
+    for (index, output) in outputs.iter().enumerate() {
+        let path = &output.place.path;
+        if topics.only().is_none() && !path.contains("{topic}") {
+            complete.wrong::<()>(
+                format!("topics share folders: path = {path:?} of output {:?} does not tell them apart, so no folder is ever known to be complete", output.name),
+                "{topic} in the path of every output, or one topic in the archive",
+            );
+        }
+        let shares = |other: &&&OutputLayout| {
+            other.place.path == *path
+                && other.place.destinations.iter().any(|one| output.place.destinations.contains(one))
+        };
+        if let Some(other) = outputs[..index].iter().find(shares).filter(|_| !path.contains("{output}")) {
+            complete.wrong::<()>(
+                format!(
+                    "outputs {:?} and {:?} share folders, so no folder is ever known to be complete",
+                    other.name, output.name
+                ),
+                "a path of its own for every output, as with {output}",
+            );
+        }
+    }
 }
 
 /// A name that can be part of a path.

@@ -277,6 +277,7 @@ fn archive_section(text: &mut String, archive: &ArchiveConfig) {
         let lines = [
             ("allowed_lateness", time(complete.allowed_lateness)),
             ("idle_grace", time(complete.idle_grace)),
+            ("revise_after", time(complete.revise_after)),
             ("marker", string(&complete.marker)),
         ];
         section(text, "archive.complete", &lines);

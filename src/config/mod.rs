@@ -30,7 +30,10 @@ mod time;
 mod tree;
 mod units;
 
-pub use archive::{DEFAULT_ALLOWED_LATENESS, DEFAULT_ARCHIVE, DEFAULT_IDLE_GRACE, DEFAULT_MARKER, DEFAULT_MAX_FUTURE};
+pub use archive::{
+    DEFAULT_ALLOWED_LATENESS, DEFAULT_ARCHIVE, DEFAULT_IDLE_GRACE, DEFAULT_MARKER, DEFAULT_MAX_FUTURE,
+    DEFAULT_REVISE_AFTER,
+};
 pub use client::refused_setting;
 pub use effective::effective_toml;
 pub use error::{ConfigError, ConfigErrors};
@@ -278,6 +281,8 @@ pub struct CompleteConfig {
     pub idle_grace: Duration,
     /// Name of the marker. Default `_SUCCESS`.
     pub marker: String,
+    /// How long after a folder was completed it is not completed again, whatever comes late. Default 5 min.
+    pub revise_after: Duration,
 }
 
 /// `topics` and `exclude`.

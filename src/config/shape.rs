@@ -119,7 +119,7 @@ pub(super) const TIMESTAMP: Shape =
 pub(super) const ARCHIVE_ROTATE: Shape =
     Shape { at: "archive.rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
 pub(super) const COMPLETE: Shape =
-    Shape { at: "archive.complete", of: "", keys: &["allowed_lateness", "idle_grace", "marker"] };
+    Shape { at: "archive.complete", of: "", keys: &["allowed_lateness", "idle_grace", "revise_after", "marker"] };
 pub(super) const DEAD_LETTERS: Shape =
     Shape { at: "archive.dead_letters", of: "", keys: &["format", "path", "name", "zone", "destination"] };
 pub(super) const OUTPUT: Shape =

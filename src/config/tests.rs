@@ -271,7 +271,7 @@ fn the_effective_configuration_means_the_same() {
         "decode={type='avro',registry=true}\n[registry]\nurl='http://r:1'\nunknown_ids=[12,7]",
         "exclude=['^x\\d+\"']\ntimestamp={header='$${A}\"'}\nmax_future='2h'\ncontent_encoding=true\n[archive.rotate]\ngrace='off'",
         "[archive.complete]",
-        "[archive.complete]\nallowed_lateness='0s'\nidle_grace='90s'\nmarker='_DONE.json'",
+        "[archive.complete]\nallowed_lateness='0s'\nidle_grace='90s'\nrevise_after='0s'\nmarker='_DONE.json'",
     ] {
         let config = good(&with(archive));
         let text = effective_toml(&config);

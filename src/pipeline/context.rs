@@ -85,6 +85,8 @@ pub struct Complete {
     pub rules: CompleteRules,
     /// Its name.
     pub marker: String,
+    /// How long after a folder was completed it is not completed again, milliseconds.
+    pub revise_after_ms: i64,
 }
 
 /// One archive of the configuration.
@@ -399,6 +401,7 @@ impl Context {
             topic,
             rules: complete.rules,
             marker: &complete.marker,
+            revise_after_ms: complete.revise_after_ms,
         }
     }
 

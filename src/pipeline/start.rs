@@ -210,7 +210,7 @@ async fn prepare_archive(
 pub fn complete_of(complete: &CompleteConfig) -> Complete {
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let rules = Rules { allowed_lateness_ms: ms(complete.allowed_lateness), idle_grace_ms: ms(complete.idle_grace) };
-    Complete { rules, marker: complete.marker.clone() }
+    Complete { rules, marker: complete.marker.clone(), revise_after_ms: ms(complete.revise_after) }
 }
 
 /// What the bucket keeps of the start: with `latest` and a time, which partitions existed and where they ended.

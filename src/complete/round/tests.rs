@@ -6,14 +6,16 @@ use crate::bucket::receipt::{Balance, RECEIPT_VERSION};
 use crate::clock::ManualClock;
 use crate::config;
 use crate::consume::{CommitError, Committed, CommittedOffsets, Held, LogBounds, PlannedGuard};
+use crate::destination::stepped::{StepIn, Stepped, Within};
 use crate::destination::{Destination, StoreKind};
 use crate::layout::Layout;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::memory::InMemory;
 use object_store::path::Path as StorePath;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutOptions, PutPayload, PutResult};
 use proptest::prelude::*;
+use sha2::Digest;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -100,10 +102,13 @@ struct World {
     destinations: Destinations,
     bucket: Bucket,
     layout: Layout,
+    /// Of the layout that batches are archived with.
+    fingerprint: String,
     kafka: Kafka,
     clock: ManualClock,
     /// Rows by folder, of all that was archived.
     truth: BTreeMap<String, u64>,
+    revise_after_ms: i64,
 }
 
 impl World {
@@ -121,10 +126,12 @@ impl World {
             store,
             destinations: BTreeMap::from([("s3://a".to_string(), destination)]),
             bucket,
+            fingerprint: layout.fingerprint(),
             layout,
             kafka: Kafka(Mutex::new(told)),
             clock: ManualClock::at(START_MS),
             truth: BTreeMap::new(),
+            revise_after_ms: 0,
         }
     }
 
@@ -138,6 +145,10 @@ impl World {
 
     /// Archives a batch of `number` with `rows` rows in each of the hours, and commits it.
     async fn archive(&mut self, number: i32, hours: &[i64], rows: u64) {
+        self.archive_at("s3://a", number, hours, rows).await;
+    }
+
+    async fn archive_at(&mut self, destination: &str, number: i32, hours: &[i64], rows: u64) {
         let Told { offset: first, watermark_ms, .. } = self.told(number);
         let end = first + rows as i64 * hours.len() as i64;
         let mut objects = Vec::new();
@@ -147,7 +158,7 @@ impl World {
             *self.truth.entry(folder.clone()).or_default() += rows;
             objects.push(ReceiptObject {
                 output: "lines".into(),
-                destination: "s3://a".into(),
+                destination: destination.into(),
                 key: format!("{folder}/t+{number}+{first}-{end}.json"),
                 folder,
                 records: Some(rows),
@@ -171,7 +182,7 @@ impl World {
             cluster_id: "c".into(),
             archive: "main".into(),
             generation: 1,
-            fingerprint: self.layout.fingerprint(),
+            fingerprint: self.fingerprint.clone(),
             writer: "0".into(),
             schemas: BTreeMap::new(),
             target: None,
@@ -196,18 +207,22 @@ impl World {
     async fn round_of(&self, completer: &mut Completer, writes: usize) -> Result<Outcome, Failure> {
         let left = AtomicUsize::new(writes);
         let goes_on = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        let seams = Seams {
+        completer.round(&self.seams(&goes_on)).await
+    }
+
+    fn seams<'a>(&'a self, goes_on: &'a (dyn Fn() -> bool + Sync)) -> Seams<'a> {
+        Seams {
             bucket: &self.bucket,
             destinations: &self.destinations,
             coordinator: &self.kafka,
             clock: &self.clock,
-            goes_on: &goes_on,
+            goes_on,
             archive: "main",
             topic: "t",
             rules: RULES,
             marker: "_SUCCESS",
-        };
-        completer.round(&seams).await
+            revise_after_ms: self.revise_after_ms,
+        }
     }
 
     async fn newest(&self, folder: &str) -> Option<Completed> {
@@ -365,6 +380,114 @@ async fn caches_and_foreign_markers_do_no_harm() {
     world.bucket.mark_complete(&newer, "_SUCCESS").await.expect("put");
     world.bucket.mark_complete(&revisions[0], "_SUCCESS").await.expect("left");
     assert_eq!(world.marker(&folder_of(0)).await.map(|marker| marker.revision), Some(9));
+}
+
+/// Goal: what trickles in late makes a revision now and then, and not one each round.
+#[tokio::test]
+async fn a_folder_is_not_completed_again_for_a_while() {
+    let mut world = World::new().await;
+    world.revise_after_ms = 300_000;
+    let mut completer = Completer::default();
+    for number in 0..NUMBERS {
+        world.archive(number, &[0, 1], 5).await;
+    }
+    world.clock.advance(10 * HOUR_MS);
+    world.round(&mut completer).await;
+    for _ in 0..3 {
+        world.archive(1, &[0], 2).await;
+        assert_eq!(world.round(&mut completer).await.revised, 0);
+        world.clock.advance(60_000);
+    }
+    world.clock.advance(120_000);
+    assert_eq!(world.round(&mut completer).await.revised, 1);
+    let revised = world.newest(&folder_of(0)).await.expect("complete");
+    assert_eq!((revised.revision, revised.rows), (2, 21));
+}
+
+/// Goal: a marker says what one topic and output has in a folder; where two share it, neither is passed off for both. A later generation takes it over.
+#[tokio::test]
+async fn a_marker_is_of_one_topic_and_output() {
+    let mut world = World::new().await;
+    for number in 0..NUMBERS {
+        world.archive(number, &[0], 5).await;
+    }
+    world.clock.advance(10 * HOUR_MS);
+    world.round(&mut Completer::default()).await;
+    let ours = world.marker(&folder_of(0)).await.expect("marked");
+    let other = Completed { topic: "other".into(), revision: 9, ..ours.clone() };
+    let refused = world.bucket.mark_complete(&other, "_SUCCESS").await.expect_err("another topic").to_string();
+    assert!(refused.contains("topic other") && refused.contains("{topic}"), "{refused}");
+    let again = Completed { generation: 2, ..ours.clone() };
+    world.bucket.mark_complete(&again, "_SUCCESS").await.expect("put");
+    world.bucket.mark_complete(&Completed { revision: 7, ..ours }, "_SUCCESS").await.expect("left");
+    assert_eq!(world.marker(&folder_of(0)).await, Some(again));
+}
+
+/// Goal: a layout that is gone stops completion before anything is passed over; one of a later release is read as far as folders go.
+#[tokio::test]
+async fn objects_of_a_layout_that_cannot_be_read_are_never_passed_over() {
+    let mut world = World::new().await;
+    let key = StorePath::from(crate::bucket::layouts::layout_key(&world.layout.fingerprint()));
+    let bytes = world.store.get(&key).await.expect("there").bytes().await.expect("bytes");
+    world.store.delete(&key).await.expect("deleted");
+    for number in 0..NUMBERS {
+        world.archive(number, &[0], 5).await;
+    }
+    world.clock.advance(10 * HOUR_MS);
+    let mut completer = Completer::default();
+    let stopped = world.round_of(&mut completer, usize::MAX).await.expect_err("nobody knows the window");
+    assert!(stopped.message.contains("the layout"), "{}", stopped.message);
+    assert_eq!(world.newest(&folder_of(0)).await, None);
+    world.store.put(&key, bytes.into()).await.expect("put");
+    assert_eq!(world.round(&mut completer).await.completed, 1);
+    // As a later release writes it.
+    let mut later = serde_json::to_value(&world.layout).expect("JSON");
+    (later["version"], later["code"]["rows"], later["news"]) = (9.into(), 9.into(), 9.into());
+    let text = later.to_string();
+    let fingerprint = crate::upload::hex(&sha2::Sha256::digest(text.as_bytes()))[..32].to_string();
+    world
+        .store
+        .put(&StorePath::from(crate::bucket::layouts::layout_key(&fingerprint)), text.into())
+        .await
+        .expect("put");
+    world.fingerprint = fingerprint;
+    world.archive(0, &[1], 3).await;
+    assert_eq!(world.round(&mut completer).await.completed, 1);
+}
+
+/// Goal: a destination that does not answer keeps no folder of another one from being completed.
+#[tokio::test(start_paused = true)]
+async fn one_destination_out_of_reach_holds_back_its_own_folders_alone() {
+    let mut world = World::new().await;
+    for number in 0..NUMBERS {
+        world.archive(number, &[0, 1], 5).await;
+    }
+    world.clock.advance(10 * HOUR_MS);
+    world.archive_at("s3://b", 2, &[-1], 1).await;
+    let silent = Stepped::over(world.store.clone(), Silent);
+    let silent = Destination::from_store("b", "s3://b", silent, StoreKind::Memory);
+    world.destinations.insert("s3://b".to_string(), Arc::new(silent));
+    let clock = crate::clock::SystemClock::new();
+    let seams = Seams { clock: &clock, ..world.seams(&|| true) };
+    let mut completer = Completer::default();
+    let failed = completer.round(&seams).await.expect_err("it does not answer");
+    assert!(failed.message.contains("s3://b"), "{}", failed.message);
+    assert_eq!(world.marker(&folder_of(0)).await.map(|marker| marker.rows), Some(15));
+    assert!(world.marker(&folder_of(1)).await.is_some());
+    world.destinations.insert("s3://b".to_string(), world.destinations["s3://a"].clone());
+    assert_eq!(world.round(&mut completer).await.open, 0);
+    assert_eq!(world.marker(&folder_of(-1)).await.map(|marker| marker.rows), Some(1));
+}
+
+/// A store that never writes.
+#[derive(Debug)]
+struct Silent;
+
+#[async_trait::async_trait]
+impl StepIn for Silent {
+    async fn put(&self, _: &Within, _: &StorePath, _: PutPayload, _: PutOptions) -> object_store::Result<PutResult> {
+        Err(object_store::Error::Generic { store: "silent", source: "no answer".into() })
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -8,6 +8,8 @@ use crate::complete::round::Completer;
 use crate::consume::Held;
 use crate::pipeline::context::Context;
 use crate::pipeline::partition::Phase;
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
 
 /// How long after a round the next one begins.
 const ROUND_MS: i64 = 10_000;
@@ -28,7 +30,12 @@ impl Core {
             let (context, report) = (self.context.clone(), self.report.clone());
             let (held, archive) = (partition.held.clone(), partition.archive);
             self.tasks.spawn(async move {
-                round(&context, &held, archive, &mut completer).await;
+                let work = round(&context, &held, archive, &mut completer);
+                // A panic is a bug, and must not end completion without a word.
+                if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                    tracing::error!(topic = %held.partition.topic, "a panic while looking for complete folders; this is a bug, nothing is lost");
+                    *completer = Completer::default();
+                }
                 drop(report.send(Completion::RoundDone { held, completer }));
             });
         }
@@ -49,6 +56,7 @@ async fn round(context: &Context, held: &Held, archive: usize, completer: &mut C
     let goes_on = || context.coordinator.is_held(held);
     match completer.round(&context.seams(archive, complete, &held.partition.topic, &goes_on)).await {
         Ok(outcome) => {
+            completer.trouble = None;
             tracing::debug!(topic = %held.partition.topic, ?outcome, "looked for complete folders");
             let labels = [("archive", archive.name.clone()), ("topic", held.partition.topic.to_string())];
             metrics::gauge!("siltstone_folders_open", &labels).set(outcome.open as f64);
@@ -60,6 +68,8 @@ async fn round(context: &Context, held: &Held, archive: usize, completer: &mut C
         Err(failure) => {
             metrics::counter!("siltstone_completion_failures_total", "archive" => archive.name.clone()).increment(1);
             tracing::warn!("{}; trying again in {} s", failure.message, ROUND_MS / 1000);
+            let trouble = completer.trouble.get_or_insert_with(|| context.health.trouble("complete folders"));
+            trouble.report(&failure.message);
         }
     }
 }
