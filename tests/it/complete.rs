@@ -17,7 +17,7 @@ pub(crate) const EFFECTS: [Effect; 4] =
 const HOUR_MS: i64 = 3_600_000;
 const SIGABRT: i32 = 6;
 
-const ARCHIVE: &str = "timestamp = { field = \"time\", unit = \"ms\" }\n[archive.complete]\nallowed_lateness = \"1m\"\nidle_grace = \"0s\"\n\
+const ARCHIVE: &str = "timestamp = { field = \"time\", unit = \"ms\" }\n[archive.complete]\nallowed_lateness = \"1m\"\nidle_grace = \"0s\"\nrevise_after = \"0s\"\n\
     [[archive.output]]\nname = \"json\"\nlayout = { path = \"{topic}/dt=%Y-%m-%d/hr=%H\", zone = \"UTC\" }\n";
 
 /// A record of that event hour, written when it happened.
