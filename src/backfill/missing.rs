@@ -311,7 +311,7 @@ impl Found {
             let meant = union(gaps.clone().chain(batches).copied().collect());
             let (Some(first), Some(last)) = (meant.first(), meant.last()) else { continue };
             let all = OffsetRange::new(first.first, last.end);
-            let Taken { batches, doubtful, doubtful_claims } =
+            let Taken { batches, unvouched, doubtful, doubtful_claims } =
                 Taken::read(&site.ledger.bucket, clock, partition, all).await?;
             let claimed = self.claimed.get(&number).cloned().unwrap_or_default();
             let open = union(gaps.chain(&claimed).copied().collect());
@@ -331,6 +331,15 @@ impl Found {
                 }
                 if is_open(&range) {
                     held.insert(range, why);
+                }
+            }
+            // What counts in place of their objects is told by nobody at the moment, so their objects seem to be missing.
+            for (range, why) in unvouched {
+                let batches = self.batches.entry(number).or_default();
+                let before = batches.len();
+                batches.retain(|batch| claimed.contains(batch) || !meet(batch, &range));
+                if batches.len() < before {
+                    self.blocked.push(why);
                 }
             }
             for Doubtful { range, why, .. } in doubtful_claims.into_iter().filter(|_| !open.is_empty()) {

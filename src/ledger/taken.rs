@@ -3,6 +3,7 @@
 
 use super::live::{Doubtful, Live, held_without_receipt};
 use crate::bucket::compactions::{Compaction, CompactionId, ListedCompaction};
+use crate::bucket::receipt::receipt_key;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::exit::Failure;
@@ -15,6 +16,9 @@ use std::collections::BTreeMap;
 pub struct Taken {
     /// The batches whose rows they hold, or are about to, with what to say where such a batch has no receipt.
     pub batches: BTreeMap<OffsetRange, String>,
+    /// Of compactions that have deleted the old objects and lost their receipts: the batches, with what to say where one is to be archived again that has a
+    /// receipt.
+    pub unvouched: BTreeMap<OffsetRange, String>,
     /// Those of which nobody knows whether they count.
     pub doubtful: Vec<Doubtful>,
     /// Those that do not count, or have lost their receipts, and of which nobody knows what they take in: any offsets.
@@ -33,14 +37,17 @@ impl Taken {
         range: OffsetRange,
     ) -> Result<Self, Failure> {
         let listed = patiently(clock, "list compactions", || bucket.listed_compactions(partition)).await?;
-        let open: Vec<CompactionId> =
-            listed.iter().filter(|(_, documents)| documents.is_open()).map(|(id, _)| id.clone()).collect();
+        let open: Vec<(CompactionId, bool)> = listed
+            .iter()
+            .filter(|(_, documents)| documents.is_open())
+            .map(|(id, documents)| (id.clone(), documents.has_lost_receipt()))
+            .collect();
         let (live, doubtful) = Live::of_listed(bucket, clock, partition, range, listed).await?;
         let say = |(batch, by)| (batch, held_without_receipt(partition, bucket.generation(), batch, by));
         let batches = live.batches_of(range).into_iter().map(say).collect();
-        let mut taken = Self { batches, doubtful, doubtful_claims: Vec::new() };
-        for id in open {
-            taken.add_claim(bucket, clock, partition, range, id).await?;
+        let mut taken = Self { batches, doubtful, ..Self::default() };
+        for of in open {
+            taken.add_claim(bucket, clock, partition, range, of).await?;
         }
         Ok(taken)
     }
@@ -51,7 +58,7 @@ impl Taken {
         clock: &dyn Clock,
         partition: &TopicPartition,
         range: OffsetRange,
-        id: CompactionId,
+        (id, has_lost_receipt): (CompactionId, bool),
     ) -> Result<(), Failure> {
         let name = format!("{}.{}", id.0, id.1);
         let claim = match patiently(clock, &format!("{partition}: the claim of compaction {name}"), || {
@@ -63,22 +70,32 @@ impl Taken {
             // again before anything is planned.
             Ok(claim) => claim,
             Err(why) => {
-                let why = format!(
-                    "the claim of compaction {name}: {why}. Restore it from a backup or an older version of the bucket"
-                );
+                let why = format!("the claim of compaction {name}: {why}");
                 self.doubtful_claims.push(Doubtful { id, range: OffsetRange::new(0, i64::MAX), why });
                 return Ok(());
             }
         };
         for &(first, end) in claim.iter().flat_map(|claim| &claim.groups).flat_map(|group| &group.batches) {
             if first < range.end && range.first < end {
-                self.batches.entry(OffsetRange::new(first, end)).or_insert_with(|| {
+                let batch = OffsetRange::new(first, end);
+                let undo = if has_lost_receipt { name.clone() } else { format!("{name}.claim") };
+                let state = if has_lost_receipt { "has lost its receipt" } else { "is not finished" };
+                let receipt = receipt_key(partition, bucket.generation(), first);
+                self.batches.entry(batch).or_insert_with(|| {
                     format!(
-                        "{partition}: no receipt vouches for offset {first}, but compaction {name} has taken in the batch [{first}, {end}) and is not finished, or \
-                         has lost its receipt: archived again these rows would be there twice. Let siltstone compact finish it, once no backfill of this Kafka \
-                         partition is under way, or take it back: siltstone compact --undo {name} --yes"
+                        "{partition}: no receipt vouches for offset {first}, but compaction {name} has taken in the batch {batch} and {state}: archived again these \
+                         rows would be there twice. Restore {receipt} from a backup or an older version of the bucket; or take the compaction back first: siltstone \
+                         compact --undo {undo} --yes"
                     )
                 });
+                if has_lost_receipt {
+                    self.unvouched.entry(batch).or_insert_with(|| {
+                        format!(
+                            "{partition}: compaction {name} has taken in the batch {batch}, deleted its objects and lost its receipt: archived again these rows would be \
+                             there twice. Run siltstone compact first, which writes that receipt again; then run this again"
+                        )
+                    });
+                }
             }
         }
         Ok(())
@@ -92,7 +109,10 @@ async fn readable_claim(
 ) -> Result<Result<Option<Compaction>, String>, BucketError> {
     match bucket.compaction_claim(partition, id).await {
         Ok(claim) => Ok(Ok(claim)),
-        Err(error @ (BucketError::Unreadable { .. } | BucketError::Newer { .. })) => Ok(Err(chain(&error))),
+        Err(error @ BucketError::Unreadable { .. }) => {
+            Ok(Err(format!("{}. Restore it from a backup or an older version of the bucket", chain(&error))))
+        }
+        Err(error @ BucketError::Newer { .. }) => Ok(Err(chain(&error))),
         Err(error) => Err(error),
     }
 }
@@ -130,7 +150,7 @@ mod tests {
         let (batches, _) = taken(5, 20).await;
         let [(0, 10, begun), (10, 20, _)] = &batches[..] else { panic!("{batches:?}") };
         assert!(
-            begun.contains("is not finished") && begun.contains("--undo aaaa") && begun.contains(".1 --yes"),
+            begun.contains("is not finished") && begun.contains("--undo aaaa") && begun.contains(".1.claim --yes"),
             "{begun}"
         );
         finish(&bucket, &of).await;

@@ -156,12 +156,17 @@ pub async fn check_compacted(context: &Context, bucket: &Bucket, held: &Held, ra
     let read = || async {
         match Taken::read(bucket, &*context.clock, &held.partition, range).await {
             Ok(taken) => Try::Done(taken),
+            Err(failure) if failure.exit == Exit::Stopped => Try::Halt(Halt::Stop(failure.message)),
             Err(failure) => Try::Again(failure.message),
         }
     };
-    let Taken { mut batches, doubtful, doubtful_claims } = context.while_held(held, "read compactions", read).await?;
+    let Taken { mut batches, doubtful, doubtful_claims, .. } =
+        context.while_held(held, "read compactions", read).await?;
     let job = context.schedule.as_ref().and_then(Schedule::job).unwrap_or("NAME");
-    let give_up = format!("give this job up (siltstone backfill --job {job} --cancel, with --into where it has one)");
+    let topic = &held.partition.topic;
+    let give_up = format!(
+        "give this job up (siltstone backfill --topic {topic} --job {job} --cancel, with --into where it has one)"
+    );
     if let Some(Doubtful { why, .. }) = doubtful.into_iter().chain(doubtful_claims).next() {
         let partition = &held.partition;
         return Err(Halt::Stop(format!("{partition}: {why}. Compactions wait for this job to end: {give_up}")));

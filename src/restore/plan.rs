@@ -94,6 +94,9 @@ pub struct Survey {
     pub of_other_parts: u64,
     /// Source partitions something of which cannot be read already, and why: they will stop there, and the others will not.
     pub unreadable: BTreeMap<i32, String>,
+    /// The store refuses the first object of every source partition: a right is missing, as far as anybody can tell before a job is begun.
+    #[serde(skip)]
+    pub refused: Option<String>,
 }
 
 /// Objects of which nobody can tell which of their rows are asked for.
@@ -185,7 +188,7 @@ async fn look_at(
 }
 
 /// Takes in the timestamps of the first rows: receipts tell event times alone. One that cannot be read stops its source partition later, and is no
-/// reason not to begin, unless the store refuses every one.
+/// reason not to begin, unless the store refuses every one ([`Survey::refused`]).
 async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut Survey) -> Result<(), Failure> {
     let peeked = archive.site.partitions.iter().filter_map(|partition| {
         let &(first, end) = survey.partitions.get(&partition.partition)?;
@@ -196,7 +199,7 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
         Some(Left { partition, from, begin, wanted, is_end_known: true, rows_max: 1 })
     });
     let peeked: Vec<Left> = peeked.take(PEEKED_MAX).collect();
-    let (mut has_read, mut refused) = (false, None);
+    let (mut is_any_left_out, mut refused) = (peeked.len() == PEEKED_MAX, None);
     for left in peeked {
         let left = [left];
         let mut steps = steps(archive, &left);
@@ -206,7 +209,7 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
                 Ok(Step::Rows { items, .. }) => {
                     let times = items.into_iter().map(|item| record_of(item).timestamp);
                     times.for_each(|at_ms| survey.note_time(at_ms.filter(|&at_ms| at_ms != NO_TIMESTAMP)));
-                    has_read = true;
+                    is_any_left_out = true;
                 }
                 // One object that the store refuses, such as one in a cold tier, is its own source partition's trouble.
                 Err((partition, failure)) if failure.exit == Exit::Refused => {
@@ -215,20 +218,18 @@ async fn look_at_first_rows(archive: Archive<'_>, wanted: &Wanted, survey: &mut 
                         failure.message
                     );
                     survey.unreadable.entry(partition).or_insert(why);
-                    refused.get_or_insert(failure);
+                    refused.get_or_insert(failure.message);
                 }
                 Err((partition, failure)) => {
                     survey.is_readable(partition, Err(failure))?;
+                    is_any_left_out = true;
                 }
             }
             break;
         }
     }
-    // Nothing can be read: a right is missing.
-    match refused.filter(|_| !has_read) {
-        Some(failure) => Err(failure),
-        None => Ok(()),
-    }
+    survey.refused = refused.filter(|_| !is_any_left_out);
+    Ok(())
 }
 
 /// Whether restored records have the event times that receipts tell of their objects.

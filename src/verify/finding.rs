@@ -122,7 +122,7 @@ impl Kind {
             }
             Self::Unfinished => "siltstone backfill --missing --topic T finishes it, of what Kafka still holds",
             Self::Left => {
-                "the same siltstone backfill goes on with that job (--job NAME, and what was asked for then); or siltstone backfill --job NAME --cancel gives it up, and then siltstone backfill --missing --topic T finishes what it has claimed"
+                "the same siltstone backfill goes on with that job (--job NAME, and what was asked for then); or siltstone backfill --topic T --job NAME --cancel gives it up, and then siltstone backfill --missing --topic T finishes what it has claimed"
             }
             Self::Unreached => {
                 "add the destination to the configuration and verify again: these objects were not looked at"

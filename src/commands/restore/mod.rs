@@ -79,6 +79,10 @@ pub async fn restore(
     if !refused.is_empty() {
         return Err(Failure::new(Exit::Stopped, format!("nothing is restored: {}", refused.join("; also: "))));
     }
+    // One that is under way may be through with what is refused now.
+    if let (Some(why), 0) = (&survey.refused, known.produced()) {
+        return Err(Failure::new(Exit::Refused, format!("nothing is restored: {why}")));
+    }
     if args.dry_run || survey.partitions.is_empty() {
         return Ok(Exit::Done);
     }

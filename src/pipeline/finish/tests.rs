@@ -118,7 +118,7 @@ async fn a_compaction_that_comes_under_a_job_stops_its_next_plan() {
         for said in [
             "x/c1 holds rows of the batch [100, 150)",
             "siltstone compact --undo aaaa",
-            "siltstone backfill --job older --cancel",
+            "siltstone backfill --topic t --job older --cancel",
             "--to-offset 100 and --from-offset 150",
         ] {
             assert!(why.contains(said), "{said}: {why}");

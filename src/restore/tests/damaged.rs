@@ -164,6 +164,7 @@ async fn an_object_that_is_refused_is_the_trouble_of_its_partition_alone() {
             ),
             _ => assert_eq!(told, [], "its first row can be read"),
         }
+        assert_eq!(survey.refused, None);
         assert_eq!((survey.oldest_ms, survey.newest_ms), (Some(BASE_MS), Some(BASE_MS + 2 * HOUR_MS)));
         assert!(survey.partitions.values().all(|&range| range == (0, 40)), "{:?}", survey.partitions);
 
@@ -186,8 +187,9 @@ async fn a_store_that_refuses_all_objects_is_refused_beforehand() {
         world.archived(&[record(partition, 0, 0)], 10).await;
     }
     let all = Refusing { of: "+", name: "", answers: true };
-    let looked = looked_at(&world, &world.destinations_of(Stepped::over(world.store.clone(), all))).await;
-    assert_eq!(looked.err().map(|failure| failure.exit), Some(Exit::Refused));
+    let looked =
+        looked_at(&world, &world.destinations_of(Stepped::over(world.store.clone(), all))).await.expect("looked at");
+    assert!(looked.refused.is_some_and(|why| why.contains("cold tier")));
 }
 
 /// Goal: the plan tells an end that is not known as such.

@@ -166,6 +166,27 @@ async fn a_doubtful_compaction_keeps_what_is_in_its_range_alone() {
     assert_eq!(ranges(&nobody_knows), [(120, 130)]);
 }
 
+/// Goal: a compaction that has deleted its old objects and lost its receipt keeps them from being archived again beside the new one, until its receipt is there.
+#[tokio::test]
+async fn what_a_compaction_without_its_receipt_replaced_is_not_archived_again() {
+    let world = World::new();
+    let gone = [finding(100, 110, Fault::Missing { bytes: 1 }), finding(200, 210, Fault::Missing { bytes: 1 })];
+    let of = compaction('a', 1, &[("x/0", 100, 110)], "x/c1");
+    world.bucket.claim_compaction(&of).await.expect("claimed");
+    let ranges = |missing: &Missing| missing.resolved.ranges.iter().map(|of| of.first).collect::<Vec<_>>();
+    // Begun and not finished: its objects are there, and what is missing is mended.
+    assert_eq!(ranges(&world.missing(&gone).await), [100, 200]);
+    world.bucket.end_compaction(&partition(0), &of.id(), 0).await.expect("marked");
+    let lost = world.missing(&gone).await;
+    assert_eq!(ranges(&lost), [200]);
+    assert!(
+        matches!(&lost.found.blocked[..], [told] if told.contains("Run siltstone compact first")),
+        "{:?}",
+        lost.found
+    );
+    assert!(!lost.found.is_mended());
+}
+
 /// Goal: what compactions have taken in counts only where nothing vouches for it: between two gaps lie batches that have their receipts.
 #[tokio::test]
 async fn only_what_has_no_receipt_is_held_by_compactions() {
