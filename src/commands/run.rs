@@ -115,9 +115,18 @@ async fn complete_all(context: &Context, topics: impl Iterator<Item = &String>, 
         let goes_on = || !stop.is_asked();
         // Whatever came late comes with this drain.
         let seams = Seams { revise_after_ms: 0, ..context.seams(archive, complete, topic, &goes_on) };
-        if let Err(failure) = Completer::default().round(&seams).await {
-            tracing::error!("{}", failure.message);
-            failed.get_or_insert(failure);
+        let mut completer = Completer::default();
+        loop {
+            match completer.round(&seams).await {
+                // There was no room for all of it.
+                Ok(outcome) if outcome.has_more && outcome.completed + outcome.revised > 0 => {}
+                Ok(_) => break,
+                Err(failure) => {
+                    tracing::error!("{}", failure.message);
+                    failed.get_or_insert(failure);
+                    break;
+                }
+            }
         }
     }
     let told = |failure: Failure| {

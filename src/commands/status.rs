@@ -5,7 +5,7 @@ use super::{Unprinted, ended, print_json};
 use crate::cli::StatusArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::complete::progress::{OpenFolder, Recent};
-use crate::complete::round::Seams;
+use crate::complete::round::{PARTS_MAX, Seams};
 use crate::complete::status::{PartitionStatus, TopicStatus};
 use crate::config::Config;
 use crate::consume::Coordinator;
@@ -123,6 +123,7 @@ async fn tell_all(
                 rules: complete.rules,
                 marker: &complete.marker,
                 revise_after_ms: complete.revise_after_ms,
+                parts_max: PARTS_MAX,
             };
             let status = match seams.status().await {
                 Ok(status) => status,

@@ -20,8 +20,9 @@
 //! Not seen here: rows that a backfill archives into a complete folder, and those of replayed dead letters, below offsets that were looked at already.
 //!
 //! # Bounds
-//! [`round::PARTS_MAX`] Kafka partitions of folders are open at a time; where there would be more, no further receipt is looked at before the oldest windows
-//! are completed by what was read so far, which may be again when more is known. [`progress::RECENT_MAX`] completed folders are told by `siltstone status`.
+//! [`round::PARTS_MAX`] Kafka partitions of folders are open at a time; where there would be more, only the Kafka partition that is furthest behind is looked at, some
+//! receipts a round, until the oldest windows are completed by what was read so far, which may be again when more is known. [`progress::RECENT_MAX`] completed folders
+//! are told by `siltstone status`.
 
 pub mod calendars;
 pub mod horizon;

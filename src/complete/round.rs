@@ -23,8 +23,12 @@ pub const PARTS_MAX: usize = 200_000;
 const SAVE_MS: i64 = 60_000;
 /// Receipts read one after the other before they are listed.
 const WALK_MAX: usize = 64;
-/// Receipts of one Kafka partition that are read before another one's turn comes.
+/// Receipts of one Kafka partition that are read before another one's turn comes, which comes earlier where this one is a day ahead of all others.
 const TURN_MAX: usize = 10_000;
+/// The same where there is no room: what is furthest behind is looked at all the same, as nothing is complete before it is.
+const TURN_WITHOUT_ROOM: usize = 64;
+/// How far ahead of all others a Kafka partition gets in a turn, milliseconds of event time.
+const AHEAD_MS: i64 = 24 * 3_600_000;
 /// How often a folder is looked at anew that others complete, too.
 const TRIES: usize = 8;
 
@@ -50,6 +54,8 @@ pub struct Seams<'a> {
     pub marker: &'a str,
     /// How long after a folder was completed it is not completed again, milliseconds.
     pub revise_after_ms: i64,
+    /// [`PARTS_MAX`]; less is for tests.
+    pub parts_max: usize,
 }
 
 /// What became of a round.
@@ -63,6 +69,8 @@ pub struct Outcome {
     pub open: u64,
     /// The instant that the topic is past; `None` where something is not known.
     pub horizon_ms: Option<i64>,
+    /// Not all receipts were looked at: there was no room, or it was told not to go on.
+    pub has_more: bool,
 }
 
 /// What is known of a topic between rounds. Forgotten with the assignment.
@@ -85,6 +93,10 @@ struct State {
     changed: bool,
     /// When progress was written, monotonic milliseconds.
     saved_ms: Option<i64>,
+    /// When folders were completed that may not be completed again yet.
+    completed_ms: BTreeMap<FolderId, i64>,
+    /// There was no room, and nothing could be completed: the one that is furthest behind is looked at all the same.
+    is_stuck: bool,
 }
 
 impl State {
@@ -92,7 +104,8 @@ impl State {
         let open: BTreeMap<_, _> = progress.open.into_iter().map(|open| (open.id, open.tally)).collect();
         let parts = open.values().map(|tally| tally.parts.len()).sum();
         let Progress { through, watermarks, recent, .. } = progress;
-        Self { through, watermarks, open, recent, parts, changed: false, saved_ms: None }
+        let completed_ms = recent.iter().map(|recent| (recent.id.clone(), recent.at_ms)).collect();
+        Self { through, watermarks, open, recent, parts, completed_ms, ..Self::default() }
     }
 
     fn progress(&self) -> Progress {
@@ -124,8 +137,9 @@ impl Completer {
             Err(failure) => Err(failure),
         };
         outcome.open = self.state.as_ref().map_or(0, |state| state.open.len() as u64);
-        self.save(seams, outcome.completed + outcome.revised > 0).await?;
-        result.map(|()| outcome)
+        // A cache: what cannot be written of it keeps nothing from being completed (K-12).
+        let saved = self.save(seams, outcome.completed + outcome.revised > 0).await;
+        result.and(saved).map(|()| outcome)
     }
 
     /// Writes how far it got, if there is something new: at once, or where it was not for a while.
@@ -137,9 +151,10 @@ impl Completer {
             return Ok(());
         }
         let progress = state.progress();
+        state.saved_ms = Some(now_ms);
         let put = || seams.bucket.put_progress(seams.topic, &progress);
         patiently(seams.clock, &seams.what("write how far completion got"), put).await?;
-        (state.changed, state.saved_ms) = (false, Some(now_ms));
+        state.changed = false;
         Ok(())
     }
 
@@ -155,20 +170,33 @@ impl Completer {
                     .is_some_and(|archived| state.through.get(number).is_none_or(|&through| through < archived.offset))
             });
             // The one that is furthest behind, so that as few folders as can be are open when a whole archive is looked at.
-            let next = waiting.iter().copied().min_by_key(|number| state.watermarks.get(number).copied());
-            let Some(number) = next else { return Ok(None) };
-            if state.parts >= PARTS_MAX {
-                let read_ms = state.watermarks.get(&number).map(|&read_ms| seams.rules.of_watermark(read_ms));
+            let mut by_watermark: Vec<_> =
+                waiting.iter().map(|number| (state.watermarks.get(number).copied(), *number)).collect();
+            by_watermark.sort_unstable();
+            let Some(&(read_ms, number)) = by_watermark.first() else { return Ok(None) };
+            let has_room = state.parts < seams.parts_max;
+            if !(has_room || std::mem::take(&mut state.is_stuck)) {
+                let read_ms = read_ms.map(|read_ms| seams.rules.of_watermark(read_ms));
                 return Ok(Some(read_ms.unwrap_or(i64::MIN)));
             }
             if !(seams.goes_on)() {
                 return Ok(Some(i64::MIN));
             }
             let Some(Ok(archived)) = asked.archived.get(&number) else { return Ok(None) };
-            if look(state, calendars, seams, number, archived.offset).await? {
+            let turn = Turn {
+                until: archived.offset,
+                most: if has_room { TURN_MAX } else { TURN_WITHOUT_ROOM },
+                until_ms: by_watermark
+                    .get(1)
+                    .map(|(next_ms, _)| next_ms.map_or(i64::MIN, |ms| ms.saturating_add(AHEAD_MS))),
+                needs_room: has_room,
+            };
+            if look(state, calendars, seams, number, &turn).await? {
                 waiting.remove(&number);
             }
-            self.save(seams, false).await?;
+            if let Err(failure) = self.save(seams, false).await {
+                tracing::warn!("{}", failure.message);
+            }
         }
     }
 
@@ -203,22 +231,30 @@ impl Completer {
         }
         // No hour is over before it is by the clock, whatever clocks of producers say.
         outcome.horizon_ms = asked.horizon(&seams.rules, &idle).map(|horizon_ms| horizon_ms.min(now_ms));
-        let (before, open) = (state.parts, state.open.len());
-        if let Some(horizon_ms) = outcome.horizon_ms {
-            self.complete_until(seams, read_ms.map_or(horizon_ms, |read_ms| read_ms.min(horizon_ms)), outcome).await?;
-        }
-        let parts = self.state.as_ref().map_or(0, |state| state.parts);
-        if parts >= PARTS_MAX && parts >= before {
+        outcome.has_more = read_ms.is_some();
+        let before = state.parts;
+        let completed = match outcome.horizon_ms {
+            Some(horizon_ms) => {
+                self.complete_until(seams, read_ms.map_or(horizon_ms, |read_ms| read_ms.min(horizon_ms)), outcome).await
+            }
+            None => Ok(()),
+        };
+        let state = self.state.as_mut().expect("read before");
+        state.is_stuck = state.parts >= seams.parts_max && state.parts >= before;
+        if state.is_stuck && completed.is_ok() {
             return Err(Failure::new(
                 Exit::Stopped,
                 format!(
-                    "{}: {parts} Kafka partitions of {open} folders are not complete, and at most {PARTS_MAX} are kept in memory: completion waits until some \
-                     of them are. Fewer fields in `path` make fewer folders; `siltstone status` shows which Kafka partitions hold them back",
-                    seams.what("look for complete folders")
+                    "{}: {} Kafka partitions of {} folders are not complete, more than {} are to be kept in memory, and none of them can be completed now: only what is \
+                     furthest behind is looked at. Fewer fields in `path` make fewer folders; `siltstone status` shows which Kafka partitions hold them back",
+                    seams.what("look for complete folders"),
+                    state.parts,
+                    state.open.len(),
+                    seams.parts_max
                 ),
             ));
         }
-        Ok(())
+        completed
     }
 
     /// Completes the folders whose windows end at or before `horizon_ms`, the oldest first.
@@ -234,22 +270,26 @@ impl Completer {
             state.open.iter().filter_map(|(id, tally)| Some((is_past(tally)?, id.clone()))).collect();
         past.sort_unstable();
         let (now_ms, mut failed) = (seams.clock.wall_ms(), None);
+        // A clock that was ahead holds nothing back.
+        state
+            .completed_ms
+            .retain(|_, &mut at_ms| at_ms <= now_ms && now_ms < at_ms.saturating_add(seams.revise_after_ms));
         let mut left: BTreeSet<String> = BTreeSet::new();
         for (_, id) in past {
             if !(seams.goes_on)() {
                 return Ok(());
             }
-            let is_recent =
-                |recent: &Recent| recent.id == id && now_ms < recent.at_ms.saturating_add(seams.revise_after_ms);
-            if left.contains(&id.destination) || state.recent.iter().any(is_recent) {
+            if left.contains(&id.destination) || state.completed_ms.contains_key(&id) {
                 continue;
             }
             let Some(tally) = state.open.get(&id) else { continue };
             let completed = match seams.settle(&id, tally, horizon_ms, &mut self.calendars).await {
                 Ok(completed) => completed,
-                // A destination that refuses or does not answer keeps no folder of another one from being completed.
+                // A folder that is refused keeps no other one from being completed, and a destination that does not answer none of another one.
                 Err(failure) => {
-                    left.insert(id.destination);
+                    if failure.exit == Exit::Unreachable {
+                        left.insert(id.destination);
+                    }
                     failed.get_or_insert(failure);
                     continue;
                 }
@@ -261,7 +301,8 @@ impl Completer {
                 1 => outcome.completed += 1,
                 _ => outcome.revised += 1,
             }
-            state.recent.push_back(Recent::of(&completed, seams.clock.wall_ms()));
+            state.completed_ms.insert(id, now_ms);
+            state.recent.push_back(Recent::of(&completed, now_ms));
             if state.recent.len() > RECENT_MAX {
                 state.recent.pop_front();
             }
@@ -454,50 +495,71 @@ struct InFolder<'r> {
     end_ms: Option<i64>,
 }
 
-/// Looks at receipts of one Kafka partition, up to `until`, which is committed, or for [`TURN_MAX`] of them. Whether it got there.
+/// How far a Kafka partition is looked at before another one's turn comes.
+struct Turn {
+    /// What is committed.
+    until: i64,
+    /// Most receipts.
+    most: usize,
+    /// No further than where the watermark is behind this.
+    until_ms: Option<i64>,
+    /// It ends where there is no more room.
+    needs_room: bool,
+}
+
+impl Turn {
+    /// Whether it is over behind the `taken`th receipt.
+    fn is_over(&self, state: &State, seams: &Seams<'_>, number: i32, taken: usize) -> bool {
+        let is_ahead =
+            self.until_ms.is_some_and(|until_ms| state.watermarks.get(&number).is_some_and(|&ms| ms > until_ms));
+        taken >= self.most || (is_ahead && taken >= WALK_MAX) || (self.needs_room && state.parts >= seams.parts_max)
+    }
+}
+
+/// Looks at receipts of one Kafka partition. Whether it got to the end of what is committed.
 async fn look(
     state: &mut State,
     calendars: &mut Calendars,
     seams: &Seams<'_>,
     number: i32,
-    until: i64,
+    turn: &Turn,
 ) -> Result<bool, Failure> {
     let partition = TopicPartition::new(seams.topic, number);
+    let mut taken = 0;
     // Batches follow each other, so the next one is where the last one ended, and no listing is needed.
-    if let Some(&from) = state.through.get(&number) {
-        let mut from = from;
-        for _ in 0..WALK_MAX {
-            if from >= until {
-                return Ok(true);
-            }
-            let what = seams.what("read a receipt");
-            let Some(receipt) = patiently(seams.clock, &what, || seams.bucket.get_receipt(&partition, from)).await?
-            else {
-                break;
-            };
-            note(state, calendars, seams, &receipt).await?;
-            if receipt.end <= from {
-                break;
-            }
-            from = receipt.end;
+    while let Some(&from) = state.through.get(&number).filter(|_| taken < WALK_MAX) {
+        if from >= turn.until {
+            return Ok(true);
+        }
+        let what = seams.what("read a receipt");
+        let Some(receipt) = patiently(seams.clock, &what, || seams.bucket.get_receipt(&partition, from)).await? else {
+            break;
+        };
+        note(state, calendars, seams, &receipt).await?;
+        taken += 1;
+        if turn.is_over(state, seams, number, taken) {
+            return Ok(false);
+        }
+        if receipt.end <= from {
+            break;
         }
     }
     let from = state.through.get(&number).copied().unwrap_or(0);
     let mut receipts = receipts_from(seams.bucket, &partition, seams.clock, from).await?;
-    for _ in 0..TURN_MAX {
+    loop {
         let Some(receipt) = receipts.try_next().await? else {
             // Nothing vouches for what is left: it was not archived here, or before there were receipts.
-            let through = state.through.entry(number).or_insert(until);
-            *through = until.max(*through);
+            let through = state.through.entry(number).or_insert(turn.until);
+            *through = turn.until.max(*through);
             state.changed = true;
             return Ok(true);
         };
         note(state, calendars, seams, &receipt).await?;
-        if state.parts >= PARTS_MAX {
-            break;
+        taken += 1;
+        if turn.is_over(state, seams, number, taken) {
+            return Ok(false);
         }
     }
-    Ok(false)
 }
 
 async fn note(

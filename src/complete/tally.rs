@@ -186,7 +186,7 @@ impl Tally {
             let ranges = match known.covers(number) {
                 None => [Some(all), None],
                 Some(known) => [
-                    Some(Covered { first: all.first, end: all.end.min(known.first) }),
+                    Some(Covered { first: all.first, end: known.first }),
                     Some(Covered { first: all.first.max(known.end), end: all.end }),
                 ],
             };

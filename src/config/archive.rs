@@ -199,10 +199,11 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
         outputs,
         dead_letters,
     };
-    let complete = complete(section, &layout);
+    let topics = topics(section);
+    let complete = complete(section, &layout, &topics);
     let config = ArchiveConfig {
         name,
-        topics: topics(section),
+        topics,
         layout,
         destination_names,
         rotate: resolve::rotate(&section.section("rotate", &shape::ARCHIVE_ROTATE), surroundings.rotate),
@@ -218,7 +219,7 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
 }
 
 /// When folders are complete; `None` where the section is not there.
-fn complete(section: &Section<'_>, layout: &Layout) -> Option<CompleteConfig> {
+fn complete(section: &Section<'_>, layout: &Layout, topics: &TopicPatterns) -> Option<CompleteConfig> {
     let field = section.field("complete")?;
     let complete = field.section(&shape::COMPLETE)?;
     if section.is_sound(&["output"]) && calendars(layout).is_empty() {
@@ -228,7 +229,7 @@ fn complete(section: &Section<'_>, layout: &Layout) -> Option<CompleteConfig> {
         );
     }
     if section.is_sound(&["output", "topics"]) {
-        check_folders_of_one(&field, &topics(section), layout);
+        check_folders_of_one(&field, topics, layout);
     }
     let marker = || {
         let field = complete.field("marker")?;
@@ -256,6 +257,12 @@ fn check_folders_of_one(complete: &Field<'_>, topics: &TopicPatterns, layout: &L
     let outputs: Vec<_> = layout.outputs.iter().filter(|output| timed.contains_key(&output.name)).collect();
     for (index, output) in outputs.iter().enumerate() {
         let path = &output.place.path;
+        if timed[&output.name].comes_back() {
+            complete.wrong::<()>(
+                format!("folders of output {:?} come back: path = {path:?} shows a time without its date, so no folder is ever complete", output.name),
+                "year, month and day in the path, as in dt=%Y-%m-%d/hr=%H",
+            );
+        }
         if topics.only().is_none() && !path.contains("{topic}") {
             complete.wrong::<()>(
                 format!("topics share folders: path = {path:?} of output {:?} does not tell them apart, so no folder is ever known to be complete", output.name),

@@ -92,6 +92,20 @@ impl Calendar {
         Some(self.last_instant_before(start.timestamp_millis(), local_end?))
     }
 
+    /// Whether windows come back within some years: what is rendered of a time is rendered of a later window, too, as by `%H` without a day.
+    pub fn comes_back(&self) -> bool {
+        const HOUR: i64 = 3_600;
+        const AFTER_HOURS: [i64; 6] = [1, 12, 24, 7 * 24, 31 * 24, 365 * 24];
+        let start = DateTime::UNIX_EPOCH.naive_utc() + TimeDelta::seconds(20_103 * 24 * HOUR + 3 * HOUR + HOUR / 2);
+        let render = |local: NaiveDateTime| local.format_with_items(self.local_items.iter()).to_string();
+        let Some(end) = self.local_end(start) else { return false };
+        let comes_back = |hours: &i64| {
+            let later = start + TimeDelta::seconds(hours * HOUR);
+            later >= end && render(later) == render(start)
+        };
+        AFTER_HOURS.iter().any(comes_back)
+    }
+
     /// The first local time behind `start` that renders differently.
     fn local_end(&self, start: NaiveDateTime) -> Option<NaiveDateTime> {
         let unit = self.unit?;

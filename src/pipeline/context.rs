@@ -8,7 +8,7 @@ use crate::bucket::folding::Rules;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::complete::horizon::Rules as CompleteRules;
-use crate::complete::round::Seams;
+use crate::complete::round::{PARTS_MAX, Seams};
 use crate::config::{Rotate, Start, TopicPatterns, UploadConfig};
 use crate::consume::{CommitError, Coordinator, Held};
 use crate::decode::{Aim, Schemas};
@@ -402,6 +402,7 @@ impl Context {
             rules: complete.rules,
             marker: &complete.marker,
             revise_after_ms: complete.revise_after_ms,
+            parts_max: PARTS_MAX,
         }
     }
 
