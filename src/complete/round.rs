@@ -240,8 +240,11 @@ impl Completer {
             None => Ok(()),
         };
         let state = self.state.as_mut().expect("read before");
-        state.is_stuck = state.parts >= seams.parts_max && state.parts >= before;
-        if state.is_stuck && completed.is_ok() {
+        let has_no_room = state.parts >= seams.parts_max && state.parts >= before;
+        // To look further helps only where what was looked at is behind what all are past: else more and more would be open.
+        let is_behind = read_ms.zip(outcome.horizon_ms).is_some_and(|(read_ms, horizon_ms)| read_ms < horizon_ms);
+        state.is_stuck = has_no_room && is_behind;
+        if has_no_room && completed.is_ok() {
             return Err(Failure::new(
                 Exit::Stopped,
                 format!(
