@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 14] = [
+pub const PAGES: [(&str, &str, &str); 15] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -43,6 +43,7 @@ pub const PAGES: [(&str, &str, &str); 14] = [
         "small objects made large, JSON lines made Parquet, with the proof that no row is another",
         include_str!("../guide/compact.md"),
     ),
+    ("hdfs", "HDFS as a destination", include_str!("../guide/hdfs.md")),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
     ("benchmarks", "what it costs and how that was measured", include_str!("../guide/benchmarks.md")),

@@ -30,6 +30,7 @@ pub const SHAPES: &[&Shape] = &[
     &S3,
     &GS,
     &AZ,
+    &HDFS,
     &ROTATE,
     &ARCHIVE,
     &DECODE_JSON,
@@ -78,6 +79,7 @@ pub(super) const FILE: Shape = destination(StoreKind::File, "file://");
 pub(super) const S3: Shape = destination(StoreKind::S3, "s3://");
 pub(super) const GS: Shape = destination(StoreKind::Gcs, "gs://");
 pub(super) const AZ: Shape = destination(StoreKind::Azure, "az://");
+pub(super) const HDFS: Shape = destination(StoreKind::Hdfs, "hdfs://");
 pub(super) const ROTATE: Shape = Shape { at: "rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
 pub(super) const ARCHIVE: Shape = Shape {
     at: "archive",

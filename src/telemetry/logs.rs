@@ -14,6 +14,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// The client of HDFS warns of each try of its own; what comes of them is logged as with every other store.
+const QUIETER: &str = "hdfs_native=error";
+
 /// Installs the process's logger. `level`: a `tracing` filter such as `info` or `siltstone=debug`. Lines go to `writer`, so
 /// that a progress line on the same terminal can step aside. Only the first call has an effect.
 ///
@@ -23,7 +26,8 @@ pub fn install<W>(format: LogFormat, level: &str, colours: bool, writer: W) -> R
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    let directives = if ["warn", "info"].contains(&level) { format!("{level},{QUIETER}") } else { level.to_string() };
+    let filter = EnvFilter::try_new(directives).map_err(|error| {
         format!("log level {level:?}: {error}; allowed: error, warn, info, debug, trace, or module=level,…")
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
