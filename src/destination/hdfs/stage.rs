@@ -9,6 +9,7 @@ use object_store::Result;
 use object_store::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often the removal of a file that was given up is tried, and how long is waited between two of them: a namenode that starts
 /// again is back then. What stays is swept by a later start.
@@ -18,7 +19,7 @@ const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 /// Modes of what is made, as HDFS has them by default.
 const FOLDER_MODE: u32 = 0o755;
 
-/// No file up to this size is asked for the size of its blocks: a namenode takes no smaller ones, by default.
+/// No file below this size is asked for the size of its blocks: a namenode takes no smaller ones, by default.
 const BLOCK_BYTES_MIN: u64 = 1 << 20;
 
 /// Dropped without [`Stage::place`] having returned success, the file is removed.
@@ -33,7 +34,10 @@ pub(super) struct Stage {
     /// All written bytes are on the datanodes' disks.
     synced: bool,
     syncs: bool,
+    /// Nothing is left to remove.
     placed: bool,
+    /// Until somebody has got it.
+    _opening: Option<watch::Receiver<()>>,
 }
 
 impl Stage {
@@ -41,9 +45,11 @@ impl Stage {
         &self.inner
     }
 
+    /// Dropped while the namenode is asked, the question goes on: the file must not be made after it was removed.
     pub(super) async fn open(inner: &Arc<Inner>, location: &Path) -> Result<Self> {
+        let runtime = RUNTIME.as_ref().map_err(|error| unwritten(HdfsError::OperationFailed(error.to_string())))?;
         let path = format!("/{}/{}", staging(&inner.root, location), stage_name());
-        // Before the file is made: it goes also where the answer does not come.
+        // Before the file is made: it is removed also where the answer does not come.
         let mut stage = Self {
             inner: Arc::clone(inner),
             location: location.clone(),
@@ -54,9 +60,17 @@ impl Stage {
             synced: true,
             syncs: true,
             placed: false,
+            _opening: Some(inner.at_work.subscribe()),
         };
-        let made = bounded(inner.client.create(&stage.path, WriteOptions::default())).await;
-        stage.writer = Some(made.map_err(unwritten)?);
+        let opening = runtime.spawn(async move {
+            let made = bounded(stage.inner.client.create(&stage.path, WriteOptions::default())).await;
+            // The namenode has said no: there is nothing to remove.
+            stage.placed = matches!(made, Err(HdfsError::RPCError(..) | HdfsError::AlreadyExists(_)));
+            stage.writer = Some(made.map_err(unwritten)?);
+            Ok(stage)
+        });
+        let mut stage = opening.await.map_err(|source| object_store::Error::JoinError { source })??;
+        stage._opening = None;
         Ok(stage)
     }
 
@@ -79,7 +93,7 @@ impl Stage {
 
     /// How many bytes fit into the block, at least.
     async fn room(&mut self, more: u64) -> Result<u64> {
-        if self.written + more <= BLOCK_BYTES_MIN {
+        if self.written + more < BLOCK_BYTES_MIN {
             return Ok(more);
         }
         if self.block == 0 {

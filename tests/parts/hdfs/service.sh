@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2153 # the variables are for or from services.sh
 # HDFS as two processes: hdfs-1 is the namenode, hdfs-2 the only datanode. Sourced by scripts/services.sh.
 #
-# Simple authentication with permissions: whoever runs them is the superuser. Blocks of 1 MiB, so that small objects have several.
+# Simple authentication with permissions: whoever runs them is the superuser. Blocks have 1 MiB, so that small objects have several.
 VERSION=3.4.2
 INPUTS=(pom.xml)
 MEMBERS=(1 2)
