@@ -67,7 +67,7 @@ impl Stage {
             // The namenode has said no: there is nothing to remove.
             stage.placed = matches!(made, Err(HdfsError::RPCError(..) | HdfsError::AlreadyExists(_)));
             stage.writer = Some(made.map_err(unwritten)?);
-            Ok(stage)
+            Ok::<_, object_store::Error>(stage)
         });
         let mut stage = opening.await.map_err(|source| object_store::Error::JoinError { source })??;
         stage._opening = None;
