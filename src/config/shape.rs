@@ -169,7 +169,7 @@ const fn destination(kind: StoreKind, of: &'static str) -> Shape {
 /// Destinations whose scheme is not known: every key that one of them has.
 pub(super) static ANY_DESTINATION: LazyLock<Shape> = LazyLock::new(|| {
     let mut keys: Vec<&'static str> = Vec::new();
-    for key in [&FILE, &S3, &GS, &AZ].iter().flat_map(|shape| shape.keys) {
+    for key in [&FILE, &S3, &GS, &AZ, &HDFS].iter().flat_map(|shape| shape.keys) {
         if !keys.contains(key) {
             keys.push(key);
         }
