@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How often the removal of a file that was given up is tried, and how long is waited between two of them: a namenode that starts
-/// again is back then. What stays is swept by a later start.
-const REMOVALS_MAX: u32 = 5;
-const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
+/// again has left safe mode within this minute, mostly. What stays is swept by a later start.
+const REMOVALS_MAX: u32 = 12;
+const REMOVAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// Modes of what is made, as HDFS has them by default.
 const FOLDER_MODE: u32 = 0o755;
