@@ -14,8 +14,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// The client of HDFS warns of each try of its own; what comes of them is logged as with every other store.
-const QUIETER: &str = "hdfs_native=error";
+/// The client of HDFS warns of each try of its own; what comes of them is logged as with every other store. That a namenode refuses the login it says
+/// nowhere else.
+const QUIETER: &str = "hdfs_native=error,hdfs_native::hdfs::connection=warn";
 
 /// Installs the process's logger. `level`: a `tracing` filter such as `info` or `siltstone=debug`. Lines go to `writer`, so
 /// that a progress line on the same terminal can step aside. Only the first call has an effect.

@@ -109,10 +109,22 @@ impl HdfsStore {
         let folders = below.iter().filter(|entry| entry.isdir).map(|entry| format!("{}/{STAGING}", entry.path));
         let mut removed = 0;
         for folder in folders.chain([format!("{root}/{STAGING}")]) {
-            for entry in walk::entries(client, &folder).await.map_err(io::Error::other)? {
+            // A folder of somebody else's, which we may not enter, keeps no other one from being swept.
+            let entries = match walk::entries(client, &folder).await {
+                Ok(entries) => entries,
+                Err(error) => {
+                    tracing::warn!(folder, %error, "could not look for half-written files");
+                    continue;
+                }
+            };
+            for entry in entries {
                 let is_old = i64::try_from(entry.modification_time).is_ok_and(|ms| ms < before_ms);
-                if !entry.isdir && is_old {
-                    removed += u64::from(bounded(client.delete(&entry.path, false)).await.map_err(io::Error::other)?);
+                if entry.isdir || !is_old {
+                    continue;
+                }
+                match bounded(client.delete(&entry.path, false)).await {
+                    Ok(was_there) => removed += u64::from(was_there),
+                    Err(error) => tracing::warn!(path = entry.path, %error, "could not remove a half-written file"),
                 }
             }
         }

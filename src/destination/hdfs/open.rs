@@ -13,7 +13,12 @@ const OWN: &[(&str, &str)] = &[
     ("dfs.client.failover.max.attempts", "3"),
     ("dfs.client.failover.sleep.base.millis", "250"),
     ("dfs.client.failover.sleep.max.millis", "2000"),
+    // A datanode that is silent for so long is left out, before the step that waits for it is given up.
+    ("dfs.client.socket-timeout", "20000"),
 ];
+
+/// What asks the active namenode alone.
+const ACTIVE_ALONE: &str = "org.apache.hadoop.hdfs.server.namenode.ha.ConfiguredFailoverProxyProvider";
 
 /// The files of a Hadoop client, one of which has to be in its folder.
 const FILES: [&str; 2] = ["core-site.xml", "hdfs-site.xml"];
@@ -42,11 +47,23 @@ pub(in crate::destination) fn store(url: &StoreUrl, options: &Options<'_>) -> Re
         }
         builder = if is_keytab { builder.with_kerberos_keytab(value) } else { builder.with_kerberos_cache(value) };
     }
+    if !url.bucket().contains(':') {
+        // Standbys that answer reads may not show yet what another process has written (stores must list what was just written).
+        settings.insert(format!("dfs.client.failover.proxy.provider.{}", url.bucket()), ACTIVE_ALONE.to_string());
+    }
     if let Some(text) = options.get("hadoop") {
         let more: BTreeMap<String, String> = serde_json::from_str(text).map_err(|_| {
             options.refused("hadoop", "it is a table of settings of a Hadoop client, all of them strings")
         })?;
-        settings.extend(more);
+        // The client takes blanks for parts of names.
+        let trimmed = |(key, value): (String, String)| {
+            let value = match key.starts_with("dfs.ha.namenodes.") {
+                true => value.split(',').map(str::trim).collect::<Vec<_>>().join(","),
+                false => value,
+            };
+            (key, value)
+        };
+        settings.extend(more.into_iter().map(trimmed));
     }
     let client =
         |what: String| DestinationError::Client { name: options.name.to_string(), id: options.id.to_string(), what };
