@@ -50,7 +50,7 @@ load() { # NAME
   if [[ -n $PROGRAMS ]]; then
     DIR=$("$SELF" --one directory "$PROGRAMS")
   else
-    DIR=$SILTSTONE_CACHE/parts/$NAME-$VERSION$(inputs_suffix)
+    DIR=$SILTSTONE_CACHE/parts/${PART##*/}-$VERSION$(inputs_suffix) # one for all members
   fi
 }
 
