@@ -20,6 +20,7 @@ def session(uri, settings, warehouse):
     building = SparkSession.builder.master("local[1]").appName("spark_reads")
     fixed = {
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": "700m",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",

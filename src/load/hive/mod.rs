@@ -14,7 +14,7 @@
 //!   has none that needs no further tables), so a writer that stalls just there can; the rows that engines read are the folder's all the same, and
 //!   whoever asks again with the newer revision mends it.
 //!
-//! The calls used are in every metastore from 2.3 to 4.0. There is no Kerberos.
+//! The calls used are in every metastore from 2.3 to 4.0; 3.1.3 and 4.0.1 were tried. There is no Kerberos.
 //!
 //! # Why no client of crates.io
 //! `hive_metastore` (0.2) is generated from the interface of Hive 2.3: what later ones have in a table, such as the type of its owner, is
@@ -76,7 +76,7 @@ pub enum HiveFormat {
         /// The schema that they are read with, as JSON.
         schema: String,
     },
-    /// One JSON object on each line.
+    /// One JSON object on each line. Spark reads such a table only with hive-hcatalog-core on its class path.
     Json,
     /// Apache ORC.
     Orc,
@@ -287,13 +287,20 @@ impl Metastore {
         let name = table.name();
         let what = format!("look for the table {name}");
         let mut connection = self.servers.connect(&what).await?;
+        let mut refused = None;
         for _ in 0..ROUNDS {
             let Some(found) = get_table(&mut connection, &what, &name).await? else {
                 if !rights.create {
                     return Err(HiveError::NoTable { table: name.to_string() });
                 }
-                if create_table(&mut connection, table).await? {
-                    return Ok(TableOutcome::Created);
+                // Who is refused because somebody else was faster finds it at the next look: metastores have no one word for that.
+                if let Some(error) = refused {
+                    return Err(error);
+                }
+                match create_table(&mut connection, table).await {
+                    Ok(()) => return Ok(TableOutcome::Created),
+                    Err(error @ HiveError::Answered { .. }) => refused = Some(error),
+                    Err(error) => return Err(error),
                 }
                 continue;
             };
@@ -336,7 +343,7 @@ impl Metastore {
         let (mut refused, mut is_written) = (None, false);
         for _ in 0..ROUNDS {
             let Some(found) = get_partition(&mut connection, &what, name, values.clone()).await? else {
-                // Who is refused because somebody else was faster finds it at the next look.
+                // The same as with tables.
                 if let Some(error) = refused {
                     return Err(error);
                 }
@@ -380,17 +387,12 @@ async fn get_table(connection: &mut Connection, what: &str, name: &TableName) ->
     }
 }
 
-/// Whether it was created; otherwise somebody else has done so.
-async fn create_table(connection: &mut Connection, table: &HiveTable) -> Result<bool, HiveError> {
+async fn create_table(connection: &mut Connection, table: &HiveTable) -> Result<(), HiveError> {
     let name = table.name();
     let what = format!("create the table {name} at {}", table.location);
     reach(connection, &what, &name.database).await?;
     let new = Value::Struct(table::new_table(table));
-    match connection.call(&what, &CREATE_TABLE, fields([(1, new)])).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.is(Exception::AlreadyExists) => Ok(false),
-        Err(error) => Err(error),
-    }
+    connection.call(&what, &CREATE_TABLE, fields([(1, new)])).await.map(drop)
 }
 
 async fn alter_table(connection: &mut Connection, name: &TableName, changed: Fields) -> Result<(), HiveError> {
@@ -429,14 +431,9 @@ async fn add_partition(
         (4, if_not_exists),
         (5, need_result),
     ]);
-    match connection.call(what, &ADD_PARTITIONS, fields([(1, Value::Struct(request))])).await {
-        Ok(answer) => {
-            let added = connection.fields(what, &ADD_PARTITIONS, answer)?;
-            Ok(added.get(&1).is_some_and(|added| !added.items().is_empty()))
-        }
-        Err(error) if error.is(Exception::AlreadyExists) => Ok(false),
-        Err(error) => Err(error),
-    }
+    let answer = connection.call(what, &ADD_PARTITIONS, fields([(1, Value::Struct(request))])).await?;
+    let added = connection.fields(what, &ADD_PARTITIONS, answer)?;
+    Ok(added.get(&1).is_some_and(|added| !added.items().is_empty()))
 }
 
 async fn alter_partition(

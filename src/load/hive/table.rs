@@ -359,17 +359,19 @@ pub(super) enum Step {
     Write(Fields),
 }
 
-/// What becomes of `found`. `is_written`: it was written a moment ago, and the metastore may have put its place into other words.
+/// What becomes of `found`. `is_written`: it was written a moment ago, and the metastore may have put it into other words, or counted itself.
 pub(super) fn step(table: &Fields, mut found: Fields, partition: &HivePartition<'_>, is_written: bool) -> Step {
     let there = parameters_of(&found, id::partition::PARAMETERS);
-    if let Some(revision) = revision_of(&there).filter(|revision| *revision > partition.revision) {
-        return Step::Newer(revision);
+    match revision_of(&there) {
+        Some(revision) if revision > partition.revision => return Step::Newer(revision),
+        Some(revision) if revision == partition.revision && is_written => return Step::Done,
+        Some(_) | None => {}
     }
     let mut storage = part(&found, id::partition::STORAGE);
     let location = text_of(&storage, id::storage::LOCATION);
     let mut wanted = there.clone();
     tell(&mut wanted, partition);
-    let is_moved = !is_same_place(&location, partition.location) && !is_written;
+    let is_moved = !is_same_place(&location, partition.location);
     if wanted == there && !is_moved {
         return Step::Done;
     }

@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2034,SC2153 # the variables are for or from services.sh
 # The Hive Metastore without Hive, on an embedded Derby. Sourced by scripts/services.sh.
 #
-# hms-1 speaks plain thrift, hms-2 thrift over TLS: one metastore cannot do both. They share nothing.
+# hms-1 speaks plain thrift, hms-2 thrift over TLS: one metastore cannot do both. They share nothing. 3.1.3 listens on all
+# interfaces, whatever it is told (metastore.thrift.bind.host is read by later ones).
 VERSION=3.1.3
 INPUTS=(pom.xml)
 MEMBERS=(1 2)
@@ -42,11 +43,22 @@ part_start() {
   cp "$PART/log4j2.properties" "$STATE/conf/"
   sed -e "s|@PORT@|$PORT|g; s|@DATA@|$STATE/data|g; s|@TLS@|$tls|g; s|@KEYSTORE@|$TLS/server.p12|g" "$PART/metastore-site.xml" \
     >"$STATE/conf/metastore-site.xml"
-  COMMAND=(java -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "-Dderby.stream.error.file=$STATE/data/derby.log"
+  # What is written survives the process, not the machine: with a sync for each table a first start takes minutes on a busy disk.
+  COMMAND=(java -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dderby.system.durability=test "-Dderby.stream.error.file=$STATE/data/derby.log"
     -cp "$STATE/conf:$DIR/lib/*" org.apache.hadoop.hive.metastore.HiveMetaStore -p "$PORT")
 }
 
-part_ready() { port_open "$PORT"; }
+# Not by the open port: it takes connections long before it has looked through its database. The call is answered with its name in it.
+part_ready() {
+  port_open "$PORT" || return 1
+  local call='\x80\x01\0\x01\0\0\0\x11get_all_databases\0\0\0\x01\0'
+  if is_tls; then
+    # What it writes is read from outside, because nobody would wait for the end of a connection that stays open.
+    head -c 25 < <(printf "$call" | timeout 5 openssl s_client -quiet -connect "127.0.0.1:$PORT" 2>/dev/null)
+  else
+    (exec 3<>"/dev/tcp/127.0.0.1/$PORT" && printf "$call" >&3 && timeout 5 head -c 25 <&3)
+  fi 2>/dev/null | grep -aq get_all_databases
+}
 
 part_env() {
   if is_tls; then
