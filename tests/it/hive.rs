@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
+/// Two URIs, of which the first takes no connection.
 fn plain() -> Metastore {
-    metastore(&setting("HMS_URI"), None)
+    let uris = vec!["thrift://127.0.0.1:1".to_string(), setting("HMS_URI")];
+    Metastore::new(&HiveSettings { uris, tls: None, user: Some("archiver".to_string()) }).unwrap()
 }
 
-fn metastore(uri: &str, tls: Option<HiveTls>) -> Metastore {
+fn over_tls(uri: &str, tls: Option<HiveTls>) -> Metastore {
     Metastore::new(&HiveSettings { uris: vec![uri.to_string()], tls, user: None }).unwrap()
 }
 
@@ -207,10 +209,10 @@ fn services(action: &str, name: &str) {
 #[tokio::test]
 async fn over_tls_and_over_a_restart() {
     let (uri, ca_file) = (setting("HMS_TLS_URI"), PathBuf::from(setting("HMS_CA_FILE")));
-    let trusting = metastore(&uri, Some(HiveTls { ca_file: Some(ca_file) }));
-    let error = metastore(&uri, Some(HiveTls::default())).reach("default").await.unwrap_err();
+    let trusting = over_tls(&uri, Some(HiveTls { ca_file: Some(ca_file) }));
+    let error = over_tls(&uri, Some(HiveTls::default())).reach("default").await.unwrap_err();
     assert!(matches!(error, HiveError::Tls { .. }), "{error}");
-    let error = metastore(&uri, None).reach("default").await.unwrap_err();
+    let error = over_tls(&uri, None).reach("default").await.unwrap_err();
     assert!(matches!(error, HiveError::NotMetastore { .. } | HiveError::Interrupted { .. }), "{error}");
     trusting.reach("default").await.unwrap();
 
