@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 14] = [
+pub const PAGES: [(&str, &str, &str); 15] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -42,6 +42,11 @@ pub const PAGES: [(&str, &str, &str); 14] = [
         "compact",
         "small objects made large, JSON lines made Parquet, with the proof that no row is another",
         include_str!("../guide/compact.md"),
+    ),
+    (
+        "tables",
+        "outputs as tables of Hive, Athena, BigQuery, Spark, DuckDB and ClickHouse",
+        include_str!("../guide/tables.md"),
     ),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),

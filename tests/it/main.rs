@@ -13,6 +13,7 @@ mod backfill;
 mod bad_records;
 mod commands;
 mod compact;
+mod ddl;
 mod dead_letters;
 mod disk;
 mod duplicates;
