@@ -42,7 +42,7 @@ pub async fn ddl(args: &DdlArgs, config: &Config, out: &mut dyn Write) -> Result
     }
     let dialect = dialect(args.dialect);
     let lookup = Lookup::new(config, &outputs)?;
-    let all: Vec<&Layout> = config.archives.iter().map(|archive| &archive.layout).collect();
+    let all: Vec<_> = config.archives.iter().map(|archive| (&archive.layout, known_topics(archive))).collect();
     let (mut statements, mut refused) = (Vec::new(), Vec::new());
     for one in &outputs {
         let made = match reached(dialect, one.output) {
@@ -147,6 +147,11 @@ fn is_of_one_topic(path: &str) -> bool {
     template.segments.iter().any(is_bare)
 }
 
+/// All topics that the archive can have; empty where it takes some by pattern.
+fn known_topics(archive: &ArchiveConfig) -> &[String] {
+    if archive.topics.patterns.is_empty() { &archive.topics.names } else { &[] }
+}
+
 /// The first destination of `output` that the dialect's engine can read.
 fn reached(dialect: Dialect, output: &OutputLayout) -> Result<&str, String> {
     let mut why = String::new();
@@ -165,13 +170,13 @@ fn statement(
     meant: &Meant<'_>,
     columns: Option<&[Column]>,
     url: &str,
-    all: &[&Layout],
+    all: &[(&Layout, &[String])],
 ) -> Result<String, String> {
     let (archive, output) = (meant.archive, meant.output);
     let section = config.destinations.values().find(|section| section.url == url);
     let option = |name: &str| Some(section?.options.get(name)?.reveal().to_string());
     let (year, month, day) = SINCE;
-    let topics = if archive.topics.patterns.is_empty() { archive.topics.names.as_slice() } else { &[] };
+    let topics = known_topics(archive);
     let source = Source {
         layout: &archive.layout,
         output,

@@ -475,14 +475,21 @@ fn tokens(pieces: &[Piece]) -> Vec<Token> {
     tokens
 }
 
-/// The folders of a path template as patterns, whatever topic and record. A template that is none has no folders.
-pub(super) fn patterns(path: &str, output: &str, generation: u32) -> Vec<Vec<Token>> {
+/// The folders of a path template as patterns, of that topic or of any, whatever record. A template that is none has no folders.
+pub(super) fn patterns(path: &str, output: &str, generation: u32, topic: Option<&str>) -> Vec<Vec<Token>> {
     let Ok(template) = Template::parse(path, TemplateKind::Path) else { return Vec::new() };
-    let constant = |piece: &Piece| match piece {
-        Piece::Output => Piece::Text(output.to_string()),
-        Piece::Generation(width) => Piece::Text(format!("{generation:0width$}")),
-        other => other.clone(),
+    let of_segment = |pieces: &Vec<Piece>| {
+        let constant = |(index, piece): (usize, &Piece)| match (piece, topic) {
+            (Piece::Output, _) => Piece::Text(output.to_string()),
+            (Piece::Generation(width), _) => Piece::Text(format!("{generation:0width$}")),
+            (Piece::Topic, Some(topic)) => {
+                let mut text = String::new();
+                encode_value(&mut text, Some(topic.as_bytes()), index == 0, VALUE_BYTES_MAX);
+                Piece::Text(text)
+            }
+            (other, _) => other.clone(),
+        };
+        tokens(&pieces.iter().enumerate().map(constant).collect::<Vec<_>>())
     };
-    let of_segment = |pieces: &Vec<Piece>| tokens(&pieces.iter().map(constant).collect::<Vec<_>>());
     template.segments.iter().map(of_segment).collect()
 }

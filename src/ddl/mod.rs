@@ -130,8 +130,8 @@ pub struct Source<'a> {
     pub name: String,
     /// See [`Table::since`].
     pub since: NaiveDate,
-    /// The layouts of all archives, this one among them: what else may lie in the bucket.
-    pub all: &'a [&'a Layout],
+    /// The layouts of all archives, this one among them, each with all its topics where they are known: what else may lie in the bucket.
+    pub all: &'a [(&'a Layout, &'a [String])],
 }
 
 impl Table {

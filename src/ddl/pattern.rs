@@ -113,21 +113,21 @@ impl Other {
 pub(super) fn others(source: &Source<'_>, folders: &Folders) -> Vec<Other> {
     let store = &source.store;
     let mut others = Vec::new();
-    for layout in source.all {
+    for &(layout, topics) in source.all {
         for output in &layout.outputs {
             let is_own = layout.archive == source.layout.archive && output.name == source.output.name;
             if !is_own {
                 let what = format!("the objects of output {} of archive {}", output.name, layout.archive);
                 let extension = output.place.extension(&output.format);
-                of_place(&what, layout, &output.place, &output.name, &extension, store, &mut others);
+                of_place(&what, (layout, topics), &output.place, &output.name, &extension, store, &mut others);
             }
         }
         let dead = &layout.dead_letters;
         let what = format!("the dead letters of archive {}", layout.archive);
-        of_place(&what, layout, &dead.place, "dead_letters", &dead.extension(), store, &mut others);
+        of_place(&what, (layout, topics), &dead.place, "dead_letters", &dead.extension(), store, &mut others);
     }
     let mut prefixes: Vec<String> = Vec::new();
-    for place in source.all.iter().flat_map(|layout| layout.outputs.iter().map(|output| &output.place)) {
+    for place in source.all.iter().flat_map(|(layout, _)| layout.outputs.iter().map(|output| &output.place)) {
         for url in place.destinations.iter().filter(|url| store.has(url)) {
             let prefix = Store::new(url, |_| None).prefix;
             if !prefixes.contains(&prefix) {
@@ -156,7 +156,7 @@ pub(super) fn others(source: &Source<'_>, folders: &Folders) -> Vec<Other> {
 /// The objects of `place`, at each of its destinations that is in the bucket of `store`.
 fn of_place(
     what: &str,
-    layout: &Layout,
+    (layout, topics): (&Layout, &[String]),
     place: &Place,
     output: &str,
     extension: &str,
@@ -165,13 +165,17 @@ fn of_place(
 ) {
     for url in place.destinations.iter().filter(|url| store.has(url)) {
         let prefix = Store::new(url, |_| None).prefix;
-        let mut segments: Vec<_> = prefix.split('/').filter(|segment| !segment.is_empty()).map(text).collect();
-        segments.extend(super::folders::patterns(&place.path, output, layout.generation));
-        let mut name = vec![Token::Run];
-        if !extension.is_empty() {
-            name.extend(text(&format!(".{extension}")));
+        let one = topics.iter().map(|topic| Some(topic.as_str()));
+        let topics: Vec<Option<&str>> = if topics.is_empty() { vec![None] } else { one.collect() };
+        for topic in topics {
+            let mut segments: Vec<_> = prefix.split('/').filter(|segment| !segment.is_empty()).map(text).collect();
+            segments.extend(super::folders::patterns(&place.path, output, layout.generation, topic));
+            let mut name = vec![Token::Run];
+            if !extension.is_empty() {
+                name.extend(text(&format!(".{extension}")));
+            }
+            segments.push(name);
+            others.push(Other { what: what.to_string(), segments });
         }
-        segments.push(name);
-        others.push(Other { what: what.to_string(), segments });
     }
 }

@@ -1,7 +1,8 @@
 //! Apache Spark SQL: a table of the data source parquet, avro, json or text.
 //!
-//! `pathGlobFilter` keeps it to the output's own objects. Folders that are `name=value` are partition columns, found by `MSCK REPAIR TABLE`;
-//! other folders are looked through (`recursiveFileLookup`), and a row's file is in `_metadata.file_path`.
+//! Folders that are `name=value` are partition columns, found by `MSCK REPAIR TABLE`; all objects in them are read, as by Hive: of such tables Spark
+//! leaves `pathGlobFilter` aside. Other folders are looked through (`recursiveFileLookup`), there it keeps to the output's own objects, and a row's
+//! file is in `_metadata.file_path`.
 
 use super::folders::{PartitionColumn, PartitionType};
 use super::hive::{LINE, shown};
@@ -13,12 +14,13 @@ use super::{Codec, Rows, Table};
 pub(super) fn statement(table: &Table) -> Result<String, String> {
     let mut notes = Vec::new();
     let is_hive_style = table.folders.are_hive_style();
-    let name_keys = table.name_keys();
+    let is_partitioned = is_hive_style && !table.folders.levels.is_empty();
     let mut keys = if is_hive_style { table.folder_keys() } else { location_keys(table) };
-    if !is_hive_style {
-        keys.push(Token::All);
+    if is_partitioned {
+        keys.push(Token::Visible);
+    } else {
+        keys.extend(if is_hive_style { table.name_keys() } else { ending(table) });
     }
-    keys.extend(&name_keys);
     table.check_alone(&keys, true)?;
     let partitions = if is_hive_style { table.folders.columns() } else { Vec::new() };
     if is_hive_style {
@@ -57,7 +59,7 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     lines.extend(partitions.iter().map(|column| format!("{} {}", backticks(&column.name), partition_type(column))));
     let mut text = format!("CREATE TABLE IF NOT EXISTS {name} (\n{}\n)\nUSING {source}\n", list(&lines));
     let mut options = Vec::new();
-    if !table.extension.is_empty() {
+    if !table.extension.is_empty() && !is_partitioned {
         options.push(format!("pathGlobFilter {}", escaped(&format!("*.{}", table.extension))));
     }
     if !is_hive_style {
@@ -76,6 +78,15 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     }
     let reads: String = keys.iter().map(|token| shown(*token)).collect();
     Ok(table.head(&table.store.url(&reads), &notes) + &text)
+}
+
+/// Anything that ends as the names of the table's objects do.
+fn ending(table: &Table) -> Vec<Token> {
+    let mut tokens = vec![Token::All];
+    if !table.extension.is_empty() {
+        tokens.extend(super::pattern::text(&format!(".{}", table.extension)));
+    }
+    tokens
 }
 
 /// The pattern of the table's location, with a slash behind.

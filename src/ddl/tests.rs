@@ -55,12 +55,13 @@ fn table(layouts: &[Layout], index: usize, columns: Option<&[Column]>) -> Result
     let output = &layouts[0].outputs[index];
     let url = &output.place.destinations[0];
     let region = |name: &str| (name == "region").then(|| "eu-central-1".to_string());
-    let all: Vec<&Layout> = layouts.iter().collect();
+    let topics = ["access".to_string()];
+    let all: Vec<(&Layout, &[String])> = layouts.iter().map(|layout| (layout, topics.as_slice())).collect();
     Table::new(&Source {
         layout: &layouts[0],
         output,
         topic: Some("access"),
-        topics: &["access".to_string()],
+        topics: &topics,
         one_topic: false,
         columns,
         store: Store::new(url, |name| if url.starts_with("s3") { region(name) } else { None }),
@@ -203,7 +204,7 @@ fn outputs_in_one_folder_are_told_apart_or_refused() {
         let url = if dialect == Dialect::BigQuery { "gs://logs" } else { "s3://logs" };
         let said = statement(dialect, &table(&layouts_of(url), 0, None).expect("a table"));
         match dialect {
-            Dialect::Hive | Dialect::Athena => {
+            Dialect::Hive | Dialect::Athena | Dialect::Spark => {
                 let why = said.expect_err(name);
                 assert!(why.contains("output json of archive web"), "{name}: {why}");
             }
@@ -267,7 +268,7 @@ fn a_table_is_of_one_topic_where_the_path_begins_with_it() {
         &["s3://b"],
         "[[archive]]\nname = \"web\"\ntopics = [\"^app.*\"]\n[[archive.output]]\nformat = \"envelope\"\n",
     );
-    let all: Vec<&Layout> = layouts.iter().collect();
+    let all: Vec<(&Layout, &[String])> = layouts.iter().map(|layout| (layout, [].as_slice())).collect();
     let source = |topic| Source {
         layout: &layouts[0],
         output: &layouts[0].outputs[0],

@@ -2,7 +2,7 @@
 
     scripts/ddl.sh [--engines duckdb,spark,clickhouse] [--records 20000] [--release] [--keep]
 
-One topic is archived once, into a local folder: Parquet of every type, Avro, JSON lines (in the same folders as the Parquet), envelopes, gzip
+One topic is archived once, into a local folder: Parquet of every type, Avro, JSON lines, envelopes, gzip
 lines in folders without names at the root, and Parquet by a field of the rows. A share of the payloads is broken, so dead letters lie beside
 them. Each engine must then give, for each output, the rows of each hour as they were produced: their number, the sum of their ids, and the values
 of one row of every type. Hive, Athena and BigQuery do not run here.
@@ -76,8 +76,8 @@ def produce(trial, records, seed):
 def create_topic(trial):
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    made = AdminClient({"bootstrap.servers": trial.brokers}).create_topics([NewTopic(trial.topic, 3, 1)])
-    made[trial.topic].result(30)
+    admin = AdminClient({"bootstrap.servers": trial.brokers})
+    admin.create_topics([NewTopic(trial.topic, 3, 1)])[trial.topic].result(30)
 
 
 def write_config(trial):
@@ -87,7 +87,7 @@ def write_config(trial):
     first = lines[:lines.index("[[archive.output]]")]
     outputs = [
         ("parquet", '{ type = "parquet", schema = "schema.json" }', "{topic}/dt=%Y-%m-%d/hr=%H", 'keep = ["offset"]'),
-        ("json", '"json"', "{topic}/dt=%Y-%m-%d/hr=%H", 'keep = ["key", "offset"]'),
+        ("json", '"json"', "json/{topic}/dt=%Y-%m-%d/hr=%H", 'keep = ["key", "offset"]'),
         ("avro", '{ type = "avro", schema = "schema.json" }', "avro/{topic}/dt=%F/hr=%H", ""),
         ("envelope", '"envelope"', "all/t={topic}/dt=%F", ""),
         ("raw", '{ type = "raw", compression = "gzip" }', "%Y/%m/%d/%H", ""),
