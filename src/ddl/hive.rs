@@ -52,8 +52,9 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     let partitions = table.folders.columns();
     let mut behind = String::new();
     if !partitions.is_empty() {
-        if partitions.iter().any(|column| column.of_type() == (PartitionType::Int { padded: true })) {
-            notes.push("Numbers with zeros in front are text: compare hr = '03'.".to_string());
+        let padded = |column: &&PartitionColumn| column.of_type() == PartitionType::Int { padded: true };
+        if let Some(column) = partitions.iter().find(padded) {
+            notes.push(format!("Numbers with zeros in front are text: WHERE {} = '03'.", column.name));
         }
         behind = if table.folders.are_hive_style() {
             format!("\nMSCK REPAIR TABLE {name};\n")
