@@ -268,7 +268,8 @@ fn a_table_is_of_one_topic_where_the_path_begins_with_it() {
         &["s3://b"],
         "[[archive]]\nname = \"web\"\ntopics = [\"^app.*\"]\n[[archive.output]]\nformat = \"envelope\"\n",
     );
-    let all: Vec<(&Layout, &[String])> = layouts.iter().map(|layout| (layout, [].as_slice())).collect();
+    let none: &[String] = &[];
+    let all: Vec<(&Layout, &[String])> = layouts.iter().map(|layout| (layout, none)).collect();
     let source = |topic| Source {
         layout: &layouts[0],
         output: &layouts[0].outputs[0],

@@ -59,7 +59,7 @@ OPTIONS (
 
 == spark
 -- lake.access: archive web, output avro, topic access.
--- Reads s3://logs/prod/avro/access/dt=*/*.avro: Avro.
+-- Reads s3://logs/prod/avro/access/dt=*/*: Avro.
 -- Needs the package org.apache.spark:spark-avro_2.13 of Spark's own version (--packages).
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 CREATE TABLE IF NOT EXISTS `lake`.`access` (
@@ -70,7 +70,6 @@ CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `dt` DATE
 )
 USING avro
-OPTIONS (pathGlobFilter '*.avro')
 PARTITIONED BY (`dt`)
 LOCATION 's3a://logs/prod/avro/access';
 

@@ -3,7 +3,7 @@
 -- Reads s3://logs/prod/all/t=*/dt=*/kp=*/*: Parquet.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 -- Hive before 4.0 reads no timestamps of 64 bits: declare them as BIGINT there, or ask Spark or Trino.
--- Numbers with zeros in front are text: compare hr = '03'.
+-- Numbers with zeros in front are text: WHERE kp = '03'.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake`.`access` (
   `topic` STRING,
   `partition` INT,
@@ -74,7 +74,7 @@ OPTIONS (
 
 == spark
 -- lake.access: archive web, output envelope, topic access.
--- Reads s3://logs/prod/all/t=*/dt=*/kp=*/*.parquet: Parquet.
+-- Reads s3://logs/prod/all/t=*/dt=*/kp=*/*: Parquet.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `topic` STRING,
@@ -90,7 +90,6 @@ CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `kp` INT
 )
 USING parquet
-OPTIONS (pathGlobFilter '*.parquet')
 PARTITIONED BY (`t`, `dt`, `kp`)
 LOCATION 's3a://logs/prod/all';
 

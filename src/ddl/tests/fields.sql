@@ -3,7 +3,7 @@
 -- Reads s3://logs/prod/by/access/host=*/y=*/m=*/*: Parquet.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 -- Hive before 4.0 reads no timestamps of 64 bits: declare them as BIGINT there, or ask Spark or Trino.
--- Numbers with zeros in front are text: compare hr = '03'.
+-- Numbers with zeros in front are text: WHERE m = '03'.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake`.`access` (
   `id` BIGINT,
   `time` TIMESTAMP,
@@ -96,7 +96,7 @@ OPTIONS (
 
 == spark
 -- lake.access: archive web, output parquet, topic access.
--- Reads s3://logs/prod/by/access/host=*/y=*/m=*/*.parquet: Parquet.
+-- Reads s3://logs/prod/by/access/host=*/y=*/m=*/*: Parquet.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `id` BIGINT,
@@ -119,7 +119,6 @@ CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `m` INT
 )
 USING parquet
-OPTIONS (pathGlobFilter '*.parquet')
 PARTITIONED BY (`host`, `y`, `m`)
 LOCATION 's3a://logs/prod/by/access';
 

@@ -3,7 +3,7 @@
 -- Reads s3://logs/prod/json/access/dt=*/hr=*/*: JSON lines.
 -- Columns are those of the archive's schema; fields that it has not are passed over.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
--- Numbers with zeros in front are text: compare hr = '03'.
+-- Numbers with zeros in front are text: WHERE hr = '03'.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake`.`access` (
   `_kafka_key` STRING,
   `_kafka_key_base64` BOOLEAN,
@@ -108,7 +108,7 @@ OPTIONS (
 
 == spark
 -- lake.access: archive web, output json, topic access.
--- Reads s3://logs/prod/json/access/dt=*/hr=*/*.json.gz: JSON lines.
+-- Reads s3://logs/prod/json/access/dt=*/hr=*/*: JSON lines.
 -- Columns are those of the archive's schema; fields that it has not are passed over.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 CREATE TABLE IF NOT EXISTS `lake`.`access` (
@@ -134,7 +134,6 @@ CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `hr` INT
 )
 USING json
-OPTIONS (pathGlobFilter '*.json.gz')
 PARTITIONED BY (`dt`, `hr`)
 LOCATION 's3a://logs/prod/json/access';
 

@@ -3,7 +3,7 @@
 -- Reads s3://logs/prod/parquet/access/dt=*/hr=*/*: Parquet.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 -- Hive before 4.0 reads no timestamps of 64 bits: declare them as BIGINT there, or ask Spark or Trino.
--- Numbers with zeros in front are text: compare hr = '03'.
+-- Numbers with zeros in front are text: WHERE hr = '03'.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake`.`access` (
   `_kafka_key` BINARY,
   `_kafka_headers` ARRAY<STRUCT<name: STRING, value: BINARY>>,
@@ -106,7 +106,7 @@ OPTIONS (
 
 == spark
 -- lake.access: archive web, output parquet, topic access.
--- Reads s3://logs/prod/parquet/access/dt=*/hr=*/*.parquet: Parquet.
+-- Reads s3://logs/prod/parquet/access/dt=*/hr=*/*: Parquet.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `_kafka_key` BINARY,
@@ -132,7 +132,6 @@ CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `hr` INT
 )
 USING parquet
-OPTIONS (pathGlobFilter '*.parquet')
 PARTITIONED BY (`dt`, `hr`)
 LOCATION 's3a://logs/prod/parquet/access';
 

@@ -60,7 +60,7 @@ OPTIONS (
 
 == spark
 -- lake.access: archive web, output raw, topic access.
--- Reads s3://logs/prod/raw/access/dt=*/*.txt.gz: lines.
+-- Reads s3://logs/prod/raw/access/dt=*/*: lines.
 -- newlines = "escape": \\ stands for a backslash and \n for a newline in each line.
 -- Payloads that are not UTF-8 are shown as the engine likes, or refused by it.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
@@ -69,7 +69,6 @@ CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `dt` DATE
 )
 USING text
-OPTIONS (pathGlobFilter '*.txt.gz')
 PARTITIONED BY (`dt`)
 LOCATION 's3a://logs/prod/raw/access';
 

@@ -59,7 +59,7 @@ OPTIONS (
 
 == spark
 -- lake.access: archive web, output json, topic access.
--- Reads s3://logs/prod/dt=*/*.json.gz: JSON lines.
+-- Reads s3://logs/prod/dt=*/*: JSON lines.
 -- A record without a payload is a line with null: tombstones = "drop" leaves it out.
 -- Nothing tells the fields of these rows: they are one column of JSON text.
 -- get_json_object(line, '$.field') reads a field.
@@ -69,7 +69,6 @@ CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `dt` DATE
 )
 USING text
-OPTIONS (pathGlobFilter '*.json.gz')
 PARTITIONED BY (`dt`)
 LOCATION 's3a://logs/prod';
 

@@ -91,7 +91,7 @@ OPTIONS (
 
 == spark
 -- lake.access: archive web, output parquet, topic access.
--- Reads s3://logs/prod/***.parquet: Parquet.
+-- Reads s3://logs/prod/**.parquet: Parquet.
 -- Folders that are not name=value are no columns: _metadata.file_path tells a row's file.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 CREATE TABLE IF NOT EXISTS `lake`.`access` (
