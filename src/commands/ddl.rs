@@ -7,18 +7,18 @@ use crate::bucket::Bucket;
 use crate::cli::{DdlArgs, DdlDialect};
 use crate::clock::SystemClock;
 use crate::config::{ArchiveConfig, Config};
-use crate::ddl::{self, Dialect, Source, Store, Table};
+use crate::ddl::{self, Beside, Dialect, Source, Store, Table};
 use crate::decode::columns::{columns_of_avro, columns_of_message};
 use crate::decode::message_of;
 use crate::exit::{Exit, Failure};
 use crate::layout::template::{Piece, Template, TemplateKind};
-use crate::layout::{Column, Decode, Layout, OutputFormat, OutputLayout, SchemaSource};
+use crate::layout::{Column, Decode, OutputFormat, OutputLayout, SchemaSource};
 use crate::ledger::{self, Destinations};
 use crate::pipeline::start::{open_destinations, open_registry, patiently};
 use crate::record::TopicPartition;
 use crate::registry::{Schema, Target};
 use chrono::NaiveDate;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -40,9 +40,25 @@ pub async fn ddl(args: &DdlArgs, config: &Config, out: &mut dyn Write) -> Result
             names.join("; ")
         )));
     }
+    if let Some(name) = args.table.as_ref().filter(|name| name.contains(char::is_control)) {
+        return Err(wrong(format!(
+            "--table {name:?} has characters in it that end lines or do other than to be shown"
+        )));
+    }
+    if args.table.is_none() {
+        check_names(&outputs)?;
+    }
     let dialect = dialect(args.dialect);
     let lookup = Lookup::new(config, &outputs)?;
-    let all: Vec<_> = config.archives.iter().map(|archive| (&archive.layout, known_topics(archive))).collect();
+    let all: Vec<Beside<'_>> = config
+        .archives
+        .iter()
+        .map(|archive| Beside {
+            layout: &archive.layout,
+            topics: known_topics(archive),
+            marker: archive.complete.as_ref().map(|complete| complete.marker.as_str()),
+        })
+        .collect();
     let (mut statements, mut refused) = (Vec::new(), Vec::new());
     for one in &outputs {
         let made = match reached(dialect, one.output) {
@@ -170,7 +186,7 @@ fn statement(
     meant: &Meant<'_>,
     columns: Option<&[Column]>,
     url: &str,
-    all: &[(&Layout, &[String])],
+    all: &[Beside<'_>],
 ) -> Result<String, String> {
     let (archive, output) = (meant.archive, meant.output);
     let section = config.destinations.values().find(|section| section.url == url);
@@ -194,6 +210,20 @@ fn statement(
         table.notes.push("Topics that the archive takes by pattern have tables of their own: --topic.".to_string());
     }
     ddl::statement(dialect(args.dialect), &table)
+}
+
+/// Refuses two tables of one name: the second would be the first one again, as it is there already, or in its place.
+fn check_names(outputs: &[Meant<'_>]) -> Result<(), Failure> {
+    let mut named: BTreeMap<String, &Meant<'_>> = BTreeMap::new();
+    for one in outputs {
+        if let Some(other) = named.insert(table_name(one), one) {
+            return Err(wrong(format!(
+                "{other} and {one} would both be called {}: ask for each alone (--archive, --output, --topic) and name it with --table",
+                table_name(one)
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// `access`, `access_parquet`: the topic or archive, and the output where there are several.

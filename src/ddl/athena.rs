@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `dt=%Y-%m-%d`, `%Y/%m/%d/%H` | `date`, from the first day that was given to tomorrow |
 //! | `hr=%H` | `integer` with its range, and `digits` where zeros pad it |
-//! | `topic={topic}` | `enum` of the archive's topics, where they are all named |
+//! | `topic={topic}`, the topic alone | `enum` of the archive's topics, where they are all named |
 //! | anything else | `injected`: a query says the value |
 
 use super::folders::{PartitionColumn, PartitionType, ValueKind};
@@ -37,6 +37,8 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
                 .to_string()
         }
     };
+    notes.extend(table.compacted_note(true));
+    notes.extend(table.returns_note());
     for column in table.columns().unwrap_or_default().iter().filter(|column| !is_plain(&column.name)) {
         notes.push(format!(
             "Athena's documents allow letters, digits and _ in names: {} may fail in queries.",
@@ -53,7 +55,7 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
         for column in &partitions {
             project(table, column, &mut properties, &mut notes);
         }
-        properties.push(("storage.location.template".to_string(), format!("{location}/{folders}")));
+        properties.push(("storage.location.template".to_string(), format!("{location}/{folders}/")));
     }
     let mut text = create(table, &name, &type_of, &partitions, athena_partition)?;
     text.push_str(&format!("{storage}\nLOCATION {}", escaped(&format!("{location}/"))));
@@ -110,7 +112,9 @@ fn project(table: &Table, column: &PartitionColumn, properties: &mut Vec<(String
             say("type", "enum");
             say("values", &table.folders.topics.join(","));
         }
-        ValueKind::Topic | ValueKind::Number { .. } | ValueKind::Text => injected(column, properties, notes),
+        ValueKind::Topic | ValueKind::OfTopic | ValueKind::Number { .. } | ValueKind::Text => {
+            injected(column, properties, notes);
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Google BigQuery: an external table over `gs://`.
 //!
 //! A URI has one `*`, which also stands for slashes. So the table reads everything below a fixed beginning that ends in the extension, and what
-//! else could lie there is refused. Folders that are `name=value` are partition columns; of others `_FILE_NAME` tells.
+//! else could lie there is refused. Folders that are `name=value` are partition columns; of others `_FILE_NAME` tells. A URI without any object
+//! is an error, so there is one alone.
+//!
+//! No array can be null in JSON lines, nor have a null in it, and payloads do as they like: lists are JSON there.
 
 use super::folders::{Level, PartitionColumn, PartitionType, Value, ValueKind};
 use super::hive::shown;
@@ -22,18 +25,16 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     if location.contains(['*', '[', ']', '?']) {
         return Err(format!("a URI of BigQuery cannot say {location}: *, ?, [ and ] mean something else there"));
     }
-    let mut uris = Vec::new();
-    for begin in beginnings(table)? {
-        let mut keys = pattern::text(&begin);
-        keys.push(Token::All);
-        if !table.extension.is_empty() {
-            keys.extend(pattern::text(&format!(".{}", table.extension)));
-        }
-        table.check_alone(&keys, false)?;
-        let uri: String =
-            keys.iter().map(|token| if *token == Token::All { "*".to_string() } else { shown(*token) }).collect();
-        uris.push(table.store.url(&uri));
+    table.check_chosen()?;
+    let mut keys = pattern::text(&beginning(table, &mut notes));
+    keys.push(Token::All);
+    if !table.extension.is_empty() {
+        keys.extend(pattern::text(&format!(".{}", table.extension)));
     }
+    table.check_alone(&keys, false)?;
+    let uri: String =
+        keys.iter().map(|token| if *token == Token::All { "*".to_string() } else { shown(*token) }).collect();
+    let uri = table.store.url(&uri);
     let mut options = Vec::new();
     let mut say = |key: &str, value: String| options.push(format!("{key} = {value}"));
     match &table.rows {
@@ -57,6 +58,11 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
         Rows::Json(columns) => {
             say("format", "'NEWLINE_DELIMITED_JSON'".to_string());
             say("ignore_unknown_values", "true".to_string());
+            notes.extend(table.compacted_note(false));
+            let is_list = |column: &Column| column.kind.has(&|kind| matches!(kind, Type::List(_)));
+            if columns.as_ref().is_some_and(|columns| columns.iter().any(is_list)) {
+                notes.push("Lists are JSON: in JSON lines an array of BigQuery cannot be null.".to_string());
+            }
             if columns.is_none() {
                 notes.push(
                     "Without columns BigQuery takes them from some rows of a file: name those that matter.".to_string(),
@@ -64,7 +70,8 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
             }
         }
         Rows::Lines => {
-            notes.push("Read as CSV whose delimiter, U+0001, is not in the payloads.".to_string());
+            notes.push("Read as CSV whose delimiter, U+0001, must not be in the payloads.".to_string());
+            notes.extend(table.returns_note());
             say("format", "'CSV'".to_string());
             say("field_delimiter", r"'\u0001'".to_string());
             say("quote", "''".to_string());
@@ -73,8 +80,12 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     if table.codec == Codec::Gzip && matches!(table.rows, Rows::Json(_) | Rows::Lines) {
         say("compression", "'GZIP'".to_string());
     }
-    let quoted: Vec<String> = uris.iter().map(|uri| escaped(uri)).collect();
-    say("uris", format!("[{}]", quoted.join(", ")));
+    let is_big = |column: &Column| column.kind.has(&is_bignumeric);
+    if matches!(table.rows, Rows::Parquet(_) | Rows::Avro(..)) && table.columns().unwrap_or_default().iter().any(is_big)
+    {
+        say("decimal_target_types", "['NUMERIC', 'BIGNUMERIC']".to_string());
+    }
+    say("uris", format!("[{}]", escaped(&uri)));
     if !partitions.is_empty() {
         say("hive_partition_uri_prefix", escaped(&table.store.url(&location)));
     } else if !table.folders.levels.is_empty() {
@@ -113,23 +124,26 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
         text.push_str(&format!("WITH PARTITION COLUMNS ({})\n", columns.join(", ")));
     }
     text.push_str(&format!("OPTIONS (\n{}\n);\n", list(&options)));
-    Ok(table.head(&uris.join(", "), &notes) + &text)
+    Ok(table.head(&uri, &notes) + &text)
 }
 
-/// What the keys of the table's objects begin with, as exactly as one beginning for all of them, or few, can tell.
-fn beginnings(table: &Table) -> Result<Vec<String>, String> {
+/// What the keys of the table's objects begin with, as exactly as one beginning for all of them can tell.
+fn beginning(table: &Table, notes: &mut Vec<String>) -> String {
     let location = table.folders.location(table.store.prefix_segments());
     let location = if location.is_empty() { location } else { format!("{location}/") };
-    Ok(match table.folders.levels.first() {
-        Some(Level::Keyed(name, _)) if table.folders.fixed.is_empty() => vec![format!("{location}{name}=")],
+    match table.folders.levels.first() {
+        Some(Level::Keyed(name, _)) if table.folders.fixed.is_empty() => format!("{location}{name}="),
         Some(Level::Bare(Value { kind: ValueKind::Time(time), .. }))
             if table.folders.fixed.is_empty() && time.begins_with_year() =>
         {
-            // Nothing but years begins so, and no year that data is of begins otherwise.
-            ["0", "1", "2"].iter().map(|digit| format!("{location}{digit}")).collect()
+            notes.push(
+                "Years from 2000 on: rows of 1999 and before, and those without any time (year 1), are not seen."
+                    .to_string(),
+            );
+            format!("{location}2")
         }
-        _ => vec![location],
-    })
+        _ => location,
+    }
 }
 
 fn line(table: &Table, column: &Column) -> Result<String, String> {
@@ -146,6 +160,13 @@ fn partition_type(column: &PartitionColumn) -> &'static str {
     }
 }
 
+/// Whether a decimal fits no NUMERIC.
+fn is_bignumeric(kind: &Type) -> bool {
+    let Type::Decimal { precision, scale } = kind else { return false };
+    let (before, behind) = (i16::from(*precision) - i16::from(*scale), i16::from(*scale));
+    before > NUMERIC.0 || behind > NUMERIC.1
+}
+
 /// Most digits in front of the point, and behind it, of a NUMERIC.
 const NUMERIC: (i16, i16) = (29, 9);
 
@@ -157,15 +178,12 @@ fn type_of(table: &Table, kind: &Type, path: &str) -> Result<String, String> {
         Type::Double => "FLOAT64".to_string(),
         Type::Text => "STRING".to_string(),
         // Any JSON value; in files it is text.
-        Type::Json | Type::Map(_) if is_json => "JSON".to_string(),
+        Type::Json | Type::Map(_) | Type::List(_) if is_json => "JSON".to_string(),
         Type::Json => "STRING".to_string(),
         Type::Bytes => "BYTES".to_string(),
         Type::Date => "DATE".to_string(),
         Type::Timestamp(_) => "TIMESTAMP".to_string(),
-        Type::Decimal { precision, scale } => {
-            let (before, behind) = (i16::from(*precision) - i16::from(*scale), i16::from(*scale));
-            if before <= NUMERIC.0 && behind <= NUMERIC.1 { "NUMERIC" } else { "BIGNUMERIC" }.to_string()
-        }
+        Type::Decimal { .. } => if is_bignumeric(kind) { "BIGNUMERIC" } else { "NUMERIC" }.to_string(),
         Type::Struct(fields) => {
             let mut inner = Vec::new();
             for field in fields {

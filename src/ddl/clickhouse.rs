@@ -38,6 +38,7 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
         }
         Rows::Lines => "LineAsString",
     };
+    notes.extend(table.compacted_note(false));
     let codec = match (&table.rows, table.codec) {
         (Rows::Json(_) | Rows::Lines, Codec::Gzip) => Some("gzip"),
         (Rows::Json(_) | Rows::Lines, Codec::Zstd) => Some("zstd"),

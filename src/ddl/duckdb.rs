@@ -55,6 +55,9 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
             "read_json"
         }
         Rows::Lines => {
+            notes.push(
+                "An object with a carriage return inside of a payload is refused: strict_mode = false reads it, as several rows.".to_string(),
+            );
             let more = [
                 "auto_detect = false",
                 "header = false",
@@ -67,6 +70,7 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
             "read_csv"
         }
     };
+    notes.extend(table.compacted_note(false));
     if let Some(clash) = clash(table, &partitions) {
         notes.push(format!("{clash}: the value of the path is shown, not that of the rows."));
     }

@@ -24,6 +24,11 @@ pub struct Folders {
     pub levels: Vec<Level>,
     /// All topics that there can be, as they stand in the path, where they are known.
     pub topics: Vec<String>,
+    /// A folder that is of one of several topics or generations stands below one that changes: whoever looks through everything below the fixed ones
+    /// finds the others, too.
+    pub chosen_below: bool,
+    /// A folder is of the generation.
+    pub of_generation: bool,
 }
 
 /// A level of folders.
@@ -55,6 +60,8 @@ pub enum ValueKind {
     Time(Time),
     /// The topic.
     Topic,
+    /// Something that is made of the topic: a word of it, or more than the topic alone.
+    OfTopic,
     /// A number that is no time: a Kafka partition. Whether it is padded with zeros.
     Number {
         /// With zeros in front.
@@ -135,7 +142,7 @@ impl PartitionColumn {
                 PartitionType::Int { padded: number.digits.is_some_and(|digits| digits < 4) }
             }
             ValueKind::Number { padded } => PartitionType::Int { padded: *padded },
-            ValueKind::Time(_) | ValueKind::Topic | ValueKind::Text => PartitionType::Text,
+            ValueKind::Time(_) | ValueKind::Topic | ValueKind::OfTopic | ValueKind::Text => PartitionType::Text,
         }
     }
 }
@@ -164,26 +171,70 @@ impl Folders {
     /// The folders of an output.
     ///
     /// # Errors
-    /// The path has the topic in a place where only one topic can be, and none is given.
+    /// The path has the topic in a place where only one topic can be, and none is given; or one is given that no folder keeps apart from others.
     pub(super) fn new(source: &Source<'_>) -> Result<Self, String> {
         let (place, layout) = (&source.output.place, source.layout);
         let template = Template::parse(&place.path, TemplateKind::Path).map_err(|error| error.to_string())?;
-        let rendered = rendered(source)?;
-        let mut folders = Self { fixed: Vec::new(), levels: Vec::new(), topics: in_path(source.topics) };
-        for (pieces, text) in template.segments.iter().zip(rendered) {
-            let level = level(pieces, text, source);
-            if let Level::Bare(Value { kind: ValueKind::Topic, .. }) = level {
-                return Err(format!(
-                    "a table is of one topic under layout.path = {:?}, and archive {} takes topics by pattern: name one with --topic",
-                    place.path, layout.archive
-                ));
+        let rendered = rendered(source, source.topic)?;
+        let mut folders = Self {
+            fixed: Vec::new(),
+            levels: Vec::new(),
+            topics: in_path(source.topics),
+            chosen_below: false,
+            of_generation: false,
+        };
+        // The places of fixed folders in the path, and whether one of them is of the topic alone.
+        let (mut fixed, mut tells_topic) = (Vec::new(), false);
+        let shows_topic = template.segments.iter().flatten().any(|piece| matches!(piece, Piece::Topic));
+        for (index, (pieces, text)) in template.segments.iter().zip(&rendered).enumerate() {
+            let has = |wanted: fn(&Piece) -> bool| pieces.iter().any(wanted);
+            let names_topic = has(|piece| matches!(piece, Piece::Topic));
+            let is_of_topic = names_topic || has(|piece| matches!(piece, Piece::TopicWord(_)));
+            let is_of_generation = has(|piece| matches!(piece, Piece::Generation(_)));
+            folders.of_generation |= is_of_generation;
+            let level = level(pieces, text.clone(), source);
+            match &level {
+                Level::Bare(Value { kind: ValueKind::Topic | ValueKind::OfTopic, .. }) if shows_topic => {
+                    return Err(format!(
+                        "a table is of one topic under layout.path = {:?}, and archive {} takes topics by pattern: name one with --topic",
+                        place.path, layout.archive
+                    ));
+                }
+                Level::Bare(Value { kind: ValueKind::OfTopic, .. }) => {
+                    return Err(format!(
+                        "the topics of archive {} share folders without a name under layout.path = {:?}: write {{topic}} in it, or name={{topic[0]}}",
+                        layout.archive, place.path
+                    ));
+                }
+                Level::Fixed(_) => {
+                    let is_of_one = is_of_topic && !tells_topic && source.topics.len() != 1;
+                    let is_chosen = is_of_one || is_of_generation && layout.generation > 1;
+                    folders.chosen_below |= is_chosen && !folders.levels.is_empty();
+                    tells_topic |= names_topic;
+                    fixed.push(index);
+                }
+                _ => {}
             }
             match level {
                 Level::Fixed(text) if folders.levels.is_empty() => folders.fixed.push(text),
                 level => folders.levels.push(level),
             }
         }
-        Ok(folders)
+        match source.topic {
+            Some(topic) if !tells_topic && !is_alone(source, topic, &rendered, &fixed)? => {
+                let way = match (source.one_topic, shows_topic) {
+                    (true, _) => ", or leave --topic out where one table of all topics is meant",
+                    (false, true) => ", or name one with --topic",
+                    (false, false) => "",
+                };
+                Err(format!(
+                    "layout.path = {:?} has no folder of topic {topic} alone, so the table would have rows of other topics of archive {}: write {{topic}} \
+                     in it as a folder of its own{way}",
+                    place.path, layout.archive
+                ))
+            }
+            _ => Ok(folders),
+        }
     }
 
     /// The key of the location: fixed folders behind `prefix`.
@@ -253,7 +304,7 @@ impl Folders {
             let value = match &column.kind {
                 ValueKind::Time(time) => time.of(instant),
                 ValueKind::Number { .. } => "0".to_string(),
-                ValueKind::Topic | ValueKind::Text => "VALUE".to_string(),
+                ValueKind::Topic | ValueKind::OfTopic | ValueKind::Text => "VALUE".to_string(),
             };
             folder = folder.replace(&format!("${{{}}}", column.name), &value);
             values.push(value);
@@ -310,14 +361,26 @@ fn in_path(topics: &[String]) -> Vec<String> {
     topics.iter().map(encoded).collect()
 }
 
-/// The folders as they are called for the topic of `source` and some time.
-fn rendered(source: &Source<'_>) -> Result<Vec<String>, String> {
+/// Whether `topic` is known to be the only one in its folders: those at the places `fixed` of the path, `rendered` for it, are other folders for each
+/// other topic.
+fn is_alone(source: &Source<'_>, topic: &str, rendered: &[String], fixed: &[usize]) -> Result<bool, String> {
+    for other in source.topics.iter().filter(|other| *other != topic) {
+        let folders = self::rendered(source, Some(other))?;
+        if fixed.iter().all(|index| folders.get(*index) == rendered.get(*index)) {
+            return Ok(false);
+        }
+    }
+    Ok(!source.topics.is_empty())
+}
+
+/// The folders as they are called for that topic and some time.
+fn rendered(source: &Source<'_>, topic: Option<&str>) -> Result<Vec<String>, String> {
     let (output, generation) = (source.output, source.layout.generation);
     let key = KeyTemplate::compile(&output.place, &output.name, "", generation).map_err(|error| error.to_string())?;
     let fields = vec![None; key.needs().fields.len()];
     let headers = vec![None; key.needs().headers.len()];
     let values = WindowValues {
-        topic: source.topic.unwrap_or_default(),
+        topic: topic.unwrap_or_default(),
         partition: 0,
         event_ms: 0,
         fields: &fields,
@@ -358,7 +421,7 @@ fn level(pieces: &[Piece], text: String, source: &Source<'_>) -> Level {
 fn value(pieces: &[Piece]) -> Value {
     let tokens = tokens(pieces);
     let (kind, label) = match pieces {
-        [Piece::Topic | Piece::TopicWord(_)] => (ValueKind::Topic, "topic".to_string()),
+        [Piece::Topic] => (ValueKind::Topic, "topic".to_string()),
         [Piece::Partition(width)] => (ValueKind::Number { padded: *width > 1 }, "kafka_partition".to_string()),
         [Piece::Field(path) | Piece::FieldWord(path, _)] => (ValueKind::Text, path.join("_")),
         [Piece::Header(name)] => (ValueKind::Text, name.clone()),
@@ -368,7 +431,6 @@ fn value(pieces: &[Piece]) -> Value {
                 let label = time.label();
                 (ValueKind::Time(time), label)
             }
-            // A topic in something longer is as much of one topic as a topic alone.
             None if pieces.iter().all(|piece| {
                 matches!(
                     piece,
@@ -376,7 +438,7 @@ fn value(pieces: &[Piece]) -> Value {
                 )
             }) =>
             {
-                (ValueKind::Topic, "topic".to_string())
+                (ValueKind::OfTopic, "topic".to_string())
             }
             None => (ValueKind::Text, "value".to_string()),
         },

@@ -4,8 +4,10 @@
 //!   `date`, but shows `timestamp-micros` as the number that it is.
 //! - A partition that is a number with zeros in front is text: `ALTER TABLE … ADD PARTITION` would write an INT without its zeros, and look
 //!   into a folder that is not there.
+//! - `MSCK REPAIR TABLE` refuses folders that are no partitions of this table (of another output, of dead letters), and partitions whose values are
+//!   percent-encoded, unless it is told to ignore that.
 
-use super::folders::{PartitionColumn, PartitionType};
+use super::folders::{PartitionColumn, PartitionType, ValueKind};
 use super::pattern::Token;
 use super::text::{backticks, escaped, is_plain, list, qualified};
 use super::types::{Column, Precision, Type};
@@ -35,7 +37,19 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
             "STORED AS PARQUET".to_string()
         }
         Rows::Avro(..) => "STORED AS AVRO".to_string(),
-        Rows::Json(Some(_)) => {
+        Rows::Json(Some(columns)) => {
+            let is_json = |column: &&Column| column.kind.has(&|kind| *kind == Type::Json);
+            let mut fails: Vec<String> = Vec::new();
+            fails.extend(
+                columns
+                    .iter()
+                    .find(is_json)
+                    .map(|column| format!("where a STRING column holds an object or a list, as {} can", column.name)),
+            );
+            fails.extend(table.has_null_lines.then(|| "at lines that are null".to_string()));
+            if !fails.is_empty() {
+                notes.push(format!("Needs Hive 4: the JsonSerDe of Hive 3 fails {}.", fails.join(", and ")));
+            }
             "ROW FORMAT SERDE 'org.apache.hive.hcatalog.data.JsonSerDe'\nSTORED AS TEXTFILE".to_string()
         }
         Rows::Json(None) => {
@@ -44,6 +58,8 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
         }
         Rows::Lines => LINE_SERDE.to_string(),
     };
+    notes.extend(table.compacted_note(true));
+    notes.extend(table.returns_note());
     if table.codec == Codec::Zstd && !matches!(table.rows, Rows::Parquet(_)) {
         notes.push("zstd needs Hadoop's native library.".to_string());
     }
@@ -54,10 +70,14 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     if !partitions.is_empty() {
         let padded = |column: &&PartitionColumn| column.of_type() == PartitionType::Int { padded: true };
         if let Some(column) = partitions.iter().find(padded) {
-            notes.push(format!("Numbers with zeros in front are text: WHERE {} = '03'.", column.name));
+            notes.push(format!(
+                "Numbers with zeros in front are text: WHERE {} = '{}'.",
+                column.name,
+                padded_three(column)
+            ));
         }
         behind = if table.folders.are_hive_style() {
-            format!("\nMSCK REPAIR TABLE {name};\n")
+            format!("\nSET hive.msck.path.validation=ignore;\nMSCK REPAIR TABLE {name};\n")
         } else {
             notes.push(
                 "Folders that are not name=value are found by nobody: add each partition, as below. (Athena can be told where they are.)"
@@ -74,6 +94,15 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     }
     let head = table.head(&reads(table), &notes);
     Ok(format!("{head}{text};\n{behind}"))
+}
+
+/// Three, with zeros in front as the column's folders have them.
+fn padded_three(column: &PartitionColumn) -> String {
+    let digits = match &column.kind {
+        ValueKind::Time(time) => time.number.and_then(|number| number.digits),
+        _ => None,
+    };
+    format!("{:0>width$}", 3, width = digits.unwrap_or(3))
 }
 
 /// What Hive and Athena refuse alike.
@@ -221,14 +250,5 @@ pub(super) fn type_of(table: &Table, kind: &Type) -> String {
 
 /// Whether there is an instant in them, at any depth.
 fn has_instants(columns: &[Column]) -> bool {
-    columns.iter().any(|column| is_instant(&column.kind))
-}
-
-fn is_instant(kind: &Type) -> bool {
-    match kind {
-        Type::Timestamp(_) => true,
-        Type::Struct(fields) => has_instants(fields),
-        Type::List(element) | Type::Map(element) => is_instant(element),
-        _ => false,
-    }
+    columns.iter().any(|column| column.kind.has(&|kind| matches!(kind, Type::Timestamp(_))))
 }

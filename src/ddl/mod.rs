@@ -8,7 +8,8 @@
 //! refused in words.
 //!
 //! - **D-1** No statement reads an object of another output, a dead letter, a marker of a complete window or a document of `_siltstone`: what the
-//!   statement reads is compared, as a pattern, with the keys that everything else in the store can have ([`pattern`]).
+//!   statement reads is compared, as a pattern, with the keys that everything else in the store can have ([`pattern`]). A table of one topic has no
+//!   rows of another: it is refused unless folders keep them apart.
 //! - **D-2** Identifiers are always quoted, texts always escaped, by the dialect's own rules: a name of a column is data.
 //!
 //! Pure: no clock, no network. Whoever calls knows the columns of schemas that are pinned in the bucket or registered.
@@ -41,7 +42,7 @@ use types::Column;
 /// Whose language a statement is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Apache Hive, 3 and 4.
+    /// Apache Hive, 4; and 3 where no note says otherwise.
     Hive,
     /// Amazon Athena, with partition projection.
     Athena,
@@ -106,8 +107,21 @@ pub struct Table {
     pub others: Vec<Other>,
     /// The first day that a projection covers.
     pub since: NaiveDate,
+    /// Some of its lines may be `null` and nothing else.
+    pub has_null_lines: bool,
     /// What a reader should know, a line each.
     pub notes: Vec<String>,
+}
+
+/// An archive of the configuration: what it has in the bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// Its layout.
+    pub layout: &'a Layout,
+    /// All topics that it can have, where they are known.
+    pub topics: &'a [String],
+    /// The name of the markers in its complete folders, where it has such.
+    pub marker: Option<&'a str>,
 }
 
 /// What a [`Table`] is made of.
@@ -130,8 +144,8 @@ pub struct Source<'a> {
     pub name: String,
     /// See [`Table::since`].
     pub since: NaiveDate,
-    /// The layouts of all archives, this one among them, each with all its topics where they are known: what else may lie in the bucket.
-    pub all: &'a [(&'a Layout, &'a [String])],
+    /// All archives, this one among them: what else may lie in the bucket.
+    pub all: &'a [Beside<'a>],
 }
 
 impl Table {
@@ -147,6 +161,14 @@ impl Table {
         let folders = Folders::new(source)?;
         let others = pattern::others(source, &folders);
         let topic = source.topic.map_or(String::new(), |topic| format!(", topic {topic}"));
+        if folders.of_generation {
+            notes.push(format!(
+                "Of generation {} alone, whose folders these are: another generation is another table.",
+                layout.generation
+            ));
+        }
+        let is_json = matches!(output.format, OutputFormat::Json { .. });
+        let keeps_nothing = output.keep.as_ref().is_none_or(|keep| keep.columns.is_empty());
         Ok(Self {
             name: source.name.clone(),
             about: format!("archive {}, output {}{topic}", layout.archive, output.name),
@@ -157,6 +179,7 @@ impl Table {
             store: store.clone(),
             others,
             since: source.since,
+            has_null_lines: is_json && layout.tombstones == Tombstones::Keep && keeps_nothing,
             notes,
         })
     }
@@ -185,11 +208,20 @@ impl Table {
         let depth = self.store.prefix_segments().count() + self.folders.fixed.len();
         for other in &self.others {
             if !(passes_hidden && other.is_hidden_below(depth)) && pattern::meets(reads, &other.tokens()) {
-                return Err(format!(
-                    "it would read {} as well: give this output a path of its own (layout.path)",
-                    other.what
-                ));
+                return Err(format!("it would read {} as well: {}", other.what, other.advice));
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses folders of other topics and generations beside its own, for an engine that looks through all folders below the fixed ones.
+    fn check_chosen(&self) -> Result<(), String> {
+        if self.folders.chosen_below {
+            return Err(
+                "it would read other topics or generations as well, whose folders stand below the same ones that change: write {topic} and \
+                 {generation} in front of these in layout.path, or, where the topic is name=value, leave --topic out"
+                    .to_string(),
+            );
         }
         Ok(())
     }
@@ -250,6 +282,22 @@ impl Table {
         can_be.then(|| {
             "Rows whose folder is __HIVE_DEFAULT_PARTITION__ (null) are not seen: it begins with _. Write x={field.x} in the path.".to_string()
         })
+    }
+
+    /// What becomes of rows of JSON lines that are made Parquet. `reads_all`: the engine reads every object of a folder.
+    fn compacted_note(&self, reads_all: bool) -> Option<String> {
+        let note = if reads_all {
+            "`siltstone compact --to parquet` puts Parquet into these folders, which this table would read as text: do without --to here."
+        } else {
+            "Rows that `siltstone compact --to parquet` has made Parquet are not here any more."
+        };
+        matches!(self.rows, Rows::Json(_)).then(|| note.to_string())
+    }
+
+    /// What is said of payloads with a carriage return inside, by engines that end a line there, too.
+    fn returns_note(&self) -> Option<String> {
+        let note = "A payload with a carriage return inside is several rows: the engine ends lines there as well.";
+        matches!(self.rows, Rows::Lines).then(|| note.to_string())
     }
 
     /// The pattern of its objects' names.
@@ -338,6 +386,12 @@ fn rows(source: &Source<'_>, notes: &mut Vec<String>) -> Result<Rows, String> {
             } else {
                 notes.push(
                     "Columns are those of the archive's schema; fields that it has not are passed over.".to_string(),
+                );
+            }
+            if source.columns.is_some_and(types::has_times_with_unit) {
+                notes.push(
+                    "Times with a unit are numbers here; one that a payload has as text (RFC 3339) is null, or an error, as the engine likes."
+                        .to_string(),
                 );
             }
             Ok(Rows::Json(columns))

@@ -1,13 +1,18 @@
 //! Keys as patterns: what a statement reads, what else there is, and whether the two can meet.
 
-use super::Source;
 use super::folders::Folders;
 use super::store::Store;
+use super::{Beside, Source};
 use crate::layout::collide::CONTROL_FOLDER;
-use crate::layout::{Layout, Place};
+use crate::layout::{OutputFormat, Place};
 
 /// The usual name of the marker of a complete window, and what Hadoop's own writers leave.
 const MARKER: &str = "_SUCCESS";
+
+/// What helps against most of what else could be read.
+const OWN_PATH: &str = "give this output a path of its own (layout.path)";
+/// What helps against markers that look like objects.
+const OTHER_MARKER: &str = "call the marker otherwise (archive.complete.marker)";
 
 /// A piece of a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +98,8 @@ fn unfolded(tokens: &[Token]) -> Vec<Token> {
 pub struct Other {
     /// What it is, as the object of a sentence.
     pub what: String,
+    /// What to do about it.
+    pub advice: &'static str,
     /// Its folders and its name, from the bucket's root.
     segments: Vec<Vec<Token>>,
 }
@@ -113,21 +120,39 @@ impl Other {
 pub(super) fn others(source: &Source<'_>, folders: &Folders) -> Vec<Other> {
     let store = &source.store;
     let mut others = Vec::new();
-    for &(layout, topics) in source.all {
+    for beside in source.all {
+        let layout = beside.layout;
         for output in &layout.outputs {
+            let mut add = |what: String, advice, name| {
+                of_place((what, advice), beside, &output.place, &output.name, name, store, &mut others);
+            };
             let is_own = layout.archive == source.layout.archive && output.name == source.output.name;
             if !is_own {
                 let what = format!("the objects of output {} of archive {}", output.name, layout.archive);
-                let extension = output.place.extension(&output.format);
-                of_place(&what, (layout, topics), &output.place, &output.name, &extension, store, &mut others);
+                add(what, OWN_PATH, ending_in(&output.place.extension(&output.format)));
+            }
+            // Its own rows are there only once; but nobody else's table has them.
+            if !is_own && matches!(output.format, OutputFormat::Json { .. }) {
+                let what = format!(
+                    "the Parquet that `siltstone compact --to parquet` makes of output {} of archive {}",
+                    output.name, layout.archive
+                );
+                let mut name = vec![Token::Run];
+                name.extend(text("+compact-"));
+                name.extend(ending_in("parquet"));
+                add(what, OWN_PATH, name);
+            }
+            if let Some(marker) = beside.marker {
+                add(format!("the markers of complete windows ({marker})"), OTHER_MARKER, text(marker));
             }
         }
         let dead = &layout.dead_letters;
         let what = format!("the dead letters of archive {}", layout.archive);
-        of_place(&what, (layout, topics), &dead.place, "dead_letters", &dead.extension(), store, &mut others);
+        let name = ending_in(&dead.extension());
+        of_place((what, OWN_PATH), beside, &dead.place, "dead_letters", name, store, &mut others);
     }
     let mut prefixes: Vec<String> = Vec::new();
-    for place in source.all.iter().flat_map(|(layout, _)| layout.outputs.iter().map(|output| &output.place)) {
+    for place in source.all.iter().flat_map(|beside| beside.layout.outputs.iter().map(|output| &output.place)) {
         for url in place.destinations.iter().filter(|url| store.has(url)) {
             let prefix = Store::new(url, |_| None).prefix;
             if !prefixes.contains(&prefix) {
@@ -142,40 +167,47 @@ pub(super) fn others(source: &Source<'_>, folders: &Folders) -> Vec<Other> {
             let mut name = vec![Token::All];
             name.extend(text(extension));
             segments.push(name);
-            others.push(Other { what: format!("siltstone's own documents in {CONTROL_FOLDER}"), segments });
+            let what = format!("siltstone's own documents in {CONTROL_FOLDER}");
+            others.push(Other { what, advice: OWN_PATH, segments });
         }
     }
     let mut segments: Vec<_> = store.prefix_segments().map(text).collect();
     segments.extend(folders.fixed.iter().map(|segment| text(segment)));
     segments.extend(folders.levels.iter().map(|level| level.tokens()));
     segments.push(text(MARKER));
-    others.push(Other { what: format!("the markers of complete windows ({MARKER})"), segments });
+    others.push(Other { what: format!("the markers of complete windows ({MARKER})"), advice: OWN_PATH, segments });
     others
 }
 
-/// The objects of `place`, at each of its destinations that is in the bucket of `store`.
+/// A name that ends in `extension`.
+fn ending_in(extension: &str) -> Vec<Token> {
+    let mut name = vec![Token::Run];
+    if !extension.is_empty() {
+        name.extend(text(&format!(".{extension}")));
+    }
+    name
+}
+
+/// The objects of `place` whose names are `name`, at each of its destinations that is in the bucket of `store`.
 fn of_place(
-    what: &str,
-    (layout, topics): (&Layout, &[String]),
+    (what, advice): (String, &'static str),
+    beside: &Beside<'_>,
     place: &Place,
     output: &str,
-    extension: &str,
+    name: Vec<Token>,
     store: &Store,
     others: &mut Vec<Other>,
 ) {
+    let (layout, topics) = (beside.layout, beside.topics);
     for url in place.destinations.iter().filter(|url| store.has(url)) {
         let prefix = Store::new(url, |_| None).prefix;
         let one = topics.iter().map(|topic| Some(topic.as_str()));
-        let topics: Vec<Option<&str>> = if topics.is_empty() { vec![None] } else { one.collect() };
-        for topic in topics {
+        let each: Vec<Option<&str>> = if topics.is_empty() { vec![None] } else { one.collect() };
+        for topic in each {
             let mut segments: Vec<_> = prefix.split('/').filter(|segment| !segment.is_empty()).map(text).collect();
             segments.extend(super::folders::patterns(&place.path, output, layout.generation, topic));
-            let mut name = vec![Token::Run];
-            if !extension.is_empty() {
-                name.extend(text(&format!(".{extension}")));
-            }
-            segments.push(name);
-            others.push(Other { what: what.to_string(), segments });
+            segments.push(name.clone());
+            others.push(Other { what: what.clone(), advice, segments });
         }
     }
 }

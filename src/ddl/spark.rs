@@ -21,6 +21,7 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     } else {
         keys.extend(if is_hive_style { table.name_keys() } else { ending(table) });
     }
+    table.check_chosen()?;
     table.check_alone(&keys, true)?;
     let partitions = if is_hive_style { table.folders.columns() } else { Vec::new() };
     if is_hive_style {
@@ -46,6 +47,8 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
         }
         Rows::Lines => "text",
     };
+    // A glob keeps to the output's own objects.
+    notes.extend(table.compacted_note(is_partitioned || table.extension.is_empty()));
     if table.codec == Codec::Zstd && matches!(table.rows, Rows::Json(_) | Rows::Lines) {
         notes.push("zstd needs Hadoop's native library.".to_string());
     }
@@ -64,6 +67,10 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     }
     if !is_hive_style {
         options.push("recursiveFileLookup 'true'".to_string());
+    }
+    if source == "text" {
+        // Otherwise a carriage return ends a line as well.
+        options.push(r"lineSep '\n'".to_string());
     }
     if !options.is_empty() {
         text.push_str(&format!("OPTIONS ({})\n", options.join(", ")));

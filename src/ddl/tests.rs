@@ -2,7 +2,7 @@
 //! difference against the engines' own documents. What can run here runs: `tests/it/ddl.rs`, `scripts/ddl.sh`.
 
 use super::pattern::{Token, meets, text};
-use super::{Dialect, Source, Store, Table, statement};
+use super::{Beside, Dialect, Source, Store, Table, statement};
 use crate::config;
 use crate::layout::{Column, ColumnKind, Layout};
 use chrono::NaiveDate;
@@ -52,17 +52,34 @@ fn archive(outputs: &str) -> String {
 
 /// The table of the first archive's output number `index`, for the topic `access`.
 fn table(layouts: &[Layout], index: usize, columns: Option<&[Column]>) -> Result<Table, String> {
+    table_of(layouts, index, columns, ACCESS)
+}
+
+/// What a table is asked for, of an archive with these topics.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    topics: &'a [&'a str],
+    topic: Option<&'a str>,
+    one_topic: bool,
+    marker: &'a str,
+}
+
+const ACCESS: Asked<'_> = Asked { topics: &["access"], topic: Some("access"), one_topic: false, marker: "_SUCCESS" };
+
+fn table_of(layouts: &[Layout], index: usize, columns: Option<&[Column]>, asked: Asked<'_>) -> Result<Table, String> {
+    let Asked { topics, topic, one_topic, marker } = asked;
     let output = &layouts[0].outputs[index];
     let url = &output.place.destinations[0];
     let region = |name: &str| (name == "region").then(|| "eu-central-1".to_string());
-    let topics = ["access".to_string()];
-    let all: Vec<(&Layout, &[String])> = layouts.iter().map(|layout| (layout, topics.as_slice())).collect();
+    let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_string()).collect();
+    let beside = |layout| Beside { layout, topics: &topics, marker: Some(marker) };
+    let all: Vec<Beside<'_>> = layouts.iter().map(beside).collect();
     Table::new(&Source {
         layout: &layouts[0],
         output,
-        topic: Some("access"),
+        topic,
         topics: &topics,
-        one_topic: false,
+        one_topic,
         columns,
         store: Store::new(url, |name| if url.starts_with("s3") { region(name) } else { None }),
         name: "lake.access".to_string(),
@@ -195,26 +212,39 @@ fn at_the_root_nothing_else_is_read() {
     assert!(statement(Dialect::DuckDb, &any).expect("a view").contains("/prod/[!_.]*/"));
 }
 
-/// Goal: D-1 among outputs. Method: two outputs that differ in their extension alone, and two that do not.
+/// Goal: D-1 among outputs. Method: two outputs that differ in their extension alone, and two that do not. Parquet beside JSON lines is refused by
+/// everybody: a compaction may make Parquet of these.
 #[test]
 fn outputs_in_one_folder_are_told_apart_or_refused() {
-    let both = archive(&(output(&parquet(), "{topic}/dt=%F") + &output("\"json\"", "{topic}/dt=%F")));
-    let layouts_of = |url: &str| layouts(&[url], &both);
-    for (dialect, name) in DIALECTS {
+    let said = |dialect: Dialect, outputs: &str, index: usize| {
         let url = if dialect == Dialect::BigQuery { "gs://logs" } else { "s3://logs" };
-        let said = statement(dialect, &table(&layouts_of(url), 0, None).expect("a table"));
-        match dialect {
-            Dialect::Hive | Dialect::Athena | Dialect::Spark => {
-                let why = said.expect_err(name);
-                assert!(why.contains("output json of archive web"), "{name}: {why}");
-            }
-            _ => assert!(said.expect(name).contains("*.parquet"), "{name}"),
+        let layouts = layouts(&[url], &archive(outputs));
+        statement(dialect, &table(&layouts, index, None).expect("a table"))
+    };
+    let raw = output(&parquet(), "{topic}/dt=%F") + &output("\"raw\"", "{topic}/dt=%F");
+    let json = output(&parquet(), "{topic}/dt=%F") + &output("\"json\"", "{topic}/dt=%F");
+    for (dialect, name) in DIALECTS {
+        let reads_all = matches!(dialect, Dialect::Hive | Dialect::Athena | Dialect::Spark);
+        if reads_all {
+            let why = said(dialect, &raw, 0).expect_err(name);
+            assert!(why.contains("output raw of archive web"), "{name}: {why}");
+        } else {
+            assert!(said(dialect, &raw, 0).expect(name).contains("*.parquet"), "{name}");
+            let why = said(dialect, &json, 0).expect_err(name);
+            assert!(why.contains("compact --to parquet` makes of output json of archive web"), "{name}: {why}");
         }
+        // The JSON lines themselves, with what becomes of rows that are no longer lines.
+        let own = said(dialect, &output("\"json\"", "{topic}/dt=%F"), 0).expect(name);
+        let note = if reads_all { "which this table would read as text" } else { "are not here any more" };
+        assert!(own.contains(note), "{name}: {own}");
+        assert_eq!(said(dialect, &json, 1).is_ok(), !reads_all, "{name}");
     }
     // The same extension below another output's location.
     let nested = archive(&(output(&parquet(), "dt=%F") + &output("\"envelope\"", "deep/dt=%F")));
     let said = |dialect, url| statement(dialect, &table(&layouts(&[url], &nested), 0, None).expect("a table"));
-    assert!(said(Dialect::Hive, "s3://logs").is_ok());
+    // Hive looks through the other's folders for partitions of its own.
+    let hive = said(Dialect::Hive, "s3://logs").expect("a table");
+    assert!(hive.contains("SET hive.msck.path.validation=ignore;\nMSCK REPAIR TABLE"), "{hive}");
     assert!(said(Dialect::BigQuery, "gs://logs").expect("a beginning of its own").contains("'gs://logs/dt=*.parquet'"));
     let below = archive(&(output(&parquet(), "a/%Y") + &output("\"envelope\"", "a/b/dt=%F")));
     for (dialect, url) in [(Dialect::Spark, "s3://logs"), (Dialect::BigQuery, "gs://logs")] {
@@ -222,6 +252,107 @@ fn outputs_in_one_folder_are_told_apart_or_refused() {
             statement(dialect, &table(&layouts(&[url], &below), 0, None).expect("a table")).expect_err("too much");
         assert!(why.contains("output envelope of archive web"), "{why}");
     }
+}
+
+/// Goal: a table of one topic has no rows of another. Method: paths that have the topic below what changes, not at all, or a part of it.
+#[test]
+fn a_table_of_one_topic_has_no_rows_of_another() {
+    let two = Asked { topics: &["access", "audit"], one_topic: true, ..ACCESS };
+    let made = |dialect: Dialect, path: &str, asked: Asked<'_>| {
+        let url = if dialect == Dialect::BigQuery { "gs://logs" } else { "s3://logs" };
+        let layouts = layouts(&[url], &archive(&output(&parquet(), path)));
+        table_of(&layouts, 0, None, asked).and_then(|table| statement(dialect, &table))
+    };
+    for path in ["%Y/%m/%d/{topic}", "dt=%F/t={topic}", "%Y/v1-{topic}"] {
+        for dialect in [Dialect::Spark, Dialect::BigQuery] {
+            let why = made(dialect, path, two).expect_err("it looks through all of them");
+            assert!(why.contains("other topics or generations"), "{path}: {why}");
+            // There is no other one.
+            assert!(made(dialect, path, Asked { one_topic: true, ..ACCESS }).is_ok(), "{path}");
+            // Nobody knows whether there is another one.
+            assert!(made(dialect, path, Asked { topics: &[], ..two }).is_err(), "{path}");
+        }
+        for dialect in [Dialect::Hive, Dialect::Athena, Dialect::DuckDb, Dialect::ClickHouse] {
+            let said = made(dialect, path, two).expect("level by level");
+            assert!(said.contains("access/"), "{path}: {said}");
+        }
+    }
+    for (dialect, name) in DIALECTS {
+        for path in ["all/dt=%F", "{topic[0]}/dt=%F", "t={topic}-{partition}/dt=%F", "{topic}-{partition}/dt=%F"] {
+            let why = made(dialect, path, Asked { topics: &["access", "access.b"], ..two }).expect_err(name);
+            assert!(why.contains("no folder of topic access alone"), "{name} {path}: {why}");
+            assert!(why.contains("--topic"), "{name} {path}: {why}");
+        }
+        // Parts of topics tell these apart, as far as is known.
+        let said = made(dialect, "{topic[0]}/dt=%F", two).expect(name);
+        assert!(said.contains("/access/"), "{name}: {said}");
+        assert!(made(dialect, "{topic[0]}/dt=%F", Asked { topics: &[], ..two }).is_err(), "{name}");
+        // Of all topics: nothing is claimed.
+        assert!(made(dialect, "all/dt=%F", Asked { topic: None, one_topic: false, ..two }).is_ok(), "{name}");
+    }
+}
+
+/// An `enum` of topics is of folders that are there; of what is made of topics nothing tells the values.
+#[test]
+fn only_folders_that_are_topics_are_projected_as_topics() {
+    let two = Asked { topics: &["app.access", "app.audit"], topic: None, ..ACCESS };
+    let of = |path: &str| {
+        let layouts = layouts(&["s3://logs"], &archive(&output(&parquet(), path)));
+        table_of(&layouts, 0, None, two).and_then(|table| statement(Dialect::Athena, &table)).expect("a table")
+    };
+    let whole = of("t={topic}/dt=%F");
+    assert!(whole.contains("'projection.t.values' = 'app.access,app.audit'"), "{whole}");
+    for path in ["t={topic[0]}/dt=%F", "t=v1-{topic}/dt=%F", "t={topic}-{generation}/dt=%F"] {
+        let said = of(path);
+        assert!(said.contains("'projection.t.type' = 'injected'") && !said.contains("app.audit"), "{path}: {said}");
+    }
+}
+
+/// Markers can be called as objects end.
+#[test]
+fn markers_that_look_like_objects_are_not_read() {
+    let asked = Asked { marker: "_DONE.parquet", ..ACCESS };
+    let of = |dialect: Dialect, url: &str| {
+        let layouts = layouts(&[url], &archive(&output(&parquet(), "{topic}/dt=%F")));
+        table_of(&layouts, 0, None, asked).and_then(|table| statement(dialect, &table))
+    };
+    for (dialect, url) in
+        [(Dialect::DuckDb, "s3://logs"), (Dialect::ClickHouse, "s3://logs"), (Dialect::BigQuery, "gs://logs")]
+    {
+        let why = of(dialect, url).expect_err("it would read them");
+        assert!(why.contains("_DONE.parquet") && why.contains("archive.complete.marker"), "{why}");
+    }
+    for dialect in [Dialect::Hive, Dialect::Athena, Dialect::Spark] {
+        assert!(of(dialect, "s3://logs").is_ok(), "it passes over names that start with _");
+    }
+}
+
+#[test]
+fn what_fails_in_an_engine_is_written_otherwise_or_told() {
+    let json = |url: &str, more: &str| {
+        let outputs = output("\"json\"", "j/{topic}/%Y/%m/%d") + &output(&parquet(), "p/{topic}");
+        let layouts = layouts(&[url], &(archive(more) + &outputs));
+        let Some(crate::layout::SchemaSource::Columns(columns)) = layouts[0].outputs[1].format.schema() else {
+            panic!("columns")
+        };
+        table(&layouts, 0, Some(columns)).expect("a table")
+    };
+    // The JsonSerDe of Hive 3.
+    let hive = statement(Dialect::Hive, &json("s3://b", "tombstones = \"keep\"\n")).expect("a table");
+    assert!(hive.contains("-- Needs Hive 4") && hive.contains("as extra can, and at lines that are null"), "{hive}");
+    // Arrays of BigQuery are never null.
+    let bigquery = statement(Dialect::BigQuery, &json("gs://b", "")).expect("a table");
+    assert!(bigquery.contains("`tags` JSON") && !bigquery.contains("ARRAY<"), "{bigquery}");
+    assert!(bigquery.contains("(RFC 3339) is null"), "{bigquery}");
+    // A URI without an object is an error.
+    let root = first("gs://b", &output(&parquet(), "%Y/%m/%d")).and_then(|table| statement(Dialect::BigQuery, &table));
+    let root = root.expect("a table");
+    assert!(root.contains("uris = ['gs://b/2*.parquet']") && root.contains("rows of 1999 and before"), "{root}");
+    assert!(root.contains("decimal_target_types = ['NUMERIC', 'BIGNUMERIC']"), "{root}");
+    // A carriage return ends a line of Hadoop's.
+    let raw = output("\"raw\"", "r/{topic}/dt=%F");
+    let spark = first("s3://b", &raw).and_then(|table| statement(Dialect::Spark, &table)).expect("a table");
+    assert!(spark.contains(r"OPTIONS (lineSep '\n')"), "{spark}");
 }
 
 #[test]
@@ -268,8 +399,7 @@ fn a_table_is_of_one_topic_where_the_path_begins_with_it() {
         &["s3://b"],
         "[[archive]]\nname = \"web\"\ntopics = [\"^app.*\"]\n[[archive.output]]\nformat = \"envelope\"\n",
     );
-    let none: &[String] = &[];
-    let all: Vec<(&Layout, &[String])> = layouts.iter().map(|layout| (layout, none)).collect();
+    let all: Vec<Beside<'_>> = layouts.iter().map(|layout| Beside { layout, topics: &[], marker: None }).collect();
     let source = |topic| Source {
         layout: &layouts[0],
         output: &layouts[0].outputs[0],

@@ -56,6 +56,18 @@ pub enum Type {
     Map(Box<Type>),
 }
 
+impl Type {
+    /// Whether this or a type inside of it is one that `wanted` says yes to.
+    pub fn has(&self, wanted: &dyn Fn(&Self) -> bool) -> bool {
+        wanted(self)
+            || match self {
+                Self::Struct(fields) => fields.iter().any(|field| field.kind.has(wanted)),
+                Self::List(inner) | Self::Map(inner) => inner.has(wanted),
+                _ => false,
+            }
+    }
+}
+
 /// Unit of an instant in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
@@ -146,6 +158,21 @@ fn field(name: &str, kind: &ColumnKind) -> Column {
         _ => None,
     };
     Column { name: name.to_string(), kind: in_json(kind), nullable: true, comment }
+}
+
+/// Whether a time in them, at any depth, is a number of units; such a field may be text (RFC 3339) all the same.
+pub fn has_times_with_unit(columns: &[LayoutColumn]) -> bool {
+    columns.iter().any(|column| has_unit(&column.kind))
+}
+
+fn has_unit(kind: &ColumnKind) -> bool {
+    match kind {
+        ColumnKind::Timestamp { unit } => unit.is_some(),
+        ColumnKind::Struct(fields) => has_times_with_unit(fields),
+        ColumnKind::List(element) => has_unit(&element.kind),
+        ColumnKind::Map(value) => has_unit(&value.kind),
+        _ => false,
+    }
 }
 
 fn words(unit: TimeUnit) -> &'static str {

@@ -50,7 +50,8 @@ fn duckdb_reads_every_output_and_nothing_else() {
     let archive = format!(
         "timestamp = {{ field = \"time\", unit = \"ms\" }}\n\
          [[archive.output]]\nformat = {{ type = \"parquet\", schema = {schema} }}\n\
-         [[archive.output]]\nformat = \"json\"\nkeep = [\"offset\"]\n\
+         [[archive.output]]\nname = \"beside\"\nformat = {{ type = \"raw\", compression = \"gzip\" }}\n\
+         [[archive.output]]\nformat = \"json\"\nkeep = [\"offset\"]\nlayout.path = \"json/{{topic}}/dt=%F/hr=%H\"\n\
          [[archive.output]]\nformat = \"envelope\"\nlayout.path = \"all/t={{topic}}/dt=%F\"\n\
          [[archive.output]]\nformat = {{ type = \"raw\", compression = \"gzip\" }}\nlayout.path = \"%Y/%m/%d/%H\"\n"
     );

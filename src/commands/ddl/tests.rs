@@ -43,6 +43,46 @@ fn a_table_for_each_topic_and_output() {
     assert!(why.message.contains("no output is meant"), "{why}");
 }
 
+/// Goal: a table called after a topic has its rows alone.
+#[test]
+fn a_topic_that_no_folder_shows_is_refused() {
+    let output = "[[archive.output]]\nformat = \"raw\"\nlayout.path = \"all/dt=%F\"\n";
+    let two = archive("web", "\"access\", \"audit\"", output);
+    let why = said(&two, &["duckdb", "--topic", "access"]).expect_err("it has rows of both");
+    assert!(why.exit == Exit::Config && why.message.contains("leave --topic out"), "{why}");
+    assert!(said(&two, &["duckdb"]).expect("of both").contains("VIEW \"web\" AS"));
+    let one = archive("web", "\"access\"", output);
+    assert!(said(&one, &["duckdb", "--topic", "access"]).expect("the only one").contains("VIEW \"access\" AS"));
+    let words = output.replace("all/", "{topic[0]}/");
+    let why = said(&archive("web", "\"app.a\", \"app.b\"", &words), &["duckdb"]).expect_err("it has rows of both");
+    assert!(why.message.contains("no folder of topic app.a alone"), "{why}");
+}
+
+/// Goal: no table takes the place of another.
+#[test]
+fn two_tables_of_one_name_are_refused() {
+    let topics = archive("web", "\"app-x\", \"APP_X\"", ENVELOPE);
+    let why = said(&topics, &["duckdb"]).expect_err("one name");
+    assert!(why.exit == Exit::Config && why.message.contains("would both be called app_x"), "{why}");
+    assert!(why.message.contains("topic app-x") && why.message.contains("topic APP_X"), "{why}");
+    assert!(said(&topics, &["duckdb", "--topic", "app-x", "--table", "x"]).is_ok());
+    let outputs = |name: &str, path: &str| {
+        format!("[[archive.output]]\nname = \"{name}\"\nformat = \"raw\"\nlayout.path = \"{path}/dt=%F\"\n")
+    };
+    let one = archive("a", "\"one\"", &(outputs("b_c", "1") + &outputs("d", "2")));
+    let other = archive("a_b", "\"two\"", &(outputs("c", "3") + &outputs("d", "4")));
+    let why = said(&(one + &other), &["duckdb"]).expect_err("one name");
+    assert!(why.message.contains("would both be called a_b_c"), "{why}");
+}
+
+/// A name cannot leave its comment.
+#[test]
+fn a_name_of_several_lines_is_refused() {
+    let why =
+        said(&archive("web", "\"access\"", ENVELOPE), &["hive", "--table", "x\nDROP TABLE y"]).expect_err("two lines");
+    assert!(why.exit == Exit::Config && why.message.contains("--table"), "{why}");
+}
+
 #[test]
 fn a_topic_by_pattern_is_asked_for() {
     let pattern = archive("web", "\"^app.*\"", ENVELOPE);

@@ -13,6 +13,7 @@ STORED AS AVRO
 LOCATION 's3a://logs/prod/avro/access'
 TBLPROPERTIES ('avro.schema.literal' = '{"fields":[{"default":null,"doc":"user-agent","name":"user_agent","type":["null","string"]},{"default":null,"doc":"it\'s","name":"it_s","type":["null",{"logicalType":"timestamp-micros","type":"long"}]},{"default":null,"name":"price","type":["null",{"logicalType":"decimal","precision":12,"scale":2,"type":"bytes"}]},{"default":null,"name":"_rest","type":["null","string"]}],"name":"row","namespace":"siltstone","type":"record"}');
 
+SET hive.msck.path.validation=ignore;
 MSCK REPAIR TABLE `lake`.`access`;
 
 == athena
@@ -37,7 +38,7 @@ TBLPROPERTIES (
   'projection.dt.range' = '2025-01-01,NOW+1DAYS',
   'projection.dt.interval' = '1',
   'projection.dt.interval.unit' = 'DAYS',
-  'storage.location.template' = 's3://logs/prod/avro/access/dt=${dt}'
+  'storage.location.template' = 's3://logs/prod/avro/access/dt=${dt}/'
 );
 
 == bigquery

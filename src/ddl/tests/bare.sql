@@ -59,7 +59,7 @@ TBLPROPERTIES (
   'projection.datehour.range' = '2025/01/01/00,NOW+1DAYS',
   'projection.datehour.interval' = '1',
   'projection.datehour.interval.unit' = 'HOURS',
-  'storage.location.template' = 's3://logs/prod/tag/${datehour}'
+  'storage.location.template' = 's3://logs/prod/tag/${datehour}/'
 );
 
 == bigquery
@@ -86,6 +86,7 @@ CREATE EXTERNAL TABLE IF NOT EXISTS `lake.access` (
 OPTIONS (
   format = 'PARQUET',
   enable_list_inference = true,
+  decimal_target_types = ['NUMERIC', 'BIGNUMERIC'],
   uris = ['gs://logs/prod/tag/*.parquet']
 );
 

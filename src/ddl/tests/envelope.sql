@@ -3,7 +3,7 @@
 -- Reads s3://logs/prod/all/t=*/dt=*/kp=*/*: Parquet.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
 -- Hive before 4.0 reads no timestamps of 64 bits: declare them as BIGINT there, or ask Spark or Trino.
--- Numbers with zeros in front are text: WHERE kp = '03'.
+-- Numbers with zeros in front are text: WHERE kp = '003'.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake`.`access` (
   `topic` STRING,
   `partition` INT,
@@ -18,6 +18,7 @@ PARTITIONED BY (`t` STRING, `dt` DATE, `kp` STRING)
 STORED AS PARQUET
 LOCATION 's3a://logs/prod/all';
 
+SET hive.msck.path.validation=ignore;
 MSCK REPAIR TABLE `lake`.`access`;
 
 == athena
@@ -48,7 +49,7 @@ TBLPROPERTIES (
   'projection.dt.interval' = '1',
   'projection.dt.interval.unit' = 'DAYS',
   'projection.kp.type' = 'injected',
-  'storage.location.template' = 's3://logs/prod/all/t=${t}/dt=${dt}/kp=${kp}'
+  'storage.location.template' = 's3://logs/prod/all/t=${t}/dt=${dt}/kp=${kp}/'
 );
 
 == bigquery

@@ -25,6 +25,7 @@ PARTITIONED BY (`host` STRING, `y` INT, `m` STRING)
 STORED AS PARQUET
 LOCATION 's3a://logs/prod/by/access';
 
+SET hive.msck.path.validation=ignore;
 MSCK REPAIR TABLE `lake`.`access`;
 
 == athena
@@ -63,7 +64,7 @@ TBLPROPERTIES (
   'projection.m.type' = 'integer',
   'projection.m.range' = '1,12',
   'projection.m.digits' = '2',
-  'storage.location.template' = 's3://logs/prod/by/access/host=${host}/y=${y}/m=${m}'
+  'storage.location.template' = 's3://logs/prod/by/access/host=${host}/y=${y}/m=${m}/'
 );
 
 == bigquery
@@ -90,6 +91,7 @@ WITH PARTITION COLUMNS (`host` STRING, `y` INT64, `m` INT64)
 OPTIONS (
   format = 'PARQUET',
   enable_list_inference = true,
+  decimal_target_types = ['NUMERIC', 'BIGNUMERIC'],
   uris = ['gs://logs/prod/by/access/*.parquet'],
   hive_partition_uri_prefix = 'gs://logs/prod/by/access'
 );

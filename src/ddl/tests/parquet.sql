@@ -29,6 +29,7 @@ PARTITIONED BY (`dt` DATE, `hr` STRING)
 STORED AS PARQUET
 LOCATION 's3a://logs/prod/parquet/access';
 
+SET hive.msck.path.validation=ignore;
 MSCK REPAIR TABLE `lake`.`access`;
 
 == athena
@@ -69,7 +70,7 @@ TBLPROPERTIES (
   'projection.hr.type' = 'integer',
   'projection.hr.range' = '0,23',
   'projection.hr.digits' = '2',
-  'storage.location.template' = 's3://logs/prod/parquet/access/dt=${dt}/hr=${hr}'
+  'storage.location.template' = 's3://logs/prod/parquet/access/dt=${dt}/hr=${hr}/'
 );
 
 == bigquery
@@ -100,6 +101,7 @@ WITH PARTITION COLUMNS (`dt` DATE, `hr` INT64)
 OPTIONS (
   format = 'PARQUET',
   enable_list_inference = true,
+  decimal_target_types = ['NUMERIC', 'BIGNUMERIC'],
   uris = ['gs://logs/prod/parquet/access/*.parquet'],
   hive_partition_uri_prefix = 'gs://logs/prod/parquet/access'
 );

@@ -4,6 +4,7 @@
 -- newlines = "escape": \\ stands for a backslash and \n for a newline in each line.
 -- Payloads that are not UTF-8 are shown as the engine likes, or refused by it.
 -- s3a:// is Hadoop's own S3; on Amazon EMR write s3://.
+-- A payload with a carriage return inside is several rows: the engine ends lines there as well.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake`.`access` (
   `line` STRING
 )
@@ -13,6 +14,7 @@ WITH SERDEPROPERTIES ('input.regex' = '(?s)(.*)')
 STORED AS TEXTFILE
 LOCATION 's3a://logs/prod/raw/access';
 
+SET hive.msck.path.validation=ignore;
 MSCK REPAIR TABLE `lake`.`access`;
 
 == athena
@@ -20,6 +22,7 @@ MSCK REPAIR TABLE `lake`.`access`;
 -- Reads s3://logs/prod/raw/access/dt=*/*: lines.
 -- newlines = "escape": \\ stands for a backslash and \n for a newline in each line.
 -- Payloads that are not UTF-8 are shown as the engine likes, or refused by it.
+-- A payload with a carriage return inside is several rows: the engine ends lines there as well.
 -- dt: nothing before 2025-01-01 is seen; --since tells another day. Rows without any time lie in the year 1.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake`.`access` (
   `line` STRING
@@ -36,7 +39,7 @@ TBLPROPERTIES (
   'projection.dt.range' = '2025-01-01,NOW+1DAYS',
   'projection.dt.interval' = '1',
   'projection.dt.interval.unit' = 'DAYS',
-  'storage.location.template' = 's3://logs/prod/raw/access/dt=${dt}'
+  'storage.location.template' = 's3://logs/prod/raw/access/dt=${dt}/'
 );
 
 == bigquery
@@ -44,7 +47,8 @@ TBLPROPERTIES (
 -- Reads gs://logs/prod/raw/access/*.txt.gz: lines.
 -- newlines = "escape": \\ stands for a backslash and \n for a newline in each line.
 -- Payloads that are not UTF-8 are shown as the engine likes, or refused by it.
--- Read as CSV whose delimiter, U+0001, is not in the payloads.
+-- Read as CSV whose delimiter, U+0001, must not be in the payloads.
+-- A payload with a carriage return inside is several rows: the engine ends lines there as well.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake.access` (
   `line` STRING
 )
@@ -69,6 +73,7 @@ CREATE TABLE IF NOT EXISTS `lake`.`access` (
   `dt` DATE
 )
 USING text
+OPTIONS (lineSep '\n')
 PARTITIONED BY (`dt`)
 LOCATION 's3a://logs/prod/raw/access';
 
@@ -80,6 +85,7 @@ MSCK REPAIR TABLE `lake`.`access`;
 -- newlines = "escape": \\ stands for a backslash and \n for a newline in each line.
 -- Payloads that are not UTF-8 are shown as the engine likes, or refused by it.
 -- Credentials: CREATE SECRET (TYPE s3, PROVIDER credential_chain, REGION 'eu-central-1');
+-- An object with a carriage return inside of a payload is refused: strict_mode = false reads it, as several rows.
 CREATE OR REPLACE VIEW "lake"."access" AS
 SELECT * FROM read_csv(
   's3://logs/prod/raw/access/dt=*/*.txt.gz',

@@ -59,12 +59,13 @@ TBLPROPERTIES (
   'projection.datehour.range' = '2025/01/01/00,NOW+1DAYS',
   'projection.datehour.interval' = '1',
   'projection.datehour.interval.unit' = 'HOURS',
-  'storage.location.template' = 's3://logs/prod/${datehour}'
+  'storage.location.template' = 's3://logs/prod/${datehour}/'
 );
 
 == bigquery
 -- lake.access: archive web, output parquet, topic access.
--- Reads gs://logs/prod/0*.parquet, gs://logs/prod/1*.parquet, gs://logs/prod/2*.parquet: Parquet.
+-- Reads gs://logs/prod/2*.parquet: Parquet.
+-- Years from 2000 on: rows of 1999 and before, and those without any time (year 1), are not seen.
 -- Folders that are not name=value are no columns, and prune nothing: _FILE_NAME tells a row's object.
 CREATE EXTERNAL TABLE IF NOT EXISTS `lake.access` (
   `id` INT64,
@@ -86,7 +87,8 @@ CREATE EXTERNAL TABLE IF NOT EXISTS `lake.access` (
 OPTIONS (
   format = 'PARQUET',
   enable_list_inference = true,
-  uris = ['gs://logs/prod/0*.parquet', 'gs://logs/prod/1*.parquet', 'gs://logs/prod/2*.parquet']
+  decimal_target_types = ['NUMERIC', 'BIGNUMERIC'],
+  uris = ['gs://logs/prod/2*.parquet']
 );
 
 == spark
