@@ -11,6 +11,7 @@
 //! - [`ledger`]: what receipts say of an archive; [`backfill`]: any range of offsets archived; [`verify`]: whether all is there.
 //! - [`reader`]: the rows of archived objects, and which objects are meant.
 //! - [`compact`]: small objects made large, with the proof that no row is another.
+//! - [`load`]: tables of complete hours, in systems that are not ours.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`restore`]: records back to Kafka; [`cli`], [`commands`]: what a user types and calls.
@@ -32,6 +33,7 @@ pub mod format;
 pub mod kafka;
 pub mod layout;
 pub mod ledger;
+pub mod load;
 pub mod parse;
 pub mod pipeline;
 pub mod planted;
