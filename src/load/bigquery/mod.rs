@@ -16,7 +16,10 @@
 //! # What BigQuery must be like
 //! Jobs are remembered for six months. A set that is asked for after that is loaded again, which replaces the partition by itself.
 //! A job that somebody else made is seen by `bigquery.jobs.get` on the project (`roles/bigquery.admin`, or a role of one's own): processes
-//! with logins of their own need that, processes that share one do not.
+//! with logins of their own need that, processes that share one do not. Beside that a login needs `roles/bigquery.jobUser` on the project,
+//! `roles/bigquery.dataEditor` on the dataset and `roles/storage.objectViewer` on the bucket, which must be where the dataset is.
+//!
+//! A table has at most 10,000 partitions: by hours these are 416 days. Let partitions expire, or load by days.
 //!
 //! # What was weighed
 //! Requests and logins are made by Google's own clients, `google-cloud-bigquery-v2` and `google-cloud-auth`. They bring reqwest 0.13 beside
