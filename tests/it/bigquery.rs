@@ -2,8 +2,8 @@
 //!
 //! The emulator (bqemulator 1.4.0) is not BigQuery: it takes an id a second time and loads again, knows one location, does each job before it
 //! answers, refuses decorators (`table$YYYYMMDDHH`: 400 `Invalid table id`), and ignores `timePartitioning`, `schemaUpdateOptions`,
-//! `parquetOptions`, labels and `hivePartitioningOptions`; it adds columns for `key=value` in the path of Parquet by itself. So each hour has a
-//! table of its own here, and paths are plain. What is asked for in those respects, and what is made of ids, is held against a server that
+//! `parquetOptions`, labels and `hivePartitioningOptions`; it adds columns for `key=value` in the path of Parquet by itself, and tells gzip by the
+//! object's name. So each hour has a table of its own here, and paths are plain. What is asked for in those respects, and what is made of ids, is held against a server that
 //! keeps them in `src/load/bigquery/tests.rs`.
 
 use crate::support::{setting, unique};
@@ -154,13 +154,14 @@ async fn each_hour_is_loaded_once_and_a_late_record_changes_exactly_one() {
     let mut sets = Vec::new();
     for hour in 0..6_i64 {
         let (first, format) = (hour * 100, if hour < 3 { Format::Parquet } else { Format::NewlineDelimitedJson });
+        let end = if format == Format::Parquet { ".parquet" } else { ".json.gz" };
         let file = |ids| if format == Format::Parquet { parquet_file(ids) } else { json_gz(ids) };
         let uris = vec![
-            bench.put(&format!("{hour}/a"), file(first..first + 40)).await,
-            bench.put(&format!("{hour}/b"), file(first + 40..first + 60)).await,
+            bench.put(&format!("{hour}/a{end}"), file(first..first + 40)).await,
+            bench.put(&format!("{hour}/b{end}"), file(first + 40..first + 60)).await,
         ];
         // What is in the folder and not meant.
-        bench.put(&format!("{hour}/c"), file(first + 60..first + 70)).await;
+        bench.put(&format!("{hour}/c{end}"), file(first + 60..first + 70)).await;
         sets.push(Set { table: bench.table(&hour.to_string()), uris, digest: digest(), format, earlier: Vec::new() });
     }
     for _ in 0..2 {
@@ -169,7 +170,7 @@ async fn each_hour_is_loaded_once_and_a_late_record_changes_exactly_one() {
             assert_eq!((loaded.attempt, loaded.rows), (1, Some(60)));
         }
     }
-    let late = bench.put("4/late", json_gz(999..1000)).await;
+    let late = bench.put("4/late.json.gz", json_gz(999..1000)).await;
     let before = &sets[4];
     let uris = before.uris.iter().cloned().chain([late]).collect();
     sets[4] =
@@ -188,7 +189,7 @@ async fn each_hour_is_loaded_once_and_a_late_record_changes_exactly_one() {
 #[tokio::test]
 async fn an_older_set_is_not_loaded_after_a_newer_one() {
     let bench = Bench::new().await;
-    let (one, two) = (bench.put("1", json_gz(0..5)).await, bench.put("2", json_gz(5..6)).await);
+    let (one, two) = (bench.put("1.json.gz", json_gz(0..5)).await, bench.put("2.json.gz", json_gz(5..6)).await);
     let set = |uris: &[&String], digest: &str, earlier: &[&String]| Set {
         table: bench.table("x"),
         uris: uris.iter().map(ToString::to_string).collect(),
@@ -209,10 +210,10 @@ async fn an_older_set_is_not_loaded_after_a_newer_one() {
 #[tokio::test]
 async fn a_bad_object_is_told_and_loaded_once_it_is_good() {
     let bench = Bench::with(Pace { failed: Duration::from_secs(3_600), ..Pace::default() }).await;
-    let bad = bench.put("bad", b"{\"id\": 1}\n{\"id\":".to_vec()).await;
+    let bad = bench.put("bad.json", b"{\"id\": 1}\n{\"id\":".to_vec()).await;
     let set = Set {
         table: bench.table("bad"),
-        uris: vec![bench.put("good", json_gz(0..3)).await, bad],
+        uris: vec![bench.put("good.json.gz", json_gz(0..3)).await, bad],
         digest: digest(),
         format: Format::NewlineDelimitedJson,
         earlier: Vec::new(),
@@ -224,7 +225,7 @@ async fn a_bad_object_is_told_and_loaded_once_it_is_good() {
         assert!(text.contains(says), "{says}: {text}");
     }
     // Also from another process it is not tried at once.
-    bench.put("bad", json_gz(3..5)).await;
+    bench.put("bad.json", b"{\"id\": 3}\n{\"id\": 4}\n".to_vec()).await;
     let again = set.load(&loader(Pace { failed: Duration::from_secs(3_600), ..Pace::default() }).await).await;
     assert_eq!(again.unwrap_err(), fault);
     let later = set.load(&loader(Pace { failed: Duration::ZERO, ..Pace::default() }).await).await.unwrap();
@@ -238,7 +239,7 @@ async fn two_that_load_the_same_set_at_once_leave_it_once() {
     let bench = Bench::new().await;
     let set = Set {
         table: bench.table("both"),
-        uris: vec![bench.put("1", json_gz(0..500)).await],
+        uris: vec![bench.put("1.json.gz", json_gz(0..500)).await],
         digest: digest(),
         format: Format::NewlineDelimitedJson,
         earlier: Vec::new(),
@@ -254,7 +255,7 @@ async fn a_dataset_that_is_missing_is_named() {
     let bench = Bench::new().await;
     let set = Set {
         table: format!("{}.no_such_dataset.hits", setting("BIGQUERY_PROJECT")).parse().unwrap(),
-        uris: vec![bench.put("1", json_gz(0..1)).await],
+        uris: vec![bench.put("1.json.gz", json_gz(0..1)).await],
         digest: digest(),
         format: Format::NewlineDelimitedJson,
         earlier: Vec::new(),

@@ -89,7 +89,8 @@ impl BigQuery {
         }
         let rest = self.pace.failed.saturating_mul(1 << (number - 1).min(DOUBLINGS_MAX));
         let passed_ms = (self.clock.wall_ms() - ended_ms).unsigned_abs();
-        if u128::from(passed_ms) < rest.as_millis() { Err(fault) } else { Ok(()) }
+        // One job a call, however short the pause.
+        if is_new || u128::from(passed_ms) < rest.as_millis() { Err(fault) } else { Ok(()) }
     }
 
     /// Makes the job, or finds the one that has its id.

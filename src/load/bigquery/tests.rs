@@ -363,8 +363,10 @@ async fn a_job_that_failed_at_what_may_pass_is_followed_by_the_next_attempt() {
 async fn the_last_of_many_attempts_is_found() {
     let bench = Bench::with(|settings| settings.pace.failed = Duration::ZERO).await;
     let objects = uris(&["1"]);
-    for _ in 0..40 {
+    for attempt in 1..=40 {
         bench.fake.outcome(Outcome::Fails { reason: "invalid" });
+        bench.loader.load(&bench.hour(&objects, D1)).await.unwrap_err();
+        assert_eq!(bench.fake.jobs().len(), attempt, "one job a call");
     }
     assert_eq!(bench.loader.load(&bench.hour(&objects, D1)).await.unwrap().attempt, 41);
     let before = bench.fake.requests("GET").len();
