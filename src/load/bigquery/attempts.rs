@@ -2,7 +2,7 @@
 
 use super::api::Asked;
 use super::fault::{LoadFault, LoadFaultKind};
-use super::request::{self, BAR_LABEL, bar_job, job_id, load_job};
+use super::request::{self, bar_job, barred_for, job_id, load_job};
 use super::{BigQuery, HourLoad, Loaded, Pace, TableRef};
 use crate::destination::fault::Verdict;
 use crate::effect::Effect;
@@ -220,8 +220,8 @@ fn superseded(load: &HourLoad<'_>, newer: &str) -> LoadFault {
 /// What the job did; `None` while it runs.
 fn ended(job: &Job, job_id: &str, number: u32, is_new: bool) -> Result<Option<Ended>, LoadFault> {
     let configuration = job.configuration.as_ref();
-    if let Some(newer) = configuration.and_then(|configuration| configuration.labels.get(BAR_LABEL)) {
-        return Ok(Some(Ended::Bar(newer.clone())));
+    if let Some(newer) = configuration.and_then(barred_for) {
+        return Ok(Some(Ended::Bar(newer.to_string())));
     }
     if configuration.is_some_and(|configuration| configuration.load.is_none()) {
         let what = format!("job {job_id} loads nothing: somebody else has made it, under an id of ours");

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 /// The label that says which archive made a job.
 pub(super) const ARCHIVE_LABEL: &str = "siltstone-archive";
-/// The label of a job that does nothing but take an id; its value is the digest that counts instead.
-pub(super) const BAR_LABEL: &str = "siltstone-bars-for";
+/// The query of a job that does nothing but take an id, around the digest that counts instead.
+const BAR_QUERY: (&str, &str) = ("SELECT '", "' AS siltstone_loads_instead");
 
 /// Most characters of a label's name or value.
 const LABEL_CHARS_MAX: usize = 63;
@@ -119,12 +119,18 @@ pub(super) fn bar_job(
     attempt: u32,
     labels: &BTreeMap<String, String>,
 ) -> Job {
-    let mut labels = labels.clone();
-    labels.insert(BAR_LABEL.to_string(), label(for_digest));
-    let query = JobConfigurationQuery::new().set_query("SELECT 1").set_use_legacy_sql(false);
+    let (before, behind) = BAR_QUERY;
+    let query =
+        JobConfigurationQuery::new().set_query(format!("{before}{for_digest}{behind}")).set_use_legacy_sql(false);
     Job::new()
         .set_job_reference(job_reference(project, location, &job_id(digest, attempt)))
-        .set_configuration(JobConfiguration::new().set_labels(labels).set_query(query))
+        .set_configuration(JobConfiguration::new().set_labels(labels.clone()).set_query(query))
+}
+
+/// The digest that counts instead, of a job that only takes an id.
+pub(super) fn barred_for(configuration: &JobConfiguration) -> Option<&str> {
+    let (before, behind) = BAR_QUERY;
+    configuration.query.as_ref()?.query.strip_prefix(before)?.strip_suffix(behind)
 }
 
 fn job_reference(project: &str, location: &str, job_id: &str) -> JobReference {

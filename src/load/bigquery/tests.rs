@@ -418,8 +418,8 @@ async fn an_older_set_cannot_come_late_where_its_ids_are_barred() {
     let wanted = json!({
         "jobReference": {"projectId": "payer", "jobId": job(D1, 1), "location": "EU"},
         "configuration": {
-            "labels": {"team": "web", "siltstone-archive": "access_logs", "siltstone-bars-for": D2},
-            "query": {"query": "SELECT 1", "useLegacySql": false},
+            "labels": {"team": "web", "siltstone-archive": "access_logs"},
+            "query": {"query": format!("SELECT '{D2}' AS siltstone_loads_instead"), "useLegacySql": false},
         },
     });
     assert_eq!(*bar, wanted);
