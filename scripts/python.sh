@@ -1,13 +1,21 @@
 #!/usr/bin/env bash
 # Prints the path of a Python that has the packages of tests/parts/python/requirements.txt (and nothing else on standard
-# output): PYTHON=$(scripts/python.sh). The first time it makes a virtual environment in SILTSTONE_CACHE.
+# output): PYTHON=$(scripts/python.sh). The first time it makes a virtual environment in SILTSTONE_CACHE. With the path of another list of
+# packages: a Python that has those, in an environment of its own.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 NAME=python
 # shellcheck source=tests/parts/common.sh
 source "$ROOT/tests/parts/common.sh"
-REQUIREMENTS=$ROOT/tests/parts/python/requirements.txt
+REQUIREMENTS=${1:-$ROOT/tests/parts/python/requirements.txt}
+
+# pyspark is there as source alone, and chdb-core asks for data frames that nobody needs here.
+case ${REQUIREMENTS##*/} in
+spark.txt) PIP_FLAGS=(--prefer-binary) ;;
+clickhouse.txt) PIP_FLAGS=(--only-binary :all: --no-deps) ;;
+*) PIP_FLAGS=(--only-binary :all:) ;;
+esac
 
 # The directory is named after the requirements and the Python version: a change makes a new one.
 venv_directory() {
@@ -23,7 +31,7 @@ make_venv() { # DIRECTORY
   if ! python3 -c 'import ensurepip' 2>/dev/null; then apt_install python3-venv; fi
   {
     python3 -m venv "$1"
-    nice "$1/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$REQUIREMENTS"
+    nice "$1/bin/python" -m pip install --quiet --disable-pip-version-check "${PIP_FLAGS[@]}" --requirement "$REQUIREMENTS"
   } >&2
   # A virtual environment holds its own path and cannot be moved into place, so a mark tells that it is complete.
   touch "$1/complete"

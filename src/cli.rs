@@ -88,6 +88,11 @@ pub enum Command {
     ///
     /// Exits with 1 where it is nowhere.
     Find(FindArgs),
+    /// Print the statements that make tables of outputs in Hive, Athena, BigQuery, Spark, DuckDB or ClickHouse: `siltstone help tables`.
+    ///
+    /// For the layout and the schema of the configuration. Asks nobody, unless a schema was inferred (it is read from the bucket) or is in
+    /// the registry.
+    Ddl(DdlArgs),
     /// List and show dead letters, and write those that decode now: `siltstone help dead-letters`.
     ///
     /// Works with the bucket alone: Kafka is not asked.
@@ -344,6 +349,52 @@ fn partitions(text: &str) -> Result<RangeInclusive<i32>, String> {
         (Ok(first), Ok(last)) if first <= last => Ok(i32::from(first)..=i32::from(last)),
         _ => Err("a partition or several are needed, as 7 or 0-3".to_string()),
     }
+}
+
+/// Whose language a statement is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DdlDialect {
+    /// Apache Hive.
+    Hive,
+    /// Amazon Athena, with partition projection.
+    Athena,
+    /// Google BigQuery, an external table.
+    #[value(name = "bigquery")]
+    BigQuery,
+    /// Apache Spark SQL.
+    Spark,
+    /// DuckDB, a view.
+    #[value(name = "duckdb")]
+    DuckDb,
+    /// ClickHouse.
+    #[value(name = "clickhouse")]
+    ClickHouse,
+}
+
+/// `ddl`.
+#[derive(Clone, Debug, Args)]
+pub struct DdlArgs {
+    /// For which engine.
+    #[arg(value_name = "ENGINE", value_enum)]
+    pub dialect: DdlDialect,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only of this archive.
+    #[arg(long, value_name = "NAME")]
+    pub archive: Option<String>,
+    /// Only of this output.
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Only of this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// What the table is called; dots divide the parts of a longer name. Without it: the topic or archive, and the output where there are several.
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub table: Option<String>,
+    /// First day that Athena's partition projection covers, as 2025-11-21. By default 2020-01-01.
+    #[arg(long, value_name = "DAY")]
+    pub since: Option<chrono::NaiveDate>,
 }
 
 /// `ls`.

@@ -10,6 +10,7 @@
 //! - [`destination`], [`upload`], [`bucket`]: object stores, objects, claims and receipts.
 //! - [`ledger`]: what receipts say of an archive; [`backfill`]: any range of offsets archived; [`verify`]: whether all is there.
 //! - [`reader`]: the rows of archived objects, and which objects are meant.
+//! - [`ddl`]: outputs as tables of other engines.
 //! - [`compact`]: small objects made large, with the proof that no row is another.
 //! - [`complete`]: when an hour is complete, and its marker.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
@@ -26,6 +27,7 @@ pub mod compact;
 pub mod complete;
 pub mod config;
 pub mod consume;
+pub mod ddl;
 pub mod decode;
 pub mod destination;
 pub mod effect;

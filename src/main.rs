@@ -79,6 +79,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
             commands::cat::cat(args, &config, &mut out, &mut io::stderr()).await
         }
         Command::Find(args) => commands::find::find(args, &commands::load(&args.config.config)?, &mut out).await,
+        Command::Ddl(args) => commands::ddl::ddl(args, &commands::load(&args.config.config)?, &mut out).await,
         Command::DeadLetters(command) => {
             let config = commands::load(&command.config().config)?;
             commands::dead_letters::dead_letters(command, &config, &mut out).await

@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 15] = [
+pub const PAGES: [(&str, &str, &str); 16] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -44,6 +44,11 @@ pub const PAGES: [(&str, &str, &str); 15] = [
         include_str!("../guide/compact.md"),
     ),
     ("complete", "when an hour is complete, its marker, late data", include_str!("../guide/complete.md")),
+    (
+        "tables",
+        "outputs as tables of Hive, Athena, BigQuery, Spark, DuckDB and ClickHouse",
+        include_str!("../guide/tables.md"),
+    ),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
     ("benchmarks", "what it costs and how that was measured", include_str!("../guide/benchmarks.md")),

@@ -4,6 +4,7 @@ pub mod backfill;
 pub mod cat;
 pub mod check;
 pub mod compact;
+pub mod ddl;
 pub mod dead_letters;
 pub mod demo;
 pub mod drive;

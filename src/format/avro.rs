@@ -92,6 +92,20 @@ impl AvroFormat {
     }
 }
 
+/// The columns of files of `columns` beside the kept ones, under their names in Avro, with the writer schema as metadata.
+///
+/// # Errors
+/// The schema cannot be; in words for the person who wrote the layout.
+pub(super) fn schema_of(
+    columns: &[Column],
+    keep: Option<&Keep>,
+    unknown: UnknownFields,
+    codec: AvroCodec,
+) -> Result<SchemaRef, String> {
+    let rows = ColumnRows::new(columns, keep, unknown)?;
+    Ok(Container::new(rows.arrow(), codec)?.schema)
+}
+
 impl Container {
     fn new(arrow: &Schema, codec: AvroCodec) -> Result<Self, String> {
         let wrong = |error: &dyn std::fmt::Display| format!("the Avro schema: {error}");

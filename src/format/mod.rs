@@ -28,6 +28,7 @@ pub use dead_letter::{count_dead_letters, dead_letters};
 
 use crate::layout::{Column, Compression, Keep, OutputFormat, SchemaSource};
 use crate::record::Record;
+use arrow_schema::SchemaRef;
 use parquet::PageRules;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -77,6 +78,38 @@ pub fn build(output: &OutputFormat, keep: Option<&Keep>, pinned: Option<&[Column
             )?))
         }
     }
+}
+
+/// The columns of files, as their readers see them.
+pub struct Columns {
+    /// Kept columns first, then the payload's, then that of the rest. Those of Avro have their names in Avro.
+    pub schema: SchemaRef,
+    /// The schema that stands in Avro's files, as JSON.
+    pub avro: Option<String>,
+}
+
+/// The columns that the files of an output have; `None` where they have none. Arguments as of [`build`].
+///
+/// # Errors
+/// As [`build`].
+pub fn columns_of_files(
+    output: &OutputFormat,
+    keep: Option<&Keep>,
+    pinned: Option<&[Column]>,
+) -> Result<Option<Columns>, String> {
+    Ok(match output {
+        OutputFormat::Raw { .. } | OutputFormat::Json { .. } => None,
+        OutputFormat::Avro { codec, schema, unknown, .. } => {
+            let schema = avro::schema_of(columns(schema, pinned)?, keep, *unknown, *codec)?;
+            let avro = schema.metadata().get(arrow_avro::schema::SCHEMA_METADATA_KEY).cloned();
+            Some(Columns { schema, avro })
+        }
+        OutputFormat::Envelope { .. } => Some(Columns { schema: parquet::envelope::schema(), avro: None }),
+        OutputFormat::Parquet { schema, unknown, .. } => {
+            let rows = parquet::rows::ColumnRows::new(columns(schema, pinned)?, keep, *unknown)?;
+            Some(Columns { schema: rows.arrow().clone(), avro: None })
+        }
+    })
 }
 
 fn columns<'a>(schema: &'a SchemaSource, pinned: Option<&'a [Column]>) -> Result<&'a [Column], String> {

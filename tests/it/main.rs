@@ -14,6 +14,7 @@ mod bad_records;
 mod commands;
 mod compact;
 mod complete;
+mod ddl;
 mod dead_letters;
 mod disk;
 mod duplicates;

@@ -3,7 +3,7 @@
 use crate::support::configuration::Trial;
 use crate::support::kafka::{BASE_MS, Shape, Topic, committed, good};
 use crate::support::process::{Ended, Running};
-use crate::support::{DEADLINE, setting, unique, until};
+use crate::support::{DEADLINE, python, setting, unique, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use siltstone::effect::Effect;
@@ -48,14 +48,6 @@ fn preserving(trial: &Trial, topic: &Topic, target: &Topic, more: &[&str]) -> En
 fn said(ended: &Ended, event: &str) -> Value {
     let mut lines = ended.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     lines.rfind(|line| line["event"] == event).unwrap_or_else(|| panic!("no {event}:\n{}", ended.out))
-}
-
-/// A Python with the packages of the tests.
-fn python() -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python.sh");
-    let printed = Command::new(script).output().expect("scripts/python.sh runs");
-    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
-    String::from_utf8(printed.stdout).expect("a path").trim().to_string()
 }
 
 /// Both topics hold the same records, in the same partitions and order.

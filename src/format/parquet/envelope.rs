@@ -34,7 +34,7 @@ use crate::format::{Appended, Assembler, BlockLimit, EncodedBlock, Format, Forma
 use crate::layout::Compression;
 use crate::parse::timestamp::{TIME_MS_MAX, TIME_MS_MIN};
 use crate::record::Record;
-use arrow_schema::{DataType, Field, Fields, Schema, TimeUnit};
+use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -92,6 +92,11 @@ impl EnvelopeFormat {
         let encoder = Encoder::new(schema, DEAD_LETTER_COMPRESSION, &PageRules::USUAL, DEAD_LETTER_LIMIT)?;
         Ok(Self { encoder, limit: DEAD_LETTER_LIMIT, of_dead_letters: true })
     }
+}
+
+/// The columns of whole records.
+pub(in crate::format) fn schema() -> SchemaRef {
+    Arc::new(Schema::new(fields(false)))
 }
 
 /// The columns in their order.

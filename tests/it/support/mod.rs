@@ -10,6 +10,8 @@ pub(crate) mod proxy;
 
 use siltstone::clock::{Clock, SystemClock};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// Nothing on one machine takes longer than this.
@@ -26,6 +28,14 @@ pub(crate) fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: run scripts/test.sh, or scripts/services.sh start and eval \"$(scripts/services.sh env)\"")
     })
+}
+
+/// A Python with the packages of the tests.
+pub(crate) fn python() -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python.sh");
+    let printed = Command::new(script).output().expect("scripts/python.sh runs");
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    String::from_utf8(printed.stdout).expect("a path").trim().to_string()
 }
 
 /// A name that no other test and no other run has.
