@@ -1,27 +1,25 @@
 #!/usr/bin/env bash
 # Prints the path of a Python that has the packages of tests/parts/python/requirements.txt (and nothing else on standard
-# output): PYTHON=$(scripts/python.sh). The first time it makes a virtual environment in SILTSTONE_CACHE. With the path of another list of
-# packages: a Python that has those, in an environment of its own.
+# output): PYTHON=$(scripts/python.sh). The first time it makes a virtual environment in SILTSTONE_CACHE.
+# scripts/python.sh NAME is the same with tests/parts/NAME/requirements.txt, for what only some proofs need: spark, clickhouse.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-NAME=python
+NAME=${1:-python}
 # shellcheck source=tests/parts/common.sh
 source "$ROOT/tests/parts/common.sh"
-REQUIREMENTS=${1:-$ROOT/tests/parts/python/requirements.txt}
+REQUIREMENTS=$ROOT/tests/parts/$NAME/requirements.txt
+[[ $NAME =~ ^[a-z0-9][a-z0-9-]*$ && -f $REQUIREMENTS ]] || die "no Python of that name: $NAME"
 
-# pyspark is there as source alone, and chdb-core asks for data frames that nobody needs here.
-case ${REQUIREMENTS##*/} in
-spark.txt) PIP_FLAGS=(--prefer-binary) ;;
-clickhouse.txt) PIP_FLAGS=(--only-binary :all: --no-deps) ;;
-*) PIP_FLAGS=(--only-binary :all:) ;;
-esac
+PIP_FLAGS=(--only-binary :all:)
+# chdb-core asks for data frames that nobody needs here, and a list cannot say so.
+if [[ $NAME == clickhouse ]]; then PIP_FLAGS+=(--no-deps); fi
 
 # The directory is named after the requirements and the Python version: a change makes a new one.
 venv_directory() {
   local sum
   sum=$({ python3 --version && cat "$REQUIREMENTS"; } | sha256sum | cut -c1-8)
-  echo "$SILTSTONE_CACHE/parts/python-$sum"
+  echo "$SILTSTONE_CACHE/parts/$NAME-$sum"
 }
 
 make_venv() { # DIRECTORY
@@ -35,7 +33,7 @@ make_venv() { # DIRECTORY
   } >&2
   # A virtual environment holds its own path and cannot be moved into place, so a mark tells that it is complete.
   touch "$1/complete"
-  record_install python $((SECONDS - began))
+  record_install "$NAME" $((SECONDS - began))
 }
 
 need_command python3 python3

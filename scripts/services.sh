@@ -28,7 +28,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SELF=$ROOT/scripts/services.sh
-DEFAULT=(kafka s3 gcs azure)
+DEFAULT=(kafka s3 gcs azure hms)
 START_TIMEOUT=${START_TIMEOUT:-120}
 STOP_TIMEOUT=${STOP_TIMEOUT:-40}
 # shellcheck source=tests/parts/common.sh
@@ -50,7 +50,7 @@ load() { # NAME
   if [[ -n $PROGRAMS ]]; then
     DIR=$("$SELF" --one directory "$PROGRAMS")
   else
-    DIR=$SILTSTONE_CACHE/parts/$NAME-$VERSION$(inputs_suffix)
+    DIR=$SILTSTONE_CACHE/parts/${PART##*/}-$VERSION$(inputs_suffix) # one for all members
   fi
 }
 
@@ -139,10 +139,14 @@ start_one() {
   await_ready
 }
 
+# A server of many threads that was stopped a moment ago may hold its port for a little longer than its first thread lives.
 check_ports() {
-  local port
+  local port end=$((SECONDS + STOP_TIMEOUT))
   for port in "${PORTS[@]}"; do
-    if port_open "$port"; then die "$NAME: port $port is taken by another process"; fi
+    while port_open "$port"; do
+      ((SECONDS < end)) || die "$NAME: port $port is taken by another process"
+      sleep 0.1
+    done
   done
 }
 

@@ -22,6 +22,7 @@ mod failpoints;
 mod folds;
 mod gaps;
 mod group;
+mod hive;
 mod left_over;
 mod life;
 mod logs;

@@ -113,7 +113,7 @@ def python_of(engine):
     """A Python that has the engine."""
     if engine == "duckdb":
         return sys.executable
-    arguments = [ROOT / "scripts" / "python.sh", ROOT / "tests" / "parts" / "python" / f"{engine}.txt"]
+    arguments = [ROOT / "scripts" / "python.sh", engine]
     return subprocess.run(arguments, check=True, stdout=subprocess.PIPE).stdout.decode().strip()
 
 
