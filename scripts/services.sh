@@ -28,7 +28,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SELF=$ROOT/scripts/services.sh
-DEFAULT=(kafka s3 gcs azure hms)
+DEFAULT=(kafka s3 gcs azure hms bigquery)
 START_TIMEOUT=${START_TIMEOUT:-120}
 STOP_TIMEOUT=${STOP_TIMEOUT:-40}
 # shellcheck source=tests/parts/common.sh

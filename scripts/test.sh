@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every test, on a machine where nothing of ours may be installed: installs what is missing, starts the real Kafka, S3, GCS, Azure
-# and Hive Metastore parts on loopback, runs the Rust tests and the end-to-end proofs, and stops what it started. A service that does
+# Every test, on a machine where nothing of ours may be installed: installs what is missing, starts the real Kafka, S3, GCS, Azure,
+# Hive Metastore and BigQuery parts on loopback, runs the Rust tests and the end-to-end proofs, and stops what it started. A service that does
 # not come up is a failure. The long proofs (2,000,000 records, 20 kills, half an hour of torture, benchmarks) are scripts to be
 # run by hand.
 #
@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-SERVICES=(kafka s3 gcs azure hms)
+SERVICES=(kafka s3 gcs azure hms bigquery)
 OTHER_SERVICES=(registry kafka3 toxiproxy) # started by what needs them
 TOOLS=(rsyslog)
 export CARGO_TERM_COLOR=never
@@ -152,7 +152,7 @@ said clippy simulation
 
 step "processes, brokers and links that fail for three minutes"
 # Only its own two services and the S3 server: two cores have enough to do with that.
-for name in kafka gcs azure hms registry; do was_running "$name" || scripts/services.sh stop "$name"; done
+for name in kafka gcs azure hms bigquery registry; do was_running "$name" || scripts/services.sh stop "$name"; done
 scripts/torture.sh --minutes 3 --seed "${TORTURE_SEED:-4}"
 
 step "done"

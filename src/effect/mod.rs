@@ -1,7 +1,7 @@
 //! Effects: everything that a process does and a later one finds. Each has a name, and a failpoint before and after it.
 //!
 //! ```text
-//! pipeline, bucket, upload ──▶ requests ──▶ Kafka's coordinator, stores
+//! pipeline, bucket, upload ──▶ requests ──▶ Kafka's coordinator, stores, tables
 //! spool, local folders     ──▶ files    ──▶ disk
 //!                                 └── point: aborts here if it was told to
 //! ```
@@ -29,6 +29,8 @@ pub enum Place {
     Spool,
     /// Folders and files of a `file://` destination.
     Folder,
+    /// Tables that other systems keep.
+    Table,
 }
 
 /// One line is one effect, so that none can be without a name or missing in [`Effect::ALL`].
@@ -174,6 +176,12 @@ effects! {
     StageRemove = "stage-remove" at Folder,
     /// A staged file of a dead process is removed.
     StageSweep = "stage-sweep" at Folder,
+    /// BigQuery is asked to load a set of ranges.
+    LoadJob = "load-job" at Table,
+    /// BigQuery is asked for a job that keeps an older set of ranges from being loaded.
+    BarJob = "bar-job" at Table,
+    /// BigQuery is asked for an external table.
+    ExternalTable = "external-table" at Table,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The door to Kafka and to stores: whatever asks them to keep or remove something.
+//! The door to Kafka, to stores and to tables: whatever asks them to keep or remove something.
 
 use super::Effect;
 use super::point::around_async;
@@ -113,4 +113,9 @@ pub async fn complete(effect: Effect, upload: &mut dyn MultipartUpload) -> Resul
 /// What the store said.
 pub async fn abort(effect: Effect, upload: &mut dyn MultipartUpload) -> Result<()> {
     around_async(effect, upload.abort()).await
+}
+
+/// Waits for `asking`, a request to a service that makes something which lasts. It is sent when it is polled.
+pub async fn ask<T>(effect: Effect, asking: impl Future<Output = T>) -> T {
+    around_async(effect, asking).await
 }

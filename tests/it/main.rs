@@ -11,6 +11,7 @@
 
 mod backfill;
 mod bad_records;
+mod bigquery;
 mod commands;
 mod compact;
 mod complete;
