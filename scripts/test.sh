@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every test, on a machine where nothing of ours may be installed: installs what is missing, starts the real Kafka, S3, GCS, Azure,
-# Hive Metastore and BigQuery parts on loopback, runs the Rust tests and the end-to-end proofs, and stops what it started. A service that does
+# Hive Metastore, BigQuery and HDFS parts on loopback, runs the Rust tests and the end-to-end proofs, and stops what it started. A service that does
 # not come up is a failure. The long proofs (2,000,000 records, 20 kills, half an hour of torture, benchmarks) are scripts to be
 # run by hand.
 #
@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 SERVICES=(kafka s3 gcs azure hms bigquery)
-OTHER_SERVICES=(registry kafka3 toxiproxy) # started by what needs them
+OTHER_SERVICES=(registry kafka3 toxiproxy hdfs) # started by what needs them
 TOOLS=(rsyslog)
 export CARGO_TERM_COLOR=never
 started_at=$SECONDS
@@ -116,15 +116,27 @@ beside clippy nice bash -euc lint
 # These need no Kafka, or little of it.
 alone() {
     local name
-    for name in lib bin config fuzz stores; do
+    for name in lib bin config fuzz; do
         "${programs[$name]}"
     done
+    "${programs[stores]}" --skip hdfs --skip hadoop
+}
+# By themselves: one of them kills the namenode.
+hadoop() {
+    scripts/services.sh start hdfs
+    set -a
+    eval "$(scripts/services.sh env hdfs)"
+    set +a
+    "${programs[stores]}" hdfs hadoop
+    "${programs[it]}" hdfs::
+    was_running hdfs || scripts/services.sh stop hdfs
 }
 beside alone alone
 # Most of these wait for Kafka most of the time.
-RUST_TEST_THREADS=6 "${programs[it]}"
+RUST_TEST_THREADS=6 "${programs[it]}" --skip hdfs::
 RUST_TEST_THREADS=6 "${programs[kafka_parts]}"
 said alone
+beside hadoop hadoop
 
 step "the independent reader sees what is wrong"
 beside ledgers "$python" tests/reader/test_ledgers.py
@@ -136,6 +148,9 @@ said ledgers
 step "Kafka to every store and back"
 scripts/e2e.sh --records 200000 --store s3,gcs,azure,file --format gzip,parquet
 scripts/e2e.sh --records 100000 --store s3 --format raw,zstd,parquet-schema --broken 0.01
+
+step "what HDFS says"
+said hadoop
 
 step "whole pipelines"
 scripts/pipelines.sh --records 200000

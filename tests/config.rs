@@ -105,7 +105,7 @@ fn every_key_is_in_full() {
 fn the_examples_of_full_are_right() {
     let config = resolved(&switched_on());
     assert_eq!(config.archives.len(), 15);
-    assert_eq!(config.destinations.len(), 6);
+    assert_eq!(config.destinations.len(), 7);
     assert_eq!(config.archives[1].destination_names, [vec!["main", "disk"], vec!["main"]]);
 }
 

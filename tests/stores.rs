@@ -1,7 +1,7 @@
 //! One suite for every store: what destinations, uploads and control documents promise, they promise everywhere.
 //!
 //! Memory, a local folder, and the real servers that `scripts/services.sh` starts: an S3 server, fake-gcs-server,
-//! Azurite; each alone and in storms, where every seventh request is refused and every seventh answer lost. A server that is not
+//! Azurite, HDFS; each alone and in storms, where every seventh request is refused and every seventh answer lost. A server that is not
 //! there is a failure, never a skip.
 
 #[path = "stores/conformance.rs"]
@@ -10,6 +10,8 @@ mod conformance;
 mod control;
 #[path = "stores/faulty.rs"]
 mod faulty;
+#[path = "stores/hadoop.rs"]
+mod hadoop;
 #[path = "stores/hanging.rs"]
 mod hanging;
 #[path = "stores/killed.rs"]
@@ -155,4 +157,14 @@ async fn azure() {
 #[tokio::test]
 async fn azure_in_storms() {
     in_storms(places::azure).await;
+}
+
+#[tokio::test]
+async fn hdfs() {
+    alone(places::hdfs).await;
+}
+
+#[tokio::test]
+async fn hdfs_in_storms() {
+    in_storms(places::hdfs).await;
 }

@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 16] = [
+pub const PAGES: [(&str, &str, &str); 17] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -49,6 +49,7 @@ pub const PAGES: [(&str, &str, &str); 16] = [
         "outputs as tables of Hive, Athena, BigQuery, Spark, DuckDB and ClickHouse",
         include_str!("../guide/tables.md"),
     ),
+    ("hdfs", "HDFS as a destination", include_str!("../guide/hdfs.md")),
     ("layout", "names, templates, presets, time zones", include_str!("../guide/layout.md")),
     ("operations", "signals, exit codes, metrics, what to do when it stops", include_str!("../guide/operations.md")),
     ("benchmarks", "what it costs and how that was measured", include_str!("../guide/benchmarks.md")),

@@ -4,6 +4,7 @@
 
 use super::raw::{Field, Section};
 use super::shape::{self, Shape};
+use super::tree::Value;
 use super::{DestinationConfig, Secret, resolve};
 use crate::destination::StoreKind;
 use crate::destination::url::{StoreUrl, UrlProblem};
@@ -11,9 +12,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use url::Url;
 
-const URL: &str =
-    "file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, without user, query or fragment";
+const URL: &str = "file:///folder, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or hdfs://host:port/folder, without user, query or fragment";
 const ENDPOINT: &str = "http://host:port or https://host:port, without user, query or fragment";
+const HADOOP: &str =
+    "settings of a Hadoop client as in hdfs-site.xml, for example \"dfs.ha.namenodes.prod\" = \"nn1,nn2\"";
 const NAME: &str = "1 to 64 letters, digits, `-` or `_`";
 
 /// All destinations by name. A URL with problems is empty.
@@ -79,6 +81,7 @@ fn destination(field: &Field<'_>, base_dir: &Path) -> Option<DestinationConfig> 
         StoreKind::S3 => s3(&section, url.bucket(), &mut options),
         StoreKind::Gcs => gs(&section, base_dir, &mut options),
         StoreKind::Azure => az(&section, &mut options),
+        StoreKind::Hdfs => hdfs(&section, base_dir, &mut options),
     }
     Some(DestinationConfig { url: url.to_string(), options })
 }
@@ -89,6 +92,7 @@ fn keys_of(kind: StoreKind) -> &'static Shape {
         StoreKind::S3 => &shape::S3,
         StoreKind::Gcs => &shape::GS,
         StoreKind::Azure => &shape::AZ,
+        StoreKind::Hdfs => &shape::HDFS,
     }
 }
 
@@ -225,6 +229,60 @@ fn az(section: &Section<'_>, options: &mut BTreeMap<String, Secret>) {
     needs(section, "tenant_id", "client_id");
 }
 
+fn hdfs(section: &Section<'_>, base_dir: &Path, options: &mut BTreeMap<String, Secret>) {
+    texts(section, &["user", "principal", "ticket_cache"], options);
+    let paths = [
+        ("hadoop_conf", "the path of a folder with core-site.xml and hdfs-site.xml"),
+        ("keytab", "the path of a keytab"),
+    ];
+    for (key, needed) in paths {
+        if let Some(field) = section.field(key)
+            && let Some(path) = resolve::path(&field, base_dir, needed)
+        {
+            options.insert(key.to_string(), Secret::new(path.to_string_lossy()));
+        }
+    }
+    if let Some(field) = section.field("hadoop") {
+        let mut settings = BTreeMap::new();
+        hadoop(&field, "", &mut settings);
+        let text = serde_json::to_string(&settings).unwrap_or_default();
+        options.insert("hadoop".to_string(), Secret::new(text));
+    }
+    for key in ["keytab", "ticket_cache"] {
+        if section.has(key) && !section.has("principal") {
+            section.missing("principal", &format!("missing, but {key} is given"), "the principal to log in as");
+        }
+    }
+}
+
+/// `dfs.x = "1"` without quotes around the key is a table in a table to TOML; both ways of writing mean the same.
+fn hadoop(field: &Field<'_>, prefix: &str, settings: &mut BTreeMap<String, String>) {
+    for (key, field) in field.entries(HADOOP).unwrap_or_default() {
+        let name = format!("{prefix}{key}");
+        if field.is_table() {
+            hadoop(&field, &format!("{name}."), settings);
+            continue;
+        }
+        let value = match &field.node.value {
+            Value::Text(text) | Value::Float(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            Value::Flag(flag) => flag.to_string(),
+            _ => {
+                field.wrong::<()>(format!("{}, where a plain value is needed", field.node.kind()), HADOOP);
+                continue;
+            }
+        };
+        if settings.insert(name, value).is_some() {
+            field.wrong::<()>("given twice, once with and once without quotes", HADOOP);
+        }
+    }
+}
+
+/// Whether `effective_toml` may show the setting's value.
+pub(super) fn is_shown_of_hadoop(setting: &str) -> bool {
+    !["password", "secret", "key"].iter().any(|word| setting.to_ascii_lowercase().contains(word))
+}
+
 /// Options that `effective_toml` may show.
 pub(super) const SHOWN_OPTIONS: &[&str] = &[
     "endpoint",
@@ -238,4 +296,10 @@ pub(super) const SHOWN_OPTIONS: &[&str] = &[
     "client_id",
     "tenant_id",
     "use_emulator",
+    "hadoop_conf",
+    "hadoop",
+    "user",
+    "principal",
+    "keytab",
+    "ticket_cache",
 ];

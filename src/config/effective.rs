@@ -12,6 +12,7 @@ use crate::layout::{
     Pages, Place, RegistryFormat, SchemaSource, TextFields, TextType, TimeFormat, TimeUnit, TimestampFallback,
     TimestampRule, TimestampSource, Tombstones, UnknownFields,
 };
+use std::collections::BTreeMap;
 use std::time::Duration;
 use url::Url;
 
@@ -89,9 +90,20 @@ fn option(key: &str, value: &Secret) -> String {
         return string("***");
     }
     match key {
+        "hadoop" => settings_of_hadoop(value),
         "path_style" | "allow_http" | "conditional_put" | "use_emulator" => value.reveal().to_string(),
         _ => string(value.reveal()),
     }
+}
+
+/// An inline table.
+fn settings_of_hadoop(value: &Secret) -> String {
+    let settings: BTreeMap<String, String> = serde_json::from_str(value.reveal()).unwrap_or_default();
+    let shown = |(name, value): (&String, &String)| {
+        let value = if destination::is_shown_of_hadoop(name) { string(value) } else { string("***") };
+        format!("{} = {value}", string(name))
+    };
+    format!("{{ {} }}", settings.iter().map(shown).collect::<Vec<_>>().join(", "))
 }
 
 fn registry_lines(registry: &RegistryConfig) -> Vec<(&'static str, String)> {

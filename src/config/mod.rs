@@ -241,7 +241,8 @@ pub enum RegistryLogin {
 /// `[destinations.NAME]`.
 #[derive(Clone, Debug)]
 pub struct DestinationConfig {
-    /// `file:///…`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`: in the normal form of
+    /// `file:///…`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`,
+    /// `hdfs://host:port/folder`: in the normal form of
     /// [`crate::destination::url::StoreUrl`] where it comes from a configuration, and without secrets.
     pub url: String,
     /// Everything else of the section, by key: `endpoint`, `region`, `access_key_id`, … Values may be secrets.

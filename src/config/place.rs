@@ -55,6 +55,14 @@ pub(super) fn check_collisions(
 ) {
     let holders: Vec<Holder<'_, '_>> =
         archives.iter().flat_map(|archive| holders(archive, destinations, errors)).collect();
+    for holder in holders.iter().filter(|holder| holder.goes_to_hdfs()) {
+        if has_colon(&holder.place.path, TemplateKind::Path) || has_colon(&holder.place.name, TemplateKind::Name) {
+            holder.field.wrong::<()>(
+                "a colon in its path or name, and one of its destinations is HDFS, which takes none there",
+                "path and name without colons, and without %T, %R and %:z, which render to some",
+            );
+        }
+    }
     let claimants: Vec<Claimant<'_>> = holders.iter().map(Holder::claimant).collect();
     let Err(collisions) = collide::check(&claimants) else { return };
     for collision in &collisions {
@@ -77,6 +85,17 @@ pub(super) fn check_collisions(
         }
         holder.field.wrong::<()>(problem, "paths and names that tell every two batches apart; `siltstone help layout`");
     }
+}
+
+/// Whether the template can render to a colon: values never do, they are percent-encoded.
+fn has_colon(text: &str, kind: TemplateKind) -> bool {
+    Template::parse(text, kind).is_ok_and(|template| {
+        template.pieces().any(|piece| match piece {
+            Piece::Text(text) => text.contains(':'),
+            Piece::Time(directive) => directive.bytes.contains(b':'),
+            _ => false,
+        })
+    })
 }
 
 /// What puts objects somewhere: an output, or the dead letters.
@@ -104,6 +123,10 @@ impl Holder<'_, '_> {
             generation: self.archive.layout.generation,
             spots: self.spots.clone(),
         }
+    }
+
+    fn goes_to_hdfs(&self) -> bool {
+        self.spots.iter().any(|spot| spot.store.starts_with("hdfs://"))
     }
 
     /// Whether the two would differ in their extensions if these were whole.

@@ -30,6 +30,7 @@ pub const SHAPES: &[&Shape] = &[
     &S3,
     &GS,
     &AZ,
+    &HDFS,
     &ROTATE,
     &ARCHIVE,
     &DECODE_JSON,
@@ -79,6 +80,7 @@ pub(super) const FILE: Shape = destination(StoreKind::File, "file://");
 pub(super) const S3: Shape = destination(StoreKind::S3, "s3://");
 pub(super) const GS: Shape = destination(StoreKind::Gcs, "gs://");
 pub(super) const AZ: Shape = destination(StoreKind::Azure, "az://");
+pub(super) const HDFS: Shape = destination(StoreKind::Hdfs, "hdfs://");
 pub(super) const ROTATE: Shape = Shape { at: "rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
 pub(super) const ARCHIVE: Shape = Shape {
     at: "archive",
@@ -171,7 +173,7 @@ const fn destination(kind: StoreKind, of: &'static str) -> Shape {
 /// Destinations whose scheme is not known: every key that one of them has.
 pub(super) static ANY_DESTINATION: LazyLock<Shape> = LazyLock::new(|| {
     let mut keys: Vec<&'static str> = Vec::new();
-    for key in [&FILE, &S3, &GS, &AZ].iter().flat_map(|shape| shape.keys) {
+    for key in [&FILE, &S3, &GS, &AZ, &HDFS].iter().flat_map(|shape| shape.keys) {
         if !keys.contains(key) {
             keys.push(key);
         }

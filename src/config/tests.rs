@@ -438,3 +438,36 @@ proptest! {
         prop_assert!(!shown.contains(&secret), "{}", shown);
     }
 }
+
+#[test]
+fn destinations_in_hdfs_are_read_and_checked() {
+    let with = |section: &str, output: &str| {
+        format!("kafka.brokers='k'\n[destinations.main]\n{section}\n[[archive]]\ntopics=['t']\n{output}")
+    };
+    let section =
+        "url='HDFS://NN:08020/data'\nuser='u'\nhadoop_conf='conf'\nhadoop={dfs.ha.namenodes.prod='a,b','x.y'=1}";
+    let config = good(&with(section, ""));
+    let main = &config.destinations["main"];
+    assert_eq!(main.url, "hdfs://nn:8020/data");
+    assert_eq!(main.options["hadoop_conf"].reveal(), "/etc/siltstone/conf");
+    assert_eq!(main.options["hadoop"].reveal(), r#"{"dfs.ha.namenodes.prod":"a,b","x.y":"1"}"#);
+    let shown = effective_toml(&config);
+    assert!(shown.contains(r#"hadoop = { "dfs.ha.namenodes.prod" = "a,b", "x.y" = "1" }"#), "{shown}");
+    for (section, part) in [
+        ("url='hdfs:///data'", "nameservice"),
+        ("url='hdfs://nn:8020/'", "the root of the file system"),
+        ("url='hdfs://nn:8020/a:b'", "no colon"),
+        ("url='hdfs://nn:8020/a'\nkeytab='x'", "missing, but keytab is given"),
+        ("url='hdfs://nn:8020/a'\nhadoop={a=['b']}", "a plain value"),
+        ("url='hdfs://nn:8020/a'\nendpoint='http://x'", "not a key of hdfs://"),
+    ] {
+        let said = errors(&with(section, ""));
+        assert!(said.contains(part), "{section}: {said}");
+    }
+    for path in ["{topic}/%H:%M", "{topic}/%T"] {
+        let output = format!("[[archive.output]]\nlayout={{path='{path}'}}");
+        let said = errors(&with("url='hdfs://nn:8020/a'", &output));
+        assert!(said.contains("a colon in its path or name"), "{path}: {said}");
+        assert_eq!(errors(&with("url='s3://b/a'", &output)), "no problem");
+    }
+}

@@ -43,7 +43,7 @@ pub(super) struct Options<'a> {
 }
 
 impl Options<'_> {
-    fn get(&self, option: &str) -> Option<&str> {
+    pub(super) fn get(&self, option: &str) -> Option<&str> {
         self.values.get(option).map(Secret::reveal)
     }
 
@@ -78,7 +78,7 @@ impl Options<'_> {
         Ok(self.endpoint()?.map(|endpoint| endpoint.url.authority().to_string()))
     }
 
-    fn refused(&self, option: &'static str, what: &str) -> DestinationError {
+    pub(super) fn refused(&self, option: &'static str, what: &str) -> DestinationError {
         DestinationError::Option { name: self.name.to_string(), option, what: what.to_string() }
     }
 

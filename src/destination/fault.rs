@@ -6,6 +6,7 @@
 //! `object_store` 0.13 keeps its HTTP error type private, so the status code and the answer's `<Code>` are read from
 //! its text where no variant tells them; the tests of `tests/stores.rs` hold that against real servers.
 
+use hdfs_native::HdfsError;
 use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 use std::fmt;
@@ -114,6 +115,13 @@ const DAMAGE_CODES: &[&str] =
 impl Fault {
     /// Reads `error`.
     pub fn of(error: &Error) -> Self {
+        let hdfs = causes(error).find_map(|cause| cause.downcast_ref::<HdfsError>()).map(super::hdfs::told);
+        if let Some((kind, code, what)) = hdfs {
+            return match error {
+                Error::Generic { .. } => Self { kind, status: None, code, what },
+                _ => Self { kind: kind_of(error, "", None, None), status: None, code, what },
+            };
+        }
         let text = error.to_string();
         let (status, code, message) = match http_answer(&text) {
             Some((status, body)) => (Some(status), element(body, "Code"), element(body, "Message")),
@@ -329,7 +337,7 @@ fn element(body: &str, name: &str) -> Option<String> {
     Some(one_line(inside))
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     line.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS_MAX).collect()
 }

@@ -260,7 +260,7 @@ impl Drop for Stage {
 }
 
 /// Short whatever the target's name, and different in every process on every machine that shares the folder.
-fn stage_name() -> String {
+pub(super) fn stage_name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("{STAGE_PREFIX}{:x}-{:016x}-{count:x}", std::process::id(), RandomState::new().build_hasher().finish())

@@ -9,6 +9,7 @@
 
 mod cloud;
 pub mod fault;
+mod hdfs;
 pub mod local;
 #[cfg(test)]
 #[path = "tests/stepped.rs"]
@@ -17,6 +18,7 @@ pub mod url;
 
 use crate::config::DestinationConfig;
 use fault::Fault;
+use hdfs::HdfsStore;
 use local::LocalStore;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, UpdateVersion};
@@ -40,6 +42,8 @@ pub enum StoreKind {
     Gcs,
     /// Azure Blob Storage. As for GCS.
     Azure,
+    /// HDFS. Every datanode checked the checksums of what it got and synced its blocks; no SHA-256 is kept.
+    Hdfs,
     /// A local folder. File and folders were synced; what was written is what was hashed.
     File,
     /// Memory: tests, simulation.
@@ -52,6 +56,7 @@ impl StoreKind {
             "s3" => Some(Self::S3),
             "gs" => Some(Self::Gcs),
             "az" => Some(Self::Azure),
+            "hdfs" => Some(Self::Hdfs),
             "file" => Some(Self::File),
             _ => None,
         }
@@ -63,6 +68,7 @@ impl StoreKind {
             Self::S3 => "s3",
             Self::Gcs => "gs",
             Self::Azure => "az",
+            Self::Hdfs => "hdfs",
             Self::File => "file",
             Self::Memory => "memory",
         }
@@ -87,6 +93,7 @@ impl StoreKind {
             Self::Azure => {
                 &["url", "account", "access_key", "sas_token", "client_id", "tenant_id", "endpoint", "use_emulator"]
             }
+            Self::Hdfs => &["url", "hadoop_conf", "hadoop", "user", "principal", "keytab", "ticket_cache"],
             Self::File | Self::Memory => &["url"],
         }
     }
@@ -162,6 +169,7 @@ pub struct Destination {
     kind: StoreKind,
     store: Arc<dyn ObjectStore>,
     local: Option<Arc<LocalStore>>,
+    hdfs: Option<Arc<HdfsStore>>,
     prefix: Path,
     endpoint: Option<String>,
     conditional_put: bool,
@@ -207,6 +215,7 @@ impl Destination {
             kind,
             store: Arc::new(object_store::memory::InMemory::new()),
             local: None,
+            hdfs: None,
             prefix,
             endpoint: options.authority()?,
             conditional_put: true,
@@ -216,6 +225,12 @@ impl Destination {
             StoreKind::S3 => (opened.store, opened.conditional_put) = cloud::s3(url.bucket(), &options)?,
             StoreKind::Gcs => opened.store = cloud::gcs(url.bucket(), &options)?,
             StoreKind::Azure => opened.store = cloud::azure(url.bucket(), &options)?,
+            StoreKind::Hdfs => {
+                let hdfs = Arc::new(hdfs::store(&url, &options)?);
+                opened.store = hdfs.clone();
+                opened.hdfs = Some(hdfs);
+                opened.endpoint = Some(url.bucket().to_string());
+            }
             StoreKind::File | StoreKind::Memory => {
                 let local = Arc::new(LocalStore::new(PathBuf::from(format!("/{}", url.prefix()))));
                 opened.store = local.clone();
@@ -233,6 +248,7 @@ impl Destination {
             kind,
             store,
             local: None,
+            hdfs: None,
             prefix: Path::ROOT,
             endpoint: None,
             conditional_put: true,
@@ -282,9 +298,13 @@ impl Destination {
 
     /// What names exactly the object of `meta` to a store that compares before it replaces; `None` where it does not.
     pub fn version(&self, meta: &ObjectMeta) -> Option<UpdateVersion> {
-        let compares =
-            self.conditional_put && self.kind != StoreKind::File && (meta.e_tag.is_some() || meta.version.is_some());
+        let compares = self.conditional_put && !self.is_files() && (meta.e_tag.is_some() || meta.version.is_some());
         compares.then(|| UpdateVersion { e_tag: meta.e_tag.clone(), version: meta.version.clone() })
+    }
+
+    /// Whether objects are plain files, which keep no metadata and are not compared before they are replaced.
+    pub fn is_files(&self) -> bool {
+        matches!(self.kind, StoreKind::File | StoreKind::Hdfs)
     }
 
     /// Whether a write that failed like this may nevertheless have happened, or may happen later. A local folder loses no answers:
@@ -301,6 +321,9 @@ impl Destination {
         let whole = if self.prefix.is_root() { key.to_string() } else { format!("{}/{key}", self.prefix) };
         let refused = |what: String| DestinationError::Key { key: key.to_string(), id: self.id.clone(), what };
         let path = Path::parse(&whole).map_err(|error| refused(error.to_string()))?;
+        if self.kind == StoreKind::Hdfs && key.contains(':') {
+            return Err(refused(hdfs::NO_COLON.to_string()));
+        }
         if key.is_empty() || path.as_ref() != whole {
             return Err(refused("it is empty, or begins or ends with a slash".to_string()));
         }
@@ -322,14 +345,16 @@ impl Destination {
     }
 
     /// Makes sure that an object which was found, and may have been put a moment ago by somebody who is dead since, outlives a
-    /// power cut: its entry in a local folder is synced. Its content was before it became visible. Nothing to do elsewhere.
+    /// power cut: its entry in a local folder is synced, and logged by HDFS's namenode. Its content was before it became visible.
+    /// Nothing to do elsewhere.
     ///
     /// # Errors
     /// What the file system said.
     pub async fn sync(&self, location: &Path) -> object_store::Result<()> {
-        match &self.local {
-            Some(local) => local.sync(location).await,
-            None => Ok(()),
+        match (&self.local, &self.hdfs) {
+            (Some(local), _) => local.sync(location).await,
+            (None, Some(hdfs)) => hdfs.sync(location).await,
+            (None, None) => Ok(()),
         }
     }
 
@@ -341,26 +366,32 @@ impl Destination {
     /// Waits until nothing is on its way any more that goes on by itself: pieces of uploads that were given up, and their aborts.
     /// At most `limit`; tells whether all of it ended.
     pub async fn at_rest(&self, limit: Duration) -> bool {
-        tokio::time::timeout(limit, self.at_work.closed()).await.is_ok()
+        let ended = async {
+            self.at_work.closed().await;
+            if let Some(hdfs) = &self.hdfs {
+                hdfs.at_rest().await;
+            }
+        };
+        tokio::time::timeout(limit, ended).await.is_ok()
     }
 
-    /// Removes what uploads of dead processes left in a local folder: staged files last written `older_than` before
-    /// `now_ms` (wall clock, milliseconds UTC). Returns how many. Nothing to do elsewhere. Walks the whole folder.
+    /// Removes what uploads of dead processes left in a local folder or in HDFS: staged files last written `older_than` before
+    /// `now_ms` (wall clock, milliseconds UTC). Returns how many. Nothing to do elsewhere. Walks the whole local folder.
     ///
     /// # Errors
     /// What the file system said.
     pub async fn sweep_stages(&self, older_than: Duration, now_ms: i64) -> std::io::Result<u64> {
-        match &self.local {
-            Some(local) => local.sweep_stages(older_than, now_ms).await,
-            None => Ok(0),
+        match (&self.local, &self.hdfs) {
+            (Some(local), _) => local.sweep_stages(older_than, now_ms).await,
+            (None, Some(hdfs)) => hdfs.sweep_stages(older_than, now_ms).await,
+            (None, None) => Ok(0),
         }
     }
 }
 
 /// Reads the URL of the destination called `name`.
 fn parse_url(name: &str, text: &str) -> Result<StoreUrl, DestinationError> {
-    const ALLOWED: &str =
-        "allowed are file:///folder, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix";
+    const ALLOWED: &str = "allowed are file:///folder, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix and hdfs://host:port/folder";
     StoreUrl::parse(text).map_err(|problem| {
         let url = if problem == url::UrlProblem::MayHoldSecret { "…" } else { text };
         DestinationError::Url { name: name.to_string(), url: url.to_string(), what: format!("{problem}; {ALLOWED}") }

@@ -75,12 +75,18 @@ pub enum UrlProblem {
     /// `file://host/…`.
     #[error("not an absolute folder: three slashes and a path")]
     NotAbsolute,
-    /// `file:///`.
+    /// `file:///`, `hdfs://host:port/`.
     #[error("the root of the file system")]
     Root,
     /// `s3://`, or a host with a port.
     #[error("the bucket or container is missing or no name of one")]
     Bucket,
+    /// `hdfs:///folder`, or something that is no host with a port.
+    #[error("the host is missing, or no name of a namenode with its port (host:8020) or of a nameservice (no port)")]
+    Namenode,
+    /// HDFS refuses them.
+    #[error("HDFS takes no colon in names")]
+    Colon,
     /// Upper case where the store has none.
     #[error("names of buckets and containers are in lower case there")]
     UpperCase,
@@ -122,12 +128,17 @@ impl StoreUrl {
         match kind {
             StoreKind::File if !bucket.is_empty() || rest.is_empty() => return Err(UrlProblem::NotAbsolute),
             StoreKind::File if path.is_empty() => return Err(UrlProblem::Root),
-            StoreKind::File => {}
+            StoreKind::Hdfs if path.is_empty() => {
+                namenode(bucket)?;
+                return Err(UrlProblem::Root);
+            }
+            StoreKind::File | StoreKind::Hdfs => {}
             _ => check_bucket(kind, bucket)?,
         }
+        let bucket = if kind == StoreKind::Hdfs { namenode(bucket)? } else { bucket.to_string() };
         let prefix = decoded(path)?;
         check_prefix(kind, &prefix)?;
-        Ok(Self { kind, bucket: bucket.to_string(), prefix })
+        Ok(Self { kind, bucket, prefix })
     }
 
     /// Which store.
@@ -135,7 +146,7 @@ impl StoreUrl {
         self.kind
     }
 
-    /// Bucket or container; empty for folders.
+    /// Bucket or container; the namenode (`host:port`) or nameservice; empty for folders.
     pub fn bucket(&self) -> &str {
         &self.bucket
     }
@@ -172,6 +183,22 @@ fn check_bucket(kind: StoreKind, bucket: &str) -> Result<(), UrlProblem> {
     Ok(())
 }
 
+/// `host:port`, the host in lower case as it counts for nothing there; or the name of a nameservice, which is a key of settings.
+fn namenode(text: &str) -> Result<String, UrlProblem> {
+    let is_name = |name: &str| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        !name.is_empty() && name.len() <= 253 && name.chars().all(legal) && !name.starts_with(['.', '-'])
+    };
+    match text.split_once(':') {
+        None if is_name(text) => Ok(text.to_string()),
+        Some((host, port)) if is_name(host) && port.chars().all(|c| c.is_ascii_digit()) => {
+            let port: u16 = port.parse().ok().filter(|&port| port > 0).ok_or(UrlProblem::Namenode)?;
+            Ok(format!("{}:{port}", host.to_ascii_lowercase()))
+        }
+        _ => Err(UrlProblem::Namenode),
+    }
+}
+
 fn decoded(path: &str) -> Result<String, UrlProblem> {
     let mut rest = path;
     while let Some((_, behind)) = rest.split_once('%') {
@@ -190,12 +217,16 @@ fn decoded(path: &str) -> Result<String, UrlProblem> {
 }
 
 fn check_prefix(kind: StoreKind, prefix: &str) -> Result<(), UrlProblem> {
-    let bytes_max = if kind == StoreKind::File { FOLDER_BYTES_MAX } else { PREFIX_BYTES_MAX };
+    let is_folder = matches!(kind, StoreKind::File | StoreKind::Hdfs);
+    let bytes_max = if is_folder { FOLDER_BYTES_MAX } else { PREFIX_BYTES_MAX };
     if prefix.is_empty() {
         return Ok(());
     }
     if prefix.split('/').any(|segment| ["", ".", ".."].contains(&segment)) {
         return Err(UrlProblem::Segment);
+    }
+    if kind == StoreKind::Hdfs && prefix.contains(':') {
+        return Err(UrlProblem::Colon);
     }
     if prefix.split('/').any(|segment| segment.len() > SEGMENT_BYTES_MAX) {
         return Err(UrlProblem::LongSegment);
@@ -229,6 +260,8 @@ mod tests {
             ("file:///tmp/a%20b", &["file:///tmp/a b", "file:///tmp/a%20b/", "FILE:///tmp/a%20b"]),
             ("file:///srv/100%25", &["file:///srv/100%25"]),
             ("file:///srv/a%40b%23%3F", &["file:///srv/a%40b%23%3f"]),
+            ("hdfs://nn1.example.com:8020/a", &["hdfs://NN1.example.com:08020/a", "HDFS://nn1.example.com:8020/%61/"]),
+            ("hdfs://Prod_1/a%20b", &["hdfs://Prod_1/a b/"]),
             ("s3://b/dt=1+2,(x)", &["s3://b/dt=1+2,(x)", "s3://b/dt%3D1%2B2%2C%28x%29"]),
         ];
         for (form, spellings) in table {
@@ -248,7 +281,20 @@ mod tests {
             ("nonsense", UrlProblem::NotUrl),
             ("file:/x", UrlProblem::NotUrl),
             ("", UrlProblem::NotUrl),
-            ("hdfs://n/x", UrlProblem::Scheme),
+            ("ftp://n/x", UrlProblem::Scheme),
+            ("hdfs://", UrlProblem::Namenode),
+            ("hdfs:///x", UrlProblem::Namenode),
+            ("hdfs://:8020/x", UrlProblem::Namenode),
+            ("hdfs://n:/x", UrlProblem::Namenode),
+            ("hdfs://n:0/x", UrlProblem::Namenode),
+            ("hdfs://n:65536/x", UrlProblem::Namenode),
+            ("hdfs://n:8020:1/x", UrlProblem::Namenode),
+            ("hdfs://n,m/x", UrlProblem::Namenode),
+            ("hdfs://n:8020", UrlProblem::Root),
+            ("hdfs://prod/", UrlProblem::Root),
+            ("hdfs://n:8020/a:b", UrlProblem::Colon),
+            ("hdfs://n:8020/a%3Ab", UrlProblem::Colon),
+            ("hdfs://n:8020/../x", UrlProblem::Segment),
             ("s3://user:password@b/x", UrlProblem::MayHoldSecret),
             ("s3://b/x?sig=password", UrlProblem::MayHoldSecret),
             ("s3://b/x#password", UrlProblem::MayHoldSecret),
@@ -293,7 +339,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn normal_forms_are_read_back(text in "(s3|gs|az|file)://[a-zA-Z%/.é ~+=\\[2F0]{0,24}") {
+        fn normal_forms_are_read_back(text in "(s3|gs|az|hdfs|file)://[a-zA-Z%/.é ~+=\\[2F0]{0,24}") {
             if let Ok(url) = StoreUrl::parse(&text) {
                 let form = url.to_string();
                 prop_assert!(form.is_ascii());

@@ -4,6 +4,7 @@ use super::Effect;
 use super::point::around;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -116,4 +117,16 @@ pub fn remove(effect: Effect, path: &Path) -> io::Result<()> {
 /// What the file system said; some of it may be gone.
 pub fn remove_folder(effect: Effect, folder: &Path) -> io::Result<()> {
     around(effect, || fs::remove_dir_all(folder))
+}
+
+/// A file without a name for what is needed for a moment: whatever this process comes to, nobody finds it later, so it is no effect.
+///
+/// # Errors
+/// What the file system said.
+pub fn nameless() -> io::Result<File> {
+    let random = || RandomState::new().build_hasher().finish();
+    let path = std::env::temp_dir().join(format!("siltstone-{:x}-{:016x}", std::process::id(), random()));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
 }

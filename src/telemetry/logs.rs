@@ -14,6 +14,10 @@ pub enum LogFormat {
     Json,
 }
 
+/// The client of HDFS warns of each try of its own; what comes of them is logged as with every other store. That a namenode refuses the login it says
+/// nowhere else.
+const QUIETER: &str = "hdfs_native=error,hdfs_native::hdfs::connection=warn";
+
 /// Installs the process's logger. `level`: a `tracing` filter such as `info` or `siltstone=debug`. Lines go to `writer`, so
 /// that a progress line on the same terminal can step aside. Only the first call has an effect.
 ///
@@ -23,7 +27,8 @@ pub fn install<W>(format: LogFormat, level: &str, colours: bool, writer: W) -> R
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    let directives = if ["warn", "info"].contains(&level) { format!("{level},{QUIETER}") } else { level.to_string() };
+    let filter = EnvFilter::try_new(directives).map_err(|error| {
         format!("log level {level:?}: {error}; allowed: error, warn, info, debug, trace, or module=level,…")
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);

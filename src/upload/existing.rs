@@ -2,9 +2,15 @@
 
 use super::read::hash_stream;
 use super::{CountRecords, Look, Target, UploadError, hex, metadata_name};
-use crate::destination::{Destination, StoreKind};
+use crate::destination::Destination;
+use crate::effect::files;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{Attribute, GetOptions, GetResultPayload, ObjectStoreExt, UpdateVersion};
+use std::fs::File;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 /// An object under the key.
 pub(super) struct Existing {
@@ -103,13 +109,13 @@ pub(super) async fn borne_out(
     Ok(Some(Shown { sha256, records, ..shown }))
 }
 
-/// Records and SHA-256 of an object that is a local file.
+/// Records and SHA-256 of an object that is a plain file: local, or in HDFS.
 pub(super) async fn read(
     destination: &Destination,
     location: &Path,
     count: &CountRecords,
 ) -> Result<(Option<u64>, Option<String>), object_store::Error> {
-    if destination.kind() != StoreKind::File {
+    if !destination.is_files() {
         return Ok((None, None));
     }
     let records = counted(destination, location, count).await?;
@@ -117,7 +123,7 @@ pub(super) async fn read(
     Ok((records, sha256.map(|sha256| hex(&sha256))))
 }
 
-/// The records of an object that is a local file; `None` where it is none, or is not what its name says.
+/// The records of an object that is a plain file; `None` where it is not there, or is not what its name says.
 async fn counted(
     destination: &Destination,
     location: &Path,
@@ -128,7 +134,10 @@ async fn counted(
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let GetResultPayload::File(file, _) = found.payload else { return Ok(None) };
+    let file = match found.payload {
+        GetResultPayload::File(file, _) => file,
+        GetResultPayload::Stream(bytes) => fetched(bytes).await?,
+    };
     let count = count.clone();
     let counted = tokio::task::spawn_blocking(move || count(file)).await;
     match counted.map_err(|source| object_store::Error::JoinError { source })? {
@@ -141,6 +150,20 @@ async fn counted(
             Ok(None)
         }
     }
+}
+
+/// A copy without a name: counting may jump about in it.
+async fn fetched(
+    mut bytes: BoxStream<'static, Result<Bytes, object_store::Error>>,
+) -> Result<File, object_store::Error> {
+    let broken = |error: std::io::Error| object_store::Error::Generic { store: "upload", source: Box::new(error) };
+    let mut copy = tokio::fs::File::from_std(files::nameless().map_err(broken)?);
+    while let Some(bytes) = bytes.try_next().await? {
+        copy.write_all(&bytes).await.map_err(broken)?;
+    }
+    copy.flush().await.map_err(broken)?;
+    copy.rewind().await.map_err(broken)?;
+    Ok(copy.into_std().await)
 }
 
 /// Whether the file could not be read, whatever is in it.
@@ -173,6 +196,7 @@ pub(super) async fn stored_sha256(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::StoreKind;
     use std::io::{Error, ErrorKind};
 
     /// Goal: a file that could not be read is read again; one that is no such file tells nothing.

@@ -259,7 +259,9 @@ impl Target<'_> {
 pub fn metadata_name(kind: StoreKind, name: &str) -> String {
     match kind {
         StoreKind::Azure => format!("siltstone_{}", name.replace('-', "_")),
-        StoreKind::S3 | StoreKind::Gcs | StoreKind::File | StoreKind::Memory => format!("siltstone-{name}"),
+        StoreKind::S3 | StoreKind::Gcs | StoreKind::Hdfs | StoreKind::File | StoreKind::Memory => {
+            format!("siltstone-{name}")
+        }
     }
 }
 
@@ -284,7 +286,7 @@ pub async fn is_there(
     Ok(digest.is_some_and(|digest| hex(&digest) == wanted))
 }
 
-/// What lies under `key`, if anything. With `count` it is read where it is a local file, which tells nothing by itself.
+/// What lies under `key`, if anything. With `count` it is read where it is a plain file, which tells nothing by itself.
 ///
 /// # Errors
 /// [`UploadError::Store`], [`UploadError::Key`].

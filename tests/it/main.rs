@@ -23,6 +23,7 @@ mod failpoints;
 mod folds;
 mod gaps;
 mod group;
+mod hdfs;
 mod hive;
 mod left_over;
 mod life;

@@ -82,7 +82,7 @@ async fn steadily<T, E: Trouble>(weather: &Weather, mut attempt: impl AsyncFnMut
 fn settings(place: &Place) -> UploadSettings {
     let part_size = match place.destination.kind() {
         StoreKind::S3 | StoreKind::Gcs | StoreKind::Azure => 5 * MIB,
-        StoreKind::File | StoreKind::Memory => 64 * 1024,
+        StoreKind::Hdfs | StoreKind::File | StoreKind::Memory => 64 * 1024,
     };
     UploadSettings { part_size: part_size as u64, pieces: 2 }
 }

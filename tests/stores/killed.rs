@@ -2,22 +2,20 @@
 
 use crate::leftovers::stages;
 use crate::objects::{content, sealed};
-use crate::places::{Place, config};
+use crate::places;
 use futures::TryStreamExt;
 use siltstone::clock::{Clock, SystemClock};
-use siltstone::destination::Destination;
 use siltstone::upload::{PutRule, UploadFile, UploadSettings, put_file};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// The name of the test, which is also the writer: it runs itself again.
 const TEST: &str = "killed::a_killed_writer_leaves_whole_files";
-/// Set for the writer: the folder it writes into.
-const FOLDER: &str = "SILTSTONE_TEST_KILLED_FOLDER";
+/// Set for the writer: the URL it writes to.
+const URL: &str = "SILTSTONE_TEST_KILLED_URL";
 /// Kills.
 const ROUNDS: usize = 12;
 /// Keys: each is written over and over.
@@ -26,11 +24,6 @@ const KEYS: usize = 40;
 const SIDE_BY_SIDE: usize = 4;
 /// Files above it go in pieces.
 const PIECE: u64 = 64 * 1024;
-
-fn open(folder: &Path) -> Destination {
-    let url = format!("file://{}/archive", folder.display());
-    Destination::open("main", &config(url, &[])).expect("a destination")
-}
 
 /// The `version`th content of a key: both are in its begin, and its length follows from them.
 fn written(key: usize, version: usize) -> Vec<u8> {
@@ -42,15 +35,15 @@ fn written(key: usize, version: usize) -> Vec<u8> {
 }
 
 /// Key and version of a file that is whole.
-fn whole(name: &str, bytes: &[u8]) -> Option<(usize, usize)> {
+pub(crate) fn whole(name: &str, bytes: &[u8]) -> Option<(usize, usize)> {
     let number = |at: usize| std::str::from_utf8(bytes.get(at..at + 6)?).ok()?.parse::<usize>().ok();
     let (key, version) = (number(0)?, number(7)?);
     (name == format!("{key:06}.gz") && *bytes == written(key, version)).then_some((key, version))
 }
 
 /// Writes until it is killed, and says which versions are confirmed.
-async fn write_for_ever(folder: &Path) {
-    let place = Place { destination: Arc::new(open(folder)), folder: tempfile::tempdir_in(folder).expect("a spool") };
+async fn write_for_ever(url: &str) {
+    let place = places::at(url);
     let settings = UploadSettings { part_size: PIECE, pieces: 2 };
     let writers = (0..SIDE_BY_SIDE).map(|writer| {
         let place = &place;
@@ -73,14 +66,15 @@ async fn write_for_ever(folder: &Path) {
 /// it), and what was on its way is hidden from listings and swept by a later start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_writer_leaves_whole_files() {
-    if let Some(folder) = std::env::var_os(FOLDER) {
-        return write_for_ever(Path::new(&folder)).await;
+    if let Ok(url) = std::env::var(URL) {
+        return write_for_ever(&url).await;
     }
     let mut left_on_the_way = 0;
     for round in 0..ROUNDS {
         let folder = tempfile::tempdir().expect("a folder");
-        let confirmed = write_and_kill(folder.path(), 5 + 13 * round);
-        let place = Place { destination: Arc::new(open(folder.path())), folder };
+        let url = format!("file://{}/archive", folder.path().display());
+        let confirmed = write_and_kill(&url, 5 + 13 * round);
+        let place = places::at(&url);
         let store = place.destination.store();
         let root = Path::new("/").join(place.destination.prefix().as_ref());
 
@@ -115,10 +109,10 @@ async fn a_killed_writer_leaves_whole_files() {
 }
 
 /// Starts the writer, kills it right after it has confirmed so many files, and gives the last version of each key that it confirmed.
-fn write_and_kill(folder: &Path, after: usize) -> BTreeMap<usize, usize> {
+pub(crate) fn write_and_kill(url: &str, after: usize) -> BTreeMap<usize, usize> {
     let mut writer = Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
-        .env(FOLDER, folder)
+        .env(URL, url)
         .stdout(Stdio::piped())
         .spawn()
         .expect("the writer");

@@ -32,6 +32,11 @@ async fn unfinished(place: &Place, weather: &Weather) -> Vec<Path> {
         StoreKind::Gcs => unfinished_on_gcs(place).await,
         // The names of staged files do not tell whose they are.
         StoreKind::File => Some(stages(place)).filter(|found| found.len() != orphans.len()).unwrap_or(orphans),
+        StoreKind::Hdfs => {
+            // Removed by a task of the store's own.
+            assert!(place.destination.at_rest(DEADLINE).await, "what was given up comes to an end");
+            Some(stages_in_hdfs(place)).filter(|found| found.len() != orphans.len()).unwrap_or(orphans)
+        }
         // Blocks that were not committed are no upload: nobody sees them, and Azure deletes them after a week.
         StoreKind::Azure | StoreKind::Memory => orphans,
     }
@@ -62,6 +67,19 @@ async fn unfinished_on_gcs(place: &Place) -> Vec<Path> {
     assert!(answer.contains("<ListMultipartUploadsResult>"), "restart the gcs service, it is an old one: {answer}");
     let keys = answer.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().expect("an end"));
     let mut found: Vec<_> = keys.map(|key| Path::parse(key).expect("a key")).collect();
+    found.sort();
+    found
+}
+
+/// Staged files in HDFS, as WebHDFS shows them.
+pub(crate) fn stages_in_hdfs(place: &Place) -> Vec<Path> {
+    let root = place.destination.prefix();
+    let folders = crate::hadoop::names(root.as_ref());
+    let staging = folders.iter().map(|folder| format!("{root}/{folder}/.siltstone-staging"));
+    let mut found = Vec::new();
+    for folder in staging.chain([format!("{root}/.siltstone-staging")]) {
+        found.extend(crate::hadoop::names(&folder).iter().map(|name| Path::from(format!("{folder}/{name}"))));
+    }
     found.sort();
     found
 }

@@ -3,7 +3,6 @@
 use crate::places::Place;
 use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
-use siltstone::destination::StoreKind;
 use siltstone::destination::fault::Verdict;
 use siltstone::upload::{
     How, Look, Placed, PutRule, UploadError, UploadFile, UploadSettings, hex, metadata_name, put_file,
@@ -82,7 +81,7 @@ pub(crate) async fn attributes(place: &Place) {
     let options = object_store::GetOptions::new().with_head(true);
     let found = place.destination.store().get_opts(&path, options).await.expect("head");
     assert_eq!(found.meta.size, 15);
-    if kind == StoreKind::File {
+    if place.destination.is_files() {
         return;
     }
     let get = |attribute| found.attributes.get(&attribute).map(|value| value.to_string());
@@ -134,7 +133,7 @@ pub(crate) async fn richer_stays(place: &Place) {
         let told = (How::Kept, Some(7), Some(hex(&file(7, 1).sha256)));
         assert_eq!((kept.how, kept.records, kept.sha256), told, "told as what was kept: {key}");
         // As many rows by counting them is no proof that they are the rows.
-        let is_damaged = place.destination.kind() == StoreKind::File && rule == PutRule::ReplaceUntold;
+        let is_damaged = place.destination.is_files() && rule == PutRule::ReplaceUntold;
         assert_eq!(put(7, 3).await.how, if is_damaged { How::New } else { How::Kept }, "{key}");
         let richer = file(9, 4);
         assert_eq!(put_file(&place.destination, &richer, SETTINGS).await.expect("put").how, How::New, "{key}");

@@ -128,3 +128,16 @@ fn azure_config_at(endpoint: &str, container: &str, more: &[(&str, &str)]) -> De
 pub(crate) fn azure() -> Place {
     open(&azure_config(&setting("AZURE_CONTAINER"), &[]))
 }
+
+pub(crate) fn hdfs_config(more: &[(&str, &str)]) -> DestinationConfig {
+    config(format!("{}/{}", setting("HDFS_URL"), fresh()), more)
+}
+
+pub(crate) fn hdfs() -> Place {
+    open(&hdfs_config(&[]))
+}
+
+/// The same place once more.
+pub(crate) fn at(url: &str) -> Place {
+    open(&config(url.to_string(), &[]))
+}

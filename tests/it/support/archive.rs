@@ -62,6 +62,28 @@ impl Archive {
         Self { objects }
     }
 
+    /// Read through WebHDFS. Files on their way do not count.
+    pub(crate) fn on_hdfs(folder: &str) -> Self {
+        let mut objects = BTreeMap::new();
+        let mut pending = vec![folder.to_string()];
+        while let Some(at) = pending.pop() {
+            let listed: Value = serde_json::from_slice(&ask_webhdfs(&at, "LISTSTATUS")).expect("JSON");
+            for entry in listed["FileStatuses"]["FileStatus"].as_array().expect("entries") {
+                let name = entry["pathSuffix"].as_str().expect("a name");
+                let path = format!("{at}/{name}");
+                match entry["type"].as_str() {
+                    Some("DIRECTORY") if name == ".siltstone-staging" => {}
+                    Some("DIRECTORY") => pending.push(path),
+                    _ => {
+                        let key = path.strip_prefix(folder).expect("below the folder").trim_start_matches('/');
+                        objects.insert(key.to_string(), ask_webhdfs(&path, "OPEN"));
+                    }
+                }
+            }
+        }
+        Self { objects }
+    }
+
     /// What lies at the top of the bucket.
     pub(crate) fn top_of_s3() -> Vec<String> {
         let listed = runtime().block_on(s3().list_with_delimiter(None)).expect("listed");
@@ -349,6 +371,16 @@ fn without_zones(batch: &RecordBatch) -> RecordBatch {
     let names = batch.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
     RecordBatch::try_from_iter_with_nullable(names.into_iter().zip(columns).map(|(name, column)| (name, column, true)))
         .expect("the same columns")
+}
+
+fn ask_webhdfs(path: &str, operation: &str) -> Vec<u8> {
+    // What is percent-encoded in a key is so in the name: the URL has it once more.
+    let url = format!("{}/{}?op={operation}", setting("HDFS_WEB"), path.replace('%', "%25"));
+    let asked =
+        std::process::Command::new("curl").args(["--silent", "--show-error", "--fail", "--location", &url]).output();
+    let asked = asked.expect("curl runs");
+    assert!(asked.status.success(), "{url}: {}", String::from_utf8_lossy(&asked.stderr));
+    asked.stdout
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -28,6 +28,8 @@ pub(crate) struct Trial {
     pub(crate) archive: String,
     /// What S3 keys start with, where `main` is there.
     s3_prefix: Option<String>,
+    /// The folder in HDFS, where `main` is there.
+    hdfs_folder: Option<String>,
 }
 
 impl Trial {
@@ -47,6 +49,7 @@ impl Trial {
             topics: format!("[\"{}\"]", topic.name),
             archive: String::new(),
             s3_prefix: None,
+            hdfs_folder: None,
             dir,
         }
     }
@@ -56,6 +59,13 @@ impl Trial {
         let prefix = format!("{}/archive", unique("p"));
         let destination = s3_section(&setting("S3_BUCKET"), &prefix, &setting("AWS_SECRET_ACCESS_KEY"));
         Self { destination, s3_prefix: Some(prefix), ..Self::on_disk(topic) }
+    }
+
+    /// Archives `topic` into a folder of its own in HDFS.
+    pub(crate) fn on_hdfs(topic: &Topic) -> Self {
+        let folder = format!("{}/archive", unique("p"));
+        let destination = format!("url = \"{}/{folder}\"", setting("HDFS_URL"));
+        Self { destination, hdfs_folder: Some(folder), ..Self::on_disk(topic) }
     }
 
     /// What all keys on S3 start with, one level above the archive.
@@ -146,9 +156,10 @@ impl Trial {
 
     /// What is in the archive now.
     pub(crate) fn archive(&self) -> Archive {
-        match &self.s3_prefix {
-            Some(prefix) => Archive::on_s3(prefix),
-            None => Archive::on_disk(&self.root()),
+        match (&self.s3_prefix, &self.hdfs_folder) {
+            (Some(prefix), _) => Archive::on_s3(prefix),
+            (None, Some(folder)) => Archive::on_hdfs(folder),
+            (None, None) => Archive::on_disk(&self.root()),
         }
     }
 
