@@ -24,11 +24,11 @@
 //! partition was past this instant, `allowed_lateness` taken off. `covered`: by Kafka partition, from the first offset of the first batch with an
 //! object in the folder to the end of the last one. A marker has the same fields.
 
+use super::loads::Newest;
 use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
 use crate::complete::progress::{PROGRESS_VERSION, Progress};
 use crate::complete::tally::{Covered, FolderId};
 use crate::effect::Effect;
-use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -104,9 +104,11 @@ fn topic_folder(topic: &str, generation: u32) -> String {
     format!("{CONTROL_FOLDER}/complete/v1/{topic}{inside}")
 }
 
-fn revision_key(topic: &str, generation: u32, id: &FolderId, revision: u32) -> String {
-    format!("{}/{}/{revision:06}.json", topic_folder(topic, generation), id.digest())
+fn revision_key(topic: &str, generation: u32, digest: &str, revision: u32) -> String {
+    format!("{}/{digest}/{revision:06}.json", topic_folder(topic, generation))
 }
+
+const GONE: &str = "it was listed, or comes before one that was, and is gone: nobody deletes revisions";
 
 fn progress_key(topic: &str, generation: u32) -> String {
     format!("{}/progress.json", topic_folder(topic, generation))
@@ -119,21 +121,38 @@ impl Bucket {
     /// [`BucketError`].
     pub async fn completed(&self, topic: &str, id: &FolderId) -> Result<Option<Completed>, BucketError> {
         let folder = format!("{}/{}", topic_folder(topic, self.generation), id.digest());
-        let path = self.destination.path(&folder)?;
-        let mut objects = self.destination.store().list(Some(&path));
-        let mut newest = 0;
-        while let Some(object) = objects.try_next().await.map_err(|error| self.store_error("list", &folder, &error))? {
-            let name = object.location.filename().and_then(|name| name.strip_suffix(".json"));
-            newest = name.and_then(|digits| digits.parse().ok()).map_or(newest, |revision: u32| newest.max(revision));
+        match self.newest_below(&folder).await?.into_values().max() {
+            None => Ok(None),
+            Some(newest) => self.revision(topic, id, newest).await.map(Some),
         }
-        if newest == 0 {
-            return Ok(None);
-        }
-        let key = revision_key(topic, self.generation, id, newest);
-        let bytes = self.get(&key).await?;
-        let bytes =
-            bytes.ok_or_else(|| self.unreadable(&key, "it was listed, and is gone: nobody deletes revisions"))?;
-        self.parse_completed(&key, id, &bytes).map(Some)
+    }
+
+    /// The revision `number` of a folder, which was listed or comes before one that was.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn revision(&self, topic: &str, id: &FolderId, number: u32) -> Result<Completed, BucketError> {
+        let key = revision_key(topic, self.generation, &id.digest(), number);
+        let bytes = self.get(&key).await?.ok_or_else(|| self.unreadable(&key, GONE))?;
+        self.parse_completed(&key, id, &bytes)
+    }
+
+    /// The folder of that digest at a revision that was listed.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn revision_of_digest(&self, topic: &str, digest: u128, number: u32) -> Result<Completed, BucketError> {
+        let key = revision_key(topic, self.generation, &format!("{digest:032x}"), number);
+        let bytes = self.get(&key).await?.ok_or_else(|| self.unreadable(&key, GONE))?;
+        self.parse(&key, &bytes, COMPLETED_VERSION)
+    }
+
+    /// Of every complete folder of a topic: the newest revision. One listing.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn all_completed(&self, topic: &str) -> Result<Newest, BucketError> {
+        self.newest_below(&topic_folder(topic, self.generation)).await
     }
 
     /// Creates the revision that `completed` says (K-10); the one that is there instead, if any.
@@ -141,7 +160,7 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn put_completed(&self, completed: &Completed) -> Result<Option<Completed>, BucketError> {
-        let key = revision_key(&completed.topic, self.generation, &completed.id, completed.revision);
+        let key = revision_key(&completed.topic, self.generation, &completed.id.digest(), completed.revision);
         match self.create(Effect::CompletedPut, &key, to_json(completed)).await? {
             Created::Now => Ok(None),
             Created::Found(stored) => {

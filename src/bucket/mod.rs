@@ -21,6 +21,7 @@ pub mod folds;
 pub mod identity;
 pub mod jobs;
 pub mod layouts;
+pub mod loads;
 pub mod probe;
 pub mod receipt;
 pub mod replays;

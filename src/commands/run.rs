@@ -116,17 +116,31 @@ async fn complete_all(context: &Context, topics: impl Iterator<Item = &String>, 
         // Whatever came late comes with this drain.
         let seams = Seams { revise_after_ms: 0, ..context.seams(archive, complete, topic, &goes_on) };
         let mut completer = Completer::default();
-        loop {
-            match completer.round(&seams).await {
-                // There was no room for all of it.
-                Ok(outcome) if outcome.has_more && outcome.completed + outcome.revised > 0 => {}
-                Ok(_) => break,
-                Err(failure) => {
+        // What is refused, or has no room, keeps nothing else from being completed; where there is no room, a round that does nothing may come before one
+        // that does.
+        let mut idle = 0;
+        while idle < 2 && goes_on() {
+            let before = completer.looked_at();
+            let (outcome, failure) = completer.round(&seams).await;
+            let has_done = outcome.completed + outcome.revised > 0 || completer.looked_at() != before;
+            idle = if has_done { 0 } else { idle + 1 };
+            if !outcome.has_more {
+                if let Some(failure) = failure {
                     tracing::error!("{}", failure.message);
                     failed.get_or_insert(failure);
-                    break;
                 }
+                break;
             }
+            if let Some(failure) = failure.filter(|_| idle == 2) {
+                tracing::error!("{}", failure.message);
+                failed.get_or_insert(failure);
+            }
+        }
+        let asked = stop.clone();
+        let load = context.load_seams(archive, topic, Arc::new(move || !asked.is_asked()));
+        if let Err(failure) = completer.load_all(&seams, &load).await {
+            tracing::error!("{}", failure.message);
+            failed.get_or_insert(failure);
         }
     }
     let told = |failure: Failure| {

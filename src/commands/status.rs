@@ -123,6 +123,7 @@ async fn tell_all(
                 rules: complete.rules,
                 marker: &complete.marker,
                 revise_after_ms: complete.revise_after_ms,
+                loaders: &[],
                 parts_max: PARTS_MAX,
             };
             let status = match seams.status().await {

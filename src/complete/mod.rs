@@ -26,6 +26,7 @@
 
 pub mod calendars;
 pub mod horizon;
+pub mod loads;
 pub mod progress;
 pub mod round;
 pub mod status;

@@ -2,8 +2,9 @@
 
 use super::tally::{FolderId, Tally};
 use crate::bucket::completions::Completed;
+use crate::load::queue::Waiting;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Version of the stored form.
 pub const PROGRESS_VERSION: u32 = 1;
@@ -26,6 +27,12 @@ pub struct Progress {
     /// What was completed last, the newest one last; at most [`RECENT_MAX`].
     #[serde(default)]
     pub recent: VecDeque<Recent>,
+    /// Loaders for which every complete folder waits that they have not loaded.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub loaders: BTreeSet<String>,
+    /// Complete folders that wait for loaders (L-2).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loads: Vec<Waiting>,
 }
 
 /// A folder that is not complete, or was changed since.
@@ -72,6 +79,8 @@ impl Default for Progress {
             watermarks: BTreeMap::new(),
             open: Vec::new(),
             recent: VecDeque::new(),
+            loaders: BTreeSet::new(),
+            loads: Vec::new(),
         }
     }
 }

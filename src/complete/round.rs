@@ -2,6 +2,7 @@
 
 use super::calendars::Calendars;
 use super::horizon::{Archived, Expected, Rules, Unknown, archived};
+use super::loads::{Workers, waiting};
 use super::progress::{OpenFolder, Progress, RECENT_MAX, Recent};
 use super::tally::{Covered, FolderId, Standing, Tally, Whose};
 use crate::bucket::completions::Completed;
@@ -11,6 +12,8 @@ use crate::clock::Clock;
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, receipts_from};
+use crate::load::Setup;
+use crate::load::queue::Queue;
 use crate::pipeline::start::{chain, patiently};
 use crate::record::TopicPartition;
 use crate::telemetry::health::Trouble;
@@ -54,6 +57,8 @@ pub struct Seams<'a> {
     pub marker: &'a str,
     /// How long after a folder was completed it is not completed again, milliseconds.
     pub revise_after_ms: i64,
+    /// What loads complete folders.
+    pub loaders: &'a [Setup],
     /// [`PARTS_MAX`]; less is for tests.
     pub parts_max: usize,
 }
@@ -80,6 +85,10 @@ pub struct Completer {
     calendars: Calendars,
     /// What health says of it.
     pub trouble: Option<Trouble>,
+    /// What health says of loads.
+    pub load_trouble: Option<Trouble>,
+    /// What loads, by loader.
+    pub workers: Workers,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +97,8 @@ struct State {
     watermarks: BTreeMap<i32, i64>,
     open: BTreeMap<FolderId, Tally>,
     recent: VecDeque<Recent>,
+    /// Complete folders that are not loaded.
+    loads: Queue,
     /// Kafka partitions of `open`.
     parts: usize,
     changed: bool,
@@ -100,50 +111,93 @@ struct State {
 }
 
 impl State {
-    fn of(progress: Progress) -> Self {
+    fn of(progress: Progress, loaders: &[Setup]) -> Self {
+        let loaders: BTreeSet<String> = loaders.iter().map(|setup| setup.name.clone()).collect();
         let open: BTreeMap<_, _> = progress.open.into_iter().map(|open| (open.id, open.tally)).collect();
         let parts = open.values().map(|tally| tally.parts.len()).sum();
-        let Progress { through, watermarks, recent, .. } = progress;
+        let Progress { through, watermarks, recent, loaders: known, loads, .. } = progress;
+        let loads = Queue::of(known, loads, &loaders);
         let completed_ms = recent.iter().map(|recent| (recent.id.clone(), recent.at_ms)).collect();
-        Self { through, watermarks, open, recent, parts, completed_ms, ..Self::default() }
+        Self { through, watermarks, open, recent, loads, parts, completed_ms, ..Self::default() }
     }
 
     fn progress(&self) -> Progress {
         let open = self.open.iter().map(|(id, tally)| OpenFolder { id: id.clone(), tally: tally.clone() }).collect();
+        let (loaders, loads) = self.loads.kept();
         Progress {
             through: self.through.clone(),
             watermarks: self.watermarks.clone(),
             open,
             recent: self.recent.clone(),
+            loaders,
+            loads,
             ..Progress::default()
         }
     }
 }
 
 impl Completer {
-    /// Looks and completes.
-    ///
-    /// # Errors
-    /// A store or Kafka that refuses or does not answer. What was completed is; the next round goes on from there.
-    pub async fn round(&mut self, seams: &Seams<'_>) -> Result<Outcome, Failure> {
-        if self.state.is_none() {
-            self.state = Some(State::of(seams.progress().await?));
-        }
-        let asked = seams.ask().await?;
+    /// Looks and completes. What failed is in the next round, which goes on from there: a store or Kafka that refuses or does not answer, or no room.
+    pub async fn round(&mut self, seams: &Seams<'_>) -> (Outcome, Option<Failure>) {
         let mut outcome = Outcome::default();
+        let failure = self.round_into(seams, &mut outcome).await.err();
+        outcome.open = self.state.as_ref().map_or(0, |state| state.open.len() as u64);
+        (outcome, failure)
+    }
+
+    async fn round_into(&mut self, seams: &Seams<'_>, outcome: &mut Outcome) -> Result<(), Failure> {
+        if self.state.is_none() {
+            self.state = Some(State::of(seams.progress().await?, seams.loaders));
+        }
+        self.note_loads(seams);
+        let found = self.find_unloaded(seams).await;
+        let asked = seams.ask().await?;
         // Offsets before receipts (W-2).
         let result = match self.scan(seams, &asked).await {
-            Ok(read_ms) => self.complete_past(seams, &asked, read_ms, &mut outcome).await,
+            Ok(read_ms) => self.complete_past(seams, &asked, read_ms, outcome).await,
             Err(failure) => Err(failure),
         };
-        outcome.open = self.state.as_ref().map_or(0, |state| state.open.len() as u64);
         // A cache: what cannot be written of it keeps nothing from being completed (K-12).
-        let saved = self.save(seams, outcome.completed + outcome.revised > 0).await;
-        result.and(saved).map(|()| outcome)
+        let saved = self.save(seams, found || outcome.completed + outcome.revised > 0).await;
+        result.and(saved)
+    }
+
+    /// Grows with each receipt that is looked at.
+    pub fn looked_at(&self) -> i64 {
+        self.state
+            .as_ref()
+            .map_or(0, |state| state.through.values().fold(0, |sum, &through| sum.saturating_add(through)))
+    }
+
+    /// Lets all wait that loaders lack which were not there before, or had no room. Whether there was something.
+    async fn find_unloaded(&mut self, seams: &Seams<'_>) -> bool {
+        let Some(state) = &mut self.state else { return false };
+        let mut is_new = false;
+        for setup in seams.loaders.iter().filter(|setup| state.loads.lacks(&setup.name)).collect::<Vec<_>>() {
+            match seams.find_unloaded(&mut state.loads, setup).await {
+                Ok(_) => is_new = true,
+                // What is complete now waits all the same, and the rest is looked for again.
+                Err(failure) => tracing::warn!("{}; trying again", failure.message),
+            }
+        }
+        state.changed |= is_new;
+        is_new
+    }
+
+    /// What waits for loaders; `None` before the first round.
+    pub(super) fn queue(&mut self) -> Option<&mut Queue> {
+        let state = self.state.as_mut()?;
+        state.changed = true;
+        Some(&mut state.loads)
+    }
+
+    /// What waits for loaders, to be looked at.
+    pub fn loads(&self) -> Option<&Queue> {
+        self.state.as_ref().map(|state| &state.loads)
     }
 
     /// Writes how far it got, if there is something new: at once, or where it was not for a while.
-    async fn save(&mut self, seams: &Seams<'_>, at_once: bool) -> Result<(), Failure> {
+    pub(super) async fn save(&mut self, seams: &Seams<'_>, at_once: bool) -> Result<(), Failure> {
         let Some(state) = self.state.as_mut().filter(|state| state.changed) else { return Ok(()) };
         let now_ms = seams.clock.monotonic_ms();
         let is_time = state.saved_ms.is_none_or(|saved_ms| now_ms >= saved_ms.saturating_add(SAVE_MS));
@@ -244,7 +298,7 @@ impl Completer {
         // To look further helps only where what was looked at is behind what all are past: else more and more would be open.
         let is_behind = read_ms.zip(outcome.horizon_ms).is_some_and(|(read_ms, horizon_ms)| read_ms < horizon_ms);
         state.is_stuck = has_no_room && is_behind;
-        if has_no_room && completed.is_ok() {
+        if has_no_room && completed.is_ok() && (seams.goes_on)() {
             return Err(Failure::new(
                 Exit::Stopped,
                 format!(
@@ -303,6 +357,9 @@ impl Completer {
             match completed.revision {
                 1 => outcome.completed += 1,
                 _ => outcome.revised += 1,
+            }
+            for setup in seams.loaders.iter().filter(|setup| setup.takes(&id)) {
+                state.loads.put(waiting(setup, &completed));
             }
             state.completed_ms.insert(id, now_ms);
             state.recent.push_back(Recent::of(&completed, now_ms));

@@ -4,6 +4,7 @@ use super::horizon::{Archived, Unknown};
 use super::progress::{OpenFolder, Recent};
 use super::round::Seams;
 use crate::exit::Failure;
+use crate::load::queue::Waiting;
 use crate::record::TopicPartition;
 use std::collections::BTreeMap;
 
@@ -16,6 +17,8 @@ pub struct TopicStatus {
     pub open: Vec<OpenFolder>,
     /// What was completed last, the newest one last.
     pub recent: Vec<Recent>,
+    /// Complete folders that wait for loaders, the oldest first.
+    pub loads: Vec<Waiting>,
 }
 
 /// A Kafka partition.
@@ -55,12 +58,16 @@ impl Seams<'_> {
             let bounds = self.coordinator.log_bounds(TopicPartition::new(self.topic, number)).await;
             let readable_end = bounds.ok().map(|bounds| bounds.readable_end);
             let past = |archived: &Archived| archived.past(&self.rules, readable_end.map(|end| (end, asked_ms)));
-            let past_ms = archived.as_ref().ok().map(past).filter(|&past_ms| past_ms > i64::MIN);
+            // No hour is over before it is by the clock.
+            let past_ms =
+                archived.as_ref().ok().map(past).filter(|&past_ms| past_ms > i64::MIN).map(|ms| ms.min(asked_ms));
             partitions.insert(number, PartitionStatus { archived, readable_end, past_ms });
         }
         let progress = self.progress().await?;
         let mut open = progress.open;
         open.sort_by(|one, other| (one.tally.window_end_ms, &one.id).cmp(&(other.tally.window_end_ms, &other.id)));
-        Ok(TopicStatus { partitions, open, recent: progress.recent.into() })
+        let mut loads = progress.loads;
+        loads.sort_by(|one, other| (one.window_end_ms, &one.id).cmp(&(other.window_end_ms, &other.id)));
+        Ok(TopicStatus { partitions, open, recent: progress.recent.into(), loads })
     }
 }

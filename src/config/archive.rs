@@ -5,8 +5,8 @@ use super::interpolate::is_per_process;
 use super::raw::{Field, Section};
 use super::tree::{Node, Value, join};
 use super::{
-    ArchiveConfig, CompleteConfig, DestinationConfig, Rotate, TopicPatterns, decode, output, place, program, registry,
-    resolve, shape, time,
+    ArchiveConfig, CompleteConfig, DestinationConfig, Rotate, TopicPatterns, decode, load, output, place, program,
+    registry, resolve, shape, time,
 };
 use crate::complete::calendars::calendars;
 use crate::layout::preset::Preset;
@@ -15,6 +15,7 @@ use crate::layout::{
     CodeRevision, DeadLetterFormat, DeadLetterLayout, Decode, LAYOUT_VERSION, Layout, OutputLayout, Place,
     TimestampSource, Tombstones,
 };
+use crate::load::table::tells_apart;
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -43,7 +44,8 @@ const MARKER: &str = "_ and up to 63 letters, digits, `.`, `-` or `_`: engines p
 const MAX_FUTURE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_650 * 86_400);
 const GENERATION: RangeInclusive<u64> = 1..=1_000_000;
 /// Keys of an archive that decide neither names nor rows.
-const FREE_KEYS: &[&str] = &["topics", "exclude", "rotate", "on_gap", "max_future", "complete", "content_encoding"];
+const FREE_KEYS: &[&str] =
+    &["topics", "exclude", "rotate", "on_gap", "max_future", "complete", "load", "content_encoding"];
 pub(super) const NAME: &str = "1 to 64 letters, digits, `.`, `-` or `_`, the first one a letter or digit";
 const TOPICS: &str = "names of 1 to 249 letters, digits, `.`, `-`, `_`, or patterns that start with ^";
 
@@ -201,6 +203,7 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
     };
     let topics = topics(section);
     let complete = complete(section, &layout, &topics);
+    let loads = load::resolve(section, &layout, &topics, complete.as_ref(), &destination_names, surroundings);
     let config = ArchiveConfig {
         name,
         topics,
@@ -208,6 +211,7 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
         destination_names,
         rotate: resolve::rotate(&section.section("rotate", &shape::ARCHIVE_ROTATE), surroundings.rotate),
         complete,
+        loads,
         halt_on_gap: section
             .field("on_gap")
             .and_then(|field| field.choice(&[("continue", false), ("halt", true)]))
@@ -257,7 +261,9 @@ fn check_folders_of_one(complete: &Field<'_>, topics: &TopicPatterns, layout: &L
     let outputs: Vec<_> = layout.outputs.iter().filter(|output| timed.contains_key(&output.name)).collect();
     for (index, output) in outputs.iter().enumerate() {
         let path = &output.place.path;
-        if timed[&output.name].comes_back() {
+        // Another piece may hold the date.
+        let has_others = tells_apart(path).iter().any(|piece| piece != "{partition}");
+        if timed[&output.name].comes_back() && !has_others {
             complete.wrong::<()>(
                 format!("folders of output {:?} come back: path = {path:?} shows a time without its date, so no folder is ever complete", output.name),
                 "year, month and day in the path, as in dt=%Y-%m-%d/hr=%H",

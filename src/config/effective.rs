@@ -4,8 +4,8 @@ use super::place::CODEC_PRESET;
 use super::schema::{LIST_ELEMENT, MAP_VALUE};
 use super::units::{show_size, show_time};
 use super::{
-    ArchiveConfig, Config, GroupProtocol, Isolation, KafkaConfig, RegistryConfig, RegistryLogin, Rotate, Secret, Start,
-    client, destination, output,
+    ArchiveConfig, Config, GroupProtocol, Isolation, KafkaConfig, LoadConfig, LoadTo, RegistryConfig, RegistryLogin,
+    Rotate, Secret, Start, client, destination, output,
 };
 use crate::layout::{
     AvroCodec, Column, ColumnKind, Compression, Decode, Dictionaries, Keep, Newlines, OutputFormat, OutputLayout,
@@ -294,6 +294,10 @@ fn archive_section(text: &mut String, archive: &ArchiveConfig) {
         ];
         section(text, "archive.complete", &lines);
     }
+    let mut loads = String::new();
+    for load in &archive.loads {
+        headed(&mut loads, "[[archive.load]]", &load_lines(load));
+    }
     let mut names = archive.destination_names.iter().map(|names| strings(names.iter().map(String::as_str)));
     let mut outputs = String::new();
     for output in &layout.outputs {
@@ -306,6 +310,45 @@ fn archive_section(text: &mut String, archive: &ArchiveConfig) {
     section(text, "archive.dead_letters", &lines);
     text.push('\n');
     text.push_str(&outputs);
+    text.push_str(&loads);
+}
+
+fn load_lines(load: &LoadConfig) -> Vec<(&'static str, String)> {
+    let path = |path: &std::path::Path| string(&path.to_string_lossy());
+    let texts = |map: &BTreeMap<String, String>| table(map.iter().map(|(name, text)| (name, string(text))));
+    let mut lines = vec![("name", string(&load.name))];
+    match &load.to {
+        LoadTo::Hive(hive) => {
+            lines.push(("type", string("hive")));
+            lines.push(("output", string(&load.output)));
+            lines.push(("destination", string(&load.destination_name)));
+            lines.push(("uri", strings(hive.uris.iter().map(String::as_str))));
+            lines.push(("tls", hive.tls.to_string()));
+            lines.extend(hive.ca_file.as_ref().map(|file| ("ca_file", path(file))));
+            lines.extend(hive.user.as_ref().map(|user| ("user", string(user))));
+            lines.push(("database", string(&hive.database)));
+            lines.push(("table", string(&hive.table)));
+            lines.push(("create", hive.create.to_string()));
+            lines.push(("add_columns", hive.add_columns.to_string()));
+            lines.extend(hive.location.as_ref().map(|location| ("location", string(location))));
+            lines.push(("parameters", texts(&hive.parameters)));
+        }
+        LoadTo::BigQuery(to) => {
+            lines.push(("type", string("bigquery")));
+            lines.push(("output", string(&load.output)));
+            lines.push(("destination", string(&load.destination_name)));
+            lines.push(("project", string(&to.project)));
+            lines.push(("dataset", string(&to.dataset)));
+            lines.push(("table", string(&to.table)));
+            lines.push(("external", to.external.to_string()));
+            lines.extend(to.partition_field.as_ref().map(|field| ("partition_field", string(field))));
+            lines.extend(to.location.as_ref().map(|location| ("location", string(location))));
+            lines.extend(to.credentials_file.as_ref().map(|file| ("credentials_file", path(file))));
+            lines.extend(to.endpoint.as_ref().map(|endpoint| ("endpoint", string(endpoint))));
+            lines.push(("labels", texts(&to.labels)));
+        }
+    }
+    lines
 }
 
 fn timestamp(rule: &TimestampRule) -> String {

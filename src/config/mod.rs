@@ -15,6 +15,7 @@ mod destination;
 mod effective;
 mod error;
 mod interpolate;
+pub mod load;
 mod memory;
 mod output;
 mod place;
@@ -269,6 +270,8 @@ pub struct ArchiveConfig {
     pub max_future: Duration,
     /// `[archive.complete]`: folders of windows that are over get a marker; `None`: nothing is completed.
     pub complete: Option<CompleteConfig>,
+    /// `[[archive.load]]`: what brings complete folders into catalogues and databases.
+    pub loads: Vec<LoadConfig>,
     /// Whether objects of gzip and zstd text carry `Content-Encoding`. Default no (`Content-Type` is the codec's then).
     pub content_encoding: bool,
 }
@@ -284,6 +287,78 @@ pub struct CompleteConfig {
     pub marker: String,
     /// How long after a folder was completed it is not completed again, whatever comes late. Default 5 min.
     pub revise_after: Duration,
+}
+
+/// `[[archive.load]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadConfig {
+    /// Its name: it stands in the bucket. Default the type.
+    pub name: String,
+    /// Whose folders.
+    pub output: String,
+    /// URL of the destination that is loaded from.
+    pub destination: String,
+    /// Its name.
+    pub destination_name: String,
+    /// Into what.
+    pub to: LoadTo,
+}
+
+/// Into what folders are loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadTo {
+    /// `type = "hive"`.
+    Hive(HiveLoad),
+    /// `type = "bigquery"`.
+    BigQuery(BigQueryLoad),
+}
+
+/// Partitions of a table in a Hive Metastore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HiveLoad {
+    /// `thrift://host:port`, tried in order.
+    pub uris: Vec<String>,
+    /// Whether they speak TLS. Default no.
+    pub tls: bool,
+    /// Certificates in PEM that are trusted beside the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// As whom, where the metastore believes it.
+    pub user: Option<String>,
+    /// The database. Default `default`.
+    pub database: String,
+    /// The table, with `{topic}` and `{output}`.
+    pub table: String,
+    /// Whether it is created where there is none. Default no.
+    pub create: bool,
+    /// Whether columns are added that it lacks. Default no.
+    pub add_columns: bool,
+    /// The destination as engines read it. Default as Hadoop's file systems do: `s3a://`, `gs://`, `abfss://`, `hdfs://`, `file://`.
+    pub location: Option<String>,
+    /// What else a table that is created has in `TBLPROPERTIES`.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Tables of BigQuery's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BigQueryLoad {
+    /// The project that has the dataset, and in which jobs run.
+    pub project: String,
+    /// The dataset.
+    pub dataset: String,
+    /// The table, with `{topic}` and `{output}`; with strftime parts, a table for each window.
+    pub table: String,
+    /// A table over the folders themselves, and no loads. Default no.
+    pub external: bool,
+    /// The column that the table is partitioned by. Default none: the time of ingestion.
+    pub partition_field: Option<String>,
+    /// Where jobs run. Default where the dataset is.
+    pub location: Option<String>,
+    /// A key, or what workload identity federation writes. Default what the machine has.
+    pub credentials_file: Option<PathBuf>,
+    /// An emulator, which is asked without a login.
+    pub endpoint: Option<String>,
+    /// Labels of jobs and tables.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `topics` and `exclude`.

@@ -47,6 +47,8 @@ pub const SHAPES: &[&Shape] = &[
     &TIMESTAMP,
     &ARCHIVE_ROTATE,
     &COMPLETE,
+    &LOAD_HIVE,
+    &LOAD_BIGQUERY,
     &DEAD_LETTERS,
     &OUTPUT,
     &FORMAT_RAW,
@@ -99,6 +101,7 @@ pub(super) const ARCHIVE: Shape = Shape {
         "content_encoding",
         "rotate",
         "complete",
+        "load",
         "dead_letters",
         "output",
     ],
@@ -122,6 +125,45 @@ pub(super) const ARCHIVE_ROTATE: Shape =
     Shape { at: "archive.rotate", of: "", keys: &["size", "age", "records", "bytes", "grace"] };
 pub(super) const COMPLETE: Shape =
     Shape { at: "archive.complete", of: "", keys: &["allowed_lateness", "idle_grace", "revise_after", "marker"] };
+pub(super) const LOAD_HIVE: Shape = Shape {
+    at: "archive.load",
+    of: "type = \"hive\"",
+    keys: &[
+        "name",
+        "type",
+        "output",
+        "destination",
+        "uri",
+        "tls",
+        "ca_file",
+        "user",
+        "database",
+        "table",
+        "create",
+        "add_columns",
+        "location",
+        "parameters",
+    ],
+};
+pub(super) const LOAD_BIGQUERY: Shape = Shape {
+    at: "archive.load",
+    of: "type = \"bigquery\"",
+    keys: &[
+        "name",
+        "type",
+        "output",
+        "destination",
+        "project",
+        "dataset",
+        "table",
+        "external",
+        "partition_field",
+        "location",
+        "credentials_file",
+        "endpoint",
+        "labels",
+    ],
+};
 pub(super) const DEAD_LETTERS: Shape =
     Shape { at: "archive.dead_letters", of: "", keys: &["format", "path", "name", "zone", "destination"] };
 pub(super) const OUTPUT: Shape =

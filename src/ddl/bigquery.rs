@@ -161,7 +161,7 @@ fn partition_type(column: &PartitionColumn) -> &'static str {
 }
 
 /// Whether a decimal fits no NUMERIC.
-fn is_bignumeric(kind: &Type) -> bool {
+pub(crate) fn is_bignumeric(kind: &Type) -> bool {
     let Type::Decimal { precision, scale } = kind else { return false };
     let (before, behind) = (i16::from(*precision) - i16::from(*scale), i16::from(*scale));
     before > NUMERIC.0 || behind > NUMERIC.1

@@ -14,6 +14,7 @@ use crate::layout::encode::{VALUE_BYTES_MAX, encode_value};
 use crate::layout::template::{Piece, Template, TemplateKind};
 use crate::layout::window::{KeyTemplate, WindowValues};
 use chrono::{NaiveDate, NaiveDateTime};
+use percent_encoding::percent_decode_str;
 
 /// The folders of a table.
 #[derive(Clone, Debug, PartialEq)]
@@ -243,7 +244,7 @@ impl Folders {
     }
 
     /// Whether all levels are `name=value`, each name once.
-    pub(super) fn are_hive_style(&self) -> bool {
+    pub(crate) fn are_hive_style(&self) -> bool {
         let mut names = Vec::new();
         self.levels.iter().all(|level| match level {
             Level::Keyed(name, _) => {
@@ -257,7 +258,7 @@ impl Folders {
     }
 
     /// The partition columns: one for each named level, and one for each run of times without names.
-    pub(super) fn columns(&self) -> Vec<PartitionColumn> {
+    pub(crate) fn columns(&self) -> Vec<PartitionColumn> {
         self.columns_and_template().0
     }
 
@@ -292,6 +293,34 @@ impl Folders {
             columns.push(PartitionColumn { name, kind });
         }
         (columns, parts.join("/"))
+    }
+
+    /// The values of [`Folders::columns`] in `folder`, below the destination, with their names; `None` where it is no such folder.
+    pub(crate) fn values(&self, folder: &str) -> Option<Vec<(String, String)>> {
+        let mut segments = folder.split('/').filter(|segment| !segment.is_empty());
+        for fixed in &self.fixed {
+            segments.next().filter(|segment| segment == fixed)?;
+        }
+        let mut values: Vec<String> = Vec::new();
+        // Times one below the other are one column.
+        let mut is_time = false;
+        for level in &self.levels {
+            let segment = segments.next()?;
+            let was_time = std::mem::take(&mut is_time);
+            match level {
+                Level::Fixed(text) => drop((segment == text).then_some(())?),
+                Level::Keyed(name, _) => values.push(decoded(segment.strip_prefix(name.as_str())?.strip_prefix('=')?)),
+                Level::Bare(value) => {
+                    is_time = matches!(value.kind, ValueKind::Time(_));
+                    match values.last_mut().filter(|_| was_time && is_time) {
+                        Some(last) => *last = format!("{last}/{segment}"),
+                        None => values.push(decoded(segment)),
+                    }
+                }
+            }
+        }
+        let names = self.columns().into_iter().map(|column| column.name);
+        segments.next().is_none().then(|| names.zip(values).collect())
     }
 
     /// The folders of one window, for an example, and the values of the columns there.
@@ -349,6 +378,11 @@ fn free(label: &str, columns: &[PartitionColumn]) -> String {
         number += 1;
     }
     name
+}
+
+/// A value as it was before it was written into a path.
+fn decoded(value: &str) -> String {
+    percent_decode_str(value).decode_utf8_lossy().into_owned()
 }
 
 /// Topics as they stand in a path, not at the start of a folder.

@@ -106,7 +106,7 @@ fn padded_three(column: &PartitionColumn) -> String {
 }
 
 /// What Hive and Athena refuse alike.
-pub(super) fn check(table: &Table) -> Result<(), String> {
+pub(crate) fn check(table: &Table) -> Result<(), String> {
     let mut keys = table.folder_keys();
     keys.push(Token::Visible);
     table.check_alone(&keys, true)?;
@@ -223,7 +223,7 @@ fn hive_partition(column: &PartitionColumn) -> &'static str {
 }
 
 /// A type of Hive's, which Athena has too.
-pub(super) fn type_of(table: &Table, kind: &Type) -> String {
+pub(crate) fn type_of(table: &Table, kind: &Type) -> String {
     let inner = |kind: &Type| type_of(table, kind);
     match kind {
         Type::Bool => "BOOLEAN".to_string(),

@@ -15,11 +15,11 @@
 //! Pure: no clock, no network. Whoever calls knows the columns of schemas that are pinned in the bucket or registered.
 
 mod athena;
-mod bigquery;
+pub(crate) mod bigquery;
 mod clickhouse;
 mod duckdb;
 pub mod folders;
-mod hive;
+pub(crate) mod hive;
 pub mod pattern;
 mod spark;
 mod store;

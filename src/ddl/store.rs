@@ -52,7 +52,7 @@ impl Store {
     }
 
     /// The URL of `key` as Hadoop's file systems have it, and what should be known of it.
-    pub(super) fn hadoop_url(&self, key: &str, notes: &mut Vec<String>) -> String {
+    pub(crate) fn hadoop_url(&self, key: &str, notes: &mut Vec<String>) -> String {
         match self.scheme.as_str() {
             "s3" => {
                 notes.push("s3a:// is Hadoop's own S3; on Amazon EMR write s3://.".to_string());

@@ -122,6 +122,8 @@ effects! {
     MarkerReplace = "marker-replace" at Store,
     /// How far completion got is put.
     ProgressPut = "progress-put" at Store,
+    /// That a revision of a completed folder was loaded is created.
+    LoadedPut = "loaded-put" at Store,
     /// An object is put whole.
     ObjectPut = "object-put" at Store,
     /// An upload in pieces is begun.
@@ -182,6 +184,10 @@ effects! {
     BarJob = "bar-job" at Table,
     /// BigQuery is asked for an external table.
     ExternalTable = "external-table" at Table,
+    /// A Hive Metastore is asked to create or change a table.
+    HiveTable = "hive-table" at Table,
+    /// A Hive Metastore is asked to add or change a partition.
+    HivePartition = "hive-partition" at Table,
 }
 
 #[cfg(test)]

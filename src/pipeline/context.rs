@@ -16,6 +16,8 @@ use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::effect::{Effect, requests};
 use crate::layout::Layout;
+use crate::load::Setup;
+use crate::load::work::LoadSeams;
 use crate::planted::{Bug, has};
 use crate::registry::{Registry, Target};
 use crate::telemetry::health::Health;
@@ -109,6 +111,8 @@ pub struct ArchiveContext {
     pub max_future_ms: i64,
     /// When its folders are complete, and what their marker is called; `None`: nothing is completed.
     pub complete: Option<Complete>,
+    /// What loads complete folders.
+    pub loaders: Vec<Setup>,
     /// Text objects carry `Content-Encoding`.
     pub content_encoding: bool,
     /// Claims and receipts.
@@ -402,7 +406,24 @@ impl Context {
             rules: complete.rules,
             marker: &complete.marker,
             revise_after_ms: complete.revise_after_ms,
+            loaders: &archive.loaders,
             parts_max: PARTS_MAX,
+        }
+    }
+
+    /// What loading works with.
+    pub fn load_seams(
+        &self,
+        archive: &ArchiveContext,
+        topic: &str,
+        goes_on: Arc<dyn Fn() -> bool + Send + Sync>,
+    ) -> LoadSeams {
+        LoadSeams {
+            bucket: archive.bucket.clone(),
+            clock: self.clock.clone(),
+            goes_on,
+            archive: archive.name.clone(),
+            topic: topic.to_string(),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::decode::Schemas;
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::exit::{Exit, Failure};
+use crate::load::open::{Shared, open};
 use crate::record::TopicPartition;
 use crate::registry::{Registry, RegistryError};
 use crate::spool::Spool;
@@ -190,6 +191,14 @@ async fn prepare_archive(
         }
     }
     patiently(clock, &what, || bucket.put_layout(layout)).await?;
+    let loaders = match parts.schedule {
+        // Where nothing is completed nothing is loaded.
+        Some(_) => Vec::new(),
+        None => {
+            let shared = Shared { config, archive, bucket: &bucket, clock: &parts.clock, registry };
+            open(&shared).await?
+        }
+    };
     Ok(ArchiveContext {
         name: archive.name.clone(),
         topics: archive.topics.clone(),
@@ -200,6 +209,7 @@ async fn prepare_archive(
         halt_on_gap: archive.halt_on_gap,
         max_future_ms: i64::try_from(archive.max_future.as_millis()).unwrap_or(i64::MAX),
         complete: archive.complete.as_ref().map(complete_of),
+        loaders,
         content_encoding: archive.content_encoding,
         bucket,
         start: StartRule { start: config.kafka.start, known: identity.start.ends },

@@ -109,6 +109,7 @@ struct World {
     /// Rows by folder, of all that was archived.
     truth: BTreeMap<String, u64>,
     revise_after_ms: i64,
+    loaders: Vec<Setup>,
     parts_max: usize,
 }
 
@@ -133,6 +134,7 @@ impl World {
             clock: ManualClock::at(START_MS),
             truth: BTreeMap::new(),
             revise_after_ms: 0,
+            loaders: Vec::new(),
             parts_max: usize::MAX,
         }
     }
@@ -221,7 +223,8 @@ impl World {
     async fn round_of(&self, completer: &mut Completer, writes: usize) -> Result<Outcome, Failure> {
         let left = AtomicUsize::new(writes);
         let goes_on = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        completer.round(&self.seams(&goes_on)).await
+        let (outcome, failure) = completer.round(&self.seams(&goes_on)).await;
+        failure.map_or(Ok(outcome), Err)
     }
 
     fn seams<'a>(&'a self, goes_on: &'a (dyn Fn() -> bool + Sync)) -> Seams<'a> {
@@ -236,6 +239,7 @@ impl World {
             rules: RULES,
             marker: "_SUCCESS",
             revise_after_ms: self.revise_after_ms,
+            loaders: &self.loaders,
             parts_max: self.parts_max,
         }
     }

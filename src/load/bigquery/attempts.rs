@@ -103,12 +103,12 @@ impl BigQuery {
         location: &str,
     ) -> Result<Attempt, LoadFault> {
         let job_id = job_id(digest, number);
-        let asked = patiently(&self.pace, async || self.api.make_job(effect, &job_id, job.clone()).await).await?;
+        let asked = patiently(&self.pace, || self.api.make_job(effect, &job_id, job.clone())).await?;
         if let Asked::Made(job) = asked {
             return Ok(Attempt { number, job, is_new: true });
         }
         // Another process was faster, or an answer of ours was lost.
-        let job = patiently(&self.pace, async || self.known_job(&job_id, location).await).await?;
+        let job = patiently(&self.pace, || self.known_job(&job_id, location)).await?;
         Ok(Attempt { number, job, is_new: false })
     }
 
@@ -121,24 +121,25 @@ impl BigQuery {
         self.api.job(job_id, location).await?.ok_or_else(gone)
     }
 
+    async fn look(&self, digest: &str, number: u32, location: &str) -> Result<Option<Job>, LoadFault> {
+        let job_id = job_id(digest, number);
+        patiently(&self.pace, || self.api.job(&job_id, location)).await
+    }
+
     /// The last attempt that is there. An attempt is made when the one before it is there, so numbers have no gaps.
     async fn last_attempt(&self, digest: &str, location: &str) -> Result<Option<Attempt>, LoadFault> {
-        let look = async |number: u32| {
-            let job_id = job_id(digest, number);
-            patiently(&self.pace, async || self.api.job(&job_id, location).await).await
-        };
-        let Some(mut job) = look(1).await? else { return Ok(None) };
+        let Some(mut job) = self.look(digest, 1, location).await? else { return Ok(None) };
         let (mut number, mut step) = (1_u32, 1_u32);
         let mut absent = loop {
             let next = number.saturating_add(step);
-            match look(next).await? {
+            match self.look(digest, next, location).await? {
                 Some(found) => (number, job, step) = (next, found, step.saturating_mul(2)),
                 None => break next,
             }
         };
         while absent - number > 1 {
             let middle = number + (absent - number) / 2;
-            match look(middle).await? {
+            match self.look(digest, middle, location).await? {
                 Some(found) => (number, job) = (middle, found),
                 None => absent = middle,
             }
@@ -165,7 +166,7 @@ impl BigQuery {
             }
             sleep(doubled(self.pace.first, looks, self.pace.most)).await;
             looks += 1;
-            job = patiently(&self.pace, async || self.known_job(&job_id, location).await).await?;
+            job = patiently(&self.pace, || self.known_job(&job_id, location)).await?;
         }
     }
 
@@ -203,7 +204,7 @@ impl BigQuery {
         if let Some(location) = self.locations.lock().await.get(&key) {
             return Ok(location.clone());
         }
-        let location = patiently(&self.pace, async || self.api.location(table).await).await?;
+        let location = patiently(&self.pace, || self.api.location(table)).await?;
         self.locations.lock().await.insert(key, location.clone());
         Ok(location)
     }
@@ -247,10 +248,10 @@ fn ended(job: &Job, job_id: &str, number: u32, is_new: bool) -> Result<Option<En
 }
 
 /// Tries again what may pass.
-pub(super) async fn patiently<T>(
-    pace: &Pace,
-    mut call: impl AsyncFnMut() -> Result<T, LoadFault>,
-) -> Result<T, LoadFault> {
+pub(super) async fn patiently<T, F>(pace: &Pace, mut call: impl FnMut() -> F) -> Result<T, LoadFault>
+where
+    F: Future<Output = Result<T, LoadFault>>,
+{
     let began = Instant::now();
     let mut tries = 0;
     loop {

@@ -66,7 +66,7 @@ impl BigQuery {
             return Err(refuse(format!("the prefix {} is not written gs://BUCKET/FOLDER/", wanted.uri_prefix)));
         }
         loop {
-            let there = patiently(&self.pace, async || self.api.table(wanted.table).await).await?;
+            let there = patiently(&self.pace, || self.api.table(wanted.table)).await?;
             if let Some(there) = there {
                 return if there.r#type == "EXTERNAL" {
                     Ok(Made::Before)
@@ -75,9 +75,8 @@ impl BigQuery {
                 };
             }
             let body = self.external_table(wanted);
-            let asked = patiently(&self.pace, async || {
-                self.api.make_table(Effect::ExternalTable, wanted.table, body.clone()).await
-            });
+            let asked =
+                patiently(&self.pace, || self.api.make_table(Effect::ExternalTable, wanted.table, body.clone()));
             if let Asked::Made(_) = asked.await? {
                 return Ok(Made::Now);
             }

@@ -31,6 +31,8 @@ mod wire;
 
 pub use error::{Exception, HiveError};
 
+use crate::effect::Effect;
+use crate::effect::requests::ask;
 use connection::{Connection, Method, Servers};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -392,14 +394,14 @@ async fn create_table(connection: &mut Connection, table: &HiveTable) -> Result<
     let what = format!("create the table {name} at {}", table.location);
     reach(connection, &what, &name.database).await?;
     let new = Value::Struct(table::new_table(table));
-    connection.call(&what, &CREATE_TABLE, fields([(1, new)])).await.map(drop)
+    ask(Effect::HiveTable, connection.call(&what, &CREATE_TABLE, fields([(1, new)]))).await.map(drop)
 }
 
 async fn alter_table(connection: &mut Connection, name: &TableName, changed: Fields) -> Result<(), HiveError> {
     let what = format!("add columns to the table {name}");
     let [database, table] = [text(&name.database), text(&name.table)];
     let arguments = [(1, database), (2, table), (3, Value::Struct(changed)), (4, table::no_counting())];
-    connection.call(&what, &ALTER_TABLE, fields(arguments)).await.map(drop)
+    ask(Effect::HiveTable, connection.call(&what, &ALTER_TABLE, fields(arguments))).await.map(drop)
 }
 
 async fn get_partition(
@@ -431,7 +433,9 @@ async fn add_partition(
         (4, if_not_exists),
         (5, need_result),
     ]);
-    let answer = connection.call(what, &ADD_PARTITIONS, fields([(1, Value::Struct(request))])).await?;
+    let answer =
+        ask(Effect::HivePartition, connection.call(what, &ADD_PARTITIONS, fields([(1, Value::Struct(request))])))
+            .await?;
     let added = connection.fields(what, &ADD_PARTITIONS, answer)?;
     Ok(added.get(&1).is_some_and(|added| !added.items().is_empty()))
 }
@@ -444,5 +448,5 @@ async fn alter_partition(
 ) -> Result<(), HiveError> {
     let [database, table] = [text(&name.database), text(&name.table)];
     let arguments = [(1, database), (2, table), (3, Value::Struct(changed)), (4, table::no_counting())];
-    connection.call(what, &ALTER_PARTITION, fields(arguments)).await.map(drop)
+    ask(Effect::HivePartition, connection.call(what, &ALTER_PARTITION, fields(arguments))).await.map(drop)
 }

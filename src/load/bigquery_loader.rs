@@ -1,0 +1,314 @@
+//! Complete folders as partitions of BigQuery's tables, or as tables of their own.
+
+use super::bigquery::{
+    BigQuery, BqField, Compression, ExternalTable, Format, Granularity, HiveKeys, HourLoad, LoadFault, LoadFaultKind,
+    Made, Mode, TableRef,
+};
+use super::hive_loader::{of_store, refused};
+use super::objects::objects_of;
+use super::table::{Sources, table_name, table_of};
+use super::{LoadFailure, Loader, Report, Window};
+use crate::bucket::Bucket;
+use crate::bucket::completions::Completed;
+use crate::clock::Clock;
+use crate::ddl::bigquery::is_bignumeric;
+use crate::ddl::folders::{PartitionColumn, PartitionType};
+use crate::ddl::types::{Column, Type};
+use crate::ddl::{Codec, Rows, Store, Table};
+use crate::layout::{Layout, OutputLayout};
+use crate::registry::Registry;
+use crate::upload::hex;
+use async_trait::async_trait;
+use chrono::DateTime;
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::sync::Arc;
+
+/// How a folder comes into a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// As a partition, which a load replaces.
+    Partition {
+        /// What a partition, and a folder, holds.
+        granularity: Granularity,
+        /// The column that the table is partitioned by; `None`: by the time of ingestion.
+        field: Option<String>,
+    },
+    /// As a table of its own: the name shows the time.
+    Table,
+    /// Not at all: a table over the folders themselves is made once.
+    External,
+}
+
+/// What is loaded where.
+pub struct BigQueryLoader {
+    /// The clients.
+    pub bigquery: BigQuery,
+    /// The project that has the dataset.
+    pub project: String,
+    /// The dataset, which is there already.
+    pub dataset: String,
+    /// `{topic}` and `{output}` are put in, and strftime parts of the start of the window.
+    pub table: String,
+    /// How.
+    pub into: Into,
+    /// The length of a window, milliseconds: its start is that much before its end.
+    pub granularity: Granularity,
+    /// The archive's layout.
+    pub layout: Layout,
+    /// The output.
+    pub output: OutputLayout,
+    /// All topics that the archive can have; empty where it takes some by pattern.
+    pub topics: Vec<String>,
+    /// The destination.
+    pub store: Store,
+    /// The archive's bucket.
+    pub bucket: Bucket,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where schemas are asked for.
+    pub registry: Option<Arc<Registry>>,
+}
+
+impl fmt::Debug for BigQueryLoader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BigQueryLoader")
+            .field("dataset", &self.dataset)
+            .field("table", &self.table)
+            .field("into", &self.into)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Loader for BigQueryLoader {
+    async fn load(&self, window: &Window<'_>) -> Result<Report, LoadFailure> {
+        let completed = window.completed;
+        let objects = objects_of(&self.bucket, &*self.clock, completed).await.map_err(of_store)?;
+        if objects.of_other_format > 0 {
+            return Err(refused(format!(
+                "{} objects of the folder were made Parquet by siltstone compact, and a load job reads one format: take it back (--undo), or load an output \
+                 that is Parquet",
+                objects.of_other_format
+            )));
+        }
+        let sources = Sources {
+            bucket: &self.bucket,
+            clock: &*self.clock,
+            registry: self.registry.as_ref(),
+            targets: &objects.targets,
+        };
+        let topic = &completed.topic;
+        let table = table_of(&self.layout, &self.output, topic, &self.topics, &self.store, &sources).await;
+        let table = table.map_err(of_store)?.map_err(refused)?;
+        let start_ms = completed.window_end_ms - self.granularity.ms();
+        let into = self.name(topic, start_ms);
+        let schema = schema_of(&table).map_err(refused)?;
+        let (format, compression) = written(&table).map_err(refused)?;
+        if self.into == Into::External {
+            return self.external(&into, &table, &schema, format, compression).await;
+        }
+        let partition = match &self.into {
+            Into::Partition { granularity, .. } => Some((start_ms, *granularity)),
+            Into::Table | Into::External => None,
+        };
+        let partition_field = match &self.into {
+            Into::Partition { field, .. } => field.as_deref(),
+            Into::Table | Into::External => None,
+        };
+        let uris: Vec<String> = objects.keys.iter().map(|key| self.uri(&table.store, key)).collect();
+        let earlier: Vec<String> = window.earlier.iter().map(|earlier| digest(&into, earlier)).collect();
+        let load = HourLoad {
+            table: &into,
+            partition,
+            partition_field,
+            uris: &uris,
+            has_proved_wildcards: false,
+            format,
+            compression,
+            schema: &schema,
+            digest: &digest(&into, completed),
+            earlier: &earlier,
+            after_ms: window.after_ms,
+            archive: &completed.archive,
+        };
+        let loaded = self.bigquery.load(&load).await.map_err(of_fault)?;
+        let partition = partition.and_then(|(start_ms, granularity)| granularity.partition_id(start_ms));
+        Ok(Report {
+            into: partition.map_or(into.to_string(), |partition| format!("{into}${partition}")),
+            by: loaded.job_id,
+            rows: loaded.rows.and_then(|rows| u64::try_from(rows).ok()),
+            ended_ms: Some(loaded.ended_ms),
+        })
+    }
+
+    fn asks_for_earlier(&self) -> bool {
+        self.into != Into::External
+    }
+}
+
+impl BigQueryLoader {
+    fn name(&self, topic: &str, start_ms: i64) -> TableRef {
+        let start = DateTime::from_timestamp_millis(start_ms).unwrap_or_default();
+        let template = start.format(&self.table).to_string();
+        TableRef {
+            project: self.project.clone(),
+            dataset: self.dataset.clone(),
+            table: table_name(&template, topic, &self.output.name),
+        }
+    }
+
+    fn uri(&self, store: &Store, key: &str) -> String {
+        let prefix = if store.prefix.is_empty() { String::new() } else { format!("{}/", store.prefix) };
+        format!("gs://{}/{prefix}{key}", store.bucket)
+    }
+
+    async fn external(
+        &self,
+        into: &TableRef,
+        table: &Table,
+        schema: &[BqField],
+        format: Format,
+        compression: Compression,
+    ) -> Result<Report, LoadFailure> {
+        if !table.folders.are_hive_style() {
+            return Err(refused(
+                "an external table needs folders that are name=value, as in dt=%Y-%m-%d/hr=%H".to_string(),
+            ));
+        }
+        let mut fixed = table.folders.fixed.join("/");
+        if !fixed.is_empty() {
+            fixed.push('/');
+        }
+        let keys = table.folders.columns();
+        let keys: Vec<_> = keys.iter().map(|column| (column.name.as_str(), key_type(column))).collect();
+        let wanted = ExternalTable {
+            table: into,
+            uri_prefix: &self.uri(&table.store, &fixed),
+            uri_suffix: &format!(".{}", table.extension),
+            keys: HiveKeys::Named(&keys),
+            format,
+            compression,
+            schema,
+            require_partition_filter: false,
+            archive: &self.layout.archive,
+        };
+        let made = self.bigquery.ensure_external_table(&wanted).await.map_err(of_fault)?;
+        if made == Made::Now {
+            tracing::info!(table = %into, "external table made");
+        }
+        Ok(Report { into: into.to_string(), ..Report::default() })
+    }
+}
+
+fn key_type(column: &PartitionColumn) -> &'static str {
+    match column.of_type() {
+        PartitionType::Date => "DATE",
+        PartitionType::Int { padded: false } => "INTEGER",
+        PartitionType::Int { padded: true } | PartitionType::Text => "STRING",
+    }
+}
+
+/// What a set of ranges is called: 32 hex digits of SHA-256 over the table, the folder, the revision and the offsets that it covers, each with its length.
+pub fn digest(table: &TableRef, completed: &Completed) -> String {
+    let mut digest = Sha256::new();
+    let mut add = |part: &[u8]| {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    };
+    for part in [&table.project, &table.dataset, &table.table, &completed.archive, &completed.topic] {
+        add(part.as_bytes());
+    }
+    add(completed.id.digest().as_bytes());
+    add(&completed.generation.to_be_bytes());
+    add(&completed.revision.to_be_bytes());
+    for (number, covered) in &completed.covered {
+        add(number.as_bytes());
+        add(&covered.first.to_be_bytes());
+        add(&covered.end.to_be_bytes());
+    }
+    hex(&digest.finalize())[..32].to_string()
+}
+
+fn of_fault(fault: LoadFault) -> LoadFailure {
+    match fault.kind {
+        LoadFaultKind::Superseded => LoadFailure::Superseded(fault.to_string()),
+        _ => LoadFailure::Failed { verdict: fault.verdict(), message: fault.to_string() },
+    }
+}
+
+fn written(table: &Table) -> Result<(Format, Compression), String> {
+    let format = match &table.rows {
+        Rows::Parquet(_) => Format::Parquet,
+        Rows::Avro(..) => Format::Avro,
+        Rows::Json(_) => Format::NewlineDelimitedJson,
+        Rows::Lines => {
+            return Err("payloads as they are have no columns: load a JSON, Parquet or Avro output".to_string());
+        }
+    };
+    let compression = match table.codec {
+        Codec::None => Compression::None,
+        Codec::Gzip => Compression::Gzip,
+        Codec::Zstd => Compression::Zstd,
+        Codec::Snappy => Compression::Snappy,
+        Codec::Lz4 => Compression::Lz4,
+        Codec::Deflate => Compression::Deflate,
+    };
+    format.check(compression)?;
+    Ok((format, compression))
+}
+
+/// The columns of a table in BigQuery's words; none where nothing tells those of JSON lines: then the table has them.
+fn schema_of(table: &Table) -> Result<Vec<BqField>, String> {
+    match &table.rows {
+        Rows::Parquet(columns) | Rows::Avro(columns, _) | Rows::Json(Some(columns)) => {
+            columns.iter().map(|column| field(table, column, &column.name)).collect()
+        }
+        Rows::Json(None) | Rows::Lines => Ok(Vec::new()),
+    }
+}
+
+fn field(table: &Table, column: &Column, path: &str) -> Result<BqField, String> {
+    let mut field = of_type(table, &column.kind, path)?;
+    field.name = column.name.clone();
+    field.description = column.comment.clone();
+    Ok(field)
+}
+
+fn of_type(table: &Table, kind: &Type, path: &str) -> Result<BqField, String> {
+    let is_json = matches!(table.rows, Rows::Json(_));
+    let plain = |kind: &str| BqField { kind: kind.to_string(), ..BqField::default() };
+    Ok(match kind {
+        Type::Bool => plain("BOOLEAN"),
+        Type::Int32 | Type::Int64 => plain("INTEGER"),
+        Type::Double => plain("FLOAT"),
+        // In JSON lines an array of BigQuery's cannot be null, and any value is JSON.
+        Type::Json | Type::Map(_) | Type::List(_) if is_json => plain("JSON"),
+        Type::Text | Type::Json => plain("STRING"),
+        Type::Bytes => plain("BYTES"),
+        Type::Date => plain("DATE"),
+        Type::Timestamp(_) => plain("TIMESTAMP"),
+        Type::Decimal { precision, scale } => BqField {
+            digits: Some((i64::from(*precision), i64::from(*scale))),
+            ..plain(if is_bignumeric(kind) { "BIGNUMERIC" } else { "NUMERIC" })
+        },
+        Type::Struct(columns) => {
+            let of = |column: &Column| self::field(table, column, &format!("{path}.{}", column.name));
+            BqField { fields: columns.iter().map(of).collect::<Result<_, _>>()?, ..plain("RECORD") }
+        }
+        Type::List(element) => match &**element {
+            Type::List(_) => return Err(format!("the column {path} has lists in a list, which BigQuery has not")),
+            element => BqField { mode: Mode::Repeated, ..of_type(table, element, path)? },
+        },
+        Type::Map(value) => {
+            let named = |name: &str, field: BqField| BqField { name: name.to_string(), ..field };
+            let pair = vec![named("key", plain("STRING")), named("value", of_type(table, value, path)?)];
+            let pairs = BqField { mode: Mode::Repeated, fields: pair, ..plain("RECORD") };
+            // Parquet's own group around the pairs shows; Avro has none.
+            match table.rows {
+                Rows::Parquet(_) => BqField { fields: vec![named("key_value", pairs)], ..plain("RECORD") },
+                _ => pairs,
+            }
+        }
+    })
+}

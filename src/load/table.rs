@@ -1,0 +1,133 @@
+//! An output as the table that a loader fills: its columns, wherever they are written down, and its name.
+
+use crate::bucket::Bucket;
+use crate::clock::Clock;
+use crate::ddl::{Source, Store, Table};
+use crate::exit::Failure;
+use crate::layout::template::{Piece, Template, TemplateKind};
+use crate::layout::{Column, Layout, OutputFormat, OutputLayout, SchemaSource};
+use crate::pipeline::start::patiently;
+use crate::registry::{Registry, Schema, Target};
+use chrono::NaiveDate;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What a table is made of, beside the layout.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// Where inferred schemas are pinned.
+    pub bucket: &'a Bucket,
+    /// The time.
+    pub clock: &'a dyn Clock,
+    /// Where schemas are asked for.
+    pub registry: Option<&'a Arc<Registry>>,
+    /// What the batches of the folder were projected onto.
+    pub targets: &'a BTreeSet<String>,
+}
+
+/// The output of a topic as a table. The inner error: it cannot be one, or nothing tells its columns yet; in words.
+///
+/// # Errors
+/// A store or the registry does not answer.
+pub async fn table_of(
+    layout: &Layout,
+    output: &OutputLayout,
+    topic: &str,
+    topics: &[String],
+    store: &Store,
+    sources: &Sources<'_>,
+) -> Result<Result<Table, String>, Failure> {
+    let columns = match columns_of(layout, output, sources).await? {
+        Ok(columns) => columns,
+        Err(why) => return Ok(Err(why)),
+    };
+    let source = Source {
+        layout,
+        output,
+        topic: is_of_one_topic(&output.place.path).then_some(topic),
+        topics,
+        one_topic: false,
+        columns: columns.as_deref(),
+        store: store.clone(),
+        name: String::new(),
+        since: NaiveDate::default(),
+        all: &[],
+    };
+    Ok(Table::new(&source))
+}
+
+/// The columns that the layout does not name itself.
+async fn columns_of(
+    layout: &Layout,
+    output: &OutputLayout,
+    sources: &Sources<'_>,
+) -> Result<Result<Option<Vec<Column>>, String>, Failure> {
+    match output.format.schema() {
+        None | Some(SchemaSource::Columns(_)) => Ok(Ok(None)),
+        Some(SchemaSource::Infer) => {
+            let what = format!("the schema of output {} of archive {}", output.name, layout.archive);
+            let get = || sources.bucket.get_schema(&layout.archive, &output.name, 1);
+            let found = patiently(sources.clock, &what, get).await?;
+            Ok(found.map(Some).ok_or_else(|| format!("{what} is inferred, and not pinned yet")))
+        }
+        Some(SchemaSource::Registry) => Ok(registered(layout, sources).await?.map(Some)),
+    }
+}
+
+/// The newest schema of the registry that batches of the folder were projected onto.
+async fn registered(layout: &Layout, sources: &Sources<'_>) -> Result<Result<Vec<Column>, String>, Failure> {
+    let (Some(format), Some(registry)) = (layout.decode.registry_format(), sources.registry) else {
+        return Ok(Err("its schema is in a registry, and the archive has none".to_string()));
+    };
+    let mut newest: Option<(Target, Arc<Schema>)> = None;
+    for text in sources.targets {
+        let Ok(target) = text.parse::<Target>() else { continue };
+        let what = format!("schema {text} of the registry");
+        let Some(schema) = patiently(sources.clock, &what, || registry.schema_or_ask(target.id, format)).await? else {
+            return Ok(Err(format!("the registry has schema {text} no more, which batches were written with")));
+        };
+        if newest.as_ref().is_none_or(|(_, known)| schema.is_newer_than(known)) {
+            newest = Some((target, schema));
+        }
+    }
+    Ok(match newest {
+        Some((target, schema)) => schema.columns(&target),
+        None => Err("no receipt of the folder names the schema of the registry that its rows have".to_string()),
+    })
+}
+
+/// Whether the path has a topic that is no `name=value`: then a table is of one topic.
+pub fn is_of_one_topic(path: &str) -> bool {
+    let Ok(template) = Template::parse(path, TemplateKind::Path) else { return false };
+    let is_bare = |pieces: &Vec<Piece>| {
+        let is_keyed = matches!(pieces.first(), Some(Piece::Text(text)) if text.find('=').is_some_and(|at| at > 0));
+        !is_keyed && pieces.iter().any(|piece| matches!(piece, Piece::Topic | Piece::TopicWord(_)))
+    };
+    template.segments.iter().any(is_bare)
+}
+
+/// The pieces of a path by which folders of one window differ, as a user writes them: those of a table's name must tell them apart.
+pub fn tells_apart(path: &str) -> Vec<String> {
+    let Ok(template) = Template::parse(path, TemplateKind::Path) else { return Vec::new() };
+    let told = |piece: &Piece| match piece {
+        Piece::Field(path) | Piece::FieldWord(path, _) => Some(format!("{{field.{}}}", path.join("."))),
+        Piece::Header(name) => Some(format!("{{header.{name}}}")),
+        Piece::Key => Some("{key}".to_string()),
+        Piece::Partition(_) => Some("{partition}".to_string()),
+        _ => None,
+    };
+    template.pieces().filter_map(told).collect()
+}
+
+/// `template` for a topic: `{topic}` and `{output}` are put in, and what else a table's name cannot have is `_`.
+pub fn table_name(template: &str, topic: &str, output: &str) -> String {
+    let plain = |text: &str| -> String {
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
+    };
+    template.replace("{topic}", &plain(topic)).replace("{output}", &plain(output))
+}
+
+/// Whether the output's rows have columns that an engine can be told.
+pub fn has_rows(format: &OutputFormat) -> bool {
+    !matches!(format, OutputFormat::Raw { .. })
+}
