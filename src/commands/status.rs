@@ -11,10 +11,11 @@ use crate::config::Config;
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, sites};
+use crate::load::queue::Waiting;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::{complete_of, open_destinations};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 /// Lines of complete folders, unless `--json` asks for all that is known.
@@ -30,6 +31,8 @@ struct TopicLine<'a> {
     /// The instant that all Kafka partitions are past.
     complete_until: Option<String>,
     open: usize,
+    /// Complete folders that wait for loaders.
+    loads_waiting: usize,
     partitions: Vec<PartitionLine>,
 }
 
@@ -43,6 +46,21 @@ struct PartitionLine {
     past: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LoadLine<'a> {
+    kind: &'static str,
+    archive: &'a str,
+    topic: &'a str,
+    loader: &'a str,
+    output: &'a str,
+    destination: &'a str,
+    folder: &'a str,
+    window_end: String,
+    revision: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -168,6 +186,7 @@ fn tell_json(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Re
         topic,
         complete_until: status.until_ms().map(render_instant),
         open: status.open.len(),
+        loads_waiting: status.loads.len(),
         partitions: status.partitions.iter().map(partition).collect(),
     };
     print_json(out, &line)?;
@@ -203,6 +222,21 @@ fn tell_json(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Re
             objects,
             waits_for: tally.window_end_ms.map(|end_ms| status.behind(end_ms)).unwrap_or_default(),
             completed: None,
+        };
+        print_json(out, &line)?;
+    }
+    for Waiting { loader, id, revision, window_end_ms, error } in &status.loads {
+        let line = LoadLine {
+            kind: "load",
+            archive,
+            topic,
+            loader,
+            output: &id.output,
+            destination: &id.destination,
+            folder: &id.folder,
+            window_end: render_instant(*window_end_ms),
+            revision: *revision,
+            error: error.as_deref(),
         };
         print_json(out, &line)?;
     }
@@ -251,6 +285,29 @@ fn tell(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Result<
     }
     if status.open.len() > OPEN_SHOWN {
         writeln!(out, "  and {} more that are open (--json lists all)", status.open.len() - OPEN_SHOWN)?;
+    }
+    tell_loads(status, out)
+}
+
+/// How many complete folders wait for each loader, and why.
+fn tell_loads(status: &TopicStatus, out: &mut dyn Write) -> Result<(), Unprinted> {
+    let mut by_loader: BTreeMap<&str, Vec<&Waiting>> = BTreeMap::new();
+    for waiting in &status.loads {
+        by_loader.entry(&waiting.loader).or_default().push(waiting);
+    }
+    for (loader, waiting) in by_loader {
+        let first = waiting[0];
+        write!(
+            out,
+            "  loader {loader}: {} folders wait, the first is {} (revision {})",
+            waiting.len(),
+            first.id.folder,
+            first.revision
+        )?;
+        match waiting.iter().find_map(|waiting| waiting.error.as_ref()) {
+            Some(error) => writeln!(out, "; {error}")?,
+            None => writeln!(out)?,
+        }
     }
     Ok(())
 }
