@@ -175,7 +175,7 @@ impl Seams<'_> {
                 return Ok(found);
             }
             if setup.takes(&completed.id) {
-                queue.put(waiting(setup, &completed));
+                queue.enqueue(waiting(setup, &completed));
                 found = true;
             }
         }

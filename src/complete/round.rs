@@ -359,7 +359,7 @@ impl Completer {
                 _ => outcome.revised += 1,
             }
             for setup in seams.loaders.iter().filter(|setup| setup.takes(&id)) {
-                state.loads.put(waiting(setup, &completed));
+                state.loads.enqueue(waiting(setup, &completed));
             }
             state.completed_ms.insert(id, now_ms);
             state.recent.push_back(Recent::of(&completed, now_ms));

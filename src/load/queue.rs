@@ -49,7 +49,7 @@ impl Queue {
     pub fn of(known: BTreeSet<String>, waiting: Vec<Waiting>, loaders: &BTreeSet<String>) -> Self {
         let mut queue = Self { known: known.intersection(loaders).cloned().collect(), waiting: BTreeMap::new() };
         for waiting in waiting.into_iter().filter(|waiting| loaders.contains(&waiting.loader)) {
-            queue.put(waiting);
+            queue.enqueue(waiting);
         }
         queue
     }
@@ -61,7 +61,7 @@ impl Queue {
     }
 
     /// Lets a folder wait, at this revision or a later one.
-    pub fn put(&mut self, waiting: Waiting) {
+    pub fn enqueue(&mut self, waiting: Waiting) {
         let of_loader = self.waiting.entry(waiting.loader.clone()).or_default();
         if let Some(entry) = of_loader.get_mut(&waiting.id) {
             if entry.waiting.revision < waiting.revision {
@@ -189,9 +189,9 @@ mod tests {
     fn what_waits_is_taken_once_and_again_after_a_pause() {
         let mut queue = Queue::default();
         for hour in [3, 1, 2] {
-            queue.put(waiting("a", hour, 1));
+            queue.enqueue(waiting("a", hour, 1));
         }
-        queue.put(waiting("b", 1, 1));
+        queue.enqueue(waiting("b", 1, 1));
         assert_eq!(hours(&queue.take("a", 0, 2)), [1, 2]);
         assert_eq!(hours(&queue.take("a", 0, 9)), [3]);
         assert!(queue.take("a", 0, 9).is_empty(), "all are under way");
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(hours(&queue.take("a", 20_004, 9)), [3]);
         assert_eq!(hours(&queue.take("a", 20_005, 9)), [2], "the second pause is twice as long");
         // A newer revision came while the older one was loaded.
-        queue.put(waiting("a", 3, 2));
+        queue.enqueue(waiting("a", 3, 2));
         queue.done("a", &id(3), 1);
         assert_eq!(queue.take("a", 20_005, 9)[0].revision, 2);
         queue.done("a", &id(3), 2);
@@ -215,8 +215,8 @@ mod tests {
         let mut queue = Queue::default();
         queue.know("a");
         queue.know("gone");
-        queue.put(waiting("a", 1, 2));
-        queue.put(waiting("gone", 1, 2));
+        queue.enqueue(waiting("a", 1, 2));
+        queue.enqueue(waiting("gone", 1, 2));
         queue.failed("a", &id(1), "no", 0);
         let (known, kept) = queue.kept();
         let mut again = Queue::of(known, kept, &loaders());
@@ -231,10 +231,10 @@ mod tests {
         let mut queue = Queue::default();
         queue.know("a");
         for hour in 0..LOADS_MAX as i64 {
-            queue.put(waiting("a", hour, 1));
+            queue.enqueue(waiting("a", hour, 1));
         }
         assert!(!queue.lacks("a"));
-        queue.put(waiting("a", -1, 1));
+        queue.enqueue(waiting("a", -1, 1));
         assert_eq!((queue.len("a"), queue.lacks("a")), (LOADS_MAX, false));
         for hour in 0..LOADS_MAX as i64 / 2 {
             queue.done("a", &id(hour), 1);

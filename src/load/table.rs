@@ -3,9 +3,11 @@
 use crate::bucket::Bucket;
 use crate::clock::Clock;
 use crate::ddl::{Source, Store, Table};
+use crate::decode::columns::{columns_of_avro, columns_of_message};
+use crate::decode::message_of;
 use crate::exit::Failure;
 use crate::layout::template::{Piece, Template, TemplateKind};
-use crate::layout::{Column, Layout, OutputFormat, OutputLayout, SchemaSource};
+use crate::layout::{Column, Decode, Layout, OutputFormat, OutputLayout, SchemaSource};
 use crate::pipeline::start::patiently;
 use crate::registry::{Registry, Schema, Target};
 use chrono::NaiveDate;
@@ -63,15 +65,52 @@ async fn columns_of(
     sources: &Sources<'_>,
 ) -> Result<Result<Option<Vec<Column>>, String>, Failure> {
     match output.format.schema() {
+        None if matches!(output.format, OutputFormat::Json { .. }) => Ok(Ok(of_json(layout, sources).await?)),
         None | Some(SchemaSource::Columns(_)) => Ok(Ok(None)),
-        Some(SchemaSource::Infer) => {
-            let what = format!("the schema of output {} of archive {}", output.name, layout.archive);
-            let get = || sources.bucket.get_schema(&layout.archive, &output.name, 1);
-            let found = patiently(sources.clock, &what, get).await?;
-            Ok(found.map(Some).ok_or_else(|| format!("{what} is inferred, and not pinned yet")))
-        }
+        Some(SchemaSource::Infer) => Ok(inferred(layout, output, sources).await?.map(Some)),
         Some(SchemaSource::Registry) => Ok(registered(layout, sources).await?.map(Some)),
     }
+}
+
+/// What is known of the fields of JSON lines: the schema of another output of the same rows, or of the payloads where no program changes them.
+async fn of_json(layout: &Layout, sources: &Sources<'_>) -> Result<Option<Vec<Column>>, Failure> {
+    for other in &layout.outputs {
+        match other.format.schema() {
+            None => {}
+            Some(SchemaSource::Columns(columns)) => return Ok(Some(columns.clone())),
+            Some(SchemaSource::Infer) => {
+                if let Ok(columns) = inferred(layout, other, sources).await? {
+                    return Ok(Some(columns));
+                }
+            }
+            Some(SchemaSource::Registry) => {
+                if let Ok(columns) = registered(layout, sources).await? {
+                    return Ok(Some(columns));
+                }
+            }
+        }
+    }
+    if layout.transform.is_some() {
+        return Ok(None);
+    }
+    Ok(match &layout.decode {
+        Decode::Avro { schema } => columns_of_avro(schema).ok(),
+        Decode::Protobuf { descriptors, message, .. } => {
+            message_of(descriptors, message).and_then(|message| columns_of_message(&message)).ok()
+        }
+        _ => None,
+    })
+}
+
+async fn inferred(
+    layout: &Layout,
+    output: &OutputLayout,
+    sources: &Sources<'_>,
+) -> Result<Result<Vec<Column>, String>, Failure> {
+    let what = format!("the schema of output {} of archive {}", output.name, layout.archive);
+    let get = || sources.bucket.get_schema(&layout.archive, &output.name, 1);
+    let found = patiently(sources.clock, &what, get).await?;
+    Ok(found.ok_or_else(|| format!("{what} is inferred, and not pinned yet")))
 }
 
 /// The newest schema of the registry that batches of the folder were projected onto.

@@ -424,6 +424,7 @@ fn a_process_that_is_aborted_at_any_effect_is_succeeded_exactly_once() {
                     &crate::compact::EFFECTS,
                     &crate::complete::EFFECTS,
                     &crate::bigquery::EFFECTS,
+                    &crate::load::EFFECTS,
                 ];
                 !elsewhere.iter().any(|effects| effects.contains(effect))
             })

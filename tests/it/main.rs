@@ -27,6 +27,7 @@ mod hdfs;
 mod hive;
 mod left_over;
 mod life;
+mod load;
 mod logs;
 mod missing;
 mod names;

@@ -669,3 +669,5 @@ proptest! {
         runtime.block_on(play(acts, parts_max));
     }
 }
+
+mod loads;

@@ -102,6 +102,10 @@ pub(super) fn load_job(
         Format::Avro => body.set_use_avro_logical_types(true),
         Format::NewlineDelimitedJson => body,
     };
+    // Without it a decimal that is too large for NUMERIC is refused, or made text.
+    if load.format != Format::NewlineDelimitedJson && load.schema.iter().any(has_bignumeric) {
+        body = body.set_decimal_target_types(["NUMERIC", "BIGNUMERIC"]);
+    }
     body = body.set_destination_table(reference(load.table).set_table_id(table_id));
     let mut labels = labels.clone();
     labels.insert("siltstone-attempt".to_string(), attempt.to_string());
@@ -151,6 +155,10 @@ fn partitioning(granularity: Granularity, field: Option<&str>) -> TimePartitioni
 
 pub(super) fn schema(fields: &[BqField]) -> TableSchema {
     TableSchema::new().set_fields(fields.iter().map(column))
+}
+
+fn has_bignumeric(field: &BqField) -> bool {
+    field.kind == "BIGNUMERIC" || field.fields.iter().any(has_bignumeric)
 }
 
 fn column(field: &BqField) -> TableFieldSchema {

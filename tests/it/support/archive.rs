@@ -62,6 +62,11 @@ impl Archive {
         Self { objects }
     }
 
+    /// Deletes a file in HDFS.
+    pub(crate) fn remove_from_hdfs(path: &str) {
+        ask_webhdfs(path, "DELETE");
+    }
+
     /// Read through WebHDFS. Files on their way do not count.
     pub(crate) fn on_hdfs(folder: &str) -> Self {
         let mut objects = BTreeMap::new();
@@ -376,8 +381,10 @@ fn without_zones(batch: &RecordBatch) -> RecordBatch {
 fn ask_webhdfs(path: &str, operation: &str) -> Vec<u8> {
     // What is percent-encoded in a key is so in the name: the URL has it once more.
     let url = format!("{}/{}?op={operation}", setting("HDFS_WEB"), path.replace('%', "%25"));
-    let asked =
-        std::process::Command::new("curl").args(["--silent", "--show-error", "--fail", "--location", &url]).output();
+    let method = if operation == "DELETE" { "DELETE" } else { "GET" };
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--location", "--request", method, &url]);
+    let asked = curl.output();
     let asked = asked.expect("curl runs");
     assert!(asked.status.success(), "{url}: {}", String::from_utf8_lossy(&asked.stderr));
     asked.stdout

@@ -187,9 +187,10 @@ impl Trial {
 
     /// Deletes an object behind siltstone's back.
     pub(crate) fn remove(&self, key: &str) {
-        match &self.s3_prefix {
-            Some(prefix) => Archive::remove_from_s3(&format!("{prefix}/{key}")),
-            None => std::fs::remove_file(self.root().join(key)).expect("removed"),
+        match (&self.s3_prefix, &self.hdfs_folder) {
+            (Some(prefix), _) => Archive::remove_from_s3(&format!("{prefix}/{key}")),
+            (None, Some(folder)) => Archive::remove_from_hdfs(&format!("{folder}/{key}")),
+            (None, None) => std::fs::remove_file(self.root().join(key)).expect("removed"),
         }
     }
 
