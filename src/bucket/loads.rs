@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! _siltstone/load/v1/{loader}/{topic}/<digest of the folder, as in completions>/{revision:06}.json   created only if absent
+//! _siltstone/load/tables/{loader}/{table}.json                                                      the same: whose table it is
 //! ```
+//! - **K-14** A table that holds one topic is that topic's for good, so that two topics whose names are one name over there (`a.b`, `a-b`) do not replace each
+//!   other's rows.
 //! - **K-13** A document is created once its revision was loaded, and after the newest revision was looked for again: so the newest document of a folder
 //!   tells what its table has at least. Without a document a folder is loaded again, which changes nothing there.
 //!
@@ -50,13 +53,25 @@ pub struct Loaded {
     /// Rows as the other side counted them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loaded_rows: Option<u64>,
-    /// Where it was loaded into, in the other side's words.
+    /// Where it was loaded into, in the other side's words; empty where it was passed over.
     pub into: String,
+    /// Why it was passed over, for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<String>,
     /// What did it, in the other side's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub by: String,
     /// Wall time, milliseconds UTC.
     pub loaded_ms: i64,
+}
+
+/// Whose table it is.
+#[derive(Debug, Serialize, Deserialize)]
+struct TableOwner {
+    version: u32,
+    archive: String,
+    topic: String,
+    output: String,
 }
 
 /// The folder of a loader's documents of a topic. The loader comes first: a topic may be called like anything.
@@ -125,6 +140,30 @@ impl Bucket {
         }
     }
 
+    /// Makes `table` that of the topic and output of `completed`, if it is nobody's yet. The topic and output whose it is, where it is another's (K-14).
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn own_table(
+        &self,
+        loader: &str,
+        table: &str,
+        completed: &Completed,
+    ) -> Result<Option<String>, BucketError> {
+        let key = format!("{CONTROL_FOLDER}/load/tables/{loader}/{table}.json");
+        let Completed { archive, topic, .. } = completed.clone();
+        let output = completed.id.output.clone();
+        let own = TableOwner { version: 1, archive, topic, output };
+        let Created::Found(stored) = self.create(Effect::LoadedPut, &key, to_json(&own)).await? else {
+            return Ok(None);
+        };
+        let found: TableOwner = self.parse(&key, &stored.bytes, 1)?;
+        let is_own = (&found.topic, &found.output) == (&own.topic, &own.output);
+        Ok((!is_own).then(|| {
+            format!("topic {}, output {} (archive {}; {key} says so)", found.topic, found.output, found.archive)
+        }))
+    }
+
     /// What was loaded of a folder at `revision`; `None` where nothing says so.
     ///
     /// # Errors
@@ -149,7 +188,21 @@ impl Loaded {
         let (into, by) = (String::new(), String::new());
         let version = LOADED_VERSION;
         let loader = loader.to_string();
-        Self { version, loader, archive, generation, topic, id, revision, rows, loaded_rows: None, into, by, loaded_ms }
+        Self {
+            version,
+            loader,
+            archive,
+            generation,
+            topic,
+            id,
+            revision,
+            rows,
+            loaded_rows: None,
+            into,
+            passed: None,
+            by,
+            loaded_ms,
+        }
     }
 }
 

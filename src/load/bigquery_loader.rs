@@ -4,7 +4,7 @@ use super::bigquery::{
     BigQuery, BqField, Compression, ExternalTable, Format, Granularity, HiveKeys, HourLoad, LoadFault, LoadFaultKind,
     Made, Mode, TableRef,
 };
-use super::hive_loader::{of_store, refused};
+use super::hive_loader::{of_store, own, refused};
 use super::objects::objects_of;
 use super::table::{Sources, table_name, table_of};
 use super::{LoadFailure, Loader, Report, Window};
@@ -15,6 +15,7 @@ use crate::ddl::bigquery::is_bignumeric;
 use crate::ddl::folders::{PartitionColumn, PartitionType};
 use crate::ddl::types::{Column, Type};
 use crate::ddl::{Codec, Rows, Store, Table};
+use crate::layout::window::{KeyTemplate, WindowValues};
 use crate::layout::{Layout, OutputLayout};
 use crate::registry::Registry;
 use crate::upload::hex;
@@ -42,6 +43,8 @@ pub enum Into {
 
 /// What is loaded where.
 pub struct BigQueryLoader {
+    /// Its name.
+    pub name: String,
     /// The clients.
     pub bigquery: BigQuery,
     /// The project that has the dataset.
@@ -84,6 +87,10 @@ impl fmt::Debug for BigQueryLoader {
 impl Loader for BigQueryLoader {
     async fn load(&self, window: &Window<'_>) -> Result<Report, LoadFailure> {
         let completed = window.completed;
+        let start_ms = completed.window_end_ms.saturating_sub(self.granularity.ms());
+        if self.into != Into::External {
+            self.check_folder(completed, start_ms)?;
+        }
         let objects = objects_of(&self.bucket, &*self.clock, completed).await.map_err(of_store)?;
         if objects.of_other_format > 0 {
             return Err(refused(format!(
@@ -101,8 +108,9 @@ impl Loader for BigQueryLoader {
         let topic = &completed.topic;
         let table = table_of(&self.layout, &self.output, topic, &self.topics, &self.store, &sources).await;
         let table = table.map_err(of_store)?.map_err(refused)?;
-        let start_ms = completed.window_end_ms - self.granularity.ms();
-        let into = self.name(topic, start_ms);
+        let into = self.table(topic, start_ms);
+        let whose = self.template(topic);
+        own(&self.bucket, &*self.clock, &self.name, &whose, completed).await?;
         let schema = schema_of(&table).map_err(refused)?;
         let (format, compression) = written(&table).map_err(refused)?;
         if self.into == Into::External {
@@ -148,13 +156,45 @@ impl Loader for BigQueryLoader {
 }
 
 impl BigQueryLoader {
-    fn name(&self, topic: &str, start_ms: i64) -> TableRef {
+    /// The name of the table, or of all tables, of a topic; without its time.
+    fn template(&self, topic: &str) -> String {
+        table_name(&self.table, topic, &self.output.name)
+    }
+
+    fn table(&self, topic: &str, start_ms: i64) -> TableRef {
         let start = DateTime::from_timestamp_millis(start_ms).unwrap_or_default();
-        let template = start.format(&self.table).to_string();
         TableRef {
             project: self.project.clone(),
             dataset: self.dataset.clone(),
-            table: table_name(&template, topic, &self.output.name),
+            // Neither a topic nor an output has a % in it by now.
+            table: start.format(&self.template(topic)).to_string(),
+        }
+    }
+
+    /// The folder is the one that the layout gives the window which it is loaded as.
+    ///
+    /// # Errors
+    /// Another layout wrote it, and nobody knows which partition it is.
+    fn check_folder(&self, completed: &Completed, start_ms: i64) -> Result<(), LoadFailure> {
+        let place = &self.output.place;
+        let key = KeyTemplate::compile(place, &self.output.name, "", self.layout.generation);
+        let key = key.map_err(|error| refused(error.to_string()))?;
+        let values = WindowValues {
+            topic: &completed.topic,
+            partition: 0,
+            event_ms: start_ms,
+            fields: &[],
+            headers: &[],
+            key: None,
+        };
+        match *key.window(&values).folder == *completed.id.folder {
+            true => Ok(()),
+            false => Err(LoadFailure::Passed(format!(
+                "{} is not the folder of path = {:?} for a whole {}: another layout wrote it",
+                completed.id.folder,
+                place.path,
+                self.granularity.word()
+            ))),
         }
     }
 
@@ -312,3 +352,6 @@ fn of_type(table: &Table, kind: &Type, path: &str) -> Result<BqField, String> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use super::hive::{
     HiveColumn, HiveError, HiveFormat, HivePartition, HiveTable, Metastore, PartitionOutcome, TableOutcome, TableRights,
 };
 use super::objects::objects_of;
-use super::table::{Sources, table_name, table_of};
+use super::table::{Sources, is_of_one_topic, table_name, table_of};
 use super::{LoadFailure, Loader, Report, Window};
 use crate::bucket::Bucket;
 use crate::bucket::completions::Completed;
@@ -14,6 +14,7 @@ use crate::ddl::{Rows, Store, Table, hive};
 use crate::destination::fault::Verdict;
 use crate::exit::{Exit, Failure};
 use crate::layout::{Layout, OutputLayout, SchemaSource};
+use crate::pipeline::start::patiently;
 use crate::registry::Registry;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ use std::sync::Arc;
 
 /// What is loaded where.
 pub struct HiveLoader {
+    /// Its name.
+    pub name: String,
     /// The metastore.
     pub metastore: Metastore,
     /// The database, which is there already.
@@ -65,9 +68,16 @@ impl Loader for HiveLoader {
         let completed = window.completed;
         let table = self.table_of(completed).await?;
         let values = table.folders.values(&completed.id.folder).ok_or_else(|| {
-            refused(format!("the folder {} is none of layout.path = {:?}", completed.id.folder, self.output.place.path))
+            let path = &self.output.place.path;
+            LoadFailure::Passed(format!(
+                "{} is no folder of path = {path:?}: another layout wrote it",
+                completed.id.folder
+            ))
         })?;
         let wanted = self.hive_table(&table, &completed.topic).map_err(refused)?;
+        if is_of_one_topic(&self.output.place.path) {
+            own(&self.bucket, &*self.clock, &self.name, &wanted.name().to_string(), completed).await?;
+        }
         match self.metastore.ensure_table(&wanted, self.rights).await.map_err(|error| of_hive(&error))? {
             TableOutcome::Created => {
                 tracing::info!(table = %wanted.name(), location = wanted.location, "table created")
@@ -165,6 +175,25 @@ fn key_type(column: &PartitionColumn) -> &'static str {
         PartitionType::Date => "date",
         PartitionType::Int { padded: false } => "int",
         PartitionType::Int { padded: true } | PartitionType::Text => "string",
+    }
+}
+
+/// Sees to it that the table is of this topic and output alone (K-14).
+pub(super) async fn own(
+    bucket: &Bucket,
+    clock: &dyn Clock,
+    loader: &str,
+    table: &str,
+    completed: &Completed,
+) -> Result<(), LoadFailure> {
+    let what = format!("make {table} the table of topic {}", completed.topic);
+    let owner = patiently(clock, &what, || bucket.own_table(loader, table, completed)).await.map_err(of_store)?;
+    match owner {
+        None => Ok(()),
+        Some(owner) => Err(refused(format!(
+            "the table {table} is that of {owner}, and topic {} has the same name there: each would take away the rows of the other. Give it a loader with a table of its own",
+            completed.topic
+        ))),
     }
 }
 

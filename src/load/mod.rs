@@ -63,6 +63,8 @@ pub struct Report {
 pub enum LoadFailure {
     /// The revision is not the newest any more.
     Superseded(String),
+    /// It never is, and why: the folder is none that the table can have. It is written down as done, and told once.
+    Passed(String),
     /// It did not happen, or nobody knows.
     Failed {
         /// What was tried, on what, what came back, what to do.

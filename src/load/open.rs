@@ -69,6 +69,7 @@ impl Shared<'_> {
         let tls = to.tls.then(|| HiveTls { ca_file: to.ca_file.clone() });
         let settings = HiveSettings { uris: to.uris.clone(), tls, user: to.user.clone() };
         Ok(HiveLoader {
+            name: load.name.clone(),
             metastore: Metastore::new(&settings).map_err(|error| error.to_string())?,
             database: to.database.clone(),
             table: to.table.clone(),
@@ -112,6 +113,7 @@ impl Shared<'_> {
             Err(misfit) => return Err(misfit.to_string()),
         };
         Ok(BigQueryLoader {
+            name: load.name.clone(),
             bigquery: BigQuery::connect(settings, self.clock.clone()).await.map_err(|fault| fault.to_string())?,
             project: to.project.clone(),
             dataset: to.dataset.clone(),

@@ -160,13 +160,87 @@ pub fn tells_apart(path: &str) -> Vec<String> {
 
 /// `template` for a topic: `{topic}` and `{output}` are put in, and what else a table's name cannot have is `_`.
 pub fn table_name(template: &str, topic: &str, output: &str) -> String {
-    let plain = |text: &str| -> String {
-        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
-    };
+    let plain =
+        |text: &str| -> String { text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect() };
     template.replace("{topic}", &plain(topic)).replace("{output}", &plain(output))
 }
 
 /// Whether the output's rows have columns that an engine can be told.
 pub fn has_rows(format: &OutputFormat) -> bool {
     !matches!(format, OutputFormat::Raw { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::Bucket;
+    use crate::clock::ManualClock;
+    use crate::config;
+    use crate::ddl::Rows;
+    use crate::destination::{Destination, StoreKind};
+    use object_store::memory::InMemory;
+    use std::path::Path;
+
+    fn layout(path: &str) -> Layout {
+        let text = format!(
+            "kafka = {{ brokers = \"k\", group = \"g\" }}\n[destinations.a]\nurl = \"s3://a/p\"\n[[archive]]\ntopics = [\"t.x\", \"u\"]\n[[archive.output]]\nname = \"p\"\n\
+             format = {{ type = \"parquet\", schema = [{{ name = \"id\", type = \"INT64\" }}] }}\nlayout = {{ path = \"p/{path}\" }}\n[[archive.output]]\nname = \"j\"\n\
+             format = \"json\"\nlayout = {{ path = \"{path}\" }}\n"
+        );
+        let config = config::parse(&text, Path::new(""), &|_| None);
+        config.unwrap_or_else(|errors| panic!("the test's own configuration: {errors}")).archives[0].layout.clone()
+    }
+
+    async fn table(path: &str, output: usize) -> Table {
+        let destination = Destination::from_store("a", "s3://a/p", Arc::new(InMemory::new()), StoreKind::Memory);
+        let (bucket, clock) = (Bucket::new(Arc::new(destination)), ManualClock::at(0));
+        let (layout, targets) = (layout(path), BTreeSet::new());
+        let sources = Sources { bucket: &bucket, clock: &clock, registry: None, targets: &targets };
+        let (store, topics) = (Store::new("s3://a/p", |_| None), ["t.x", "u"].map(String::from));
+        let table = table_of(&layout, &layout.outputs[output], "t.x", &topics, &store, &sources).await;
+        table.expect("nobody is asked").expect("a table")
+    }
+
+    /// Goal: values of a folder are those of the partition columns, whatever the path is made of; a folder of another layout has none.
+    #[tokio::test]
+    async fn a_folder_tells_the_values_of_its_partition() {
+        type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+        let cases: [Case; 4] = [
+            ("{topic}/dt=%Y-%m-%d/hr=%H", "t.x/dt=2025-11-21/hr=03", &[("dt", "2025-11-21"), ("hr", "03")]),
+            ("{topic}/%Y/%m/%d/%H", "t.x/2025/11/21/03", &[("datehour", "2025/11/21/03")]),
+            ("topic={topic}/day=%F", "topic=t.x/day=2025-11-21", &[("topic", "t.x"), ("day", "2025-11-21")]),
+            ("{topic}/%F/w={field.a}", "t.x/2025-11-21/w=a%2Fb%3D", &[("day", "2025-11-21"), ("w", "a/b=")]),
+        ];
+        for (path, folder, expected) in cases {
+            let values = table(path, 1).await.folders.values(folder);
+            let expected = expected.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+            assert_eq!(values, Some(expected.collect()), "{path}");
+        }
+        let folders = table("{topic}/dt=%F/hr=%H", 1).await.folders;
+        for other in
+            ["t.x/dt=2025-11-21", "u/dt=2025-11-21/hr=03", "t.x/dt=2025-11-21/hour=03", "t.x/dt=2025-11-21/hr=03/x", ""]
+        {
+            assert_eq!(folders.values(other), None, "{other}");
+        }
+    }
+
+    /// Goal: JSON lines have the columns of another output of the same rows.
+    #[tokio::test]
+    async fn lines_have_the_columns_of_another_output() {
+        let Rows::Json(Some(columns)) = table("{topic}/%F", 1).await.rows else { panic!("columns are known") };
+        assert_eq!(columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["id"]);
+        assert!(matches!(table("{topic}/%F", 0).await.rows, Rows::Parquet(_)));
+    }
+
+    /// Goal: names are what engines take, and what tells folders of a window apart is seen.
+    #[test]
+    fn names_and_what_tells_folders_apart() {
+        assert_eq!(table_name("x_{topic}_{output}", "a.b-c", "json"), "x_a_b_c_json");
+        assert_eq!(
+            tells_apart("{topic}/%F/{field.a.b}/{header.x}/{key}/{partition:05}"),
+            ["{field.a.b}", "{header.x}", "{key}", "{partition}"]
+        );
+        assert!(tells_apart("{topic}/dt=%F/{output}").is_empty());
+        assert!(is_of_one_topic("{topic}/%F") && !is_of_one_topic("topic={topic}/%F") && !is_of_one_topic("%F"));
+    }
 }

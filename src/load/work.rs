@@ -125,6 +125,13 @@ impl LoadSeams {
                     tracing::debug!(folder = id.folder, loader, why, "another process loads a newer revision");
                     continue;
                 }
+                Err(LoadFailure::Passed(why)) => {
+                    let passed = Loaded { passed: Some(why), ..Loaded::of(&completed, loader, self.clock.wall_ms()) };
+                    let put = || self.bucket.put_loaded(&passed);
+                    patiently(&*self.clock, &what, put).await?;
+                    self.tell_passed(&completed, &passed);
+                    return Ok(Outcome::Loaded { revision });
+                }
                 Err(LoadFailure::Failed { message, verdict }) => {
                     return Ok(Outcome::Failed { message: format!("{what}: {message}"), verdict });
                 }
@@ -154,6 +161,14 @@ impl LoadSeams {
 
     fn what(&self, setup: &Setup, id: &FolderId) -> String {
         format!("archive {}, topic {}: load {id} by {}", self.archive, self.topic, setup.name)
+    }
+
+    fn tell_passed(&self, completed: &Completed, passed: &Loaded) {
+        let (topic, folder, revision) = (&self.topic, &completed.id.folder, completed.revision);
+        let labels = [("archive", self.archive.clone()), ("loader", passed.loader.clone())];
+        metrics::counter!("siltstone_loads_passed_total", &labels).increment(1);
+        let why = passed.passed.as_deref();
+        tracing::warn!(topic, folder, revision, loader = passed.loader, why, "folder passed over: it is not loaded");
     }
 
     fn tell(&self, completed: &Completed, loaded: &Loaded) {

@@ -114,6 +114,14 @@ impl Granularity {
         }
     }
 
+    /// For people.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Hour => "hour",
+            Self::Day => "day",
+        }
+    }
+
     /// BigQuery's name.
     const fn name(self) -> &'static str {
         match self {
@@ -336,4 +344,4 @@ impl fmt::Debug for BigQuery {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

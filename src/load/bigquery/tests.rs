@@ -1,7 +1,7 @@
 //! What BigQuery is asked, and what becomes of its answers: held against a server that keeps ids as BigQuery does ([`fake`]). The emulator of
 //! `tests/it` honours neither ids nor decorators nor what a load job may do to a schema.
 
-mod fake;
+pub(crate) mod fake;
 
 use super::*;
 use crate::clock::ManualClock;

@@ -41,7 +41,12 @@ impl Archive {
         let mut objects = BTreeMap::new();
         for path in files_below(root) {
             let key = path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_string();
-            objects.insert(key, std::fs::read(&path).expect("readable"));
+            match std::fs::read(&path) {
+                Ok(bytes) => drop(objects.insert(key, bytes)),
+                // A half-written file that has its name by now.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
         }
         Self { objects }
     }

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What comes of the next load jobs, in their order.
 #[derive(Clone, Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// It loads, after that many looks at it.
     Loads { looks: usize },
     /// It fails with this reason.
@@ -17,7 +17,7 @@ pub(super) enum Outcome {
 
 /// What happens to the next request of a method.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Break {
+pub(crate) enum Break {
     /// It is refused with a status and a reason.
     Refuse(u16, &'static str),
     /// It is answered with what is no JSON.
@@ -30,12 +30,12 @@ pub(super) enum Break {
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
-    pub(super) method: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
     /// With its query.
-    pub(super) path: String,
-    pub(super) body: Value,
-    pub(super) headers: String,
+    pub(crate) path: String,
+    pub(crate) body: Value,
+    pub(crate) headers: String,
 }
 
 #[derive(Default)]
@@ -59,13 +59,13 @@ struct Job {
 }
 
 #[derive(Clone)]
-pub(super) struct Fake {
-    pub(super) endpoint: String,
+pub(crate) struct Fake {
+    pub(crate) endpoint: String,
     state: Arc<Mutex<State>>,
 }
 
 impl Fake {
-    pub(super) async fn start(now_ms: i64) -> Self {
+    pub(crate) async fn start(now_ms: i64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let fake = Self { endpoint, state: Arc::new(Mutex::new(State { now_ms, ..State::default() })) };
@@ -80,33 +80,33 @@ impl Fake {
     }
 
     /// The next request of `method` that is not broken yet is.
-    pub(super) fn breaks(&self, method: &'static str, how: Break) {
+    pub(crate) fn breaks(&self, method: &'static str, how: Break) {
         self.state().breaks.push_back((method, how));
     }
 
-    pub(super) fn outcome(&self, outcome: Outcome) {
+    pub(crate) fn outcome(&self, outcome: Outcome) {
         self.state().outcomes.push_back(outcome);
     }
 
-    pub(super) fn has_table(&self, name: &str, kind: &str) {
+    pub(crate) fn has_table(&self, name: &str, kind: &str) {
         self.state().tables.insert(name.to_string(), json!({"type": kind}));
     }
 
-    pub(super) fn advance(&self, ms: i64) {
+    pub(crate) fn advance(&self, ms: i64) {
         self.state().now_ms += ms;
     }
 
-    pub(super) fn requests(&self, method: &str) -> Vec<Request> {
+    pub(crate) fn requests(&self, method: &str) -> Vec<Request> {
         self.state().requests.iter().filter(|request| request.method == method).cloned().collect()
     }
 
     /// Ids of the jobs that are there.
-    pub(super) fn jobs(&self) -> Vec<String> {
+    pub(crate) fn jobs(&self) -> Vec<String> {
         self.state().jobs.keys().cloned().collect()
     }
 
     /// What a table or partition holds: the URIs that were loaded last.
-    pub(super) fn holds(&self, table: &str) -> Vec<String> {
+    pub(crate) fn holds(&self, table: &str) -> Vec<String> {
         let uris = self.state().loaded.get(table).cloned().unwrap_or_default();
         uris.iter().map(|uri| uri.as_str().expect("a text").to_string()).collect()
     }
