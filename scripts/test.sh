@@ -42,7 +42,7 @@ cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
 step "services are installed beside the build"
-install_all() { scripts/python.sh && scripts/services.sh install "${SERVICES[@]}" "${OTHER_SERVICES[@]}" "${TOOLS[@]}"; }
+install_all() { scripts/python.sh && scripts/python.sh spark && scripts/services.sh install "${SERVICES[@]}" "${OTHER_SERVICES[@]}" "${TOOLS[@]}"; }
 beside install install_all
 
 step "formatting"

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! _siltstone/load/v1/{loader}/{topic}/<digest of the folder, as in completions>/{revision:06}.json   created only if absent
-//! _siltstone/load/tables/{loader}/{table}.json                                                      the same: whose table it is
+//! _siltstone/load/tables/<digest of the table's full name>.json                                      the same: whose folders it has
 //! ```
-//! - **K-14** A table that holds one topic is that topic's for good, so that two topics whose names are one name over there (`a.b`, `a-b`) do not replace each
-//!   other's rows.
+//! - **K-14** A table is of the same folders for good ([`TableOwner`]): neither do two topics whose names are one name over there (`a.b`, `a-b`) replace each
+//!   other's rows, nor the folders of another path, destination or generation those of the same hour.
 //! - **K-13** A document is created once its revision was loaded, and after the newest revision was looked for again: so the newest document of a folder
 //!   tells what its table has at least. Without a document a folder is loaded again, which changes nothing there.
 //!
@@ -23,9 +23,12 @@ use super::{Bucket, BucketError, CONTROL_FOLDER, Created, to_json};
 use crate::bucket::completions::Completed;
 use crate::complete::tally::FolderId;
 use crate::effect::Effect;
+use crate::upload::hex;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Version of the stored form of [`Loaded`].
 pub const LOADED_VERSION: u32 = 1;
@@ -65,13 +68,38 @@ pub struct Loaded {
     pub loaded_ms: i64,
 }
 
-/// Whose table it is.
-#[derive(Debug, Serialize, Deserialize)]
-struct TableOwner {
-    version: u32,
-    archive: String,
-    topic: String,
-    output: String,
+/// Whose folders a table has (K-14).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableOwner {
+    /// 1.
+    pub version: u32,
+    /// The table, in full.
+    pub table: String,
+    /// The id of the loader.
+    pub loader: String,
+    /// Archive.
+    pub archive: String,
+    /// Topic; empty where the table is of all of them.
+    pub topic: String,
+    /// Output.
+    pub output: String,
+    /// Destination.
+    pub destination: String,
+    /// Generation of the archive.
+    pub generation: u32,
+    /// Template of the path, and the zone.
+    pub path: String,
+}
+
+impl fmt::Display for TableOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { loader, archive, topic, output, destination, generation, path, .. } = self;
+        let topic = if topic.is_empty() { String::new() } else { format!(", topic {topic}") };
+        write!(
+            f,
+            "archive {archive} (generation {generation}){topic}, output {output} at {destination} with path {path}, by the loader {loader}"
+        )
+    }
 }
 
 /// The folder of a loader's documents of a topic. The loader comes first: a topic may be called like anything.
@@ -140,28 +168,18 @@ impl Bucket {
         }
     }
 
-    /// Makes `table` that of the topic and output of `completed`, if it is nobody's yet. The topic and output whose it is, where it is another's (K-14).
+    /// Makes a table the one of `owner`, if it is nobody's yet. Whose it is and the document that says so, where it is another's (K-14).
     ///
     /// # Errors
     /// [`BucketError`].
-    pub async fn own_table(
-        &self,
-        loader: &str,
-        table: &str,
-        completed: &Completed,
-    ) -> Result<Option<String>, BucketError> {
-        let key = format!("{CONTROL_FOLDER}/load/tables/{loader}/{table}.json");
-        let Completed { archive, topic, .. } = completed.clone();
-        let output = completed.id.output.clone();
-        let own = TableOwner { version: 1, archive, topic, output };
-        let Created::Found(stored) = self.create(Effect::LoadedPut, &key, to_json(&own)).await? else {
+    pub async fn own_table(&self, owner: &TableOwner) -> Result<Option<(TableOwner, String)>, BucketError> {
+        let digest = hex(&Sha256::digest(owner.table.as_bytes()));
+        let key = format!("{CONTROL_FOLDER}/load/tables/{}.json", &digest[..32]);
+        let Created::Found(stored) = self.create(Effect::LoadedPut, &key, to_json(owner)).await? else {
             return Ok(None);
         };
         let found: TableOwner = self.parse(&key, &stored.bytes, 1)?;
-        let is_own = (&found.topic, &found.output) == (&own.topic, &own.output);
-        Ok((!is_own).then(|| {
-            format!("topic {}, output {} (archive {}; {key} says so)", found.topic, found.output, found.archive)
-        }))
+        Ok((found != *owner).then_some((found, key)))
     }
 
     /// What was loaded of a folder at `revision`; `None` where nothing says so.

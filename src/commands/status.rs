@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, sites};
+use crate::load::name_of;
 use crate::load::queue::Waiting;
 use crate::parse::timestamp::render_instant;
 use crate::pipeline::start::{complete_of, open_destinations};
@@ -230,7 +231,7 @@ fn tell_json(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Re
             kind: "load",
             archive,
             topic,
-            loader,
+            loader: name_of(loader),
             output: &id.output,
             destination: &id.destination,
             folder: &id.folder,
@@ -293,7 +294,7 @@ fn tell(seams: &Seams<'_>, status: &TopicStatus, out: &mut dyn Write) -> Result<
 fn tell_loads(status: &TopicStatus, out: &mut dyn Write) -> Result<(), Unprinted> {
     let mut by_loader: BTreeMap<&str, Vec<&Waiting>> = BTreeMap::new();
     for waiting in &status.loads {
-        by_loader.entry(&waiting.loader).or_default().push(waiting);
+        by_loader.entry(name_of(&waiting.loader)).or_default().push(waiting);
     }
     for (loader, waiting) in by_loader {
         let first = waiting[0];

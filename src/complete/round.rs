@@ -2,7 +2,7 @@
 
 use super::calendars::Calendars;
 use super::horizon::{Archived, Expected, Rules, Unknown, archived};
-use super::loads::{Workers, waiting};
+use super::loads::{Looking, Workers, waiting};
 use super::progress::{OpenFolder, Progress, RECENT_MAX, Recent};
 use super::tally::{Covered, FolderId, Standing, Tally, Whose};
 use crate::bucket::completions::Completed;
@@ -13,7 +13,7 @@ use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
 use crate::ledger::{Destinations, receipts_from};
 use crate::load::Setup;
-use crate::load::queue::Queue;
+use crate::load::queue::{Queue, Waiting};
 use crate::pipeline::start::{chain, patiently};
 use crate::record::TopicPartition;
 use crate::telemetry::health::Trouble;
@@ -89,6 +89,8 @@ pub struct Completer {
     pub load_trouble: Option<Trouble>,
     /// What loads, by loader.
     pub workers: Workers,
+    /// How far what loaders lack was looked through, by loader.
+    looking: Looking,
 }
 
 #[derive(Debug, Default)]
@@ -112,11 +114,14 @@ struct State {
 
 impl State {
     fn of(progress: Progress, loaders: &[Setup]) -> Self {
-        let loaders: BTreeSet<String> = loaders.iter().map(|setup| setup.name.clone()).collect();
         let open: BTreeMap<_, _> = progress.open.into_iter().map(|open| (open.id, open.tally)).collect();
         let parts = open.values().map(|tally| tally.parts.len()).sum();
         let Progress { through, watermarks, recent, loaders: known, loads, .. } = progress;
-        let loads = Queue::of(known, loads, &loaders);
+        let setup = |id: &str| loaders.iter().find(|setup| setup.id == id);
+        let takes = |waiting: &Waiting| {
+            setup(&waiting.loader).is_some_and(|setup| setup.takes(&waiting.id, waiting.window_end_ms))
+        };
+        let loads = Queue::of(known, loads, |id| setup(id).is_some(), takes);
         let completed_ms = recent.iter().map(|recent| (recent.id.clone(), recent.at_ms)).collect();
         Self { through, watermarks, open, recent, loads, parts, completed_ms, ..Self::default() }
     }
@@ -150,16 +155,18 @@ impl Completer {
             self.state = Some(State::of(seams.progress().await?, seams.loaders));
         }
         self.note_loads(seams);
-        let found = self.find_unloaded(seams).await;
         let asked = seams.ask().await?;
         // Offsets before receipts (W-2).
         let result = match self.scan(seams, &asked).await {
             Ok(read_ms) => self.complete_past(seams, &asked, read_ms, outcome).await,
             Err(failure) => Err(failure),
         };
+        // Behind what is completed (L-1).
+        let found = self.find_unloaded(seams).await;
         // A cache: what cannot be written of it keeps nothing from being completed (K-12).
-        let saved = self.save(seams, found || outcome.completed + outcome.revised > 0).await;
-        result.and(saved)
+        let saved =
+            self.save(seams, found.as_ref().is_ok_and(|found| *found) || outcome.completed + outcome.revised > 0).await;
+        result.and(saved).and(found.map(drop))
     }
 
     /// Grows with each receipt that is looked at.
@@ -169,26 +176,33 @@ impl Completer {
             .map_or(0, |state| state.through.values().fold(0, |sum, &through| sum.saturating_add(through)))
     }
 
-    /// Lets all wait that loaders lack which were not there before, or had no room. Whether there was something.
-    async fn find_unloaded(&mut self, seams: &Seams<'_>) -> bool {
-        let Some(state) = &mut self.state else { return false };
-        let mut is_new = false;
-        for setup in seams.loaders.iter().filter(|setup| state.loads.lacks(&setup.name)).collect::<Vec<_>>() {
-            match seams.find_unloaded(&mut state.loads, setup).await {
-                Ok(_) => is_new = true,
-                // What is complete now waits all the same, and the rest is looked for again.
-                Err(failure) => tracing::warn!("{}; trying again", failure.message),
+    /// Lets what loaders lack wait which were not there before, or had no room: some of it in each round. Whether there was something.
+    ///
+    /// # Errors
+    /// A store refuses or does not answer. What is complete now waits all the same, and the rest is looked for again.
+    pub(super) async fn find_unloaded(&mut self, seams: &Seams<'_>) -> Result<bool, Failure> {
+        let Self { state: Some(state), looking, .. } = self else { return Ok(false) };
+        let (mut has_found, mut failed) = (false, None);
+        for setup in seams.loaders.iter().filter(|setup| state.loads.lacks(&setup.id)).collect::<Vec<_>>() {
+            match seams.find_unloaded(&mut state.loads, setup, looking).await {
+                Ok(found) => has_found |= found,
+                Err(failure) => drop(failed.get_or_insert(failure)),
             }
         }
-        state.changed |= is_new;
-        is_new
+        state.changed |= has_found;
+        failed.map_or(Ok(has_found), Err)
     }
 
-    /// What waits for loaders; `None` before the first round.
+    /// What waits for loaders, to be changed; `None` before the first round.
     pub(super) fn queue(&mut self) -> Option<&mut Queue> {
-        let state = self.state.as_mut()?;
-        state.changed = true;
-        Some(&mut state.loads)
+        self.state.as_mut().map(|state| &mut state.loads)
+    }
+
+    /// What waits is to be written.
+    pub(super) fn queue_changed(&mut self) {
+        if let Some(state) = &mut self.state {
+            state.changed = true;
+        }
     }
 
     /// What waits for loaders, to be looked at.
@@ -358,7 +372,7 @@ impl Completer {
                 1 => outcome.completed += 1,
                 _ => outcome.revised += 1,
             }
-            for setup in seams.loaders.iter().filter(|setup| setup.takes(&id)) {
+            for setup in seams.loaders.iter().filter(|setup| setup.takes(&id, completed.window_end_ms)) {
                 state.loads.enqueue(waiting(setup, &completed));
             }
             state.completed_ms.insert(id, now_ms);

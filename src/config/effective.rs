@@ -12,6 +12,7 @@ use crate::layout::{
     Pages, Place, RegistryFormat, SchemaSource, TextFields, TextType, TimeFormat, TimeUnit, TimestampFallback,
     TimestampRule, TimestampSource, Tombstones, UnknownFields,
 };
+use crate::parse::timestamp::render_instant;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use url::Url;
@@ -317,11 +318,13 @@ fn load_lines(load: &LoadConfig) -> Vec<(&'static str, String)> {
     let path = |path: &std::path::Path| string(&path.to_string_lossy());
     let texts = |map: &BTreeMap<String, String>| table(map.iter().map(|(name, text)| (name, string(text))));
     let mut lines = vec![("name", string(&load.name))];
+    let since = load.since_ms.map(|since_ms| ("since", string(&render_instant(since_ms))));
     match &load.to {
         LoadTo::Hive(hive) => {
             lines.push(("type", string("hive")));
             lines.push(("output", string(&load.output)));
             lines.push(("destination", string(&load.destination_name)));
+            lines.extend(since);
             lines.push(("uri", strings(hive.uris.iter().map(String::as_str))));
             lines.push(("tls", hive.tls.to_string()));
             lines.extend(hive.ca_file.as_ref().map(|file| ("ca_file", path(file))));
@@ -337,6 +340,7 @@ fn load_lines(load: &LoadConfig) -> Vec<(&'static str, String)> {
             lines.push(("type", string("bigquery")));
             lines.push(("output", string(&load.output)));
             lines.push(("destination", string(&load.destination_name)));
+            lines.extend(since);
             lines.push(("project", string(&to.project)));
             lines.push(("dataset", string(&to.dataset)));
             lines.push(("table", string(&to.table)));

@@ -4,11 +4,14 @@ use super::archive::{self, Surroundings};
 use super::error::did_you_mean;
 use super::raw::{Field, Section};
 use super::shape::{self, Shape};
-use super::{BigQueryLoad, CompleteConfig, HiveLoad, LoadConfig, LoadTo, TopicPatterns, destination, resolve};
+use super::{
+    ArchiveConfig, BigQueryLoad, CompleteConfig, HiveLoad, LoadConfig, LoadTo, TopicPatterns, destination, resolve,
+};
 use crate::complete::calendars::calendars;
 use crate::layout::{AvroCodec, Compression, Layout, OutputFormat, OutputLayout};
 use crate::load::bigquery::{self, granularity};
-use crate::load::table::{has_rows, is_of_one_topic, tells_apart};
+use crate::load::table::{has_rows, is_of_one_topic, table_name, tells_apart};
+use chrono::{DateTime, NaiveDate, NaiveTime};
 use std::collections::BTreeMap;
 
 /// The table where none is named and the path keeps topics apart.
@@ -58,6 +61,7 @@ pub(super) fn resolve(
         let name = archive::name(&section, "name").unwrap_or(TYPES[kind].0).to_string();
         let destination = surroundings.destinations.get(&destination_name).map(|found| found.url.clone());
         let load = LoadConfig {
+            since_ms: section.field("since").and_then(|field| since(&field)),
             name,
             output: output.name.clone(),
             destination: destination.unwrap_or_default(),
@@ -71,28 +75,68 @@ pub(super) fn resolve(
                 "another name for each loader; without one it is the type".to_string(),
             );
         }
-        if let Some(other) = loads.iter().find(|other| other.place() == load.place()) {
-            section.cross(
-                "table",
-                format!(
-                    "the same table as that of the loader {:?}: each would take away what the other one has loaded",
-                    other.name
-                ),
-                "a table of its own for each loader, as with {output}".to_string(),
-            );
-        }
         loads.push(load);
     }
     loads
 }
 
 impl LoadConfig {
-    /// The table, as far as two loaders can mean the same one.
-    fn place(&self) -> (String, String, String) {
+    /// Where it loads: metastores or project, database or dataset, and the table's template.
+    pub fn place(&self) -> (String, String, String) {
         match &self.to {
-            LoadTo::Hive(hive) => (hive.uris.join(","), hive.database.to_lowercase(), hive.table.to_lowercase()),
+            LoadTo::Hive(hive) => {
+                let mut uris = hive.uris.clone();
+                uris.sort();
+                (uris.join(","), hive.database.to_lowercase(), hive.table.clone())
+            }
             LoadTo::BigQuery(to) => (to.project.clone(), to.dataset.clone(), to.table.clone()),
         }
+    }
+
+    /// The tables of those topics, as far as two loaders can mean the same one.
+    fn tables(&self, topics: &TopicPatterns) -> Vec<(String, String, String)> {
+        let (at, within, table) = self.place();
+        let names = |topic: &str| {
+            let name = table_name(&table, topic, &self.output);
+            (at.clone(), within.clone(), if matches!(self.to, LoadTo::Hive(_)) { name.to_lowercase() } else { name })
+        };
+        match topics.names.is_empty() || !table.contains("{topic}") {
+            true => vec![names("{topic}")],
+            false => topics.names.iter().map(|topic| names(topic)).collect(),
+        }
+    }
+}
+
+/// Refuses two loaders, of one archive or of two, that load one table: each would take away what the other one has loaded. So do two topics whose names are
+/// one name there.
+pub(super) fn check_tables<'c>(root: &Section<'_>, archives: impl Iterator<Item = &'c ArchiveConfig>) {
+    let mut known: BTreeMap<(String, String, String), String> = BTreeMap::new();
+    for archive in archives {
+        for load in &archive.loads {
+            for table in load.tables(&archive.topics) {
+                let own = format!("the loader {:?} of archive {}", load.name, archive.name);
+                if let Some(other) = known.insert(table.clone(), own.clone()) {
+                    let whom = if other == own { "another topic of it".to_string() } else { other };
+                    root.cross(
+                        "archive",
+                        format!("{own} loads the table {} as {whom} does: each would take away what the other one has loaded", table.2),
+                        "a table of its own for each, as with {topic} and {output} in its name".to_string(),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The start of a day, or an instant.
+fn since(field: &Field<'_>) -> Option<i64> {
+    const SINCE: &str = "a day such as 2026-11-01, or an instant such as 2026-11-01T12:00:00Z";
+    let text = field.text(SINCE)?;
+    let day = text.parse::<NaiveDate>().ok().map(|day| day.and_time(NaiveTime::MIN).and_utc().timestamp_millis());
+    let instant = || DateTime::parse_from_rfc3339(text).ok().map(|instant| instant.timestamp_millis());
+    match day.or_else(instant) {
+        Some(since_ms) => Some(since_ms),
+        None => field.wrong("neither a day nor an instant", SINCE),
     }
 }
 
@@ -211,7 +255,7 @@ impl<'s> Load<'s, '_> {
                 text.to_string()
             }
             None if is_of_one || must_tell_topics => DEFAULT_TABLE.to_string(),
-            None => crate::load::table::table_name("{topic}", &self.layout.archive, ""),
+            None => table_name("{topic}", &self.layout.archive, ""),
         };
         let shares = self.topics.only().is_none() && !table.contains("{topic}");
         if shares && (is_of_one || must_tell_topics) {
@@ -280,7 +324,7 @@ impl<'s> Load<'s, '_> {
         let external = section.field("external").and_then(|field| field.flag()).unwrap_or(false);
         let table = self.table(output, BIGQUERY_TABLE, !external)?;
         let template = table.replace("{topic}", "t").replace("{output}", "o");
-        let probe = chrono::NaiveDate::default().and_time(chrono::NaiveTime::MIN);
+        let probe = NaiveDate::default().and_time(NaiveTime::MIN);
         let rendered = {
             use std::fmt::Write;
             let mut text = String::new();
@@ -296,8 +340,31 @@ impl<'s> Load<'s, '_> {
                 BIGQUERY_TABLE.to_string(),
             ),
         }
+        let spans = granularity(&output.place.path, &output.place.zone);
+        if table.contains('%') && !external && section.is_sound(&["table"]) {
+            // Two windows of one name would replace each other.
+            match (granularity(&template, "UTC"), &spans) {
+                (Err(misfit), _) => section.cross("table", misfit.to_string().replacen("path", "table", 1), BIGQUERY_TABLE.to_string()),
+                (Ok(of_table), Ok(of_folders)) if of_table != *of_folders => section.cross(
+                    "table",
+                    format!("{table:?} is a table each {}, and folders are {}s: each would take away what the one before has loaded", of_table.word(), of_folders.word()),
+                    format!("the {} in the name, such as hits_{}", of_folders.word(), if of_folders.word() == "day" { "%Y%m%d" } else { "%Y%m%d%H" }),
+                ),
+                _ => {}
+            }
+        }
+        for key in ["partition_field", "table"] {
+            let is_wrong = if key == "table" { table.contains('%') } else { section.has(key) };
+            if external && is_wrong {
+                section.cross(
+                    key,
+                    "an external table is one table over all folders".to_string(),
+                    "no partition_field, and no strftime parts in table".to_string(),
+                );
+            }
+        }
         let wrong = |problem: String, allowed: &str| section.cross("output", problem, allowed.to_string());
-        if let Err(misfit) = granularity(&output.place.path, &output.place.zone).map(drop)
+        if let Err(misfit) = spans
             && !external
         {
             wrong(misfit.to_string(), "an output whose folders are hours or days of UTC");

@@ -300,6 +300,8 @@ pub struct LoadConfig {
     pub destination: String,
     /// Its name.
     pub destination_name: String,
+    /// Folders whose windows end behind it alone, milliseconds UTC. Default all.
+    pub since_ms: Option<i64>,
     /// Into what.
     pub to: LoadTo,
 }

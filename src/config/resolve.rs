@@ -8,7 +8,7 @@ use super::tree::{Node, Value};
 use super::units::{show_size, show_time};
 use super::{
     Config, GroupProtocol, Isolation, KafkaConfig, MemoryConfig, Rotate, SpoolConfig, Start, UploadConfig, archive,
-    client, destination, place, registry, shape,
+    client, destination, load, place, registry, shape,
 };
 use crate::destination::StoreKind;
 use crate::destination::url::StoreUrl;
@@ -108,6 +108,7 @@ pub(super) fn resolve(root: &Node, base_dir: &Path, errors: &Errors) -> Option<C
     check_destinations(&config, &memory_section, errors);
     check_pieces(&config, &archives, &upload_section, errors);
     place::check_collisions(&archives, &destinations, errors);
+    load::check_tables(&root, archives.iter().map(|archive| &archive.config));
     config.archives = archives.into_iter().map(|archive| archive.config).collect();
     Some(config)
 }

@@ -274,7 +274,7 @@ fn the_effective_configuration_means_the_same() {
         "[archive.complete]\nallowed_lateness='0s'\nidle_grace='90s'\nrevise_after='0s'\nmarker='_DONE.json'",
         "[archive.complete]\n[[archive.load]]\ntype='hive'\nuri=['thrift://a','thrift://b:9']\ntls=true\nca_file='/ca.pem'\nuser='u'\ndatabase='d'\n\
          table='x_{topic}'\ncreate=true\nadd_columns=true\nlocation='s3a://b/p/'\nparameters={k='v'}",
-        "[archive.complete]\n[[archive.load]]\nname='h'\ntype='hive'\nuri='thrift://a'",
+        "[archive.complete]\n[[archive.load]]\nname='h'\ntype='hive'\nsince='2026-11-01'\nuri='thrift://a'",
     ] {
         let config = good(&with(archive));
         let text = effective_toml(&config);

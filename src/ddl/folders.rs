@@ -309,12 +309,12 @@ impl Folders {
             let was_time = std::mem::take(&mut is_time);
             match level {
                 Level::Fixed(text) => drop((segment == text).then_some(())?),
-                Level::Keyed(name, _) => values.push(decoded(segment.strip_prefix(name.as_str())?.strip_prefix('=')?)),
+                Level::Keyed(name, _) => values.push(decoded(segment.strip_prefix(name.as_str())?.strip_prefix('=')?)?),
                 Level::Bare(value) => {
                     is_time = matches!(value.kind, ValueKind::Time(_));
                     match values.last_mut().filter(|_| was_time && is_time) {
                         Some(last) => *last = format!("{last}/{segment}"),
-                        None => values.push(decoded(segment)),
+                        None => values.push(decoded(segment)?),
                     }
                 }
             }
@@ -380,9 +380,9 @@ fn free(label: &str, columns: &[PartitionColumn]) -> String {
     name
 }
 
-/// A value as it was before it was written into a path.
-fn decoded(value: &str) -> String {
-    percent_decode_str(value).decode_utf8_lossy().into_owned()
+/// A value as it was before it was written into a path; `None` where that is no text.
+fn decoded(value: &str) -> Option<String> {
+    percent_decode_str(value).decode_utf8().ok().map(|text| text.into_owned())
 }
 
 /// Topics as they stand in a path, not at the start of a folder.

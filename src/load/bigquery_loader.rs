@@ -4,26 +4,21 @@ use super::bigquery::{
     BigQuery, BqField, Compression, ExternalTable, Format, Granularity, HiveKeys, HourLoad, LoadFault, LoadFaultKind,
     Made, Mode, TableRef,
 };
-use super::hive_loader::{of_store, own, refused};
-use super::objects::objects_of;
-use super::table::{Sources, table_name, table_of};
+use super::objects::Objects;
+use super::origin::{Origin, refused, report};
+use super::table::table_name;
 use super::{LoadFailure, Loader, Report, Window};
-use crate::bucket::Bucket;
 use crate::bucket::completions::Completed;
-use crate::clock::Clock;
 use crate::ddl::bigquery::is_bignumeric;
 use crate::ddl::folders::{PartitionColumn, PartitionType};
 use crate::ddl::types::{Column, Type};
-use crate::ddl::{Codec, Rows, Store, Table};
+use crate::ddl::{Codec, Dialect, Rows, Store, Table, statement};
 use crate::layout::window::{KeyTemplate, WindowValues};
-use crate::layout::{Layout, OutputLayout};
-use crate::registry::Registry;
 use crate::upload::hex;
 use async_trait::async_trait;
 use chrono::DateTime;
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::sync::Arc;
 
 /// How a folder comes into a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +38,8 @@ pub enum Into {
 
 /// What is loaded where.
 pub struct BigQueryLoader {
-    /// Its name.
-    pub name: String,
+    /// Its id.
+    pub id: String,
     /// The clients.
     pub bigquery: BigQuery,
     /// The project that has the dataset.
@@ -55,22 +50,10 @@ pub struct BigQueryLoader {
     pub table: String,
     /// How.
     pub into: Into,
-    /// The length of a window, milliseconds: its start is that much before its end.
+    /// The length of a window: its start is that much before its end.
     pub granularity: Granularity,
-    /// The archive's layout.
-    pub layout: Layout,
-    /// The output.
-    pub output: OutputLayout,
-    /// All topics that the archive can have; empty where it takes some by pattern.
-    pub topics: Vec<String>,
-    /// The destination.
-    pub store: Store,
-    /// The archive's bucket.
-    pub bucket: Bucket,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// Where schemas are asked for.
-    pub registry: Option<Arc<Registry>>,
+    /// Whose folders.
+    pub origin: Origin,
 }
 
 impl fmt::Debug for BigQueryLoader {
@@ -87,55 +70,69 @@ impl fmt::Debug for BigQueryLoader {
 impl Loader for BigQueryLoader {
     async fn load(&self, window: &Window<'_>) -> Result<Report, LoadFailure> {
         let completed = window.completed;
+        let topic = &completed.topic;
+        let whose = format!("bigquery {}.{}.{}", self.project, self.dataset, self.template(topic));
+        self.origin.own(&self.id, &whose, completed).await?;
         let start_ms = completed.window_end_ms.saturating_sub(self.granularity.ms());
+        let into = self.table(topic, start_ms);
         if self.into != Into::External {
             self.check_folder(completed, start_ms)?;
         }
-        let objects = objects_of(&self.bucket, &*self.clock, completed).await.map_err(of_store)?;
-        if objects.of_other_format > 0 {
-            return Err(refused(format!(
-                "{} objects of the folder were made Parquet by siltstone compact, and a load job reads one format: take it back (--undo), or load an output \
-                 that is Parquet",
-                objects.of_other_format
-            )));
-        }
-        let sources = Sources {
-            bucket: &self.bucket,
-            clock: &*self.clock,
-            registry: self.registry.as_ref(),
-            targets: &objects.targets,
-        };
-        let topic = &completed.topic;
-        let table = table_of(&self.layout, &self.output, topic, &self.topics, &self.store, &sources).await;
-        let table = table.map_err(of_store)?.map_err(refused)?;
-        let into = self.table(topic, start_ms);
-        let whose = self.template(topic);
-        own(&self.bucket, &*self.clock, &self.name, &whose, completed).await?;
+        let objects = self.origin.objects(completed).await?;
+        let table = self.origin.table(completed, &objects).await?;
         let schema = schema_of(&table).map_err(refused)?;
         let (format, compression) = written(&table).map_err(refused)?;
         if self.into == Into::External {
             return self.external(&into, &table, &schema, format, compression).await;
         }
+        self.load_objects(window, &objects, &Loaded { into, table, schema, format, compression, start_ms }).await
+    }
+
+    fn asks_for_earlier(&self) -> bool {
+        self.into != Into::External
+    }
+}
+
+/// What a folder is loaded as.
+struct Loaded {
+    into: TableRef,
+    table: Table,
+    schema: Vec<BqField>,
+    format: Format,
+    compression: Compression,
+    start_ms: i64,
+}
+
+impl BigQueryLoader {
+    async fn load_objects(&self, window: &Window<'_>, objects: &Objects, of: &Loaded) -> Result<Report, LoadFailure> {
+        let completed = window.completed;
+        let Loaded { into, table, schema, format, compression, start_ms } = of;
         let partition = match &self.into {
-            Into::Partition { granularity, .. } => Some((start_ms, *granularity)),
+            Into::Partition { granularity, .. } => Some((*start_ms, *granularity)),
             Into::Table | Into::External => None,
         };
         let partition_field = match &self.into {
             Into::Partition { field, .. } => field.as_deref(),
             Into::Table | Into::External => None,
         };
+        // A load replaces the schema of a whole table; a partition's must have all columns of its table.
+        let there = match (schema.is_empty(), partition) {
+            (false, Some(_)) => self.bigquery.columns(into).await.map_err(of_fault)?,
+            _ => None,
+        };
+        let schema = BqField::with_those_of(schema, &there.unwrap_or_default());
         let uris: Vec<String> = objects.keys.iter().map(|key| self.uri(&table.store, key)).collect();
-        let earlier: Vec<String> = window.earlier.iter().map(|earlier| digest(&into, earlier)).collect();
+        let earlier: Vec<String> = window.earlier.iter().map(|earlier| digest(&self.id, into, earlier)).collect();
         let load = HourLoad {
-            table: &into,
+            table: into,
             partition,
             partition_field,
             uris: &uris,
             has_proved_wildcards: false,
-            format,
-            compression,
+            format: *format,
+            compression: *compression,
             schema: &schema,
-            digest: &digest(&into, completed),
+            digest: &digest(&self.id, into, completed),
             earlier: &earlier,
             after_ms: window.after_ms,
             archive: &completed.archive,
@@ -150,15 +147,9 @@ impl Loader for BigQueryLoader {
         })
     }
 
-    fn asks_for_earlier(&self) -> bool {
-        self.into != Into::External
-    }
-}
-
-impl BigQueryLoader {
     /// The name of the table, or of all tables, of a topic; without its time.
     fn template(&self, topic: &str) -> String {
-        table_name(&self.table, topic, &self.output.name)
+        table_name(&self.table, topic, &self.origin.output.name)
     }
 
     fn table(&self, topic: &str, start_ms: i64) -> TableRef {
@@ -176,8 +167,8 @@ impl BigQueryLoader {
     /// # Errors
     /// Another layout wrote it, and nobody knows which partition it is.
     fn check_folder(&self, completed: &Completed, start_ms: i64) -> Result<(), LoadFailure> {
-        let place = &self.output.place;
-        let key = KeyTemplate::compile(place, &self.output.name, "", self.layout.generation);
+        let place = &self.origin.output.place;
+        let key = KeyTemplate::compile(place, &self.origin.output.name, "", self.origin.layout.generation);
         let key = key.map_err(|error| refused(error.to_string()))?;
         let values = WindowValues {
             topic: &completed.topic,
@@ -211,6 +202,8 @@ impl BigQueryLoader {
         format: Format,
         compression: Compression,
     ) -> Result<Report, LoadFailure> {
+        // What the statement refuses is refused: the table would read what is not of this output.
+        statement(Dialect::BigQuery, table).map_err(refused)?;
         if !table.folders.are_hive_style() {
             return Err(refused(
                 "an external table needs folders that are name=value, as in dt=%Y-%m-%d/hr=%H".to_string(),
@@ -231,13 +224,13 @@ impl BigQueryLoader {
             compression,
             schema,
             require_partition_filter: false,
-            archive: &self.layout.archive,
+            archive: &self.origin.layout.archive,
         };
         let made = self.bigquery.ensure_external_table(&wanted).await.map_err(of_fault)?;
         if made == Made::Now {
             tracing::info!(table = %into, "external table made");
         }
-        Ok(Report { into: into.to_string(), ..Report::default() })
+        Ok(report(into.to_string()))
     }
 }
 
@@ -249,13 +242,14 @@ fn key_type(column: &PartitionColumn) -> &'static str {
     }
 }
 
-/// What a set of ranges is called: 32 hex digits of SHA-256 over the table, the folder, the revision and the offsets that it covers, each with its length.
-pub fn digest(table: &TableRef, completed: &Completed) -> String {
+/// What a set of ranges is called: 32 hex digits of SHA-256 over the loader, the table, the folder, the revision and the offsets that it covers, each with its length.
+pub fn digest(loader: &str, table: &TableRef, completed: &Completed) -> String {
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     };
+    add(loader.as_bytes());
     for part in [&table.project, &table.dataset, &table.table, &completed.archive, &completed.topic] {
         add(part.as_bytes());
     }

@@ -3,30 +3,23 @@
 use super::hive::{
     HiveColumn, HiveError, HiveFormat, HivePartition, HiveTable, Metastore, PartitionOutcome, TableOutcome, TableRights,
 };
-use super::objects::objects_of;
-use super::table::{Sources, is_of_one_topic, table_name, table_of};
+use super::origin::{Origin, refused, report};
+use super::table::table_name;
 use super::{LoadFailure, Loader, Report, Window};
-use crate::bucket::Bucket;
-use crate::bucket::completions::Completed;
-use crate::clock::Clock;
 use crate::ddl::folders::{PartitionColumn, PartitionType};
 use crate::ddl::{Rows, Store, Table, hive};
-use crate::destination::fault::Verdict;
-use crate::exit::{Exit, Failure};
-use crate::layout::{Layout, OutputLayout, SchemaSource};
-use crate::pipeline::start::patiently;
-use crate::registry::Registry;
 use async_trait::async_trait;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 /// What is loaded where.
 pub struct HiveLoader {
-    /// Its name.
-    pub name: String,
+    /// Its id.
+    pub id: String,
     /// The metastore.
     pub metastore: Metastore,
+    /// What tells one metastore from another.
+    pub place: String,
     /// The database, which is there already.
     pub database: String,
     /// `{topic}` and `{output}` are put in.
@@ -37,20 +30,8 @@ pub struct HiveLoader {
     pub location: Option<String>,
     /// What else a table that is created has in `TBLPROPERTIES`.
     pub parameters: BTreeMap<String, String>,
-    /// The archive's layout.
-    pub layout: Layout,
-    /// The output.
-    pub output: OutputLayout,
-    /// All topics that the archive can have; empty where it takes some by pattern.
-    pub topics: Vec<String>,
-    /// The destination.
-    pub store: Store,
-    /// The archive's bucket.
-    pub bucket: Bucket,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// Where schemas are asked for.
-    pub registry: Option<Arc<Registry>>,
+    /// Whose folders.
+    pub origin: Origin,
 }
 
 impl fmt::Debug for HiveLoader {
@@ -66,18 +47,18 @@ impl fmt::Debug for HiveLoader {
 impl Loader for HiveLoader {
     async fn load(&self, window: &Window<'_>) -> Result<Report, LoadFailure> {
         let completed = window.completed;
-        let table = self.table_of(completed).await?;
+        let objects = self.origin.objects(completed).await?;
+        let table = self.origin.table(completed, &objects).await?;
+        let wanted = self.hive_table(&table, &completed.topic).map_err(refused)?;
+        let full = format!("hive {} {}", self.place, wanted.name());
+        self.origin.own(&self.id, &full, completed).await?;
         let values = table.folders.values(&completed.id.folder).ok_or_else(|| {
-            let path = &self.output.place.path;
+            let path = &self.origin.output.place.path;
             LoadFailure::Passed(format!(
-                "{} is no folder of path = {path:?}: another layout wrote it",
+                "{} is no folder of path = {path:?}, or a value in it is no UTF-8: another layout wrote it",
                 completed.id.folder
             ))
         })?;
-        let wanted = self.hive_table(&table, &completed.topic).map_err(refused)?;
-        if is_of_one_topic(&self.output.place.path) {
-            own(&self.bucket, &*self.clock, &self.name, &wanted.name().to_string(), completed).await?;
-        }
         match self.metastore.ensure_table(&wanted, self.rights).await.map_err(|error| of_hive(&error))? {
             TableOutcome::Created => {
                 tracing::info!(table = %wanted.name(), location = wanted.location, "table created")
@@ -102,26 +83,11 @@ impl Loader for HiveLoader {
             return Err(LoadFailure::Superseded(format!("revision {revision} is loaded already")));
         }
         let shown: Vec<String> = values.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        Ok(Report { into: format!("{}/{}", wanted.name(), shown.join("/")), ..Report::default() })
+        Ok(report(format!("{}/{}", wanted.name(), shown.join("/"))))
     }
 }
 
 impl HiveLoader {
-    async fn table_of(&self, completed: &Completed) -> Result<Table, LoadFailure> {
-        // Receipts are read only where they tell something.
-        let targets = match self.output.format.schema() {
-            Some(SchemaSource::Registry) => {
-                objects_of(&self.bucket, &*self.clock, completed).await.map_err(of_store)?.targets
-            }
-            _ => BTreeSet::new(),
-        };
-        let sources =
-            Sources { bucket: &self.bucket, clock: &*self.clock, registry: self.registry.as_ref(), targets: &targets };
-        let topic = &completed.topic;
-        let table = table_of(&self.layout, &self.output, topic, &self.topics, &self.store, &sources).await;
-        table.map_err(of_store)?.map_err(refused)
-    }
-
     /// The table as it is to be.
     ///
     /// # Errors
@@ -151,7 +117,7 @@ impl HiveLoader {
         let fixed = table.folders.fixed.join("/");
         Ok(HiveTable {
             database: self.database.clone(),
-            table: table_name(&self.table, topic, &self.output.name),
+            table: table_name(&self.table, topic, &self.origin.output.name),
             columns: columns.collect(),
             partition_keys: keys.collect(),
             format,
@@ -176,34 +142,6 @@ fn key_type(column: &PartitionColumn) -> &'static str {
         PartitionType::Int { padded: false } => "int",
         PartitionType::Int { padded: true } | PartitionType::Text => "string",
     }
-}
-
-/// Sees to it that the table is of this topic and output alone (K-14).
-pub(super) async fn own(
-    bucket: &Bucket,
-    clock: &dyn Clock,
-    loader: &str,
-    table: &str,
-    completed: &Completed,
-) -> Result<(), LoadFailure> {
-    let what = format!("make {table} the table of topic {}", completed.topic);
-    let owner = patiently(clock, &what, || bucket.own_table(loader, table, completed)).await.map_err(of_store)?;
-    match owner {
-        None => Ok(()),
-        Some(owner) => Err(refused(format!(
-            "the table {table} is that of {owner}, and topic {} has the same name there: each would take away the rows of the other. Give it a loader with a table of its own",
-            completed.topic
-        ))),
-    }
-}
-
-pub(super) fn refused(message: String) -> LoadFailure {
-    LoadFailure::Failed { message, verdict: Verdict::Refused }
-}
-
-pub(super) fn of_store(failure: Failure) -> LoadFailure {
-    let verdict = if failure.exit == Exit::Unreachable { Verdict::Retry } else { Verdict::Refused };
-    LoadFailure::Failed { message: failure.message, verdict }
 }
 
 fn of_hive(error: &HiveError) -> LoadFailure {

@@ -1,7 +1,6 @@
 //! What lies in a complete folder, as receipts tell it: no folder is listed.
 
 use crate::bucket::Bucket;
-use crate::bucket::compactions::To;
 use crate::bucket::completions::Completed;
 use crate::clock::Clock;
 use crate::complete::tally::FolderId;
@@ -17,12 +16,8 @@ use std::collections::BTreeSet;
 pub struct Objects {
     /// Their keys at the folder's destination, in order; those of compactions in place of what they replaced.
     pub keys: BTreeSet<String>,
-    /// How many of them a compaction gave another format than the output's.
-    pub of_other_format: usize,
     /// The schemas of a registry that batches were projected onto.
     pub targets: BTreeSet<String>,
-    /// Offsets with rows in the folder, by Kafka partition: the batches themselves, not what lies between them.
-    pub batches: BTreeSet<(i32, i64, i64)>,
 }
 
 /// Reads the receipts that `completed` covers. Where a compaction made one object of this and of what came later, that one is named.
@@ -42,23 +37,16 @@ pub async fn objects_of(bucket: &Bucket, clock: &dyn Clock, completed: &Complete
             if receipt.first >= covered.end {
                 break;
             }
-            let mut is_in = false;
             for object in receipt.objects.iter().filter(|object| FolderId::of(object) == *id) {
-                is_in = true;
+                objects.targets.extend(receipt.target.clone());
                 if !live.is_replaced(&object.destination, &object.key) {
                     objects.keys.insert(object.key.clone());
                 }
             }
-            if is_in {
-                objects.batches.insert((number, receipt.first, receipt.end));
-                objects.targets.extend(receipt.target.clone());
-            }
         }
         for compacted in live.compacted() {
             for object in compacted.objects.iter().filter(|object| FolderId::of(object) == *id) {
-                if objects.keys.insert(object.key.clone()) && compacted.to() == Some(To::Parquet) {
-                    objects.of_other_format += 1;
-                }
+                objects.keys.insert(object.key.clone());
             }
         }
     }

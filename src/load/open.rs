@@ -5,6 +5,7 @@ use super::bigquery::{BigQuery, Credentials, Granularity, Pace, Settings, granul
 use super::bigquery_loader::{BigQueryLoader, Into};
 use super::hive::{HiveSettings, HiveTls, Metastore, TableRights};
 use super::hive_loader::HiveLoader;
+use super::origin::Origin;
 use crate::bucket::Bucket;
 use crate::clock::Clock;
 use crate::config::{ArchiveConfig, BigQueryLoad, Config, HiveLoad, LoadConfig, LoadTo};
@@ -40,58 +41,43 @@ pub async fn open(shared: &Shared<'_>) -> Result<Vec<Setup>, Failure> {
         };
         let output = shared.archive.layout.outputs.iter().find(|output| output.name == load.output);
         let output = output.ok_or_else(|| failed(format!("there is no output {}", load.output)))?;
+        // All that decides what is loaded and where.
+        let place = load.place();
+        let what = [place.0.as_str(), &place.1, &place.2, &load.output, &load.destination];
+        let id = Setup::id_of(&load.name, &what);
+        let origin = shared.origin(load, output);
         let loader: Arc<dyn super::Loader> = match &load.to {
-            LoadTo::Hive(hive) => Arc::new(shared.hive(load, hive, output).map_err(failed)?),
-            LoadTo::BigQuery(to) => Arc::new(shared.bigquery(load, to, output).await.map_err(failed)?),
+            LoadTo::Hive(to) => Arc::new(hive(id.clone(), place.0, to, origin).map_err(failed)?),
+            LoadTo::BigQuery(to) => Arc::new(shared.bigquery(id.clone(), to, origin).await.map_err(failed)?),
         };
         setups.push(Setup {
-            name: load.name.clone(),
             output: Some(load.output.clone()),
             destination: Some(load.destination.clone()),
-            loader,
+            since_ms: load.since_ms,
+            ..Setup::new(&load.name, id, loader)
         });
     }
     Ok(setups)
 }
 
 impl Shared<'_> {
-    fn store(&self, load: &LoadConfig) -> Store {
+    fn origin(&self, load: &LoadConfig, output: &OutputLayout) -> Origin {
         let section = self.config.destinations.get(&load.destination_name);
-        Store::new(&load.destination, |name| Some(section?.options.get(name)?.reveal().to_string()))
-    }
-
-    fn topics(&self) -> Vec<String> {
         let topics = &self.archive.topics;
-        if topics.patterns.is_empty() { topics.names.clone() } else { Vec::new() }
-    }
-
-    fn hive(&self, load: &LoadConfig, to: &HiveLoad, output: &OutputLayout) -> Result<HiveLoader, String> {
-        let tls = to.tls.then(|| HiveTls { ca_file: to.ca_file.clone() });
-        let settings = HiveSettings { uris: to.uris.clone(), tls, user: to.user.clone() };
-        Ok(HiveLoader {
-            name: load.name.clone(),
-            metastore: Metastore::new(&settings).map_err(|error| error.to_string())?,
-            database: to.database.clone(),
-            table: to.table.clone(),
-            rights: TableRights { create: to.create, add_columns: to.add_columns },
-            location: to.location.clone(),
-            parameters: to.parameters.clone(),
+        let marker = self.archive.complete.as_ref().map(|complete| complete.marker.clone());
+        Origin {
             layout: self.archive.layout.clone(),
             output: output.clone(),
-            topics: self.topics(),
-            store: self.store(load),
+            topics: if topics.patterns.is_empty() { topics.names.clone() } else { Vec::new() },
+            store: Store::new(&load.destination, |name| Some(section?.options.get(name)?.reveal().to_string())),
+            marker: marker.unwrap_or_default(),
             bucket: self.bucket.clone(),
             clock: self.clock.clone(),
             registry: self.registry.cloned(),
-        })
+        }
     }
 
-    async fn bigquery(
-        &self,
-        load: &LoadConfig,
-        to: &BigQueryLoad,
-        output: &OutputLayout,
-    ) -> Result<BigQueryLoader, String> {
+    async fn bigquery(&self, id: String, to: &BigQueryLoad, origin: Origin) -> Result<BigQueryLoader, String> {
         let credentials = match (&to.credentials_file, &to.endpoint) {
             (Some(file), _) => Credentials::File(file.clone()),
             (None, Some(_)) => Credentials::Nobody,
@@ -105,7 +91,8 @@ impl Shared<'_> {
             labels: to.labels.clone(),
             pace: Pace::default(),
         };
-        let granularity = granularity(&output.place.path, &output.place.zone);
+        let place = &origin.output.place;
+        let granularity = granularity(&place.path, &place.zone);
         let into = match &granularity {
             _ if to.external => Into::External,
             _ if to.table.contains('%') => Into::Table,
@@ -113,20 +100,30 @@ impl Shared<'_> {
             Err(misfit) => return Err(misfit.to_string()),
         };
         Ok(BigQueryLoader {
-            name: load.name.clone(),
+            id,
             bigquery: BigQuery::connect(settings, self.clock.clone()).await.map_err(|fault| fault.to_string())?,
             project: to.project.clone(),
             dataset: to.dataset.clone(),
             table: to.table.clone(),
             into,
             granularity: granularity.unwrap_or(Granularity::Hour),
-            layout: self.archive.layout.clone(),
-            output: output.clone(),
-            topics: self.topics(),
-            store: self.store(load),
-            bucket: self.bucket.clone(),
-            clock: self.clock.clone(),
-            registry: self.registry.cloned(),
+            origin,
         })
     }
+}
+
+fn hive(id: String, place: String, to: &HiveLoad, origin: Origin) -> Result<HiveLoader, String> {
+    let tls = to.tls.then(|| HiveTls { ca_file: to.ca_file.clone() });
+    let settings = HiveSettings { uris: to.uris.clone(), tls, user: to.user.clone() };
+    Ok(HiveLoader {
+        id,
+        metastore: Metastore::new(&settings).map_err(|error| error.to_string())?,
+        place,
+        database: to.database.clone(),
+        table: to.table.clone(),
+        rights: TableRights { create: to.create, add_columns: to.add_columns },
+        location: to.location.clone(),
+        parameters: to.parameters.clone(),
+        origin,
+    })
 }

@@ -4,7 +4,8 @@ use crate::complete::tally::FolderId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Folders that wait for one loader, some 500 bytes each. What is more is forgotten, and found again in the bucket once half of these are loaded.
+/// Folders that wait for one loader, some 500 bytes each. What is more is forgotten, as are for it those that failed again and again, and found again in the bucket once
+/// half of these are loaded.
 pub const LOADS_MAX: usize = 10_000;
 /// First and longest pause after a load that failed, milliseconds.
 const PAUSE_MS: (i64, i64) = (10_000, 600_000);
@@ -14,7 +15,7 @@ const ERROR_CHARS_MAX: usize = 400;
 /// A folder that waits, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
-    /// Which loader.
+    /// The id of the loader.
     pub loader: String,
     /// Which folder.
     #[serde(flatten)]
@@ -45,10 +46,16 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// What was kept, of the loaders that are there still.
-    pub fn of(known: BTreeSet<String>, waiting: Vec<Waiting>, loaders: &BTreeSet<String>) -> Self {
-        let mut queue = Self { known: known.intersection(loaders).cloned().collect(), waiting: BTreeMap::new() };
-        for waiting in waiting.into_iter().filter(|waiting| loaders.contains(&waiting.loader)) {
+    /// What was kept, of the loaders that are there still (`is_there`, by id) and take it (`takes`).
+    pub fn of(
+        known: BTreeSet<String>,
+        waiting: Vec<Waiting>,
+        is_there: impl Fn(&str) -> bool,
+        takes: impl Fn(&Waiting) -> bool,
+    ) -> Self {
+        let known = known.into_iter().filter(|loader| is_there(loader)).collect();
+        let mut queue = Self { known, waiting: BTreeMap::new() };
+        for waiting in waiting.into_iter().filter(|waiting| is_there(&waiting.loader) && takes(waiting)) {
             queue.enqueue(waiting);
         }
         queue
@@ -73,7 +80,10 @@ impl Queue {
         }
         if of_loader.len() >= LOADS_MAX {
             self.known.remove(&waiting.loader);
-            return;
+            // One that failed again and again makes room: it is found again in the bucket.
+            let hopeless = of_loader.iter().filter(|(_, entry)| entry.tries > 1 && !entry.is_running);
+            let Some(id) = hopeless.max_by_key(|(_, entry)| entry.tries).map(|(id, _)| id.clone()) else { return };
+            of_loader.remove(&id);
         }
         of_loader.insert(waiting.id.clone(), Entry { waiting, tries: 0, not_before_ms: 0, is_running: false });
     }
@@ -180,10 +190,6 @@ mod tests {
         taken.iter().map(|waiting| waiting.window_end_ms).collect()
     }
 
-    fn loaders() -> BTreeSet<String> {
-        ["a", "b"].map(String::from).into()
-    }
-
     /// Goal: the oldest come first, what is under way is not taken again, what failed waits longer each time, and what came meanwhile is not lost.
     #[test]
     fn what_waits_is_taken_once_and_again_after_a_pause() {
@@ -219,10 +225,15 @@ mod tests {
         queue.enqueue(waiting("gone", 1, 2));
         queue.failed("a", &id(1), "no", 0);
         let (known, kept) = queue.kept();
-        let mut again = Queue::of(known, kept, &loaders());
+        let mut again = Queue::of(known.clone(), kept.clone(), |loader| loader != "gone", |_| true);
         assert!(!again.lacks("a") && again.lacks("b") && again.lacks("gone"));
         assert_eq!(again.trouble().and_then(|waiting| waiting.error.as_deref()), Some("no"));
         assert_eq!((again.len("gone"), hours(&again.take("a", 0, 9))), (0, vec![1]), "a restart tries at once");
+        assert_eq!(
+            Queue::of(known, kept, |_| true, |waiting| waiting.loader != "a").len("a"),
+            0,
+            "it takes no such folder any more"
+        );
     }
 
     /// Goal: more than there is room for is not lost: the bucket is looked through again when there is room.
@@ -236,7 +247,15 @@ mod tests {
         assert!(!queue.lacks("a"));
         queue.enqueue(waiting("a", -1, 1));
         assert_eq!((queue.len("a"), queue.lacks("a")), (LOADS_MAX, false));
-        for hour in 0..LOADS_MAX as i64 / 2 {
+        assert!(queue.take("a", 0, 1)[0].window_end_ms == 0, "the one for which there was no room is not there");
+        // One that failed twice gives way.
+        for _ in 0..2 {
+            queue.failed("a", &id(0), "no", 0);
+        }
+        queue.enqueue(waiting("a", -1, 1));
+        assert_eq!((queue.len("a"), queue.take("a", i64::MAX, 1)[0].window_end_ms), (LOADS_MAX, -1));
+        queue.left("a", &id(-1));
+        for hour in -1..LOADS_MAX as i64 / 2 {
             queue.done("a", &id(hour), 1);
         }
         assert!(queue.lacks("a"), "half of them are loaded");

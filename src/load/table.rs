@@ -2,7 +2,7 @@
 
 use crate::bucket::Bucket;
 use crate::clock::Clock;
-use crate::ddl::{Source, Store, Table};
+use crate::ddl::{Beside, Source, Store, Table};
 use crate::decode::columns::{columns_of_avro, columns_of_message};
 use crate::decode::message_of;
 use crate::exit::Failure;
@@ -25,6 +25,8 @@ pub struct Sources<'a> {
     pub registry: Option<&'a Arc<Registry>>,
     /// What the batches of the folder were projected onto.
     pub targets: &'a BTreeSet<String>,
+    /// The name of the markers in complete folders.
+    pub marker: &'a str,
 }
 
 /// The output of a topic as a table. The inner error: it cannot be one, or nothing tells its columns yet; in words.
@@ -43,6 +45,7 @@ pub async fn table_of(
         Ok(columns) => columns,
         Err(why) => return Ok(Err(why)),
     };
+    let all = [Beside { layout, topics, marker: Some(sources.marker) }];
     let source = Source {
         layout,
         output,
@@ -53,7 +56,7 @@ pub async fn table_of(
         store: store.clone(),
         name: String::new(),
         since: NaiveDate::default(),
-        all: &[],
+        all: &all,
     };
     Ok(Table::new(&source))
 }
@@ -195,7 +198,7 @@ mod tests {
         let destination = Destination::from_store("a", "s3://a/p", Arc::new(InMemory::new()), StoreKind::Memory);
         let (bucket, clock) = (Bucket::new(Arc::new(destination)), ManualClock::at(0));
         let (layout, targets) = (layout(path), BTreeSet::new());
-        let sources = Sources { bucket: &bucket, clock: &clock, registry: None, targets: &targets };
+        let sources = Sources { bucket: &bucket, clock: &clock, registry: None, targets: &targets, marker: "_SUCCESS" };
         let (store, topics) = (Store::new("s3://a/p", |_| None), ["t.x", "u"].map(String::from));
         let table = table_of(&layout, &layout.outputs[output], "t.x", &topics, &store, &sources).await;
         table.expect("nobody is asked").expect("a table")

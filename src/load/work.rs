@@ -1,6 +1,6 @@
 //! Loading what waits: each folder until it is loaded at its newest revision.
 
-use super::{LoadFailure, Setup, Window};
+use super::{LoadFailure, Setup, Window, name_of};
 use crate::bucket::Bucket;
 use crate::bucket::completions::Completed;
 use crate::bucket::loads::Loaded;
@@ -10,13 +10,17 @@ use crate::destination::fault::Verdict;
 use crate::exit::{Exit, Failure};
 use crate::load::queue::Waiting;
 use crate::pipeline::start::patiently;
+use futures::FutureExt;
 use futures::stream::{self, StreamExt};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// Folders of one loader and topic that are loaded side by side.
 pub const AT_ONCE: usize = 4;
 /// Folders that are taken from the queue at a time.
 pub const TAKEN_MAX: usize = 64;
+/// Earlier revisions that a loader is told of: nobody stalls for so many.
+const EARLIER_MAX: u32 = 16;
 /// How often a folder is loaded anew in one go because it was completed again meanwhile.
 const TRIES: usize = 8;
 
@@ -70,8 +74,14 @@ impl LoadSeams {
     pub async fn load(&self, setup: &Setup, folders: Vec<Waiting>, tell: impl Fn(Told)) {
         let mut outcomes = stream::iter(folders)
             .map(|waiting| async move {
-                let outcome = self.one(setup, &waiting).await;
-                Told { loader: setup.name.clone(), id: waiting.id, outcome }
+                // Never closed.
+                let _permit = setup.room.acquire().await.ok();
+                // A panic is a bug, and must not end loading without a word.
+                let outcome = AssertUnwindSafe(self.one(setup, &waiting)).catch_unwind().await;
+                let outcome = outcome.unwrap_or_else(|_| {
+                    failed(format!("{}: a panic; this is a bug, nothing is lost", self.what(setup, &waiting.id)))
+                });
+                Told { loader: setup.id.clone(), id: waiting.id, outcome }
             })
             .buffer_unordered(AT_ONCE);
         while let Some(told) = outcomes.next().await {
@@ -91,11 +101,12 @@ impl LoadSeams {
 
     /// Loads a folder until the newest revision is what was loaded (L-3).
     async fn until_newest(&self, setup: &Setup, waiting: &Waiting) -> Result<Outcome, Failure> {
-        let (id, loader, topic) = (&waiting.id, &setup.name, &self.topic);
+        let (id, loader, topic) = (&waiting.id, &setup.id, &self.topic);
         let what = self.what(setup, id);
         let loaded = || self.bucket.newest_loaded(loader, topic, id);
         let loaded = patiently(&*self.clock, &what, loaded).await?;
         let mut after_ms = None;
+        let mut why_not = "it is completed again and again".to_string();
         for _ in 0..TRIES {
             let newest = || self.bucket.completed(topic, id);
             let Some(completed) = patiently(&*self.clock, &what, newest).await? else {
@@ -110,7 +121,8 @@ impl LoadSeams {
             let mut earlier = Vec::new();
             if setup.loader.asks_for_earlier() {
                 // What came before the one that is loaded was barred when that one was.
-                for number in loaded.max(1)..revision {
+                let first = loaded.max(1).max(revision.saturating_sub(EARLIER_MAX));
+                for number in first..revision {
                     let read = || self.bucket.revision(topic, id, number);
                     earlier.push(patiently(&*self.clock, &what, read).await?);
                 }
@@ -123,6 +135,7 @@ impl LoadSeams {
                 Ok(report) => report,
                 Err(LoadFailure::Superseded(why)) => {
                     tracing::debug!(folder = id.folder, loader, why, "another process loads a newer revision");
+                    why_not = why;
                     continue;
                 }
                 Err(LoadFailure::Passed(why)) => {
@@ -154,7 +167,7 @@ impl LoadSeams {
             return Ok(Outcome::Loaded { revision });
         }
         Ok(Outcome::Failed {
-            message: format!("{what}: it is completed again and again, or another process loads it"),
+            message: format!("{what}: revision after revision is not loaded: {why_not}"),
             verdict: Verdict::Retry,
         })
     }
@@ -165,7 +178,7 @@ impl LoadSeams {
 
     fn tell_passed(&self, completed: &Completed, passed: &Loaded) {
         let (topic, folder, revision) = (&self.topic, &completed.id.folder, completed.revision);
-        let labels = [("archive", self.archive.clone()), ("loader", passed.loader.clone())];
+        let labels = [("archive", self.archive.clone()), ("loader", name_of(&passed.loader).to_string())];
         metrics::counter!("siltstone_loads_passed_total", &labels).increment(1);
         let why = passed.passed.as_deref();
         tracing::warn!(topic, folder, revision, loader = passed.loader, why, "folder passed over: it is not loaded");
@@ -174,7 +187,7 @@ impl LoadSeams {
     fn tell(&self, completed: &Completed, loaded: &Loaded) {
         let Loaded { loader, into, by, rows, .. } = loaded;
         let (topic, folder, revision) = (&self.topic, &completed.id.folder, completed.revision);
-        let labels = [("archive", self.archive.clone()), ("loader", loader.clone())];
+        let labels = [("archive", self.archive.clone()), ("loader", name_of(loader).to_string())];
         metrics::counter!("siltstone_loads_total", &labels).increment(1);
         tracing::info!(topic, folder, revision, loader, into, by, rows, "folder loaded");
         if let Some(found) = loaded.loaded_rows.filter(|found| completed.uncounted == 0 && found != rows) {

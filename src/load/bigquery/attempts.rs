@@ -3,7 +3,7 @@
 use super::api::Asked;
 use super::fault::{LoadFault, LoadFaultKind};
 use super::request::{self, bar_job, barred_for, job_id, load_job};
-use super::{BigQuery, HourLoad, Loaded, Pace, TableRef};
+use super::{BigQuery, BqField, HourLoad, Loaded, Pace, TableRef};
 use crate::destination::fault::Verdict;
 use crate::effect::Effect;
 use google_cloud_bigquery_v2::model::Job;
@@ -57,7 +57,10 @@ impl BigQuery {
                 Some(attempt) => {
                     let (number, is_new) = (attempt.number, attempt.is_new);
                     match self.end_of(load.digest, attempt, &location).await? {
-                        Ended::Loaded(loaded) if load.after_ms.is_none_or(|after_ms| loaded.created_ms > after_ms) => {
+                        Ended::Loaded(loaded)
+                            if load.after_ms.is_none_or(|after_ms| loaded.created_ms > after_ms)
+                                && (loaded.is_new || self.is_there(load.table, &loaded).await?) =>
+                        {
                             return Ok(loaded);
                         }
                         Ended::Loaded(_) => {}
@@ -72,6 +75,21 @@ impl BigQuery {
             made += u32::from(attempt.is_new);
             last = Some(attempt);
         }
+    }
+
+    /// Whether the table is the one that `loaded` was loaded into: somebody may have dropped it since, or made it anew.
+    async fn is_there(&self, table: &TableRef, loaded: &Loaded) -> Result<bool, LoadFault> {
+        let there = patiently(&self.pace, || self.api.table(table)).await?;
+        Ok(there.is_some_and(|there| there.creation_time <= loaded.ended_ms))
+    }
+
+    /// The columns that a table has; `None` where there is no such table.
+    ///
+    /// # Errors
+    /// [`LoadFault`].
+    pub async fn columns(&self, table: &TableRef) -> Result<Option<Vec<BqField>>, LoadFault> {
+        let there = patiently(&self.pace, || self.api.table(table)).await?;
+        Ok(there.map(|there| there.schema.map(|schema| request::columns(&schema.fields)).unwrap_or_default()))
     }
 
     /// Whether a set that failed is tried again now.

@@ -94,6 +94,9 @@ impl BigQuery {
             source = source.set_autodetect(true);
         } else {
             source = source.set_schema(schema(wanted.schema));
+            if wanted.format == Format::NewlineDelimitedJson {
+                source = source.set_ignore_unknown_values(true);
+            }
         }
         source = match wanted.format {
             Format::Parquet => source.set_parquet_options(ParquetOptions::new().set_enable_list_inference(true)),

@@ -220,6 +220,13 @@ pub struct BqField {
     pub description: Option<String>,
 }
 
+impl BqField {
+    /// `wanted` with what `there` has besides: a load must not leave out a column of its table.
+    pub fn with_those_of(wanted: &[Self], there: &[Self]) -> Vec<Self> {
+        request::with_those_of(wanted, there)
+    }
+}
+
 /// How many values a column has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {

@@ -1,7 +1,7 @@
 //! The bodies of requests. Pure.
 
 use super::fault::{LoadFault, LoadFaultKind};
-use super::{BqField, Format, Granularity, HourLoad, TableRef, URIS_MAX};
+use super::{BqField, Format, Granularity, HourLoad, Mode, TableRef, URIS_MAX};
 use google_cloud_bigquery_v2::model::{
     Job, JobConfiguration, JobConfigurationLoad, JobConfigurationQuery, JobReference, ParquetOptions, TableFieldSchema,
     TableReference, TableSchema, TimePartitioning,
@@ -100,6 +100,8 @@ pub(super) fn load_job(
     body = match load.format {
         Format::Parquet => body.set_parquet_options(ParquetOptions::new().set_enable_list_inference(true)),
         Format::Avro => body.set_use_avro_logical_types(true),
+        // Payloads may have fields that no schema names: they are in the archive, and not in the table.
+        Format::NewlineDelimitedJson if !load.schema.is_empty() => body.set_ignore_unknown_values(true),
         Format::NewlineDelimitedJson => body,
     };
     // Without it a decimal that is too large for NUMERIC is refused, or made text.
@@ -155,6 +157,39 @@ fn partitioning(granularity: Granularity, field: Option<&str>) -> TimePartitioni
 
 pub(super) fn schema(fields: &[BqField]) -> TableSchema {
     TableSchema::new().set_fields(fields.iter().map(column))
+}
+
+/// Columns as a table has them.
+pub(super) fn columns(fields: &[TableFieldSchema]) -> Vec<BqField> {
+    let of = |field: &TableFieldSchema| BqField {
+        name: field.name.clone(),
+        kind: field.r#type.clone(),
+        mode: match field.mode.as_str() {
+            "REQUIRED" => Mode::Required,
+            "REPEATED" => Mode::Repeated,
+            _ => Mode::Nullable,
+        },
+        fields: columns(&field.fields),
+        digits: (field.precision > 0).then_some((field.precision, field.scale)),
+        description: Some(field.description.clone().unwrap_or_default()).filter(|text| !text.is_empty()),
+    };
+    fields.iter().map(of).collect()
+}
+
+/// `wanted` with what `there` has besides, so that no load leaves out a column of its table.
+pub(super) fn with_those_of(wanted: &[BqField], there: &[BqField]) -> Vec<BqField> {
+    let is_same = |one: &BqField, other: &BqField| one.name.eq_ignore_ascii_case(&other.name);
+    let merged = wanted.iter().map(|field| match there.iter().find(|known| is_same(field, known)) {
+        Some(known) => BqField { fields: with_those_of(&field.fields, &known.fields), ..field.clone() },
+        None => field.clone(),
+    });
+    let missing = there.iter().filter(|known| !wanted.iter().any(|field| is_same(field, known)));
+    // What this load has no values for is null in it.
+    let missing = missing.map(|known| match known.mode {
+        Mode::Required => BqField { mode: Mode::Nullable, ..known.clone() },
+        Mode::Nullable | Mode::Repeated => known.clone(),
+    });
+    merged.chain(missing).collect()
 }
 
 fn has_bignumeric(field: &BqField) -> bool {

@@ -1,7 +1,9 @@
 //! What a folder becomes of BigQuery's: names, digests, columns, and the request itself as a server sees it.
 
 use super::*;
+use crate::bucket::Bucket;
 use crate::bucket::receipt::{Balance, RECEIPT_VERSION, Receipt, ReceiptObject};
+use crate::clock::Clock;
 use crate::clock::ManualClock;
 use crate::complete::tally::{Covered, FolderId};
 use crate::config;
@@ -12,7 +14,9 @@ use object_store::memory::InMemory;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
+const ID: &str = "bq-1";
 const HOUR_MS: i64 = 3_600_000;
 const START_MS: i64 = 490_000 * HOUR_MS;
 
@@ -71,21 +75,25 @@ async fn loader(endpoint: &str, table: &str, into: Into, bucket: &Bucket) -> Big
         ..Settings::default()
     };
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(0));
+    let output = layout.outputs[0].clone();
     BigQueryLoader {
-        name: "bq".into(),
+        id: "bq-1".into(),
         bigquery: BigQuery::connect(settings, clock.clone()).await.expect("clients"),
         project: "proj".into(),
         dataset: "d".into(),
         table: table.into(),
         into,
-        granularity: granularity(&layout.outputs[0].place.path, "UTC").expect("hours"),
-        output: layout.outputs[0].clone(),
-        topics: vec!["t.x".into()],
-        store: Store::new("gs://b/p", |_| None),
-        bucket: bucket.clone(),
-        clock,
-        registry: None,
-        layout,
+        granularity: granularity(&output.place.path, "UTC").expect("hours"),
+        origin: Origin {
+            output,
+            topics: vec!["t.x".into()],
+            store: Store::new("gs://b/p", |_| None),
+            marker: "_SUCCESS".into(),
+            bucket: bucket.clone(),
+            clock,
+            registry: None,
+            layout,
+        },
     }
 }
 
@@ -157,7 +165,7 @@ async fn a_folder_replaces_the_partition_of_its_hour() {
     assert_eq!(load["sourceUris"], json!([format!("gs://b/p/{}/o+0.parquet", first.id.folder)]));
     assert_eq!(load["timePartitioning"], json!({"type": "HOUR", "field": "at"}));
     assert_eq!(load["schemaUpdateOptions"], json!(["ALLOW_FIELD_ADDITION"]));
-    assert_eq!(load["decimalTargetTypes"], json!(["NUMERIC", "BIGNUMERIC"]));
+    assert_eq!(load["decimalTargetTypes"], json!([1, 2]), "NUMERIC and BIGNUMERIC by their numbers");
     let fields = load["schema"]["fields"].as_array().expect("columns");
     let told: Vec<_> = fields.iter().map(|field| (&field["name"], &field["type"], &field["mode"])).collect();
     let expected = [
@@ -171,16 +179,21 @@ async fn a_folder_replaces_the_partition_of_its_hour() {
     let expected = expected.map(|(name, kind, mode)| (json!(name), json!(kind), json!(mode)));
     assert_eq!(told, expected.iter().map(|(name, kind, mode)| (name, kind, mode)).collect::<Vec<_>>());
     assert_eq!(fields[5]["fields"][0]["name"], "key_value");
+    // Somebody drops the table: it is loaded anew.
+    fake.drops("t_x");
+    loader.load(&window).await.expect("loaded anew");
+    assert_eq!(asked(&fake).len(), 2, "a job of a table that is gone counts no more");
     // Asked again, nothing is made; a later revision bars the one before and names both objects.
     loader.load(&window).await.expect("there already");
-    assert_eq!(asked(&fake).len(), 1);
+    assert_eq!(asked(&fake).len(), 2);
     let earlier = [first.clone()];
     loader.load(&Window { completed: &second, earlier: &earlier, after_ms: None }).await.expect("loaded");
     let table: TableRef = "proj.d.t_x".parse().expect("a table");
     let mut expected = vec![
-        format!("siltstone_{}_1", digest(&table, &first)),
-        format!("siltstone_{}_2", digest(&table, &first)),
-        format!("siltstone_{}_1", digest(&table, &second)),
+        format!("siltstone_{}_1", digest(ID, &table, &first)),
+        format!("siltstone_{}_2", digest(ID, &table, &first)),
+        format!("siltstone_{}_3", digest(ID, &table, &first)),
+        format!("siltstone_{}_1", digest(ID, &table, &second)),
     ];
     expected.sort();
     assert_eq!(fake.jobs(), expected);
@@ -210,7 +223,7 @@ async fn a_table_is_of_one_topic_and_of_folders_that_it_can_have() {
     other.id.folder = other.id.folder.replace("t.x", "t-x");
     let refused = loader.load(&Window { completed: &other, earlier: &[], after_ms: None }).await.expect_err("taken");
     assert!(
-        matches!(&refused, LoadFailure::Failed { message, .. } if message.contains("is that of topic t.x")),
+        matches!(&refused, LoadFailure::Failed { message, .. } if message.contains("is that of archive main")),
         "{refused:?}"
     );
     assert_eq!(asked(&fake).len(), 1);
@@ -221,10 +234,40 @@ async fn a_table_is_of_one_topic_and_of_folders_that_it_can_have() {
 fn digests_tell_sets_apart() {
     let (one, other): (TableRef, TableRef) = ("p.d.t".parse().expect("a table"), "p.d.u".parse().expect("a table"));
     let set = completed(1, 10);
-    let all =
-        [digest(&one, &set), digest(&other, &set), digest(&one, &completed(2, 10)), digest(&one, &completed(1, 11))];
+    let all = [
+        digest(ID, &one, &set),
+        digest(ID, &other, &set),
+        digest(ID, &one, &completed(2, 10)),
+        digest(ID, &one, &completed(1, 11)),
+    ];
     let different: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(different.len(), all.len());
-    assert_eq!(digest(&one, &Completed { rows: 9, ..set.clone() }), all[0], "what was counted is no part of it");
+    assert_eq!(digest(ID, &one, &Completed { rows: 9, ..set.clone() }), all[0], "what was counted is no part of it");
     assert!(all.iter().all(|digest| digest.len() == 32 && digest.bytes().all(|b| b.is_ascii_hexdigit())));
+}
+
+/// Goal: no load leaves out a column that its table has, at any depth, and none is asked for twice.
+#[test]
+fn a_load_has_all_columns_of_its_table() {
+    let column = |name: &str, kind: &str, mode: Mode, fields: Vec<BqField>| BqField {
+        name: name.into(),
+        kind: kind.into(),
+        mode,
+        fields,
+        ..BqField::default()
+    };
+    let wanted = [
+        column("id", "INTEGER", Mode::Nullable, vec![]),
+        column("r", "RECORD", Mode::Nullable, vec![column("x", "BOOLEAN", Mode::Nullable, vec![])]),
+    ];
+    let there = [
+        column("ID", "INTEGER", Mode::Required, vec![]),
+        column("r", "RECORD", Mode::Nullable, vec![column("y", "STRING", Mode::Nullable, vec![])]),
+        column("theirs", "DATE", Mode::Required, vec![]),
+    ];
+    let all = BqField::with_those_of(&wanted, &there);
+    let names: Vec<_> = all.iter().map(|field| (field.name.as_str(), field.mode)).collect();
+    assert_eq!(names, [("id", Mode::Nullable), ("r", Mode::Nullable), ("theirs", Mode::Nullable)]);
+    assert_eq!(all[1].fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>(), ["x", "y"]);
+    assert_eq!(BqField::with_those_of(&wanted, &[]), wanted);
 }

@@ -7,6 +7,7 @@ use super::{Completion, Core};
 use crate::complete::loads::Worker;
 use crate::complete::round::Completer;
 use crate::consume::Held;
+use crate::load::work::TAKEN_MAX;
 use crate::pipeline::context::{ArchiveContext, Context};
 use crate::pipeline::partition::Phase;
 use futures::FutureExt;
@@ -78,7 +79,7 @@ async fn round(context: &Arc<Context>, held: &Held, archive: usize, completer: &
 /// Lets loaders begin that have nothing to do. They go on beside the next rounds, and end with the assignment.
 fn start_loads(context: &Arc<Context>, held: &Held, archive: &ArchiveContext, completer: &mut Completer) {
     let topic = &held.partition.topic;
-    for (setup, folders) in completer.take_loads(&archive.loaders, context.clock.wall_ms()) {
+    for (setup, folders) in completer.take_loads(&archive.loaders, context.clock.wall_ms(), TAKEN_MAX) {
         let goes_on = {
             let (context, held) = (context.clone(), held.clone());
             Arc::new(move || context.coordinator.is_held(&held))
@@ -89,12 +90,12 @@ fn start_loads(context: &Arc<Context>, held: &Held, archive: &ArchiveContext, co
             let setup = setup.clone();
             async move { seams.load(&setup, folders, |one| drop(tell.send(one))).await }
         };
-        completer.workers.insert(setup.name.clone(), Worker::new(tokio::spawn(work), told));
+        completer.workers.insert(setup.id.clone(), Worker::new(tokio::spawn(work), told));
     }
     let Some(queue) = completer.loads() else { return };
     for setup in &archive.loaders {
         let labels = [("archive", archive.name.clone()), ("topic", topic.to_string()), ("loader", setup.name.clone())];
-        metrics::gauge!("siltstone_loads_waiting", &labels).set(queue.len(&setup.name) as f64);
+        metrics::gauge!("siltstone_loads_waiting", &labels).set(queue.len(&setup.id) as f64);
     }
     let error = queue.trouble().and_then(|waiting| waiting.error.clone());
     match error {

@@ -44,7 +44,11 @@ impl Loader for Table {
 }
 
 fn setup(name: &str, table: &Arc<Table>) -> Setup {
-    Setup { name: name.into(), output: Some("lines".into()), destination: Some("s3://a".into()), loader: table.clone() }
+    Setup {
+        output: Some("lines".into()),
+        destination: Some("s3://a".into()),
+        ..Setup::new(name, name.to_string(), table.clone())
+    }
 }
 
 impl World {
@@ -119,7 +123,7 @@ async fn what_fails_waits_and_who_comes_later_gets_all() {
     let mut completer = Completer::default();
     let failure = world.round_and_load(&mut completer).await.expect_err("one is down");
     assert!(
-        failure.message.contains("it is down") && failure.message.contains("2 more folders"),
+        failure.message.contains("it is down") && failure.message.contains("down (3 folders)"),
         "{}",
         failure.message
     );

@@ -92,6 +92,11 @@ impl Fake {
         self.state().tables.insert(name.to_string(), json!({"type": kind}));
     }
 
+    /// Somebody drops a table.
+    pub(crate) fn drops(&self, name: &str) {
+        self.state().tables.remove(name);
+    }
+
     pub(crate) fn advance(&self, ms: i64) {
         self.state().now_ms += ms;
     }
@@ -194,6 +199,12 @@ impl State {
             let load = &job.body["configuration"]["load"];
             if let (Outcome::Loads { .. }, Some(uris)) = (&job.outcome, load["sourceUris"].as_array()) {
                 let table = load["destinationTable"]["tableId"].as_str().expect("a table").to_string();
+                let name = table.split('$').next().expect("a name").to_string();
+                let made = json!({"type": "TABLE", "creationTime": now_ms.to_string(), "schema": load["schema"]});
+                let known = self.tables.entry(name).or_insert(made);
+                if load["schema"].is_object() {
+                    known["schema"] = load["schema"].clone();
+                }
                 self.loaded.insert(table, uris.clone());
             }
         }
