@@ -15,6 +15,8 @@
 //! - **W-4** Any number of processes may complete the same topic, and each may stall or die anywhere: revisions are created only if absent
 //!   (K-10), and whoever comes second counts only what is not covered, or counts anew.
 //!
+//! What is complete and is to be loaded waits in the same document in which it is open no more ([`loads`], and [`crate::load`]).
+//!
 //! Nothing here holds back offsets: a store that refuses a marker is told in the log and in health, and asked again in the next round.
 //!
 //! Not seen here: rows that a backfill archives into a complete folder, and those of replayed dead letters, below offsets that were looked at already.

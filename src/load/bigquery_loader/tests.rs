@@ -175,6 +175,8 @@ async fn a_folder_replaces_the_partition_of_its_hour() {
         ("tags", "STRING", "REPEATED"),
         ("r", "RECORD", "NULLABLE"),
         ("m", "RECORD", "NULLABLE"),
+        // What the schema does not have is in it, as JSON.
+        ("_rest", "STRING", "NULLABLE"),
     ];
     let expected = expected.map(|(name, kind, mode)| (json!(name), json!(kind), json!(mode)));
     assert_eq!(told, expected.iter().map(|(name, kind, mode)| (name, kind, mode)).collect::<Vec<_>>());
