@@ -386,13 +386,23 @@ fn without_zones(batch: &RecordBatch) -> RecordBatch {
 fn ask_webhdfs(path: &str, operation: &str) -> Vec<u8> {
     // What is percent-encoded in a key is so in the name: the URL has it once more.
     let url = format!("{}/{}?op={operation}", setting("HDFS_WEB"), path.replace('%', "%25"));
-    let method = if operation == "DELETE" { "DELETE" } else { "GET" };
+    let (method, url) = match operation {
+        // As the user that siltstone is there.
+        "DELETE" => ("DELETE", format!("{url}&user.name={}", user())),
+        _ => ("GET", url),
+    };
     let mut curl = std::process::Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail", "--location", "--request", method, &url]);
     let asked = curl.output();
     let asked = asked.expect("curl runs");
     assert!(asked.status.success(), "{url}: {}", String::from_utf8_lossy(&asked.stderr));
     asked.stdout
+}
+
+/// Whom the machine takes this process for.
+fn user() -> String {
+    let said = std::process::Command::new("id").arg("-un").output().expect("id runs");
+    String::from_utf8(said.stdout).expect("a name").trim().to_string()
 }
 
 fn runtime() -> tokio::runtime::Runtime {
