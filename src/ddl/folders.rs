@@ -29,6 +29,8 @@ pub struct Folders {
     pub chosen_below: bool,
     /// A folder is of the generation.
     pub of_generation: bool,
+    /// Names of columns in the rows, which no folder without a name is called after.
+    pub taken: Vec<String>,
 }
 
 /// A level of folders.
@@ -182,6 +184,7 @@ impl Folders {
             topics: in_path(source.topics),
             chosen_below: false,
             of_generation: false,
+            taken: Vec::new(),
         };
         // The places of fixed folders in the path, and whether one of them is of the topic alone.
         let (mut fixed, mut tells_topic) = (Vec::new(), false);
@@ -284,7 +287,7 @@ impl Folders {
                         kind = ValueKind::Time(joined);
                         levels.next();
                     }
-                    (free(&label, &columns), kind)
+                    (self.free(&label, &columns), kind)
                 }
             };
             let value = format!("${{{name}}}");
@@ -292,6 +295,19 @@ impl Folders {
             columns.push(PartitionColumn { name, kind });
         }
         (columns, parts.join("/"))
+    }
+
+    /// `label`, or the same with a number that no column has, of the path or of the rows.
+    fn free(&self, label: &str, columns: &[PartitionColumn]) -> String {
+        let names = columns.iter().map(|column| &column.name).chain(&self.taken);
+        let taken = |name: &str| names.clone().any(|other| other.eq_ignore_ascii_case(name));
+        let mut name = label.to_string();
+        let mut number = 2;
+        while taken(&name) {
+            name = format!("{label}_{number}");
+            number += 1;
+        }
+        name
     }
 
     /// The folders of one window, for an example, and the values of the columns there.
@@ -337,18 +353,6 @@ impl Time {
         };
         label.to_string()
     }
-}
-
-/// `label`, or the same with a number that no column has.
-fn free(label: &str, columns: &[PartitionColumn]) -> String {
-    let taken = |name: &str| columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-    let mut name = label.to_string();
-    let mut number = 2;
-    while taken(&name) {
-        name = format!("{label}_{number}");
-        number += 1;
-    }
-    name
 }
 
 /// Topics as they stand in a path, not at the start of a folder.
