@@ -42,7 +42,11 @@ cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
 step "services are installed beside the build"
-install_all() { scripts/python.sh && scripts/python.sh spark && scripts/services.sh install "${SERVICES[@]}" "${OTHER_SERVICES[@]}" "${TOOLS[@]}"; }
+install_all() {
+    local name
+    for name in python duckdb clickhouse spark; do scripts/python.sh "$name" || return; done
+    scripts/services.sh install "${SERVICES[@]}" "${OTHER_SERVICES[@]}" "${TOOLS[@]}"
+}
 beside install install_all
 
 step "formatting"
@@ -154,6 +158,9 @@ said hadoop
 
 step "whole pipelines"
 scripts/pipelines.sh --records 200000
+
+step "tables of DuckDB, Spark and ClickHouse over what is archived"
+scripts/ddl.sh --records 5000
 
 step "an archive that is begun late, damaged, mended and brought back; two processes, killed"
 beside kills-gzip scripts/kills.sh --kills 6 --format gzip

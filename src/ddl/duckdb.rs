@@ -42,8 +42,15 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
             arguments.push("union_by_name = true".to_string());
             "read_parquet"
         }
-        Rows::Avro(..) => {
+        Rows::Avro(columns, _) => {
             notes.push("INSTALL avro; LOAD avro; comes first.".to_string());
+            if columns.iter().any(|column| column.kind.has(&is_logical)) {
+                notes.push(
+                    "The avro extension (1.4) knows no logical types: instants are microseconds since 1970 (make_timestamp; Kafka's own milliseconds), days \
+                     are counted from 1970, decimals are bytes. Parquet has them as they are."
+                        .to_string(),
+                );
+            }
             "read_avro"
         }
         Rows::Json(columns) => {
@@ -89,6 +96,11 @@ pub(super) fn statement(table: &Table) -> Result<String, String> {
     let name = qualified(&table.name, double_quotes);
     let text = format!("CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM {function}(\n{}\n);\n", list(&arguments));
     Ok(table.head(&table.store.url(&pattern), &notes) + &text)
+}
+
+/// Whether Avro has such a value as another one, and says so beside.
+fn is_logical(kind: &Type) -> bool {
+    matches!(kind, Type::Timestamp(_) | Type::Date | Type::Decimal { .. })
 }
 
 /// A column that is both in the rows and in the path.

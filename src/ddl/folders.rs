@@ -30,6 +30,8 @@ pub struct Folders {
     pub chosen_below: bool,
     /// A folder is of the generation.
     pub of_generation: bool,
+    /// Names of columns in the rows, which no folder without a name is called after.
+    pub taken: Vec<String>,
 }
 
 /// A level of folders.
@@ -183,6 +185,7 @@ impl Folders {
             topics: in_path(source.topics),
             chosen_below: false,
             of_generation: false,
+            taken: Vec::new(),
         };
         // The places of fixed folders in the path, and whether one of them is of the topic alone.
         let (mut fixed, mut tells_topic) = (Vec::new(), false);
@@ -285,7 +288,7 @@ impl Folders {
                         kind = ValueKind::Time(joined);
                         levels.next();
                     }
-                    (free(&label, &columns), kind)
+                    (self.free(&label, &columns), kind)
                 }
             };
             let value = format!("${{{name}}}");
@@ -321,6 +324,19 @@ impl Folders {
         }
         let names = self.columns().into_iter().map(|column| column.name);
         segments.next().is_none().then(|| names.zip(values).collect())
+    }
+
+    /// `label`, or the same with a number that no column has, of the path or of the rows.
+    fn free(&self, label: &str, columns: &[PartitionColumn]) -> String {
+        let names = columns.iter().map(|column| &column.name).chain(&self.taken);
+        let taken = |name: &str| names.clone().any(|other| other.eq_ignore_ascii_case(name));
+        let mut name = label.to_string();
+        let mut number = 2;
+        while taken(&name) {
+            name = format!("{label}_{number}");
+            number += 1;
+        }
+        name
     }
 
     /// The folders of one window, for an example, and the values of the columns there.
@@ -384,6 +400,8 @@ fn free(label: &str, columns: &[PartitionColumn]) -> String {
 fn decoded(value: &str) -> Option<String> {
     percent_decode_str(value).decode_utf8().ok().map(|text| text.into_owned())
 }
+
+    }
 
 /// Topics as they stand in a path, not at the start of a folder.
 fn in_path(topics: &[String]) -> Vec<String> {

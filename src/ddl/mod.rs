@@ -69,6 +69,16 @@ pub enum Rows {
     Lines,
 }
 
+impl Rows {
+    /// Its columns, where they are known.
+    fn columns(&self) -> Option<&[Column]> {
+        match self {
+            Self::Parquet(columns) | Self::Avro(columns, _) | Self::Json(Some(columns)) => Some(columns),
+            Self::Json(None) | Self::Lines => None,
+        }
+    }
+}
+
 /// How objects, or the pages and blocks in them, are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
@@ -158,7 +168,8 @@ impl Table {
         let mut notes = Vec::new();
         let rows = rows(source, &mut notes)?;
         let extension = output.place.extension(&output.format);
-        let folders = Folders::new(source)?;
+        let mut folders = Folders::new(source)?;
+        folders.taken = rows.columns().unwrap_or_default().iter().map(|column| column.name.clone()).collect();
         let others = pattern::others(source, &folders);
         let topic = source.topic.map_or(String::new(), |topic| format!(", topic {topic}"));
         if folders.of_generation {
@@ -186,10 +197,7 @@ impl Table {
 
     /// The columns of its rows, where they are known.
     fn columns(&self) -> Option<&[Column]> {
-        match &self.rows {
-            Rows::Parquet(columns) | Rows::Avro(columns, _) | Rows::Json(Some(columns)) => Some(columns),
-            Rows::Json(None) | Rows::Lines => None,
-        }
+        self.rows.columns()
     }
 
     /// What it is, in a word.

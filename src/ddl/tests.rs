@@ -292,6 +292,25 @@ fn a_table_of_one_topic_has_no_rows_of_another() {
     }
 }
 
+/// Hive and Spark read HDFS, by a namenode or a nameservice; what is staged there has a name that they pass over.
+#[test]
+fn tables_in_hdfs() {
+    for url in ["hdfs://nn1.example.com:8020/data/archive", "hdfs://prod/data/archive"] {
+        let made = |dialect: Dialect, path: &str| {
+            first(url, &output(&parquet(), path)).and_then(|table| statement(dialect, &table))
+        };
+        for dialect in [Dialect::Hive, Dialect::Spark] {
+            let said = made(dialect, "{topic}/dt=%F/hr=%H").expect("a table");
+            assert!(said.contains(&format!("LOCATION '{url}/access'")), "{said}");
+            assert!(said.contains(&format!("-- Reads {url}/access/dt=*/hr=*/*: Parquet.")), "{said}");
+        }
+        for dialect in [Dialect::Athena, Dialect::BigQuery, Dialect::DuckDb, Dialect::ClickHouse] {
+            let why = made(dialect, "{topic}/dt=%F/hr=%H").expect_err("it cannot get there");
+            assert!(why.contains("hdfs://"), "{dialect:?}: {why}");
+        }
+    }
+}
+
 /// An `enum` of topics is of folders that are there; of what is made of topics nothing tells the values.
 #[test]
 fn only_folders_that_are_topics_are_projected_as_topics() {
@@ -340,6 +359,11 @@ fn what_fails_in_an_engine_is_written_otherwise_or_told() {
     // The JsonSerDe of Hive 3.
     let hive = statement(Dialect::Hive, &json("s3://b", "tombstones = \"keep\"\n")).expect("a table");
     assert!(hive.contains("-- Needs Hive 4") && hive.contains("as extra can, and at lines that are null"), "{hive}");
+    // The rows have a column `day`, and so would have these folders.
+    assert!(
+        hive.contains("PARTITIONED BY (`day_2` STRING)") && hive.contains("PARTITION (`day_2` = '2025/11/21')"),
+        "{hive}"
+    );
     // Arrays of BigQuery are never null.
     let bigquery = statement(Dialect::BigQuery, &json("gs://b", "")).expect("a table");
     assert!(bigquery.contains("`tags` JSON") && !bigquery.contains("ARRAY<"), "{bigquery}");

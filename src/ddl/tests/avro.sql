@@ -81,6 +81,7 @@ MSCK REPAIR TABLE `lake`.`access`;
 -- Reads s3://logs/prod/avro/access/dt=*/*.avro: Avro.
 -- Credentials: CREATE SECRET (TYPE s3, PROVIDER credential_chain, REGION 'eu-central-1');
 -- INSTALL avro; LOAD avro; comes first.
+-- The avro extension (1.4) knows no logical types: instants are microseconds since 1970 (make_timestamp; Kafka's own milliseconds), days are counted from 1970, decimals are bytes. Parquet has them as they are.
 CREATE OR REPLACE VIEW "lake"."access" AS
 SELECT * FROM read_avro(
   's3://logs/prod/avro/access/dt=*/*.avro',
