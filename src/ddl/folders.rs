@@ -384,24 +384,10 @@ impl Time {
     }
 }
 
-/// `label`, or the same with a number that no column has.
-fn free(label: &str, columns: &[PartitionColumn]) -> String {
-    let taken = |name: &str| columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-    let mut name = label.to_string();
-    let mut number = 2;
-    while taken(&name) {
-        name = format!("{label}_{number}");
-        number += 1;
-    }
-    name
-}
-
 /// A value as it was before it was written into a path; `None` where that is no text.
 fn decoded(value: &str) -> Option<String> {
     percent_decode_str(value).decode_utf8().ok().map(|text| text.into_owned())
 }
-
-    }
 
 /// Topics as they stand in a path, not at the start of a folder.
 fn in_path(topics: &[String]) -> Vec<String> {
