@@ -12,6 +12,7 @@
 //!
 //! No call waits longer than the client's own bounded retries; [`BucketError::verdict`] tells what to do next.
 
+pub mod again;
 pub mod claim;
 pub mod compactions;
 pub mod completions;

@@ -19,7 +19,8 @@
 //!
 //! Nothing here holds back offsets: a store that refuses a marker is told in the log and in health, and asked again in the next round.
 //!
-//! Not seen here: rows that a backfill archives into a complete folder, and those of replayed dead letters, below offsets that were looked at already.
+//! Rows that a backfill archives into a folder, and those of replayed dead letters, lie below offsets that were looked at already: who makes them asks for
+//! the folders to be counted anew ([`recount`], K-15).
 //!
 //! # Bounds
 //! [`round::PARTS_MAX`] Kafka partitions of folders are open at a time; where there would be more, only the Kafka partition that is furthest behind is looked at, some
@@ -30,6 +31,7 @@ pub mod calendars;
 pub mod horizon;
 pub mod loads;
 pub mod progress;
+pub mod recount;
 pub mod round;
 pub mod status;
 pub mod tally;

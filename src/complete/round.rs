@@ -91,19 +91,21 @@ pub struct Completer {
     pub workers: Workers,
     /// How far what loaders lack was looked through, by loader.
     looking: Looking,
+    /// When requests to count folders anew are looked for, monotonic milliseconds.
+    pub(super) agains_at_ms: Option<i64>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     through: BTreeMap<i32, i64>,
     watermarks: BTreeMap<i32, i64>,
     open: BTreeMap<FolderId, Tally>,
-    recent: VecDeque<Recent>,
+    pub(super) recent: VecDeque<Recent>,
     /// Complete folders that are not loaded.
-    loads: Queue,
+    pub(super) loads: Queue,
     /// Kafka partitions of `open`.
     parts: usize,
-    changed: bool,
+    pub(super) changed: bool,
     /// When progress was written, monotonic milliseconds.
     saved_ms: Option<i64>,
     /// When folders were completed that may not be completed again yet.
@@ -161,12 +163,13 @@ impl Completer {
             Ok(read_ms) => self.complete_past(seams, &asked, read_ms, outcome).await,
             Err(failure) => Err(failure),
         };
-        // Behind what is completed (L-1).
+        // Behind what is completed (L-1), and so are folders that are counted anew.
+        let again = self.answer_agains(seams, outcome).await;
         let found = self.find_unloaded(seams).await;
         // A cache: what cannot be written of it keeps nothing from being completed (K-12).
         let saved =
             self.save(seams, found.as_ref().is_ok_and(|found| *found) || outcome.completed + outcome.revised > 0).await;
-        result.and(saved).and(found.map(drop))
+        result.and(saved).and(again).and(found.map(drop))
     }
 
     /// Grows with each receipt that is looked at.
@@ -202,6 +205,37 @@ impl Completer {
     pub(super) fn queue_changed(&mut self) {
         if let Some(state) = &mut self.state {
             state.changed = true;
+        }
+    }
+
+    pub(super) fn state_mut(&mut self) -> Option<&mut State> {
+        self.state.as_mut()
+    }
+
+    pub(super) fn calendars(&mut self) -> &mut Calendars {
+        &mut self.calendars
+    }
+
+    /// Below which offset receipts of a Kafka partition were looked at.
+    pub(super) fn through(&self, number: i32) -> i64 {
+        self.state.as_ref().and_then(|state| state.through.get(&number)).copied().unwrap_or(0)
+    }
+
+    /// What is open of a folder, by Kafka partition.
+    pub(super) fn open_parts(&self, id: &FolderId) -> Vec<(i32, Covered)> {
+        let tally = self.state.as_ref().and_then(|state| state.open.get(id));
+        tally
+            .map(|tally| tally.parts.iter().map(|(&number, part)| (number, part.covered)).collect())
+            .unwrap_or_default()
+    }
+
+    /// What is open of a folder is `tally`.
+    pub(super) fn reopen(&mut self, id: &FolderId, tally: Tally) {
+        let Some(state) = &mut self.state else { return };
+        state.changed = true;
+        state.parts += tally.parts.len();
+        if let Some(before) = state.open.insert(id.clone(), tally) {
+            state.parts -= before.parts.len();
         }
     }
 
@@ -403,7 +437,7 @@ impl Asked {
 }
 
 impl Seams<'_> {
-    fn what(&self, what: &str) -> String {
+    pub(super) fn what(&self, what: &str) -> String {
         format!("archive {}, topic {}: {what}", self.archive, self.topic)
     }
 
@@ -488,22 +522,28 @@ impl Seams<'_> {
                 }
                 self.tell(&next);
             }
-            let Some(destination) = self.destinations.get(&id.destination) else {
-                let folder = &id.folder;
-                tracing::warn!(
-                    folder,
-                    "{what}: no destination of the configuration has that URL any more, so the folder gets no marker"
-                );
-                return Ok(next);
-            };
-            let place = Bucket::new(destination.clone());
-            patiently(self.clock, &what, || place.mark_complete(&next, self.marker)).await?;
+            self.mark(&next).await?;
             return Ok(next);
         }
         Err(Failure::new(Exit::Unreachable, format!("{what}: other processes complete it again and again")))
     }
 
-    fn tell(&self, completed: &Completed) {
+    /// Sees to the marker of a revision.
+    pub(super) async fn mark(&self, next: &Completed) -> Result<(), Failure> {
+        let what = self.what(&format!("complete {}", next.id));
+        let Some(destination) = self.destinations.get(&next.id.destination) else {
+            let folder = &next.id.folder;
+            tracing::warn!(
+                folder,
+                "{what}: no destination of the configuration has that URL any more, so the folder gets no marker"
+            );
+            return Ok(());
+        };
+        let place = Bucket::new(destination.clone());
+        patiently(self.clock, &what, || place.mark_complete(next, self.marker)).await
+    }
+
+    pub(super) fn tell(&self, completed: &Completed) {
         let Completed { revision, rows, objects, .. } = completed;
         let (topic, folder) = (self.topic, &completed.id.folder);
         let archive = self.archive.to_string();
@@ -512,7 +552,14 @@ impl Seams<'_> {
             tracing::info!(topic, folder, rows, objects, "folder complete");
         } else {
             metrics::counter!("siltstone_folders_revised_total", "archive" => archive).increment(1);
-            tracing::warn!(topic, folder, revision, rows, objects, "late data: the folder is complete again");
+            tracing::warn!(
+                topic,
+                folder,
+                revision,
+                rows,
+                objects,
+                "late or backfilled data: the folder is complete again"
+            );
         }
     }
 
@@ -543,7 +590,7 @@ impl Seams<'_> {
     }
 
     /// The folders that a batch put objects into, with the ends of their windows.
-    async fn folders_of<'r>(
+    pub(super) async fn folders_of<'r>(
         &self,
         receipt: &'r Receipt,
         calendars: &mut Calendars,
@@ -560,13 +607,13 @@ impl Seams<'_> {
 }
 
 /// An object that a batch put into a folder.
-struct InFolder<'r> {
-    id: FolderId,
+pub(super) struct InFolder<'r> {
+    pub(super) id: FolderId,
     /// The batch.
-    covered: Covered,
-    object: &'r ReceiptObject,
+    pub(super) covered: Covered,
+    pub(super) object: &'r ReceiptObject,
     /// The first instant behind the folder's window.
-    end_ms: Option<i64>,
+    pub(super) end_ms: Option<i64>,
 }
 
 /// How far a Kafka partition is looked at before another one's turn comes.

@@ -122,6 +122,10 @@ effects! {
     MarkerReplace = "marker-replace" at Store,
     /// How far completion got is put.
     ProgressPut = "progress-put" at Store,
+    /// That folders are to be looked at again is put.
+    AgainPut = "again-put" at Store,
+    /// That folders are to be looked at again is deleted: they were.
+    AgainDelete = "again-delete" at Store,
     /// That a revision of a completed folder was loaded is created.
     LoadedPut = "loaded-put" at Store,
     /// An object is put whole.

@@ -7,6 +7,7 @@ use crate::complete::tally::FolderId;
 use crate::exit::Failure;
 use crate::ledger::live::Live;
 use crate::ledger::receipts_from;
+use crate::pipeline::start::patiently;
 use crate::record::{OffsetRange, TopicPartition};
 use futures::TryStreamExt;
 use std::collections::BTreeSet;
@@ -43,6 +44,15 @@ pub async fn objects_of(bucket: &Bucket, clock: &dyn Clock, completed: &Complete
                     objects.keys.insert(object.key.clone());
                 }
             }
+        }
+        let what = format!("{partition}: read replays");
+        for (first, n) in patiently(clock, &what, || bucket.finished_replays(&partition)).await? {
+            if !(covered.first..covered.end).contains(&first) {
+                continue;
+            }
+            let replay = patiently(clock, &what, || bucket.replay_receipt(&partition, first, n)).await?;
+            let of_replay = replay.into_iter().flat_map(|replay| replay.objects);
+            objects.keys.extend(of_replay.filter(|object| FolderId::of(object) == *id).map(|object| object.key));
         }
         for compacted in live.compacted() {
             for object in compacted.objects.iter().filter(|object| FolderId::of(object) == *id) {

@@ -8,6 +8,7 @@ use super::read::Letters;
 use super::schemas::Asker;
 use super::select::Selection;
 use super::take::{Taken, Taking};
+use crate::bucket::again::Again;
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::ReceiptObject;
 use crate::bucket::replays::{REPLAY_VERSION, Replay, ReplayClaim, ReplayOutcome, ReplayReceipt, ReplayedObject};
@@ -384,6 +385,10 @@ impl<'c> Replayer<'c> {
             ReplayOutcome::Other => return Ok(false),
         };
         claims.add(&claim.replay);
+        if work.site.archive.complete.is_some() {
+            let again = Again::of_replay(&batch.partition, (claim.replay.first, claim.replay.end), claim.replay.n);
+            patiently(&*self.clock, &what, || bucket.put_again(&again)).await?;
+        }
         self.place(work, batch, &claim.replay, archive, &taken, is_new).await?;
         Ok(true)
     }

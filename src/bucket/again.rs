@@ -1,0 +1,147 @@
+//! Requests to look at folders again: what a backfill or a replay archives below offsets that were looked at already.
+//!
+//! ```text
+//! _siltstone/again/v1/{topic}/<name>.json   put before the work begins, deleted once it ended and its folders were counted anew
+//! ```
+//! - **K-15** Whoever puts rows below what completion has looked at says so before it does. A request outlives its maker: it is answered when the job has
+//!   ended or the replay has its receipt, by whoever completes the topic then, and as often as it is there: to count anew changes nothing the second time.
+//!
+//! # The document, version 1
+//! ```json
+//! {"version": 1, "topic": "access", "of": {"job": "access-1a2b3c4d"}, "ranges": [{"partition": 0, "first": 0, "end": 100000}]}
+//! ```
+//! `of` may also be `{"replay": {"partition": 3, "first": 1000, "n": 1}}`.
+
+use super::jobs::JobRange;
+use super::{Bucket, BucketError, CONTROL_FOLDER, to_json};
+use crate::effect::{Effect, requests};
+use crate::record::TopicPartition;
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+/// Version of the stored form.
+pub const AGAIN_VERSION: u32 = 1;
+/// Requests that are read at a time.
+const READ_MAX: usize = 100;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// [`AGAIN_VERSION`] of the writer.
+    pub version: u32,
+    /// Topic.
+    pub topic: String,
+    /// Whose rows.
+    pub of: Whose,
+    /// Where batches may come to lie.
+    pub ranges: Vec<JobRange>,
+}
+
+/// Whose rows are to be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    /// Those of a job.
+    Job(String),
+    /// Those of a replay.
+    Replay {
+        /// Kafka partition.
+        partition: i32,
+        /// First offset of the batch.
+        first: i64,
+        /// Which replay of it.
+        n: u32,
+    },
+}
+
+impl Again {
+    /// A request for the rows of a job.
+    pub fn of_job(topic: &str, name: &str, ranges: &[JobRange]) -> Self {
+        let of = Whose::Job(name.to_string());
+        Self { version: AGAIN_VERSION, topic: topic.to_string(), of, ranges: ranges.to_vec() }
+    }
+
+    /// A request for the rows of replay `n` of the batch `range`.
+    pub fn of_replay(partition: &TopicPartition, range: (i64, i64), n: u32) -> Self {
+        let (number, (first, end)) = (partition.partition, range);
+        Self {
+            version: AGAIN_VERSION,
+            topic: partition.topic.to_string(),
+            of: Whose::Replay { partition: number, first, n },
+            ranges: vec![JobRange { partition: number, first, end, batch: true }],
+        }
+    }
+
+    fn name(&self) -> String {
+        match &self.of {
+            Whose::Job(name) => format!("job-{name}"),
+            Whose::Replay { partition, first, n } => format!("replay-{partition:05}-{first:020}.{n}"),
+        }
+    }
+}
+
+fn folder(topic: &str, generation: u32) -> String {
+    let inside = if generation > 1 { format!("/g{generation}") } else { String::new() };
+    format!("{CONTROL_FOLDER}/again/v1/{topic}{inside}")
+}
+
+impl Bucket {
+    /// Asks for folders to be looked at again.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn put_again(&self, again: &Again) -> Result<(), BucketError> {
+        let key = format!("{}/{}.json", folder(&again.topic, self.generation), again.name());
+        self.put(Effect::AgainPut, &key, to_json(again)).await
+    }
+
+    /// What is asked for of a topic, or the first hundred of it.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn agains(&self, topic: &str) -> Result<Vec<Again>, BucketError> {
+        let folder = folder(topic, self.generation);
+        let path = self.destination.path(&folder)?;
+        let mut listed = self.destination.store().list(Some(&path));
+        let mut found = Vec::new();
+        while let Some(object) = listed.try_next().await.map_err(|error| self.store_error("list", &folder, &error))? {
+            let Some(name) = object.location.as_ref().strip_prefix(path.as_ref()) else { continue };
+            let name = name.trim_start_matches('/');
+            // What lies deeper is of another generation.
+            if name.contains('/') || !name.ends_with(".json") || found.len() >= READ_MAX {
+                continue;
+            }
+            let key = format!("{folder}/{name}");
+            let Some(bytes) = self.get(&key).await? else { continue };
+            found.push(self.parse(&key, &bytes, AGAIN_VERSION)?);
+        }
+        Ok(found)
+    }
+
+    /// It was answered.
+    ///
+    /// # Errors
+    /// [`BucketError`]. That it is gone already is as good.
+    pub async fn remove_again(&self, again: &Again) -> Result<(), BucketError> {
+        let key = format!("{}/{}.json", folder(&again.topic, self.generation), again.name());
+        let path = self.destination.path(&key)?;
+        match requests::delete(Effect::AgainDelete, self.destination.store(), &path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.store_error("delete", &key, &error)),
+        }
+    }
+
+    /// Whether the work that asked has ended: nothing comes of it any more.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn has_ended(&self, again: &Again) -> Result<bool, BucketError> {
+        match &again.of {
+            Whose::Job(name) => self.is_job_ended(name).await,
+            Whose::Replay { partition, first, n } => {
+                let partition = TopicPartition::new(again.topic.as_str(), *partition);
+                self.is_replay_finished(&partition, *first, *n).await
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Folders counted anew, for rows that came below offsets which were looked at: those of backfills and replays (K-15).
+
+use super::calendars::Calendars;
+use super::loads::waiting;
+use super::progress::{RECENT_MAX, Recent};
+use super::round::{Completer, Outcome, Seams};
+use super::tally::{Covered, FolderId, Tally, Whose};
+use crate::bucket::again::Again;
+use crate::bucket::completions::Completed;
+use crate::exit::{Exit, Failure};
+use crate::ledger::receipts_from;
+use crate::pipeline::start::patiently;
+use crate::record::TopicPartition;
+use futures::TryStreamExt;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long after requests were looked for they are looked for again, milliseconds.
+const LOOK_MS: i64 = 60_000;
+/// How often a folder is counted anew that others complete, too.
+const TRIES: usize = 8;
+
+impl Completer {
+    /// Answers requests whose makers have ended: each of their folders is counted anew.
+    ///
+    /// # Errors
+    /// A store that refuses or does not answer. What is not answered is in the next round.
+    pub(super) async fn answer_agains(&mut self, seams: &Seams<'_>, outcome: &mut Outcome) -> Result<(), Failure> {
+        let now_ms = seams.clock.monotonic_ms();
+        if self.agains_at_ms.is_some_and(|at_ms| now_ms < at_ms) {
+            return Ok(());
+        }
+        let what = seams.what("look for folders that backfills and replays have changed");
+        let agains = patiently(seams.clock, &what, || seams.bucket.agains(seams.topic)).await?;
+        let mut changed = Vec::new();
+        for again in &agains {
+            if !(seams.goes_on)() {
+                return Ok(());
+            }
+            if patiently(seams.clock, &what, || seams.bucket.has_ended(again)).await? {
+                let folders = self.folders_of_again(seams, again).await?;
+                for (id, ranges) in folders {
+                    self.recount(seams, &id, &ranges, outcome).await?;
+                }
+                changed.push(again);
+            }
+        }
+        if !changed.is_empty() {
+            // First that it is known, then that nobody need ask any more.
+            self.queue_changed();
+            self.save(seams, true).await?;
+        }
+        for again in changed {
+            patiently(seams.clock, &what, || seams.bucket.remove_again(again)).await?;
+        }
+        self.agains_at_ms = Some(now_ms + LOOK_MS);
+        Ok(())
+    }
+
+    /// The folders that batches and replays in the ranges have put objects into, with these ranges by Kafka partition. What was not looked at yet is left out:
+    /// it will be.
+    async fn folders_of_again(
+        &mut self,
+        seams: &Seams<'_>,
+        again: &Again,
+    ) -> Result<BTreeMap<FolderId, BTreeMap<i32, Covered>>, Failure> {
+        let mut folders: BTreeMap<FolderId, BTreeMap<i32, Covered>> = BTreeMap::new();
+        for range in &again.ranges {
+            let until = self.through(range.partition).min(range.end);
+            let wanted = Covered { first: range.first, end: until };
+            if wanted.first >= wanted.end {
+                continue;
+            }
+            for (id, covered) in seams.touched(range.partition, wanted, self.calendars()).await? {
+                let of = folders.entry(id).or_default();
+                let hull = of.get(&range.partition).map_or(covered, |known| known.hull(covered));
+                of.insert(range.partition, hull);
+            }
+        }
+        Ok(folders)
+    }
+
+    /// Counts a folder anew: what is open of it, or its next revision where it is complete.
+    async fn recount(
+        &mut self,
+        seams: &Seams<'_>,
+        id: &FolderId,
+        ranges: &BTreeMap<i32, Covered>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let what = seams.what(&format!("count {id} anew"));
+        for _ in 0..TRIES {
+            let known = patiently(seams.clock, &what, || seams.bucket.completed(seams.topic, id)).await?;
+            let Some(known) = known else {
+                let mut ranges = ranges.clone();
+                for (number, covered) in self.open_parts(id) {
+                    widen(&mut ranges, number, covered);
+                }
+                let tally = seams.counted(id, &ranges, self.calendars()).await?;
+                self.reopen(id, tally);
+                return Ok(());
+            };
+            let mut all = ranges.clone();
+            for (number, covered) in &known.covered {
+                if let Ok(number) = number.parse() {
+                    widen(&mut all, number, *covered);
+                }
+            }
+            let tally = seams.counted(id, &all, self.calendars()).await?;
+            let of = Whose { archive: seams.archive, generation: seams.bucket.generation(), topic: seams.topic };
+            let next = tally.completed(&of, id, known.revision.saturating_add(1), known.watermark_ms);
+            let next = Completed { window_end_ms: next.window_end_ms.max(known.window_end_ms), ..next };
+            if is_same(&next, &known) {
+                return Ok(());
+            }
+            if patiently(seams.clock, &what, || seams.bucket.put_completed(&next)).await?.is_some() {
+                // Somebody else made that revision: it is looked at anew.
+                continue;
+            }
+            seams.tell(&next);
+            seams.mark(&next).await?;
+            outcome.revised += 1;
+            self.revised(seams, &next);
+            return Ok(());
+        }
+        Err(Failure::new(Exit::Unreachable, format!("{what}: other processes complete it again and again")))
+    }
+
+    fn revised(&mut self, seams: &Seams<'_>, next: &Completed) {
+        let now_ms = seams.clock.wall_ms();
+        let Some(state) = self.state_mut() else { return };
+        for setup in seams.loaders.iter().filter(|setup| setup.takes(&next.id, next.window_end_ms)) {
+            state.loads.enqueue(waiting(setup, next));
+        }
+        state.recent.push_back(Recent::of(next, now_ms));
+        if state.recent.len() > RECENT_MAX {
+            state.recent.pop_front();
+        }
+        state.changed = true;
+    }
+}
+
+/// Whether both tell the same rows and objects of the same offsets.
+fn is_same(one: &Completed, other: &Completed) -> bool {
+    let told = |of: &Completed| (of.rows, of.uncounted, of.objects, of.bytes);
+    told(one) == told(other) && one.covered == other.covered
+}
+
+fn widen(ranges: &mut BTreeMap<i32, Covered>, number: i32, covered: Covered) {
+    let hull = ranges.get(&number).map_or(covered, |known| known.hull(covered));
+    ranges.insert(number, hull);
+}
+
+impl Seams<'_> {
+    /// The folders that batches of Kafka partition `number` which begin in `range`, and replays of these, have objects in, each with the batches' offsets.
+    async fn touched(
+        &self,
+        number: i32,
+        range: Covered,
+        calendars: &mut Calendars,
+    ) -> Result<BTreeMap<FolderId, Covered>, Failure> {
+        let mut touched: BTreeMap<FolderId, Covered> = BTreeMap::new();
+        self.each_object(number, range, calendars, |id, covered, _| {
+            let hull = touched.get(&id).map_or(covered, |known| known.hull(covered));
+            touched.insert(id, hull);
+        })
+        .await?;
+        Ok(touched)
+    }
+
+    /// What lies in a folder of the batches that begin in `ranges`.
+    async fn counted(
+        &self,
+        id: &FolderId,
+        ranges: &BTreeMap<i32, Covered>,
+        calendars: &mut Calendars,
+    ) -> Result<Tally, Failure> {
+        let mut tally = Tally::default();
+        for (&number, &range) in ranges {
+            self.each_object(number, range, calendars, |of, covered, (object, end_ms)| {
+                if of == *id {
+                    tally.add(number, covered, object, end_ms);
+                }
+            })
+            .await?;
+        }
+        Ok(tally)
+    }
+
+    /// Every object of rows of the batches that begin in `range` and of their replays, in folders that show a time.
+    async fn each_object(
+        &self,
+        number: i32,
+        range: Covered,
+        calendars: &mut Calendars,
+        mut each: impl FnMut(FolderId, Covered, (&crate::bucket::receipt::ReceiptObject, Option<i64>)),
+    ) -> Result<(), Failure> {
+        let partition = TopicPartition::new(self.topic, number);
+        let mut receipts = receipts_from(self.bucket, &partition, self.clock, range.first).await?;
+        while let Some(receipt) = receipts.try_next().await? {
+            if receipt.first >= range.end {
+                break;
+            }
+            for of in self.folders_of(&receipt, calendars).await? {
+                each(of.id, of.covered, (of.object, of.end_ms));
+            }
+        }
+        let what = self.what("read replays");
+        let replays = patiently(self.clock, &what, || self.bucket.finished_replays(&partition)).await?;
+        let meant: BTreeSet<(i64, u32)> =
+            replays.into_iter().filter(|(first, _)| (range.first..range.end).contains(first)).collect();
+        for (first, n) in meant {
+            let read = || self.bucket.replay_receipt(&partition, first, n);
+            let Some(replay) = patiently(self.clock, &what, read).await? else { continue };
+            let covered = Covered { first: replay.replay.first, end: replay.replay.end };
+            let fingerprint = &replay.replay.fingerprint;
+            calendars.know(self.bucket, self.clock, fingerprint).await?;
+            for object in &replay.objects {
+                let Some(calendar) = calendars.of(fingerprint, &object.output) else { continue };
+                let end_ms =
+                    object.event_max_ms.or(object.event_min_ms).and_then(|at_ms| calendar.end_of_window(at_ms));
+                each(FolderId::of(object), covered, (object, end_ms));
+            }
+        }
+        Ok(())
+    }
+}
