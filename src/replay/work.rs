@@ -24,7 +24,7 @@ use crate::pipeline::start::{chain, open_registry, patiently};
 use crate::registry::Target;
 use crate::spool::part::BLOCKS_MAX;
 use crate::spool::{Spool, process_number};
-use crate::upload::{How, Placed, PutRule, UploadFile, UploadSettings, put_file};
+use crate::upload::{How, Placed, PutRule, UploadFile, UploadSettings, put_file, room_for_pieces};
 use futures::TryStreamExt;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -149,6 +149,8 @@ impl<'c> Replayer<'c> {
         let spool = spool.map_err(|error| Failure::new(Exit::Config, chain(&error)))?;
         let shares = MemoryShares::of(config.memory.budget);
         let upload = shares.upload_to_each(destinations.len());
+        let rooms = destinations.values().map(|destination| room_for_pieces(destination.kind(), upload));
+        let upload = rooms.min().unwrap_or(upload);
         let asker = Asker { registry: open_registry(config)?, clock: clock.clone() };
         let rows_max = usize::try_from(shares.rows).unwrap_or(usize::MAX);
         // Half of the rows' share, so that the other half is left for rows.
