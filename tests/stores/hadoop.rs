@@ -15,6 +15,7 @@ use siltstone::destination::{Destination, DestinationError};
 use siltstone::upload::{UploadSettings, put_file};
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// What `curl` with these arguments brings.
@@ -26,11 +27,18 @@ fn curl(arguments: &[&str]) -> Vec<u8> {
     asked.stdout
 }
 
-/// Changes something through WebHDFS, as the superuser.
+/// What is asked of WebHDFS as the superuser.
+fn url(path: &str, operation: &str) -> String {
+    static USER: LazyLock<String> = LazyLock::new(|| {
+        let user = Command::new("id").arg("-un").output().expect("id runs");
+        String::from_utf8(user.stdout).expect("a name").trim().to_string()
+    });
+    format!("{}/{path}?user.name={}&op={operation}", setting("HDFS_WEB"), *USER)
+}
+
+/// Changes something through WebHDFS.
 fn change(path: &str, operation: &str) {
-    let user = Command::new("id").arg("-un").output().expect("id runs");
-    let user = String::from_utf8(user.stdout).expect("a name");
-    let url = format!("{}/{path}?user.name={}&op={operation}", setting("HDFS_WEB"), user.trim());
+    let url = url(path, operation);
     curl(&["--request", "PUT", "--header", "Content-Length: 0", &url]);
 }
 
@@ -55,7 +63,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Asks WebHDFS; nothing where it says 404.
 fn ask(path: &str, operation: &str) -> Option<Vec<u8>> {
-    let url = format!("{}/{path}?op={operation}", setting("HDFS_WEB"));
+    let url = url(path, operation);
     let asked =
         Command::new("curl").args(["--silent", "--show-error", "--fail", "--location", "--globoff", &url]).output();
     let asked = asked.expect("curl runs");

@@ -265,7 +265,7 @@ impl ObjectStore for HdfsStore {
 
 fn listed(walk: Walk) -> BoxStream<'static, Result<ObjectMeta>> {
     let next = |mut walk: Walk| async move { walk.next().await.map(|found| (found, walk)) };
-    stream::unfold(walk, next).boxed()
+    stream::unfold(walk, next).fuse().boxed()
 }
 
 /// As the client names it.

@@ -49,7 +49,7 @@ fn in_time(bytes: BoxStream<'static, hdfs_native::Result<Bytes>>, location: Path
         }
         Some((read, (bytes, location)))
     };
-    stream::unfold((bytes, location), next).boxed()
+    stream::unfold((bytes, location), next).fuse().boxed()
 }
 
 async fn file(namenode: &Namenode, path: &str) -> hdfs_native::Result<FileStatus> {

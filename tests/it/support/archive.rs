@@ -376,11 +376,19 @@ fn without_zones(batch: &RecordBatch) -> RecordBatch {
 fn ask_webhdfs(path: &str, operation: &str) -> Vec<u8> {
     // What is percent-encoded in a key is so in the name: the URL has it once more.
     let url = format!("{}/{}?op={operation}", setting("HDFS_WEB"), path.replace('%', "%25"));
-    let asked =
-        std::process::Command::new("curl").args(["--silent", "--show-error", "--fail", "--location", &url]).output();
-    let asked = asked.expect("curl runs");
-    assert!(asked.status.success(), "{url}: {}", String::from_utf8_lossy(&asked.stderr));
-    asked.stdout
+    for left in (0..5).rev() {
+        let asked = std::process::Command::new("curl")
+            .args(["--silent", "--show-error", "--fail", "--location", &url])
+            .output()
+            .expect("curl runs");
+        if asked.status.success() {
+            return asked.stdout;
+        }
+        // A datanode notices late that its own connection is one to a namenode that has been started again since, and says 403 once.
+        assert!(left > 0, "{url}: {}", String::from_utf8_lossy(&asked.stderr));
+        super::pause();
+    }
+    unreachable!("the last try returns or fails")
 }
 
 fn runtime() -> tokio::runtime::Runtime {
