@@ -12,7 +12,6 @@
 //!
 //! No call waits longer than the client's own bounded retries; [`BucketError::verdict`] tells what to do next.
 
-pub mod again;
 pub mod claim;
 pub mod compactions;
 pub mod completions;
@@ -25,6 +24,7 @@ pub mod layouts;
 pub mod loads;
 pub mod probe;
 pub mod receipt;
+pub mod recounts;
 pub mod replays;
 pub mod schemas;
 

@@ -21,7 +21,7 @@ use crate::reader::plan::ALL_OFFSETS;
 use crate::record::TopicPartition;
 use crate::replay::layouts::Layouts;
 use crate::spool::{Spool, process_number};
-use crate::upload::UploadSettings;
+use crate::upload::{UploadSettings, room_for_pieces};
 use futures::TryStreamExt;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -69,6 +69,8 @@ impl<'c> Compactor<'c> {
         let spool = Spool::open(&config.spool.dir, config.spool.limit, process_number());
         let spool = spool.map_err(|error| Failure::new(Exit::Config, chain(&error)))?;
         let upload = MemoryShares::of(config.memory.budget).upload_to_each(destinations.len());
+        let rooms = destinations.values().map(|destination| room_for_pieces(destination.kind(), upload));
+        let upload = rooms.min().unwrap_or(upload);
         let settings = UploadSettings::within(config.upload.part_size.min(upload), upload);
         let process = format!("{:016x}", process_number());
         Ok(Self { config, destinations, clock, options, spool, settings, process, summary: Summary::default() })

@@ -5,8 +5,8 @@ use super::loads::waiting;
 use super::progress::{RECENT_MAX, Recent};
 use super::round::{Completer, Outcome, Seams};
 use super::tally::{Covered, FolderId, Tally, Whose};
-use crate::bucket::again::Again;
 use crate::bucket::completions::Completed;
+use crate::bucket::recounts::Recount;
 use crate::exit::{Exit, Failure};
 use crate::ledger::receipts_from;
 use crate::pipeline::start::patiently;
@@ -24,20 +24,20 @@ impl Completer {
     ///
     /// # Errors
     /// A store that refuses or does not answer. What is not answered is in the next round.
-    pub(super) async fn answer_agains(&mut self, seams: &Seams<'_>, outcome: &mut Outcome) -> Result<(), Failure> {
+    pub(super) async fn answer_recounts(&mut self, seams: &Seams<'_>, outcome: &mut Outcome) -> Result<(), Failure> {
         let now_ms = seams.clock.monotonic_ms();
-        if self.agains_at_ms.is_some_and(|at_ms| now_ms < at_ms) {
+        if self.recounts_at_ms.is_some_and(|at_ms| now_ms < at_ms) {
             return Ok(());
         }
         let what = seams.what("look for folders that backfills and replays have changed");
-        let agains = patiently(seams.clock, &what, || seams.bucket.agains(seams.topic)).await?;
+        let recounts = patiently(seams.clock, &what, || seams.bucket.recounts(seams.topic)).await?;
         let mut changed = Vec::new();
-        for again in &agains {
+        for again in &recounts {
             if !(seams.goes_on)() {
                 return Ok(());
             }
             if patiently(seams.clock, &what, || seams.bucket.has_ended(again)).await? {
-                let folders = self.folders_of_again(seams, again).await?;
+                let folders = self.folders_asked_for(seams, again).await?;
                 for (id, ranges) in folders {
                     self.recount(seams, &id, &ranges, outcome).await?;
                 }
@@ -50,18 +50,18 @@ impl Completer {
             self.save(seams, true).await?;
         }
         for again in changed {
-            patiently(seams.clock, &what, || seams.bucket.remove_again(again)).await?;
+            patiently(seams.clock, &what, || seams.bucket.end_recount(again)).await?;
         }
-        self.agains_at_ms = Some(now_ms + LOOK_MS);
+        self.recounts_at_ms = Some(now_ms + LOOK_MS);
         Ok(())
     }
 
     /// The folders that batches and replays in the ranges have put objects into, with these ranges by Kafka partition. What was not looked at yet is left out:
     /// it will be.
-    async fn folders_of_again(
+    async fn folders_asked_for(
         &mut self,
         seams: &Seams<'_>,
-        again: &Again,
+        again: &Recount,
     ) -> Result<BTreeMap<FolderId, BTreeMap<i32, Covered>>, Failure> {
         let mut folders: BTreeMap<FolderId, BTreeMap<i32, Covered>> = BTreeMap::new();
         for range in &again.ranges {

@@ -92,7 +92,7 @@ pub struct Completer {
     /// How far what loaders lack was looked through, by loader.
     looking: Looking,
     /// When requests to count folders anew are looked for, monotonic milliseconds.
-    pub(super) agains_at_ms: Option<i64>,
+    pub(super) recounts_at_ms: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -164,7 +164,7 @@ impl Completer {
             Err(failure) => Err(failure),
         };
         // Behind what is completed (L-1), and so are folders that are counted anew.
-        let again = self.answer_agains(seams, outcome).await;
+        let again = self.answer_recounts(seams, outcome).await;
         let found = self.find_unloaded(seams).await;
         // A cache: what cannot be written of it keeps nothing from being completed (K-12).
         let saved =

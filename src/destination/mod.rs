@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn unusable_urls_say_what_is_allowed_and_hide_the_password() {
         let cases = [
-            ("hdfs://n/x", "the scheme is not known; allowed are file:///folder"),
+            ("ftp://n/x", "the scheme is not known; allowed are file:///folder"),
             ("nonsense", "allowed are"),
             ("file://host/x", "three slashes"),
             ("s3://user:PASSWORD@b/x", "hold secrets"),

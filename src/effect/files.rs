@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Makes `folder` and its parents.
@@ -119,14 +119,15 @@ pub fn remove_folder(effect: Effect, folder: &Path) -> io::Result<()> {
     around(effect, || fs::remove_dir_all(folder))
 }
 
-/// A file without a name for what is needed for a moment: whatever this process comes to, nobody finds it later, so it is no effect.
+/// A file in `folder`, without a name, for what is needed for a moment: whatever this process comes to, nobody finds it later, so it is no
+/// effect. Nobody else may read it while it has one.
 ///
 /// # Errors
 /// What the file system said.
-pub fn nameless() -> io::Result<File> {
+pub fn nameless(folder: &Path) -> io::Result<File> {
     let random = || RandomState::new().build_hasher().finish();
-    let path = std::env::temp_dir().join(format!("siltstone-{:x}-{:016x}", std::process::id(), random()));
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+    let path = folder.join(format!("siltstone-{:x}-{:016x}", std::process::id(), random()));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     fs::remove_file(&path)?;
     Ok(file)
 }

@@ -123,9 +123,9 @@ effects! {
     /// How far completion got is put.
     ProgressPut = "progress-put" at Store,
     /// That folders are to be looked at again is put.
-    AgainPut = "again-put" at Store,
+    RecountPut = "recount-put" at Store,
     /// That folders are to be looked at again is deleted: they were.
-    AgainDelete = "again-delete" at Store,
+    RecountDelete = "recount-delete" at Store,
     /// That a revision of a completed folder was loaded is created.
     LoadedPut = "loaded-put" at Store,
     /// An object is put whole.

@@ -24,6 +24,7 @@ use crate::telemetry::health::Health;
 use crate::upload::UploadSettings;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -44,6 +45,8 @@ pub struct Context {
     pub upload: UploadConfig,
     /// Room for uploads by id of the destination.
     pub upload_rooms: BTreeMap<String, UploadRoom>,
+    /// The spool's folder.
+    pub spool_dir: PathBuf,
     /// Bytes the spool may hold.
     pub spool_limit: u64,
     /// Take the receipts' word where the group has none.

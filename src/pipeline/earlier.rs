@@ -224,9 +224,10 @@ async fn kept_alone(
     // A destination that the configuration has no more cannot be asked; the claim's layout could not be compiled without it.
     let Some(destination) = context.destinations.get(id) else { return Ok(None) };
     let count = batch.archive.outputs.iter().find(|of| of.name == output).map(count_records);
+    let count = count.as_ref().map(|count| (count, context.spool_dir.as_path()));
     let shown = context
         .while_held(&batch.held, "look at a claimed object", || async {
-            match upload::shown(destination, key, count.as_ref(), batch.look()).await {
+            match upload::shown(destination, key, count, batch.look()).await {
                 Ok(shown) => Try::Done(shown),
                 Err(error) => Try::Again(chain(&error)),
             }

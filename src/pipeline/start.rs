@@ -24,7 +24,7 @@ use crate::spool::Spool;
 use crate::spool::encode::EncodePool;
 use crate::telemetry::health::Health;
 use crate::telemetry::status::Status;
-use crate::upload::UploadError;
+use crate::upload::{UploadError, room_for_pieces};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -130,7 +130,8 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
     }
     let upload_memory = MemoryShares::of(config.memory.budget).upload_to_each(parts.destinations.len());
     let room = |destination: &Arc<Destination>| {
-        let room = UploadRoom::new(config.upload.concurrency, config.upload.part_size, upload_memory);
+        let memory = room_for_pieces(destination.kind(), upload_memory);
+        let room = UploadRoom::new(config.upload.concurrency, config.upload.part_size, memory);
         (destination.id().to_string(), room)
     };
     let upload_rooms = parts.destinations.values().map(room).collect();
@@ -142,6 +143,7 @@ pub async fn prepare(config: &Config, parts: Parts) -> Result<Arc<Context>, Fail
         cluster_id,
         upload: config.upload.clone(),
         upload_rooms,
+        spool_dir: config.spool.dir.clone(),
         spool_limit: config.spool.limit,
         resume_from_receipts: parts.resume_from_receipts,
         schedule: parts.schedule,

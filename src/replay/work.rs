@@ -8,9 +8,9 @@ use super::read::Letters;
 use super::schemas::Asker;
 use super::select::Selection;
 use super::take::{Taken, Taking};
-use crate::bucket::again::Again;
 use crate::bucket::claim::ClaimedObject;
 use crate::bucket::receipt::ReceiptObject;
+use crate::bucket::recounts::Recount;
 use crate::bucket::replays::{REPLAY_VERSION, Replay, ReplayClaim, ReplayOutcome, ReplayReceipt, ReplayedObject};
 use crate::clock::Clock;
 use crate::config::{Config, MemoryShares};
@@ -25,7 +25,7 @@ use crate::pipeline::start::{chain, open_registry, patiently};
 use crate::registry::Target;
 use crate::spool::part::BLOCKS_MAX;
 use crate::spool::{Spool, process_number};
-use crate::upload::{How, Placed, PutRule, UploadFile, UploadSettings, put_file};
+use crate::upload::{How, Placed, PutRule, UploadFile, UploadSettings, put_file, room_for_pieces};
 use futures::TryStreamExt;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -150,6 +150,8 @@ impl<'c> Replayer<'c> {
         let spool = spool.map_err(|error| Failure::new(Exit::Config, chain(&error)))?;
         let shares = MemoryShares::of(config.memory.budget);
         let upload = shares.upload_to_each(destinations.len());
+        let rooms = destinations.values().map(|destination| room_for_pieces(destination.kind(), upload));
+        let upload = rooms.min().unwrap_or(upload);
         let asker = Asker { registry: open_registry(config)?, clock: clock.clone() };
         let rows_max = usize::try_from(shares.rows).unwrap_or(usize::MAX);
         // Half of the rows' share, so that the other half is left for rows.
@@ -386,8 +388,8 @@ impl<'c> Replayer<'c> {
         };
         claims.add(&claim.replay);
         if work.site.archive.complete.is_some() {
-            let again = Again::of_replay(&batch.partition, (claim.replay.first, claim.replay.end), claim.replay.n);
-            patiently(&*self.clock, &what, || bucket.put_again(&again)).await?;
+            let again = Recount::of_replay(&batch.partition, (claim.replay.first, claim.replay.end), claim.replay.n);
+            patiently(&*self.clock, &what, || bucket.ask_recount(&again)).await?;
         }
         self.place(work, batch, &claim.replay, archive, &taken, is_new).await?;
         Ok(true)

@@ -1,7 +1,7 @@
 //! What is in the bucket under a file's key.
 
 use super::read::hash_stream;
-use super::{CountRecords, Look, Target, UploadError, hex, metadata_name};
+use super::{Counting, Look, Target, UploadError, hex, metadata_name};
 use crate::destination::Destination;
 use crate::effect::files;
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{Attribute, GetOptions, GetResultPayload, ObjectStoreExt, UpdateVersion};
 use std::fs::File;
+use std::path::Path as FilePath;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 /// An object under the key.
@@ -88,7 +89,9 @@ pub(super) async fn existing(target: &Target<'_>) -> Result<Option<Existing>, Up
         };
     let told = shown.records.is_some();
     if !same && !told {
-        let read = read(target.destination, &target.location, &target.file.count).await;
+        // A folder of ours, with room for files.
+        let folder = target.file.path.parent().unwrap_or(&target.file.path);
+        let read = read(target.destination, &target.location, (&target.file.count, folder)).await;
         let (records, sha256) = read.map_err(|error| target.store_error(&error))?;
         (shown.records, shown.sha256) = (records, sha256.or(shown.sha256.filter(|_| by_bytes)));
     }
@@ -113,7 +116,7 @@ pub(super) async fn borne_out(
 pub(super) async fn read(
     destination: &Destination,
     location: &Path,
-    count: &CountRecords,
+    count: Counting<'_>,
 ) -> Result<(Option<u64>, Option<String>), object_store::Error> {
     if !destination.is_files() {
         return Ok((None, None));
@@ -127,7 +130,7 @@ pub(super) async fn read(
 async fn counted(
     destination: &Destination,
     location: &Path,
-    count: &CountRecords,
+    (count, folder): Counting<'_>,
 ) -> Result<Option<u64>, object_store::Error> {
     let found = match destination.store().get(location).await {
         Ok(found) => found,
@@ -136,7 +139,7 @@ async fn counted(
     };
     let file = match found.payload {
         GetResultPayload::File(file, _) => file,
-        GetResultPayload::Stream(bytes) => fetched(bytes).await?,
+        GetResultPayload::Stream(bytes) => fetched(bytes, folder).await?,
     };
     let count = count.clone();
     let counted = tokio::task::spawn_blocking(move || count(file)).await;
@@ -152,12 +155,13 @@ async fn counted(
     }
 }
 
-/// A copy without a name: counting may jump about in it.
+/// A copy without a name in `folder`: counting may jump about in it.
 async fn fetched(
     mut bytes: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    folder: &FilePath,
 ) -> Result<File, object_store::Error> {
     let broken = |error: std::io::Error| object_store::Error::Generic { store: "upload", source: Box::new(error) };
-    let mut copy = tokio::fs::File::from_std(files::nameless().map_err(broken)?);
+    let mut copy = tokio::fs::File::from_std(files::nameless(folder).map_err(broken)?);
     while let Some(bytes) = bytes.try_next().await? {
         copy.write_all(&bytes).await.map_err(broken)?;
     }
@@ -208,6 +212,49 @@ mod tests {
         assert!(is_of_the_system(&Error::other(parquet::errors::ParquetError::External(Box::new(broken())))));
         assert!(!is_of_the_system(&Error::from(ErrorKind::UnexpectedEof)));
         assert!(!is_of_the_system(&Error::other(parquet::errors::ParquetError::EOF("cut off".to_string()))));
+    }
+
+    /// Goal: an object that has to be copied to be counted is copied beside the spool's files, where nobody else reads it and nothing stays.
+    #[tokio::test]
+    async fn a_copy_is_ours_alone_and_has_no_name() {
+        use super::super::{How, PutRule, UploadFile, UploadSettings, put_file};
+        use object_store::ObjectStoreExt;
+        use object_store::memory::InMemory;
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::PermissionsExt;
+        use std::sync::Arc;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.part");
+        std::fs::write(&path, b"rows").expect("written");
+        let store = Arc::new(InMemory::new());
+        store.put(&Path::from("x"), "more of them".into()).await.expect("put");
+        let beside = folder.path().to_path_buf();
+        let count = move |mut file: File| {
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut file, &mut text)?;
+            let place = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            assert!(place.starts_with(&beside) && place.to_string_lossy().ends_with(" (deleted)"), "{place:?}");
+            assert_eq!((file.metadata()?.permissions().mode() & 0o777, text.as_str()), (0o600, "more of them"));
+            Ok(7)
+        };
+        let file = UploadFile {
+            path,
+            key: "x".to_string(),
+            bytes: 4,
+            sha256: [0; 32],
+            records: 1,
+            content_type: "text/plain".to_string(),
+            content_encoding: None,
+            metadata: Vec::new(),
+            rule: PutRule::KeepUntold,
+            count: Arc::new(count),
+            check_existing: true,
+            look: Look::Shown,
+        };
+        let destination = Destination::from_store("main", "memory:///", store, StoreKind::Hdfs);
+        let kept = put_file(&destination, &file, UploadSettings::within(1 << 20, 1 << 20)).await.expect("kept");
+        assert_eq!((kept.how, kept.records), (How::Kept, Some(7)));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
     }
 
     /// Goal: an object whose bytes were changed behind its metadata is taken for what it shows, unless its bytes are to tell: then it gives way, or

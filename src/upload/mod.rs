@@ -9,8 +9,8 @@
 //!   create only if absent) the store guarantees it: a file is created, and what is there instead is replaced only as it was
 //!   when it was looked at (`file://` cannot compare; there the last look counts). Pieces are put together right after a look,
 //!   and a moment stays uncovered: no store's client offers more for pieces.
-//! - **U-4** Memory: at most [`UploadSettings::memory`], the piece being read included. An upload that is dropped keeps its pieces
-//!   on their way for as long as they are waited for (P-1).
+//! - **U-4** Memory: at most [`UploadSettings::memory`], the piece being read included; on HDFS twice that ([`room_for_pieces`]). An
+//!   upload that is dropped keeps its pieces on their way for as long as they are waited for (P-1).
 //!
 //! Retries beyond the client's own few are the caller's: [`UploadError::verdict`] tells. Calling again with the same
 //! file is always safe. The HEAD of a missing object needs the right to list the bucket on S3 (else it is 403).
@@ -34,6 +34,10 @@ use std::sync::Arc;
 
 /// Counts the records of an object that lies in a local file.
 pub type CountRecords = Arc<dyn Fn(File) -> io::Result<u64> + Send + Sync>;
+
+/// How records are counted, and the local folder in which an object that lies in another machine's files is copied for it. The copy has no
+/// name, and is gone with whoever made it.
+pub type Counting<'a> = (&'a CountRecords, &'a std::path::Path);
 
 /// A sealed local file and where it goes.
 #[derive(Clone)]
@@ -95,6 +99,15 @@ pub struct UploadSettings {
     pub part_size: u64,
     /// Most pieces of one file in memory at the same time, the one being read included. At least 1.
     pub pieces: usize,
+}
+
+/// What pieces may take of `share` bytes that uploads to a store of that kind have. HDFS's client holds what it was given once more, in packets,
+/// until every datanode has it; when a piece counts as sent there, none of it is left.
+pub fn room_for_pieces(kind: StoreKind, share: u64) -> u64 {
+    match kind {
+        StoreKind::Hdfs => share / 2,
+        StoreKind::S3 | StoreKind::Gcs | StoreKind::Azure | StoreKind::File | StoreKind::Memory => share,
+    }
 }
 
 /// Pieces of one object in memory where there is room: while one is read the other is on its way, then both are.
@@ -293,7 +306,7 @@ pub async fn is_there(
 pub async fn shown(
     destination: &Destination,
     key: &str,
-    count: Option<&CountRecords>,
+    count: Option<Counting<'_>>,
     look: Look,
 ) -> Result<Option<Shown>, UploadError> {
     let location = destination.path(key)?;

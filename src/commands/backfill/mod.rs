@@ -10,8 +10,8 @@ use crate::backfill::job::{self, Made, Site, Wish};
 use crate::backfill::missing;
 use crate::backfill::resolve::{Resolved, resolve};
 use crate::backfill::tally::tally;
-use crate::bucket::again::Again;
 use crate::bucket::jobs::{Job, JobFound, JobRequest, check_name};
+use crate::bucket::recounts::Recount;
 use crate::cli::BackfillArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ArchiveConfig, Config};
@@ -130,8 +130,8 @@ async fn backfill_with(
         job::check_overlap(&site, &*clock, &made.job).await?;
         if site.archive.complete.is_some() && !site.is_elsewhere {
             // Its rows may come into folders that are complete.
-            let again = Again::of_job(&made.job.topic, &made.job.name, &made.job.ranges);
-            patiently(&*clock, "ask for folders to be counted anew", || site.ledger.bucket.put_again(&again)).await?;
+            let again = Recount::of_job(&made.job.topic, &made.job.name, &made.job.ranges);
+            patiently(&*clock, "ask for folders to be counted anew", || site.ledger.bucket.ask_recount(&again)).await?;
         }
         drop(coordinator);
         let ended = archive_job(args, config, &site, &made.job, &clock, progress, out).await?;

@@ -16,7 +16,10 @@ pub(in crate::destination) fn told(error: &HdfsError) -> (FaultKind, Option<Stri
 fn kind_of(error: &HdfsError) -> FaultKind {
     match error {
         HdfsError::FileNotFound(_) => FaultKind::NotFound,
-        HdfsError::AlreadyExists(_) | HdfsError::InvalidPath(_) | HdfsError::IsADirectoryError(_) => FaultKind::Invalid,
+        HdfsError::AlreadyExists(_)
+        | HdfsError::InvalidPath(_)
+        | HdfsError::InvalidArgument(_)
+        | HdfsError::IsADirectoryError(_) => FaultKind::Invalid,
         HdfsError::SASLError(_) | HdfsError::GSSAPIError(..) | HdfsError::NoSASLMechanism => FaultKind::Login,
         HdfsError::ChecksumError => FaultKind::Damaged,
         HdfsError::UnsupportedFeature(_) | HdfsError::UnsupportedErasureCodingPolicy(_) => FaultKind::Unsupported,
@@ -70,9 +73,14 @@ fn answered(class: &str, message: &str) -> (FaultKind, Option<String>, String) {
         | "AlreadyBeingCreatedException"
         | "RecoveryInProgressException"
         | "FileNotFoundException" => (FaultKind::Busy, ""),
-        "InvalidPathException" | "PathComponentTooLongException" | "ParentNotDirectoryException" => {
-            (FaultKind::Invalid, "")
-        }
+        "InvalidPathException"
+        | "PathComponentTooLongException"
+        | "ParentNotDirectoryException"
+        | "PathIsNotEmptyDirectoryException"
+        | "HadoopIllegalArgumentException"
+        | "IllegalArgumentException" => (FaultKind::Invalid, ""),
+        // A file that is to replace a folder.
+        "IOException" if message.contains("must both be directories") => (FaultKind::Invalid, FOLDER_THERE),
         "IOException" if message.contains("could only be written to") => (FaultKind::Busy, DATANODES),
         "NotReplicatedYetException" => (FaultKind::Busy, ""),
         "UnsupportedOperationException" | "RpcNoSuchMethodException" => (FaultKind::Unsupported, ""),
@@ -86,6 +94,7 @@ fn answered(class: &str, message: &str) -> (FaultKind, Option<String>, String) {
 }
 
 const SAFE_MODE: &str = "the namenode leaves safe mode by itself when enough datanodes have reported; `hdfs dfsadmin -safemode get` shows it";
+const FOLDER_THERE: &str = "a folder has the name of the file: move it away";
 const DATANODES: &str = "too few datanodes are alive or have room: `hdfs dfsadmin -report` shows them";
 
 #[cfg(test)]
@@ -124,6 +133,13 @@ mod tests {
                 FaultKind::Busy,
                 Verdict::Retry,
             ),
+            (
+                rpc("java.io.IOException", "Source /s and destination /x must both be directories"),
+                FaultKind::Invalid,
+                Verdict::Refused,
+            ),
+            (rpc("org.apache.hadoop.HadoopIllegalArgumentException", "x"), FaultKind::Invalid, Verdict::Refused),
+            (HdfsError::IsADirectoryError("/x".to_string()), FaultKind::Invalid, Verdict::Refused),
             (rpc("java.io.IOException", "something"), FaultKind::Other, Verdict::Retry),
             (HdfsError::NoSASLMechanism, FaultKind::Login, Verdict::Refused),
             (HdfsError::DataTransferError("all nodes".to_string()), FaultKind::Busy, Verdict::Retry),

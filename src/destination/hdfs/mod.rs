@@ -11,12 +11,14 @@
 //! - **H-3** [`PutMode::Create`] never replaces a file, whoever else writes there: the namenode refuses such a rename.
 //! - **H-4** Listings are in the order of keys, byte by byte, and show no file that is on its way.
 //!
-//! A staged file takes group, ACL, storage policy and encryption zone of that first folder. Attributes are accepted and not kept:
+//! A staged file takes group, ACL, storage and erasure coding policy of that first folder. Attributes are accepted and not kept:
 //! the receipts hold what they would say. Copy and rename are not offered.
 //!
-//! Every question to the namenode is bounded ([`STEP_TIMEOUT`]), which the client itself does not do.
+//! Every question to the namenode is bounded (see [`namenode`]), and so is every step with datanodes ([`STEP_TIMEOUT`]): the client
+//! itself bounds neither.
 
 mod fault;
+mod namenode;
 mod open;
 mod read;
 mod stage;
@@ -29,8 +31,9 @@ pub(super) use open::store;
 use super::local::STAGE_PREFIX;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
+use hdfs_native::HdfsError;
 use hdfs_native::client::FileStatus;
-use hdfs_native::{Client, HdfsError};
+use namenode::{Namenode, Namenodes};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
@@ -43,13 +46,15 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use upload::HdfsUpload;
 use walk::Walk;
 
 /// Where files lie that are on their way: a folder of the first folder below the destination's.
 pub(super) const STAGING: &str = ".siltstone-staging";
 
-/// Most time for one question to the namenode, or for handing one piece to the datanodes: 8 MiB within it need 1.1 Mbit/s.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most time for one step with datanodes, such as handing them a mebibyte. The client leaves out a datanode that has not confirmed anything
+/// for 60 s; it is given the time to go on with the others.
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Most deletions that are asked at once.
 const DELETES_MAX: usize = 10;
@@ -66,16 +71,22 @@ pub(super) struct HdfsStore {
 
 /// What stages and uploads share with the store.
 struct Inner {
-    client: Client,
+    namenodes: Arc<Namenodes>,
     /// The destination's folder, without slashes at its ends.
     root: String,
     /// What goes on by itself: uploads that were given up, and the removal of their files.
     at_work: watch::Sender<()>,
 }
 
+impl Inner {
+    fn namenode(&self) -> Namenode {
+        self.namenodes.now()
+    }
+}
+
 impl HdfsStore {
-    pub(super) fn new(client: Client, root: &str) -> Self {
-        Self { inner: Arc::new(Inner { client, root: root.to_string(), at_work: watch::Sender::default() }) }
+    fn new(namenodes: Arc<Namenodes>, root: &str) -> Self {
+        Self { inner: Arc::new(Inner { namenodes, root: root.to_string(), at_work: watch::Sender::default() }) }
     }
 
     /// See [`super::Destination::at_rest`].
@@ -90,8 +101,9 @@ impl HdfsStore {
         const AS_IT_IS: u64 = u64::MAX;
         let path = absolute(location);
         let synced = async {
-            let status = bounded(self.inner.client.get_file_info(&path)).await?;
-            bounded(self.inner.client.set_times(&path, status.modification_time, AS_IT_IS)).await
+            let namenode = self.inner.namenode();
+            let status = namenode.answer(namenode.client.get_file_info(&path)).await?;
+            namenode.answer(namenode.client.set_times(&path, status.modification_time, AS_IT_IS)).await
         };
         match synced.await {
             // Somebody else's, which we may read alone.
@@ -103,14 +115,13 @@ impl HdfsStore {
     /// See [`super::Destination::sweep_stages`]. Looks into the folders for files on their way alone.
     pub(super) async fn sweep_stages(&self, older_than: Duration, now_ms: i64) -> io::Result<u64> {
         let before_ms = now_ms.saturating_sub(i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX));
-        let client = &self.inner.client;
         let root = format!("/{}", self.inner.root);
-        let below = walk::entries(client, &root).await.map_err(io::Error::other)?;
+        let below = walk::entries(&self.inner.namenode(), &root).await.map_err(io::Error::other)?;
         let folders = below.iter().filter(|entry| entry.isdir).map(|entry| format!("{}/{STAGING}", entry.path));
         let mut removed = 0;
         for folder in folders.chain([format!("{root}/{STAGING}")]) {
             // A folder of somebody else's, which we may not enter, keeps no other one from being swept.
-            let entries = match walk::entries(client, &folder).await {
+            let entries = match walk::entries(&self.inner.namenode(), &folder).await {
                 Ok(entries) => entries,
                 Err(error) => {
                     tracing::warn!(folder, %error, "could not look for half-written files");
@@ -122,7 +133,8 @@ impl HdfsStore {
                 if entry.isdir || !is_old {
                     continue;
                 }
-                match bounded(client.delete(&entry.path, false)).await {
+                let namenode = self.inner.namenode();
+                match namenode.answer(namenode.client.delete(&entry.path, false)).await {
                     Ok(was_there) => removed += u64::from(was_there),
                     Err(error) => tracing::warn!(path = entry.path, %error, "could not remove a half-written file"),
                 }
@@ -177,15 +189,19 @@ impl ObjectStore for HdfsStore {
         };
         let target = self.target(location)?;
         // Before all of it is written for nothing. The rename decides.
-        if !overwrite && bounded(self.inner.client.get_file_info(&target)).await.is_ok() {
-            return Err(exists(HdfsError::AlreadyExists(target), location));
+        if !overwrite {
+            let namenode = self.inner.namenode();
+            match namenode.answer(namenode.client.get_file_info(&target)).await {
+                // Nobody can read it, and it will not give way.
+                Ok(there) if there.isdir => return Err(unwritten(HdfsError::IsADirectoryError(target))),
+                Ok(_) => return Err(exists(HdfsError::AlreadyExists(target), location)),
+                Err(_) => {}
+            }
         }
-        let mut stage = Stage::open(&self.inner, location).await?;
-        for bytes in payload {
-            stage.write(bytes).await?;
-        }
-        stage.place(&target, overwrite).await?;
-        Ok(PutResult { e_tag: None, version: None })
+        let stage = Stage::open(&self.inner, location).await?;
+        let mut upload = HdfsUpload::begin(stage, target, overwrite)?;
+        upload.put_part(payload).await?;
+        upload.complete().await
     }
 
     async fn put_multipart_opts(
@@ -195,11 +211,11 @@ impl ObjectStore for HdfsStore {
     ) -> Result<Box<dyn MultipartUpload>> {
         let target = self.target(location)?;
         let stage = Stage::open(&self.inner, location).await?;
-        Ok(Box::new(upload::HdfsUpload::begin(stage, target)?))
+        Ok(Box::new(HdfsUpload::begin(stage, target, true)?))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        read::get(&self.inner.client, location, options).await
+        read::get(&self.inner.namenode(), location, options).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -209,7 +225,8 @@ impl ObjectStore for HdfsStore {
             async move {
                 let location = location?;
                 let path = absolute(&location);
-                match bounded(inner.client.delete(&path, false)).await {
+                let namenode = inner.namenode();
+                match namenode.answer(namenode.client.delete(&path, false)).await {
                     Ok(true) => Ok(location),
                     Ok(false) => Err(stored(HdfsError::FileNotFound(path), &location)),
                     Err(error) => Err(stored(error, &location)),
@@ -220,16 +237,16 @@ impl ObjectStore for HdfsStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        listed(Walk::new(&self.inner.client, prefix, None))
+        listed(Walk::new(&self.inner.namenodes, prefix, None))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        listed(Walk::new(&self.inner.client, prefix, Some(offset)))
+        listed(Walk::new(&self.inner.namenodes, prefix, Some(offset)))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let folder = prefix.map_or_else(|| "/".to_string(), absolute);
-        let entries = walk::entries(&self.inner.client, &folder).await.map_err(|error| {
+        let entries = walk::entries(&self.inner.namenode(), &folder).await.map_err(|error| {
             let at = prefix.cloned().unwrap_or_default();
             stored(error, &at)
         })?;
@@ -248,7 +265,7 @@ impl ObjectStore for HdfsStore {
 
 fn listed(walk: Walk) -> BoxStream<'static, Result<ObjectMeta>> {
     let next = |mut walk: Walk| async move { walk.next().await.map(|found| (found, walk)) };
-    stream::unfold(walk, next).boxed()
+    stream::unfold(walk, next).fuse().boxed()
 }
 
 /// As the client names it.
@@ -268,10 +285,10 @@ fn meta(status: &FileStatus) -> Result<ObjectMeta> {
     })
 }
 
-/// At most [`STEP_TIMEOUT`].
-async fn bounded<T>(work: impl Future<Output = hdfs_native::Result<T>>) -> hdfs_native::Result<T> {
-    let late = || format!("no answer within {} s", STEP_TIMEOUT.as_secs());
-    let outcome = tokio::time::timeout(STEP_TIMEOUT, work).await;
+/// At most `limit`.
+async fn within<T>(limit: Duration, work: impl Future<Output = hdfs_native::Result<T>>) -> hdfs_native::Result<T> {
+    let late = || format!("no answer within {} s", limit.as_secs_f64());
+    let outcome = tokio::time::timeout(limit, work).await;
     outcome.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, late()).into()))
 }
 

@@ -1,6 +1,6 @@
 //! A file on its way: written in a folder for such files, then renamed.
 
-use super::{Inner, RUNTIME, STAGING, bounded, exists, unwritten};
+use super::{Inner, RUNTIME, STAGING, STEP_TIMEOUT, exists, unwritten, within};
 use crate::destination::local::stage_name;
 use bytes::Bytes;
 use hdfs_native::file::FileWriter;
@@ -63,7 +63,8 @@ impl Stage {
             _opening: Some(inner.at_work.subscribe()),
         };
         let opening = runtime.spawn(async move {
-            let made = bounded(stage.inner.client.create(&stage.path, WriteOptions::default())).await;
+            let namenode = stage.inner.namenode();
+            let made = namenode.answer(namenode.client.create(&stage.path, WriteOptions::default())).await;
             // The namenode has said no: there is nothing to remove.
             stage.placed = matches!(made, Err(HdfsError::RPCError(..) | HdfsError::AlreadyExists(_)));
             stage.writer = Some(made.map_err(unwritten)?);
@@ -82,7 +83,7 @@ impl Stage {
             self.written += now.len() as u64;
             self.synced = false;
             let writer = self.writer.as_mut().ok_or_else(is_over)?;
-            bounded(writer.write_bytes(now)).await.map_err(unwritten)?;
+            within(STEP_TIMEOUT, writer.write_bytes(now)).await.map_err(unwritten)?;
             // The client syncs the block that it is at, never one before.
             if self.block > 0 && self.written.is_multiple_of(self.block) {
                 self.sync().await?;
@@ -97,18 +98,20 @@ impl Stage {
             return Ok(more);
         }
         if self.block == 0 {
-            let status = bounded(self.inner.client.get_file_info(&self.path)).await.map_err(unwritten)?;
+            let namenode = self.inner.namenode();
+            let status = namenode.answer(namenode.client.get_file_info(&self.path)).await.map_err(unwritten)?;
             self.block = status.blocksize.filter(|&bytes| bytes > 0).unwrap_or(u64::MAX);
         }
         Ok(self.block - self.written % self.block)
     }
 
-    async fn sync(&mut self) -> Result<()> {
+    /// Brings what was written to the disks of all its datanodes.
+    pub(super) async fn sync(&mut self) -> Result<()> {
         if self.synced || !self.syncs {
             return Ok(());
         }
         let writer = self.writer.as_mut().ok_or_else(is_over)?;
-        match bounded(writer.hsync()).await {
+        match within(STEP_TIMEOUT, writer.hsync()).await {
             Err(HdfsError::OperationFailed(what)) if what.contains("erasure-coded") => self.syncs = false,
             synced => synced.map_err(unwritten)?,
         }
@@ -120,13 +123,13 @@ impl Stage {
     pub(super) async fn place(mut self, target: &str, overwrite: bool) -> Result<()> {
         self.sync().await?;
         let writer = self.writer.as_mut().ok_or_else(is_over)?;
-        bounded(writer.close()).await.map_err(unwritten)?;
+        within(STEP_TIMEOUT, writer.close()).await.map_err(unwritten)?;
         self.writer = None;
-        let client = &self.inner.client;
+        let namenode = self.inner.namenode();
         if let Some((folder, _)) = target.rsplit_once('/').filter(|(folder, _)| !folder.is_empty()) {
-            bounded(client.mkdirs(folder, FOLDER_MODE, true)).await.map_err(unwritten)?;
+            namenode.answer(namenode.client.mkdirs(folder, FOLDER_MODE, true)).await.map_err(unwritten)?;
         }
-        match bounded(client.rename(&self.path, target, overwrite)).await {
+        match namenode.answer(namenode.client.rename(&self.path, target, overwrite)).await {
             Err(error @ HdfsError::AlreadyExists(_)) if !overwrite => return Err(exists(error, &self.location)),
             renamed => renamed.map_err(unwritten)?,
         }
@@ -150,7 +153,7 @@ fn staging(root: &str, location: &Path) -> String {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.writer = None;
+        let writer = self.writer.take();
         if self.placed {
             return;
         }
@@ -158,16 +161,25 @@ impl Drop for Stage {
         let at_work = inner.at_work.subscribe();
         if let Ok(runtime) = &*RUNTIME {
             runtime.spawn(async move {
-                remove(&inner, &path).await;
+                tokio::join!(hang_up(writer), remove(&inner, &path));
                 drop(at_work);
             });
         }
     }
 }
 
+/// A writer that is merely dropped in the middle of a block keeps its connection to the datanodes, and a thread of each of them, for ever.
+async fn hang_up(writer: Option<FileWriter>) {
+    if let Some(mut writer) = writer {
+        // Whatever comes of it: the file goes.
+        drop(within(STEP_TIMEOUT, writer.close()).await);
+    }
+}
+
 async fn remove(inner: &Inner, path: &str) {
     for left in (0..REMOVALS_MAX).rev() {
-        match bounded(inner.client.delete(path, false)).await {
+        let namenode = inner.namenode();
+        match namenode.answer(namenode.client.delete(path, false)).await {
             Ok(_) => return,
             Err(_) if left > 0 => tokio::time::sleep(REMOVAL_PAUSE).await,
             Err(error) => tracing::warn!(stage = path, %error, "staged file stays until a later start sweeps it"),

@@ -1,4 +1,7 @@
-//! An upload in pieces: one staged file, written by one task in the order in which the pieces were handed over.
+//! A file that is written by one task, in the order in which its pieces were handed over.
+//!
+//! The client keeps a connection to datanodes for ever where what it does is cut off in the middle of a block. So nothing here is: an upload
+//! that is dropped or given up tells its task, which ends at the next step and closes what it has opened.
 
 use super::stage::Stage;
 use super::{Inner, RUNTIME, unwritten};
@@ -7,61 +10,80 @@ use hdfs_native::HdfsError;
 use object_store::{Error, MultipartUpload, PutPayload, PutResult, Result, UploadPart};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+/// What the datanodes are handed in one step. The client makes packets of it and waits only where there are many.
+const STEP_BYTES: usize = 1 << 20;
 
 enum Order {
     Piece(PutPayload, oneshot::Sender<Result<()>>),
     Complete(oneshot::Sender<Result<()>>),
 }
 
-/// Dropped or given up, its task ends where it is, and the staged file is removed. A completion that was asked for goes on.
+/// Dropped or given up, its task ends soon, and the staged file is removed. A completion that was asked for goes on.
 pub(super) struct HdfsUpload {
     /// Unbounded: whoever uploads has few pieces on their way.
     orders: Option<mpsc::UnboundedSender<Order>>,
+    given_up: Arc<AtomicBool>,
     task: Option<JoinHandle<()>>,
     inner: Arc<Inner>,
 }
 
+/// What the task works on.
+struct Writing {
+    stage: Option<Stage>,
+    target: String,
+    overwrite: bool,
+    given_up: Arc<AtomicBool>,
+}
+
 impl HdfsUpload {
-    pub(super) fn begin(stage: Stage, target: String) -> Result<Self> {
+    /// The file is to be `target`. Without `overwrite` nothing may have that name.
+    pub(super) fn begin(stage: Stage, target: String, overwrite: bool) -> Result<Self> {
         let runtime = RUNTIME.as_ref().map_err(|error| failed(&format!("no thread for it: {error}")))?;
         let (orders, received) = mpsc::unbounded_channel();
         let inner = Arc::clone(stage.inner());
-        let task = Some(runtime.spawn(write(stage, target, received)));
-        Ok(Self { orders: Some(orders), task, inner })
+        let given_up = Arc::new(AtomicBool::new(false));
+        let writing = Writing { stage: Some(stage), target, overwrite, given_up: Arc::clone(&given_up) };
+        let task = Some(runtime.spawn(writing.obey(received)));
+        Ok(Self { orders: Some(orders), given_up, task, inner })
     }
 }
 
-async fn write(stage: Stage, target: String, mut orders: mpsc::UnboundedReceiver<Order>) {
-    let mut stage = Some(stage);
-    while let Some(order) = orders.recv().await {
-        let told = match order {
-            Order::Piece(payload, told) => {
-                let outcome = match stage.as_mut() {
-                    Some(stage) => append(stage, payload).await,
-                    None => Err(failed("an earlier piece could not be written")),
-                };
-                if outcome.is_err() {
-                    stage = None;
+impl Writing {
+    async fn obey(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            // Nobody may wait for it any more.
+            drop(match order {
+                Order::Piece(payload, told) => told.send(self.append(payload).await),
+                Order::Complete(told) => told.send(self.place().await),
+            });
+        }
+    }
+
+    /// The piece is on the datanodes' disks then, and none of it in memory (U-4).
+    async fn append(&mut self, payload: PutPayload) -> Result<()> {
+        // Until it has gone well the stage is not there: what failed is not gone on with.
+        let mut stage = self.stage.take().ok_or_else(|| failed("an earlier piece could not be written"))?;
+        for mut bytes in payload {
+            while !bytes.is_empty() {
+                if self.given_up.load(Ordering::Relaxed) {
+                    return Err(failed(OVER));
                 }
-                told.send(outcome)
+                stage.write(bytes.split_to(bytes.len().min(STEP_BYTES))).await?;
             }
-            Order::Complete(told) => told.send(match stage.take() {
-                Some(stage) => stage.place(&target, true).await,
-                None => Err(failed("one of its pieces could not be written")),
-            }),
-        };
-        // Nobody waits for it any more.
-        drop(told);
+        }
+        stage.sync().await?;
+        self.stage = Some(stage);
+        Ok(())
     }
-}
 
-async fn append(stage: &mut Stage, payload: PutPayload) -> Result<()> {
-    for bytes in payload {
-        stage.write(bytes).await?;
+    async fn place(&mut self) -> Result<()> {
+        let stage = self.stage.take().ok_or_else(|| failed("one of its pieces could not be written"))?;
+        stage.place(&self.target, self.overwrite).await
     }
-    Ok(())
 }
 
 fn failed(what: &str) -> Error {
@@ -100,10 +122,10 @@ impl MultipartUpload for HdfsUpload {
 
 impl HdfsUpload {
     fn give_up(&mut self) {
-        let Some(task) = self.task.take().filter(|task| !task.is_finished()) else { return };
         if self.orders.take().is_some() {
-            task.abort();
+            self.given_up.store(true, Ordering::Relaxed);
         }
+        let Some(task) = self.task.take().filter(|task| !task.is_finished()) else { return };
         // Its staged file goes when it ends, which is counted from then on.
         let at_work = self.inner.at_work.subscribe();
         if let Ok(runtime) = &*RUNTIME {

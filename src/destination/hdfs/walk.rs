@@ -3,15 +3,17 @@
 //! The namenode lists one folder at a time, by the names in it. The order of whole keys is another one: `a-b` comes before `a/x`,
 //! since `-` comes before `/`. So each folder counts as its name with a slash behind it.
 
-use super::{STAGE_PREFIX, bounded, meta, stored};
+use super::namenode::{Namenode, Namenodes};
+use super::{STAGE_PREFIX, meta, stored};
+use hdfs_native::HdfsError;
 use hdfs_native::client::FileStatus;
-use hdfs_native::{Client, HdfsError};
 use object_store::path::Path;
 use object_store::{ObjectMeta, Result};
+use std::sync::Arc;
 
 /// Everything below a folder, folder by folder: memory holds the entries of one from each level.
 pub(super) struct Walk {
-    client: Client,
+    namenodes: Arc<Namenodes>,
     at: Path,
     begin: Option<String>,
     /// Only keys behind it.
@@ -20,10 +22,10 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(client: &Client, folder: Option<&Path>, offset: Option<&Path>) -> Self {
+    pub(super) fn new(namenodes: &Arc<Namenodes>, folder: Option<&Path>, offset: Option<&Path>) -> Self {
         let at = folder.cloned().unwrap_or_default();
         Self {
-            client: client.clone(),
+            namenodes: Arc::clone(namenodes),
             begin: Some(format!("/{at}")),
             at,
             offset: offset.map(|offset| offset.as_ref().to_string()),
@@ -60,7 +62,7 @@ impl Walk {
     }
 
     async fn enter(&mut self, folder: &str) -> hdfs_native::Result<()> {
-        let entries = shown(entries(&self.client, folder).await?);
+        let entries = shown(entries(&self.namenodes.now(), folder).await?);
         self.open.push(entries.into_iter());
         Ok(())
     }
@@ -72,11 +74,11 @@ impl Walk {
 }
 
 /// What lies in `folder`; nothing where it is not there, or is a file.
-pub(super) async fn entries(client: &Client, folder: &str) -> hdfs_native::Result<Vec<FileStatus>> {
-    let listing = client.list_status_iter(folder, false);
+pub(super) async fn entries(namenode: &Namenode, folder: &str) -> hdfs_native::Result<Vec<FileStatus>> {
+    let listing = namenode.client.list_status_iter(folder, false);
     let mut found = Vec::new();
     loop {
-        let next = bounded(async { listing.next().await.transpose() }).await;
+        let next = namenode.answer(async { listing.next().await.transpose() }).await;
         match next {
             // Of a file the namenode lists the file itself.
             Ok(Some(entry)) if entry.path.trim_end_matches('/') == folder.trim_end_matches('/') => {}

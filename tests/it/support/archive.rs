@@ -391,12 +391,19 @@ fn ask_webhdfs(path: &str, operation: &str) -> Vec<u8> {
         "DELETE" => ("DELETE", format!("{url}&user.name={}", user())),
         _ => ("GET", url),
     };
-    let mut curl = std::process::Command::new("curl");
-    curl.args(["--silent", "--show-error", "--fail", "--location", "--request", method, &url]);
-    let asked = curl.output();
-    let asked = asked.expect("curl runs");
-    assert!(asked.status.success(), "{url}: {}", String::from_utf8_lossy(&asked.stderr));
-    asked.stdout
+    for left in (0..5).rev() {
+        let asked = std::process::Command::new("curl")
+            .args(["--silent", "--show-error", "--fail", "--location", "--request", method, &url])
+            .output()
+            .expect("curl runs");
+        if asked.status.success() {
+            return asked.stdout;
+        }
+        // A datanode notices late that its own connection is one to a namenode that has been started again since, and says 403 once.
+        assert!(left > 0, "{url}: {}", String::from_utf8_lossy(&asked.stderr));
+        super::pause();
+    }
+    unreachable!("the last try returns or fails")
 }
 
 /// Whom the machine takes this process for.

@@ -75,5 +75,7 @@ part_env() {
   [[ $MEMBER == 1 ]] || return 0
   setting HDFS_URL "hdfs://127.0.0.1:$PORT"
   setting HDFS_WEB "http://127.0.0.1:$HTTP_PORT/webhdfs/v1"
+  setting HDFS_NAMENODE_JMX "http://127.0.0.1:$HTTP_PORT/jmx"
+  setting HDFS_DATANODE_JMX "http://127.0.0.1:$DATA_HTTP_PORT/jmx"
   setting HDFS_CONF "$CONF"
 }

@@ -1,7 +1,7 @@
 //! Requests to look at folders again: what a backfill or a replay archives below offsets that were looked at already.
 //!
 //! ```text
-//! _siltstone/again/v1/{topic}/<name>.json   put before the work begins, deleted once it ended and its folders were counted anew
+//! _siltstone/recount/v1/{topic}/<name>.json   put before the work begins, deleted once it ended and its folders were counted anew
 //! ```
 //! - **K-15** Whoever puts rows below what completion has looked at says so before it does. A request outlives its maker: it is answered when the job has
 //!   ended or the replay has its receipt, by whoever completes the topic then, and as often as it is there: to count anew changes nothing the second time.
@@ -20,14 +20,14 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 /// Version of the stored form.
-pub const AGAIN_VERSION: u32 = 1;
+pub const RECOUNT_VERSION: u32 = 1;
 /// Requests that are read at a time.
 const READ_MAX: usize = 100;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Again {
-    /// [`AGAIN_VERSION`] of the writer.
+pub struct Recount {
+    /// [`RECOUNT_VERSION`] of the writer.
     pub version: u32,
     /// Topic.
     pub topic: String,
@@ -54,18 +54,18 @@ pub enum Whose {
     },
 }
 
-impl Again {
+impl Recount {
     /// A request for the rows of a job.
     pub fn of_job(topic: &str, name: &str, ranges: &[JobRange]) -> Self {
         let of = Whose::Job(name.to_string());
-        Self { version: AGAIN_VERSION, topic: topic.to_string(), of, ranges: ranges.to_vec() }
+        Self { version: RECOUNT_VERSION, topic: topic.to_string(), of, ranges: ranges.to_vec() }
     }
 
     /// A request for the rows of replay `n` of the batch `range`.
     pub fn of_replay(partition: &TopicPartition, range: (i64, i64), n: u32) -> Self {
         let (number, (first, end)) = (partition.partition, range);
         Self {
-            version: AGAIN_VERSION,
+            version: RECOUNT_VERSION,
             topic: partition.topic.to_string(),
             of: Whose::Replay { partition: number, first, n },
             ranges: vec![JobRange { partition: number, first, end, batch: true }],
@@ -82,7 +82,7 @@ impl Again {
 
 fn folder(topic: &str, generation: u32) -> String {
     let inside = if generation > 1 { format!("/g{generation}") } else { String::new() };
-    format!("{CONTROL_FOLDER}/again/v1/{topic}{inside}")
+    format!("{CONTROL_FOLDER}/recount/v1/{topic}{inside}")
 }
 
 impl Bucket {
@@ -90,16 +90,16 @@ impl Bucket {
     ///
     /// # Errors
     /// [`BucketError`].
-    pub async fn put_again(&self, again: &Again) -> Result<(), BucketError> {
+    pub async fn ask_recount(&self, again: &Recount) -> Result<(), BucketError> {
         let key = format!("{}/{}.json", folder(&again.topic, self.generation), again.name());
-        self.put(Effect::AgainPut, &key, to_json(again)).await
+        self.put(Effect::RecountPut, &key, to_json(again)).await
     }
 
     /// What is asked for of a topic, or the first hundred of it.
     ///
     /// # Errors
     /// [`BucketError`].
-    pub async fn agains(&self, topic: &str) -> Result<Vec<Again>, BucketError> {
+    pub async fn recounts(&self, topic: &str) -> Result<Vec<Recount>, BucketError> {
         let folder = folder(topic, self.generation);
         let path = self.destination.path(&folder)?;
         let mut listed = self.destination.store().list(Some(&path));
@@ -113,7 +113,7 @@ impl Bucket {
             }
             let key = format!("{folder}/{name}");
             let Some(bytes) = self.get(&key).await? else { continue };
-            found.push(self.parse(&key, &bytes, AGAIN_VERSION)?);
+            found.push(self.parse(&key, &bytes, RECOUNT_VERSION)?);
         }
         Ok(found)
     }
@@ -122,10 +122,10 @@ impl Bucket {
     ///
     /// # Errors
     /// [`BucketError`]. That it is gone already is as good.
-    pub async fn remove_again(&self, again: &Again) -> Result<(), BucketError> {
+    pub async fn end_recount(&self, again: &Recount) -> Result<(), BucketError> {
         let key = format!("{}/{}.json", folder(&again.topic, self.generation), again.name());
         let path = self.destination.path(&key)?;
-        match requests::delete(Effect::AgainDelete, self.destination.store(), &path).await {
+        match requests::delete(Effect::RecountDelete, self.destination.store(), &path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.store_error("delete", &key, &error)),
         }
@@ -135,7 +135,7 @@ impl Bucket {
     ///
     /// # Errors
     /// [`BucketError`].
-    pub async fn has_ended(&self, again: &Again) -> Result<bool, BucketError> {
+    pub async fn has_ended(&self, again: &Recount) -> Result<bool, BucketError> {
         match &again.of {
             Whose::Job(name) => self.is_job_ended(name).await,
             Whose::Replay { partition, first, n } => {
