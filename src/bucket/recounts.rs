@@ -4,7 +4,8 @@
 //! _siltstone/recount/v1/{topic}/<name>.json   put before the work begins, deleted once it ended and its folders were counted anew
 //! ```
 //! - **K-15** Whoever puts rows below what completion has looked at says so before it does. A request outlives its maker: it is answered when the job has
-//!   ended or the replay has its receipt, by whoever completes the topic then, and as often as it is there: to count anew changes nothing the second time.
+//!   ended or the replay has its receipt, by whoever completes the topic then, and as often as it is there: to count anew changes nothing the second time. It
+//!   is deleted once all of its folders are complete with these rows: before that, older progress could bring back what was counted without them.
 //!
 //! # The document, version 1
 //! ```json
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 /// Version of the stored form.
 pub const RECOUNT_VERSION: u32 = 1;
 /// Requests that are read at a time.
-const READ_MAX: usize = 100;
+const READ_MAX: usize = 1_000;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +73,8 @@ impl Recount {
         }
     }
 
-    fn name(&self) -> String {
+    /// Its name in the topic's folder.
+    pub fn name(&self) -> String {
         match &self.of {
             Whose::Job(name) => format!("job-{name}"),
             Whose::Replay { partition, first, n } => format!("replay-{partition:05}-{first:020}.{n}"),
@@ -95,7 +97,7 @@ impl Bucket {
         self.put(Effect::RecountPut, &key, to_json(again)).await
     }
 
-    /// What is asked for of a topic, or the first hundred of it.
+    /// What is asked for of a topic, or the first thousand of it. What cannot be read is told in the log: it holds back no other.
     ///
     /// # Errors
     /// [`BucketError`].
@@ -113,7 +115,10 @@ impl Bucket {
             }
             let key = format!("{folder}/{name}");
             let Some(bytes) = self.get(&key).await? else { continue };
-            found.push(self.parse(&key, &bytes, RECOUNT_VERSION)?);
+            match self.parse(&key, &bytes, RECOUNT_VERSION) {
+                Ok(recount) => found.push(recount),
+                Err(error) => tracing::error!("{error}; nobody counts its folders anew until it is restored"),
+            }
         }
         Ok(found)
     }

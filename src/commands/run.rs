@@ -122,7 +122,8 @@ async fn complete_all(context: &Context, topics: impl Iterator<Item = &String>, 
         while idle < 2 && goes_on() {
             let before = completer.looked_at();
             let (outcome, failure) = completer.round(&seams).await;
-            let has_done = outcome.completed + outcome.revised > 0 || completer.looked_at() != before;
+            let has_done =
+                outcome.completed + outcome.revised + outcome.recounted > 0 || completer.looked_at() != before;
             idle = if has_done { 0 } else { idle + 1 };
             if !outcome.has_more {
                 if let Some(failure) = failure {

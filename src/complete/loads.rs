@@ -185,6 +185,9 @@ impl Seams<'_> {
         let completed = patiently(self.clock, &what, || self.bucket.all_completed(self.topic)).await?;
         let loaded = patiently(self.clock, &what, || self.bucket.all_loaded(&setup.id, self.topic)).await?;
         let from = looking.get(&setup.id).copied().unwrap_or(0);
+        if from == 0 {
+            queue.looks(&setup.id);
+        }
         let mut lacking = completed
             .range(from..)
             .filter(|(digest, revision)| loaded.get(digest).is_none_or(|known| known < revision))
@@ -219,7 +222,9 @@ impl Seams<'_> {
                 Ok(_) => {}
                 // It holds back no other one.
                 Err(damage) => {
-                    tracing::error!("{what}: {damage}; that folder is not loaded until the document is restored")
+                    tracing::error!(
+                        "{what}: {damage}; that folder is not loaded. Restore the document, and delete progress.json beside it to have it looked for again"
+                    )
                 }
             }
         }

@@ -6,7 +6,7 @@ use super::progress::{RECENT_MAX, Recent};
 use super::round::{Completer, Outcome, Seams};
 use super::tally::{Covered, FolderId, Tally, Whose};
 use crate::bucket::completions::Completed;
-use crate::bucket::recounts::Recount;
+use crate::bucket::recounts::{Recount, Whose as Asker};
 use crate::exit::{Exit, Failure};
 use crate::ledger::receipts_from;
 use crate::pipeline::start::patiently;
@@ -19,74 +19,138 @@ const LOOK_MS: i64 = 60_000;
 /// How often a folder is counted anew that others complete, too.
 const TRIES: usize = 8;
 
+/// Folders that are counted anew in one round.
+const FOLDERS_MAX: usize = 64;
+
+/// Offsets by Kafka partition.
+type Ranges = BTreeMap<i32, Covered>;
+
+/// What is being answered.
+#[derive(Debug, Default)]
+pub(super) struct Recounting {
+    /// Requests whose makers have ended.
+    requests: Vec<Recount>,
+    /// Their folders that are not counted yet.
+    left: BTreeMap<FolderId, Ranges>,
+    /// Those of them that are open, by request.
+    open: BTreeSet<FolderId>,
+    /// One could not be counted: all requests are kept.
+    has_failed: bool,
+}
+
+/// Requests that wait for open folders, by name: they are looked at again when one of these is complete.
+pub(super) type Kept = BTreeMap<String, BTreeSet<FolderId>>;
+
 impl Completer {
-    /// Answers requests whose makers have ended: each of their folders is counted anew.
+    /// Answers requests whose makers have ended: each of their folders is counted anew, some of them in each round.
     ///
     /// # Errors
-    /// A store that refuses or does not answer. What is not answered is in the next round.
+    /// A store that refuses or does not answer. What is not answered is in a later round.
     pub(super) async fn answer_recounts(&mut self, seams: &Seams<'_>, outcome: &mut Outcome) -> Result<(), Failure> {
         let now_ms = seams.clock.monotonic_ms();
-        if self.recounts_at_ms.is_some_and(|at_ms| now_ms < at_ms) {
-            return Ok(());
+        if self.recounting.is_none() {
+            if self.recounts_at_ms.is_some_and(|at_ms| now_ms < at_ms) {
+                return Ok(());
+            }
+            self.recounts_at_ms = Some(now_ms + LOOK_MS);
+            self.recounting = self.asked_for(seams).await?;
         }
-        let what = seams.what("look for folders that backfills and replays have changed");
-        let recounts = patiently(seams.clock, &what, || seams.bucket.recounts(seams.topic)).await?;
-        let mut changed = Vec::new();
-        for again in &recounts {
+        let Some(mut recounting) = self.recounting.take() else { return Ok(()) };
+        let mut failed = None;
+        for _ in 0..FOLDERS_MAX {
             if !(seams.goes_on)() {
                 return Ok(());
             }
-            if patiently(seams.clock, &what, || seams.bucket.has_ended(again)).await? {
-                let folders = self.folders_asked_for(seams, again).await?;
-                for (id, ranges) in folders {
-                    self.recount(seams, &id, &ranges, outcome).await?;
-                }
-                changed.push(again);
+            let Some((id, ranges)) = recounting.left.pop_first() else { break };
+            match self.recount(seams, &id, &ranges, outcome).await {
+                Ok(true) => drop(recounting.open.insert(id)),
+                Ok(false) => {}
+                // It holds back no other one.
+                Err(failure) => drop(failed.get_or_insert(failure)),
+            }
+            outcome.recounted += 1;
+        }
+        recounting.has_failed |= failed.is_some();
+        outcome.has_more |= outcome.recounted > 0;
+        if !recounting.left.is_empty() {
+            self.recounting = Some(recounting);
+            return failed.map_or(Ok(()), Err);
+        }
+        // First that it is known, then that nobody need ask any more.
+        self.queue_changed();
+        self.save(seams, true).await?;
+        if self.is_saved() && !recounting.has_failed {
+            self.end_requests(seams, recounting).await?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn end_requests(&mut self, seams: &Seams<'_>, recounting: Recounting) -> Result<(), Failure> {
+        let what = seams.what("say that folders were counted anew");
+        for request in recounting.requests {
+            if recounting.open.is_empty() {
+                patiently(seams.clock, &what, || seams.bucket.end_recount(&request)).await?;
+            } else {
+                self.kept.insert(request.name(), recounting.open.clone());
             }
         }
-        if !changed.is_empty() {
-            // First that it is known, then that nobody need ask any more.
-            self.queue_changed();
-            self.save(seams, true).await?;
-        }
-        for again in changed {
-            patiently(seams.clock, &what, || seams.bucket.end_recount(again)).await?;
-        }
-        self.recounts_at_ms = Some(now_ms + LOOK_MS);
         Ok(())
     }
 
-    /// The folders that batches and replays in the ranges have put objects into, with these ranges by Kafka partition. What was not looked at yet is left out:
-    /// it will be.
+    /// What is asked for by makers that have ended; `None` where there is nothing.
+    async fn asked_for(&mut self, seams: &Seams<'_>) -> Result<Option<Recounting>, Failure> {
+        let what = seams.what("look for folders that backfills and replays have changed");
+        let requests = patiently(seams.clock, &what, || seams.bucket.recounts(seams.topic)).await?;
+        self.kept.retain(|name, _| requests.iter().any(|request| request.name() == *name));
+        let mut recounting = Recounting::default();
+        for request in requests {
+            let waits = self.kept.get(&request.name()).is_some_and(|open| open.iter().all(|id| self.is_open(id)));
+            if waits || !self.is_looked_at(&request) {
+                continue;
+            }
+            if patiently(seams.clock, &what, || seams.bucket.has_ended(&request)).await? {
+                self.folders_asked_for(seams, &request, &mut recounting.left).await?;
+                recounting.requests.push(request);
+            }
+        }
+        Ok((!recounting.requests.is_empty()).then_some(recounting))
+    }
+
+    /// Whether the batches of a replay were looked at: those of jobs are looked at as any other where they were not.
+    fn is_looked_at(&self, request: &Recount) -> bool {
+        let is_replay = matches!(request.of, Asker::Replay { .. });
+        !is_replay || request.ranges.iter().all(|range| range.first < self.through(range.partition))
+    }
+
+    /// Adds the folders that batches and replays in the ranges have put objects into, with these ranges by Kafka partition. What was not looked at yet is left
+    /// out: it will be.
     async fn folders_asked_for(
         &mut self,
         seams: &Seams<'_>,
-        again: &Recount,
-    ) -> Result<BTreeMap<FolderId, BTreeMap<i32, Covered>>, Failure> {
-        let mut folders: BTreeMap<FolderId, BTreeMap<i32, Covered>> = BTreeMap::new();
-        for range in &again.ranges {
+        request: &Recount,
+        folders: &mut BTreeMap<FolderId, Ranges>,
+    ) -> Result<(), Failure> {
+        for range in &request.ranges {
             let until = self.through(range.partition).min(range.end);
             let wanted = Covered { first: range.first, end: until };
             if wanted.first >= wanted.end {
                 continue;
             }
             for (id, covered) in seams.touched(range.partition, wanted, self.calendars()).await? {
-                let of = folders.entry(id).or_default();
-                let hull = of.get(&range.partition).map_or(covered, |known| known.hull(covered));
-                of.insert(range.partition, hull);
+                widen(folders.entry(id).or_default(), range.partition, covered);
             }
         }
-        Ok(folders)
+        Ok(())
     }
 
-    /// Counts a folder anew: what is open of it, or its next revision where it is complete.
+    /// Counts a folder anew: what is open of it, or its next revision where it is complete. Whether it is open.
     async fn recount(
         &mut self,
         seams: &Seams<'_>,
         id: &FolderId,
-        ranges: &BTreeMap<i32, Covered>,
+        ranges: &Ranges,
         outcome: &mut Outcome,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let what = seams.what(&format!("count {id} anew"));
         for _ in 0..TRIES {
             let known = patiently(seams.clock, &what, || seams.bucket.completed(seams.topic, id)).await?;
@@ -97,7 +161,7 @@ impl Completer {
                 }
                 let tally = seams.counted(id, &ranges, self.calendars()).await?;
                 self.reopen(id, tally);
-                return Ok(());
+                return Ok(true);
             };
             let mut all = ranges.clone();
             for (number, covered) in &known.covered {
@@ -110,7 +174,10 @@ impl Completer {
             let next = tally.completed(&of, id, known.revision.saturating_add(1), known.watermark_ms);
             let next = Completed { window_end_ms: next.window_end_ms.max(known.window_end_ms), ..next };
             if is_same(&next, &known) {
-                return Ok(());
+                // Whoever made this revision may have died before it was marked, or waited for loaders.
+                seams.mark(&known).await?;
+                self.waits_for_loaders(seams, &known);
+                return Ok(false);
             }
             if patiently(seams.clock, &what, || seams.bucket.put_completed(&next)).await?.is_some() {
                 // Somebody else made that revision: it is looked at anew.
@@ -119,23 +186,27 @@ impl Completer {
             seams.tell(&next);
             seams.mark(&next).await?;
             outcome.revised += 1;
-            self.revised(seams, &next);
-            return Ok(());
+            self.waits_for_loaders(seams, &next);
+            self.recently(&next, seams.clock.wall_ms());
+            return Ok(false);
         }
         Err(Failure::new(Exit::Unreachable, format!("{what}: other processes complete it again and again")))
     }
 
-    fn revised(&mut self, seams: &Seams<'_>, next: &Completed) {
-        let now_ms = seams.clock.wall_ms();
+    fn waits_for_loaders(&mut self, seams: &Seams<'_>, completed: &Completed) {
         let Some(state) = self.state_mut() else { return };
-        for setup in seams.loaders.iter().filter(|setup| setup.takes(&next.id, next.window_end_ms)) {
-            state.loads.enqueue(waiting(setup, next));
+        for setup in seams.loaders.iter().filter(|setup| setup.takes(&completed.id, completed.window_end_ms)) {
+            state.loads.enqueue(waiting(setup, completed));
         }
-        state.recent.push_back(Recent::of(next, now_ms));
+        state.changed = true;
+    }
+
+    fn recently(&mut self, completed: &Completed, now_ms: i64) {
+        let Some(state) = self.state_mut() else { return };
+        state.recent.push_back(Recent::of(completed, now_ms));
         if state.recent.len() > RECENT_MAX {
             state.recent.pop_front();
         }
-        state.changed = true;
     }
 }
 
@@ -145,7 +216,7 @@ fn is_same(one: &Completed, other: &Completed) -> bool {
     told(one) == told(other) && one.covered == other.covered
 }
 
-fn widen(ranges: &mut BTreeMap<i32, Covered>, number: i32, covered: Covered) {
+fn widen(ranges: &mut Ranges, number: i32, covered: Covered) {
     let hull = ranges.get(&number).map_or(covered, |known| known.hull(covered));
     ranges.insert(number, hull);
 }
@@ -168,12 +239,7 @@ impl Seams<'_> {
     }
 
     /// What lies in a folder of the batches that begin in `ranges`.
-    async fn counted(
-        &self,
-        id: &FolderId,
-        ranges: &BTreeMap<i32, Covered>,
-        calendars: &mut Calendars,
-    ) -> Result<Tally, Failure> {
+    async fn counted(&self, id: &FolderId, ranges: &Ranges, calendars: &mut Calendars) -> Result<Tally, Failure> {
         let mut tally = Tally::default();
         for (&number, &range) in ranges {
             self.each_object(number, range, calendars, |of, covered, (object, end_ms)| {

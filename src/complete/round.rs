@@ -4,6 +4,7 @@ use super::calendars::Calendars;
 use super::horizon::{Archived, Expected, Rules, Unknown, archived};
 use super::loads::{Looking, Workers, waiting};
 use super::progress::{OpenFolder, Progress, RECENT_MAX, Recent};
+use super::recount::{Kept, Recounting};
 use super::tally::{Covered, FolderId, Standing, Tally, Whose};
 use crate::bucket::completions::Completed;
 use crate::bucket::receipt::{Receipt, ReceiptObject};
@@ -76,6 +77,8 @@ pub struct Outcome {
     pub horizon_ms: Option<i64>,
     /// Not all receipts were looked at: there was no room, or it was told not to go on.
     pub has_more: bool,
+    /// Folders that were counted anew, for backfills and replays.
+    pub recounted: u64,
 }
 
 /// What is known of a topic between rounds. Forgotten with the assignment.
@@ -93,6 +96,10 @@ pub struct Completer {
     looking: Looking,
     /// When requests to count folders anew are looked for, monotonic milliseconds.
     pub(super) recounts_at_ms: Option<i64>,
+    /// Folders that are being counted anew.
+    pub(super) recounting: Option<Recounting>,
+    /// Requests that wait for open folders.
+    pub(super) kept: Kept,
 }
 
 #[derive(Debug, Default)]
@@ -210,6 +217,15 @@ impl Completer {
 
     pub(super) fn state_mut(&mut self) -> Option<&mut State> {
         self.state.as_mut()
+    }
+
+    /// Whether all of it is written.
+    pub(super) fn is_saved(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| !state.changed)
+    }
+
+    pub(super) fn is_open(&self, id: &FolderId) -> bool {
+        self.state.as_ref().is_some_and(|state| state.open.contains_key(id))
     }
 
     pub(super) fn calendars(&mut self) -> &mut Calendars {

@@ -72,7 +72,7 @@ impl Loader for BigQueryLoader {
         let completed = window.completed;
         let topic = &completed.topic;
         let whose = format!("bigquery {}.{}.{}", self.project, self.dataset, self.template(topic));
-        self.origin.own(&self.id, &whose, completed).await?;
+        self.origin.own(&self.id, &whose, completed, self.into != Into::External).await?;
         let start_ms = completed.window_end_ms.saturating_sub(self.granularity.ms());
         let into = self.table(topic, start_ms);
         if self.into != Into::External {

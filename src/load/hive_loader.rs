@@ -51,7 +51,7 @@ impl Loader for HiveLoader {
         let table = self.origin.table(completed, &objects).await?;
         let wanted = self.hive_table(&table, &completed.topic).map_err(refused)?;
         let full = format!("hive {} {}", self.place, wanted.name());
-        self.origin.own(&self.id, &full, completed).await?;
+        self.origin.own(&self.id, &full, completed, false).await?;
         let values = table.folders.values(&completed.id.folder).ok_or_else(|| {
             let path = &self.origin.output.place.path;
             LoadFailure::Passed(format!(

@@ -17,6 +17,8 @@ use std::collections::BTreeSet;
 pub struct Objects {
     /// Their keys at the folder's destination, in order; those of compactions in place of what they replaced.
     pub keys: BTreeSet<String>,
+    /// Those of them that a compaction made.
+    pub compacted: BTreeSet<String>,
     /// The schemas of a registry that batches were projected onto.
     pub targets: BTreeSet<String>,
 }
@@ -51,12 +53,18 @@ pub async fn objects_of(bucket: &Bucket, clock: &dyn Clock, completed: &Complete
                 continue;
             }
             let replay = patiently(clock, &what, || bucket.replay_receipt(&partition, first, n)).await?;
-            let of_replay = replay.into_iter().flat_map(|replay| replay.objects);
-            objects.keys.extend(of_replay.filter(|object| FolderId::of(object) == *id).map(|object| object.key));
+            let Some(replay) = replay else { continue };
+            for object in replay.objects.iter().filter(|object| FolderId::of(object) == *id) {
+                objects.targets.extend(replay.replay.target.clone());
+                if !live.is_replaced(&object.destination, &object.key) {
+                    objects.keys.insert(object.key.clone());
+                }
+            }
         }
         for compacted in live.compacted() {
             for object in compacted.objects.iter().filter(|object| FolderId::of(object) == *id) {
                 objects.keys.insert(object.key.clone());
+                objects.compacted.insert(object.key.clone());
             }
         }
     }

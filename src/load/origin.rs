@@ -49,9 +49,10 @@ impl Origin {
         };
         match others.first() {
             None => Ok(objects),
-            Some(other) if others.len() == objects.keys.len() => Err(LoadFailure::Passed(format!(
-                "its objects, such as {other}, are no .{extension}: another layout wrote them, or siltstone compact made them Parquet"
-            ))),
+            Some(other) if others.len() == objects.keys.len() && objects.compacted.is_empty() => {
+                let what = format!("its objects, such as {other}, are no .{extension}: another layout wrote them");
+                Err(LoadFailure::Passed(what))
+            }
             Some(other) => Err(refused(format!(
                 "{} of its {} objects, such as {other}, are no .{extension}, and a table has one format: another layout wrote them, or siltstone compact made \
                  them Parquet (--undo takes that back)",
@@ -78,13 +79,19 @@ impl Origin {
         table.map_err(of_store)?.map_err(refused)
     }
 
-    /// Sees to it that the table with that full name is of these folders alone (L-5).
+    /// Sees to it that the table with that full name is of these folders alone (L-5). `of_topic`: of one topic also where the path keeps none apart.
     ///
     /// # Errors
     /// A store that refuses or does not answer. Refused: it is another's.
-    pub async fn own(&self, loader: &str, table: &str, completed: &Completed) -> Result<(), LoadFailure> {
+    pub async fn own(
+        &self,
+        loader: &str,
+        table: &str,
+        completed: &Completed,
+        of_topic: bool,
+    ) -> Result<(), LoadFailure> {
         let place = &self.output.place;
-        let is_of_one = is_of_one_topic(&place.path) || self.topics.len() == 1;
+        let is_of_one = of_topic || is_of_one_topic(&place.path);
         let owner = TableOwner {
             version: 1,
             table: table.to_string(),

@@ -43,6 +43,8 @@ pub struct Queue {
     /// Loaders for which every complete folder that they have not loaded waits.
     known: BTreeSet<String>,
     waiting: BTreeMap<String, BTreeMap<FolderId, Entry>>,
+    /// Loaders of which some folder was forgotten since the bucket is looked through for them.
+    forgetful: BTreeSet<String>,
 }
 
 impl Queue {
@@ -54,7 +56,7 @@ impl Queue {
         takes: impl Fn(&Waiting) -> bool,
     ) -> Self {
         let known = known.into_iter().filter(|loader| is_there(loader)).collect();
-        let mut queue = Self { known, waiting: BTreeMap::new() };
+        let mut queue = Self { known, ..Self::default() };
         for waiting in waiting.into_iter().filter(|waiting| is_there(&waiting.loader) && takes(waiting)) {
             queue.enqueue(waiting);
         }
@@ -80,6 +82,7 @@ impl Queue {
         }
         if of_loader.len() >= LOADS_MAX {
             self.known.remove(&waiting.loader);
+            self.forgetful.insert(waiting.loader.clone());
             // One that failed again and again makes room: it is found again in the bucket.
             let hopeless = of_loader.iter().filter(|(_, entry)| entry.tries > 1 && !entry.is_running);
             let Some(id) = hopeless.max_by_key(|(_, entry)| entry.tries).map(|(id, _)| id.clone()) else { return };
@@ -93,9 +96,14 @@ impl Queue {
         !self.known.contains(loader) && self.len(loader) <= LOADS_MAX / 2
     }
 
-    /// All that `loader` has not loaded was put, as far as there was room.
+    /// The bucket is looked through for `loader` from its beginning.
+    pub fn looks(&mut self, loader: &str) {
+        self.forgetful.remove(loader);
+    }
+
+    /// It was looked through to its end: all that `loader` has not loaded waits, unless something was forgotten meanwhile.
     pub fn know(&mut self, loader: &str) {
-        if self.len(loader) < LOADS_MAX {
+        if !self.forgetful.contains(loader) {
             self.known.insert(loader.to_string());
         }
     }
@@ -259,6 +267,9 @@ mod tests {
             queue.done("a", &id(hour), 1);
         }
         assert!(queue.lacks("a"), "half of them are loaded");
+        queue.know("a");
+        assert!(queue.lacks("a"), "something was forgotten since it was looked for");
+        queue.looks("a");
         queue.know("a");
         assert!(!queue.lacks("a"));
     }

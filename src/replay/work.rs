@@ -387,10 +387,6 @@ impl<'c> Replayer<'c> {
             ReplayOutcome::Other => return Ok(false),
         };
         claims.add(&claim.replay);
-        if work.site.archive.complete.is_some() {
-            let again = Recount::of_replay(&batch.partition, (claim.replay.first, claim.replay.end), claim.replay.n);
-            patiently(&*self.clock, &what, || bucket.ask_recount(&again)).await?;
-        }
         self.place(work, batch, &claim.replay, archive, &taken, is_new).await?;
         Ok(true)
     }
@@ -484,6 +480,12 @@ impl<'c> Replayer<'c> {
         taken: &Taken,
         is_new: bool,
     ) -> Result<(), Failure> {
+        if work.site.archive.complete.is_some() {
+            // Its rows may come into folders that are complete.
+            let request = Recount::of_replay(&batch.partition, (replay.first, replay.end), replay.n);
+            let what = "ask for folders to be counted anew";
+            patiently(&*self.clock, what, || work.site.bucket.ask_recount(&request)).await?;
+        }
         let mut metadata = object_metadata(&batch.partition, batch.range, archive);
         metadata.push(("replay".to_string(), replay.n.to_string()));
         let mut objects: Vec<ReceiptObject> = Vec::new();

@@ -11,8 +11,18 @@ use siltstone::effect::Effect;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What only completing has.
-pub(crate) const EFFECTS: [Effect; 4] =
+const OF_COMPLETING: [Effect; 4] =
     [Effect::CompletedPut, Effect::MarkerPut, Effect::MarkerReplace, Effect::ProgressPut];
+
+/// The same, and what asks for it after a backfill.
+pub(crate) const EFFECTS: [Effect; 6] = [
+    Effect::CompletedPut,
+    Effect::MarkerPut,
+    Effect::MarkerReplace,
+    Effect::ProgressPut,
+    Effect::RecountPut,
+    Effect::RecountDelete,
+];
 
 const HOUR_MS: i64 = 3_600_000;
 const SIGABRT: i32 = 6;
@@ -88,6 +98,28 @@ fn a_drain_completes_what_is_over_and_late_data_completes_it_again() {
     }
 }
 
+/// Goal: rows that a backfill archives into a complete hour make its next revision.
+#[test]
+fn a_backfill_into_a_complete_hour_completes_it_again() {
+    let topic = Topic::create(1);
+    topic.send_all((0..20).map(|id| of_hour(id, 0, 0)));
+    let mut trial = Trial::on_disk(&topic).with(ARCHIVE);
+    trial.kafka = "start = \"latest\"".to_string();
+    trial.drain().expect(0);
+    topic.send_all((20..30).map(|id| of_hour(id, 0, 0)));
+    trial.drain().expect(0);
+    assert_eq!(told(&trial), as_told(&[("08", 1, 10)]));
+    trial.command("backfill", &["--topic", &topic.name, "--from-offset", "0"]).expect(0);
+    assert_eq!(told(&trial), as_told(&[("08", 1, 10)]));
+    for _ in 0..2 {
+        trial.drain().expect(0);
+        assert_eq!(told(&trial), as_told(&[("08", 2, 30)]));
+    }
+    assert_eq!(counted(&trial, &topic)["08"], 30);
+    assert!(!trial.archive().objects.keys().any(|key| key.contains("/recount/")), "what was asked is answered");
+    trial.command("verify", &["--deep"]).expect(0);
+}
+
 /// Goal: hours that are not over are not complete: neither by a record of 2099, nor while a Kafka partition has more to read, nor where somebody has set the
 /// committed offset; and a marker of Hadoop's gives way.
 #[test]
@@ -157,7 +189,7 @@ fn completing_that_is_aborted_at_any_effect_is_finished() {
         let end = bare_of_time(trial.archive().objects);
         let text = std::fs::read_to_string(&path).expect("effects");
         let mut counts: BTreeMap<Effect, u64> = BTreeMap::new();
-        for effect in EFFECTS {
+        for effect in OF_COMPLETING {
             let count = text.lines().filter(|name| *name == effect.name()).count() as u64;
             counts.extend((count > 0).then_some((effect, count)));
         }

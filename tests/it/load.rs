@@ -147,8 +147,8 @@ impl Tables {
         until("all hours are loaded", 3 * DEADLINE, is_loaded);
     }
 
-    /// Rows by hour as Spark counts them through the metastore, with as many different ids.
-    fn spark(&self, configured: &[String]) -> BTreeMap<String, u64> {
+    /// Rows by hour as Spark counts them through the metastore, with as many different ids, and the ids' sum.
+    fn spark(&self, configured: &[String]) -> BTreeMap<String, (u64, i64)> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python =
             Command::new(root.join("scripts/python.sh")).arg("spark").output().expect("scripts/python.sh runs");
@@ -166,7 +166,8 @@ impl Tables {
         let read = |line: &str| {
             let row: Value = serde_json::from_str(line).expect("JSON");
             assert_eq!(row["rows"], row["distinct"], "rows are there twice: {line}");
-            (row["hr"].as_str().expect("an hour").to_string(), row["rows"].as_u64().expect("a count"))
+            let counted = (row["rows"].as_u64().expect("a count"), row["sum"].as_i64().expect("a sum"));
+            (row["hr"].as_str().expect("an hour").to_string(), counted)
         };
         lines.lines().filter(|line| line.starts_with('{')).map(read).collect()
     }
@@ -187,7 +188,8 @@ impl Tables {
     /// Both sides have exactly what was produced.
     #[track_caller]
     fn assert_hold(&self, expected: &BTreeMap<i64, Vec<i64>>, configured: &[String]) {
-        let counts = expected.iter().map(|(&hour, ids)| (hour_of_day(hour), ids.len() as u64));
+        let counts =
+            expected.iter().map(|(&hour, ids)| (hour_of_day(hour), (ids.len() as u64, ids.iter().sum::<i64>())));
         assert_eq!(self.spark(configured), counts.collect());
         if self.dataset.is_some() {
             for (&hour, ids) in expected {
@@ -331,7 +333,7 @@ fn a_loader_that_fails_holds_nothing_back_and_loads_when_it_can() {
     trial.archive = right;
     trial.drain().expect(0).says(&["folder loaded", "table created"]);
     tables.until_loaded(&trial, &[(0, 1), (1, 1)]);
-    assert_eq!(tables.spark(&[]).values().sum::<u64>(), 20);
+    assert_eq!(tables.spark(&[]).values().map(|(rows, _)| rows).sum::<u64>(), 20);
     // A loader that comes later gets what was complete before it.
     trial.archive = trial.archive.replace("\"warehouse\"", "\"second\"");
     trial.drain().expect(3).says(&["is that of archive it", "Give the loader another `table`"]);

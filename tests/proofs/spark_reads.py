@@ -4,7 +4,7 @@
     $(scripts/python.sh spark) tests/proofs/spark_reads.py --uri $HMS_URI --table default.events [--columns who,n] [--conf KEY=VALUE...]
 
 Each line is an object of the partition's values, `rows` and, with --columns, `distinct`: how many different combinations of those
-columns. Before that it reads the table's partitions from the metastore, so that one that is missing there is missing here, whatever
+columns, and `sum`: of the first of them, a number. Before that it reads the table's partitions from the metastore, so that one that is missing there is missing here, whatever
 lies in the folder. --conf are settings of Spark, such as those of s3a.
 """
 
@@ -51,6 +51,7 @@ def rows_by_partition(spark, table, columns):
     counts = [functions.count(functions.lit(1)).alias("rows")]
     if columns:
         counts.append(functions.countDistinct(*columns).alias("distinct"))
+        counts.append(functions.sum(columns[0]).alias("sum"))
     counted = [row.asDict() for row in frame.groupBy(*keys).agg(*counts).orderBy(*keys).collect()]
     # A partition without rows is one all the same.
     return keys, registered, counted

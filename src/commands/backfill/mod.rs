@@ -134,7 +134,13 @@ async fn backfill_with(
             patiently(&*clock, "ask for folders to be counted anew", || site.ledger.bucket.ask_recount(&again)).await?;
         }
         drop(coordinator);
-        let ended = archive_job(args, config, &site, &made.job, &clock, progress, out).await?;
+        let archived = archive_job(args, config, &site, &made.job, &clock, progress, out).await;
+        if site.archive.complete.is_some() && !site.is_elsewhere {
+            // Again: a job that was cancelled meanwhile may have been answered before its last batch was there.
+            let again = Recount::of_job(&made.job.topic, &made.job.name, &made.job.ranges);
+            patiently(&*clock, "ask for folders to be counted anew", || site.ledger.bucket.ask_recount(&again)).await?;
+        }
+        let ended = archived?;
         if let Some(failure) = failure_of(&made.job, ended) {
             return Err(failure);
         }

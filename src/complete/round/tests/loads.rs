@@ -1,6 +1,8 @@
 //! What completes and what loads: whatever is lost between them, each folder is loaded at its newest revision.
 
 use super::*;
+use crate::bucket::jobs::JobRange;
+use crate::bucket::recounts::Recount;
 use crate::destination::fault::Verdict;
 use crate::load::work::LoadSeams;
 use crate::load::{LoadFailure, Loader, Report, Window};
@@ -172,4 +174,47 @@ async fn a_folder_that_is_completed_meanwhile_is_loaded_again() {
             .expect("listed"),
         2
     );
+}
+
+/// Goal: rows that a job puts below what was looked at make the next revision of a complete folder once the job has ended, are counted where the folder is open, and are not
+/// counted twice however often it is asked.
+#[tokio::test]
+async fn what_a_job_puts_below_is_counted_once_it_has_ended() {
+    let mut world = World::new().await;
+    let table = Arc::new(Table::default());
+    world.loaders = vec![setup("a", &table)];
+    for number in 0..NUMBERS {
+        world.tell(number, |told| (told.offset, told.end) = (100, 100));
+    }
+    world.hour_is_over(0).await;
+    let mut completer = Completer::default();
+    world.round_and_load(&mut completer).await.expect("loaded");
+    // Another hour is open; the job puts rows into both.
+    world.archive(0, &[3], 5).await;
+    world.round(&mut completer).await;
+    let request = Recount::of_job("t", "j", &[JobRange { partition: 0, first: 0, end: 100, batch: false }]);
+    world.bucket.ask_recount(&request).await.expect("asked");
+    let Told { offset, watermark_ms, .. } = world.told(0);
+    world.tell(0, |told| told.offset = 40);
+    world.archive(0, &[0, 3], 7).await;
+    world.tell(0, |told| (told.offset, told.watermark_ms) = (offset, watermark_ms));
+    world.clock.advance(120_000);
+    assert_eq!(world.round(&mut completer).await.revised, 0, "the job has not ended");
+    world.bucket.end_job("j", 0).await.expect("ended");
+    for _ in 0..2 {
+        world.clock.advance(120_000);
+        world.round_and_load(&mut completer).await.expect("loaded");
+        let revised = world.newest(&folder_of(0)).await.expect("complete");
+        assert_eq!((revised.revision, revised.rows, revised.objects), (2, 22, 4));
+        assert_eq!(revised.covers(0), Some(Covered { first: 40, end: 105 }));
+        assert_eq!(world.marker(&folder_of(0)).await, Some(revised));
+        assert!(world.bucket.recounts("t").await.expect("listed").is_empty(), "it is answered");
+        // Somebody asks once more.
+        world.bucket.ask_recount(&request).await.expect("asked");
+    }
+    assert_eq!(asked(&table), [(folder_of(0), 1), (folder_of(0), 2)]);
+    world.clock.advance(10 * HOUR_MS);
+    world.round_and_load(&mut Completer::default()).await.expect("loaded");
+    assert_eq!(world.newest(&folder_of(3)).await.expect("complete").rows, 12);
+    assert_eq!(*table.rows.lock().expect("no panic"), world.truth);
 }
