@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 17] = [
+pub const PAGES: [(&str, &str, &str); 18] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -44,6 +44,7 @@ pub const PAGES: [(&str, &str, &str); 17] = [
         include_str!("../guide/compact.md"),
     ),
     ("complete", "when an hour is complete, its marker, late data", include_str!("../guide/complete.md")),
+    ("hooks", "commands, HTTP and Kafka told of batches and complete folders", include_str!("../guide/hooks.md")),
     (
         "tables",
         "outputs as tables of Hive, Athena, BigQuery, Spark, DuckDB and ClickHouse",
