@@ -13,7 +13,7 @@
 //! - [`ddl`]: outputs as tables of other engines.
 //! - [`compact`]: small objects made large, with the proof that no row is another.
 //! - [`complete`]: when an hour is complete, and its marker.
-//! - [`load`]: complete folders brought into catalogues and databases.
+//! - [`load`]: complete folders brought into catalogues and databases. [`hook`]: somebody else told of batches and folders.
 //! - [`effect`]: the only doors to what lasts, each with its failpoints.
 //! - [`planted`]: rules turned off on purpose, for the simulation; in no release.
 //! - [`pipeline`]: everything wired together; [`replay`]: dead letters decoded again; [`restore`]: records back to Kafka; [`cli`], [`commands`]: what a user types and calls.
@@ -34,6 +34,7 @@ pub mod destination;
 pub mod effect;
 pub mod exit;
 pub mod format;
+pub mod hook;
 pub mod kafka;
 pub mod layout;
 pub mod ledger;

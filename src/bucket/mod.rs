@@ -2,7 +2,7 @@
 //!
 //! All of it lies under `_siltstone/` at the first destination of an archive, as small JSON documents. Each is written
 //! once and whole; none is ever changed, but that a receipt gives way to one that vouches for more, and old receipts to a document
-//! that has a thousand of them ([`folds`]), and that markers and the progress of completion are caches ([`completions`]). Readers accept fields they
+//! that has a thousand of them ([`folds`]), and that markers and the progress of completion are caches ([`completions`]), and cursors of hooks move ([`hooks`]). Readers accept fields they
 //! do not know and refuse versions they do not know.
 //!
 //! # Invariants
@@ -18,6 +18,7 @@ pub mod completions;
 pub mod entries;
 pub mod folding;
 pub mod folds;
+pub mod hooks;
 pub mod identity;
 pub mod jobs;
 pub mod layouts;

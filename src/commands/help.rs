@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 
 /// Name, what it is about, text.
-pub const PAGES: [(&str, &str, &str); 18] = [
+pub const PAGES: [(&str, &str, &str); 19] = [
     (
         "delivery",
         "how a record reaches the bucket exactly once, and what breaks it",
@@ -45,6 +45,7 @@ pub const PAGES: [(&str, &str, &str); 18] = [
     ),
     ("complete", "when an hour is complete, its marker, late data", include_str!("../guide/complete.md")),
     ("load", "complete hours in Hive and BigQuery, by themselves", include_str!("../guide/load.md")),
+    ("hooks", "commands, HTTP and Kafka told of batches and complete folders", include_str!("../guide/hooks.md")),
     (
         "tables",
         "outputs as tables of Hive, Athena, BigQuery, Spark, DuckDB and ClickHouse",

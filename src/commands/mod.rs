@@ -11,6 +11,7 @@ pub mod drive;
 pub mod find;
 pub mod fold;
 pub mod help;
+mod hooks;
 pub mod inspect;
 pub mod ls;
 pub mod preview;

@@ -7,6 +7,7 @@ use crate::complete::round::{Completer, Seams};
 use crate::config::{Config, MemoryShares};
 use crate::consume::Coordinator;
 use crate::exit::{Exit, Failure};
+use crate::hook::{self, follow};
 use crate::kafka;
 use crate::pipeline::Ended;
 use crate::pipeline::context::{Context, Folding};
@@ -18,6 +19,7 @@ use crate::telemetry::http::{self, Heartbeat, Shown};
 use crate::telemetry::progress::Progress;
 use crate::telemetry::status::Status;
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +91,10 @@ pub async fn run(args: &RunArgs, config: Config, progress: Option<Progress>) -> 
     let ended = ended?;
     let completed = match args.drain && ended == Ended::Done {
         // Nobody comes after it for a while.
-        true => complete_all(&shared, topics.keys(), &stop).await,
+        true => {
+            let completed = complete_all(&shared, topics.keys(), &stop).await;
+            completed.and(tell_all(&shared, &topics, &stop).await)
+        }
         false => Ok(()),
     };
     // What the shutdown cut short is aborted, not left in the bucket.
@@ -148,6 +153,49 @@ async fn complete_all(context: &Context, topics: impl Iterator<Item = &String>, 
         Failure::new(failure.exit, format!("everything is archived and committed, but {}", failure.message))
     };
     failed.map_or(Ok(()), |failure| Err(told(failure)))
+}
+
+/// Tells hooks of all receipts that they were not told of.
+///
+/// # Errors
+/// Kafka, a store or a hook refuses or does not answer; everything is archived all the same.
+async fn tell_all(context: &Context, topics: &BTreeMap<String, i32>, stop: &Stop) -> Result<(), Failure> {
+    let mut failed: Option<(u64, Failure)> = None;
+    let mut fail = |failure: Failure| {
+        tracing::error!("{}", failure.message);
+        failed.get_or_insert((0, failure)).0 += 1;
+    };
+    let goes_on = || !stop.is_asked();
+    for (topic, &count) in topics {
+        let Some((_, archive)) = context.archive_of(topic) else { continue };
+        let hooks: Vec<_> = archive.hooks.iter().filter(|hook| hook.on_batch).collect();
+        if hooks.is_empty() || !goes_on() {
+            continue;
+        }
+        let partitions = (0..count).map(|number| TopicPartition::new(topic.as_str(), number)).collect();
+        let committed = match context.coordinator.committed(partitions).await {
+            Ok(committed) => committed,
+            Err(reason) => {
+                let what = format!("archive {}, topic {topic}: ask Kafka what is committed: {reason}", archive.name);
+                fail(Failure::new(Exit::Unreachable, what));
+                continue;
+            }
+        };
+        let committed: Vec<_> = committed
+            .iter()
+            .filter_map(|(partition, committed)| Some((partition, committed.as_ref()?.offset)))
+            .collect();
+        let all = hooks.iter().flat_map(|hook| committed.iter().map(move |of| (*hook, of)));
+        let told = stream::iter(all).map(|(hook, &(partition, committed))| async move {
+            follow::tell_all(hook, &context.tell_seams(archive, partition, committed, &goes_on)).await
+        });
+        let told: Vec<Result<(), Failure>> = told.buffer_unordered(hook::AT_ONCE * hooks.len()).collect().await;
+        told.into_iter().filter_map(Result::err).for_each(&mut fail);
+    }
+    let Some((count, Failure { exit, message })) = failed else { return Ok(()) };
+    let more = if count > 1 { format!(" ({} more fail)", count - 1) } else { String::new() };
+    let what = format!("everything is archived and committed, but {message}{more}; the next run tells what is left");
+    Err(Failure::new(exit, what))
 }
 
 /// How long a process that ends waits for the aborts of uploads that it gave up: pieces on their way come first.

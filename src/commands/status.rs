@@ -1,7 +1,7 @@
 //! `siltstone status`: which folders are complete, which wait, and for which Kafka partitions.
 
 use super::run::{Connected, connect};
-use super::{Unprinted, ended, print_json};
+use super::{Unprinted, ended, hooks, print_json};
 use crate::cli::StatusArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::complete::progress::{OpenFolder, Recent};
@@ -90,10 +90,10 @@ struct FolderLine<'a> {
 /// Kafka or a store refuses or does not answer. [`Exit::Config`]: no archive completes folders.
 pub async fn status(args: &StatusArgs, config: &Config, out: &mut dyn Write) -> Result<Exit, Failure> {
     let destinations = open_destinations(config)?;
-    if !config.archives.iter().any(|archive| archive.complete.is_some()) {
+    if !config.archives.iter().any(|archive| archive.complete.is_some() || hooks::tells(archive)) {
         return Err(Failure::new(
             Exit::Config,
-            "no archive of this configuration completes folders: a section [archive.complete] is needed; `siltstone help complete`",
+            "no archive of this configuration completes folders or has hooks: a section [archive.complete] is needed; `siltstone help complete`",
         ));
     }
     let Connected { coordinator, .. } = connect(config).await?;
@@ -127,7 +127,7 @@ async fn tell_all(
     let name = args.archive.as_deref();
     let sites = sites(config, destinations, clock, name, |partition| takes(&partition.topic)).await?;
     let mut unknown = None;
-    for site in sites {
+    for site in &sites {
         let Some(complete) = site.archive.complete.as_ref().map(complete_of) else { continue };
         let topics: BTreeSet<&str> = site.partitions.iter().map(|partition| &*partition.topic).collect();
         for topic in topics {
@@ -162,6 +162,11 @@ async fn tell_all(
                 true => tell_json(&seams, &status, out)?,
                 false => tell(&seams, &status, out)?,
             }
+        }
+    }
+    for site in &sites {
+        if let Some(failure) = hooks::tell(args.json, site, coordinator, clock, out).await? {
+            unknown.get_or_insert(failure);
         }
     }
     unknown.map_or(Ok(Exit::Done), |failure| Err(failure.into()))

@@ -5,8 +5,8 @@ use super::interpolate::is_per_process;
 use super::raw::{Field, Section};
 use super::tree::{Node, Value, join};
 use super::{
-    ArchiveConfig, CompleteConfig, DestinationConfig, Rotate, TopicPatterns, decode, load, output, place, program,
-    registry, resolve, shape, time,
+    ArchiveConfig, CompleteConfig, DestinationConfig, Rotate, TopicPatterns, decode, hook, load, output, place,
+    program, registry, resolve, shape, time,
 };
 use crate::complete::calendars::calendars;
 use crate::layout::preset::Preset;
@@ -45,7 +45,7 @@ const MAX_FUTURE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 const GENERATION: RangeInclusive<u64> = 1..=1_000_000;
 /// Keys of an archive that decide neither names nor rows.
 const FREE_KEYS: &[&str] =
-    &["topics", "exclude", "rotate", "on_gap", "max_future", "complete", "load", "content_encoding"];
+    &["topics", "exclude", "rotate", "on_gap", "max_future", "complete", "load", "hook", "content_encoding"];
 pub(super) const NAME: &str = "1 to 64 letters, digits, `.`, `-` or `_`, the first one a letter or digit";
 const TOPICS: &str = "names of 1 to 249 letters, digits, `.`, `-`, `_`, or patterns that start with ^";
 
@@ -204,6 +204,7 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
     let topics = topics(section);
     let complete = complete(section, &layout, &topics);
     let loads = load::resolve(section, &layout, &topics, complete.as_ref(), &destination_names, surroundings);
+    let hooks = hook::resolve(section, &topics, &loads, surroundings);
     let config = ArchiveConfig {
         name,
         topics,
@@ -212,6 +213,7 @@ fn archive<'f>(section: &Section<'f>, surroundings: &Surroundings<'_>) -> (Archi
         rotate: resolve::rotate(&section.section("rotate", &shape::ARCHIVE_ROTATE), surroundings.rotate),
         complete,
         loads,
+        hooks,
         halt_on_gap: section
             .field("on_gap")
             .and_then(|field| field.choice(&[("continue", false), ("halt", true)]))
@@ -365,7 +367,7 @@ fn selection(field: &Field<'_>, may_be_empty: bool) -> Selection {
     selection
 }
 
-fn is_topic(text: &str) -> bool {
+pub(super) fn is_topic(text: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     (1..=249).contains(&text.len()) && text != "." && text != ".." && text.chars().all(legal)
 }

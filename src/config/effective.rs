@@ -4,9 +4,10 @@ use super::place::CODEC_PRESET;
 use super::schema::{LIST_ELEMENT, MAP_VALUE};
 use super::units::{show_size, show_time};
 use super::{
-    ArchiveConfig, Config, GroupProtocol, Isolation, KafkaConfig, LoadConfig, LoadTo, RegistryConfig, RegistryLogin,
-    Rotate, Secret, Start, client, destination, output,
+    ArchiveConfig, Config, GroupProtocol, HookConfig, HookTo, Isolation, KafkaConfig, LoadConfig, LoadTo,
+    RegistryConfig, RegistryLogin, Rotate, Secret, Start, client, destination, output,
 };
+use crate::hook::call::shown_url;
 use crate::layout::{
     AvroCodec, Column, ColumnKind, Compression, Decode, Dictionaries, Keep, Newlines, OutputFormat, OutputLayout,
     Pages, Place, RegistryFormat, SchemaSource, TextFields, TextType, TimeFormat, TimeUnit, TimestampFallback,
@@ -312,6 +313,34 @@ fn archive_section(text: &mut String, archive: &ArchiveConfig) {
     text.push('\n');
     text.push_str(&outputs);
     text.push_str(&loads);
+    for hook in &archive.hooks {
+        headed(text, "[[archive.hook]]", &hook_lines(hook));
+    }
+}
+
+fn hook_lines(hook: &HookConfig) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("name", string(&hook.name))];
+    match &hook.to {
+        HookTo::Command { program, arguments } => {
+            lines.push(("type", string("command")));
+            // Any argument may be a secret.
+            let hidden = arguments.iter().map(|_| "***");
+            lines.push(("command", strings(std::iter::once(program.as_str()).chain(hidden))));
+        }
+        HookTo::Http { url, token } => {
+            lines.push(("type", string("http")));
+            lines.push(("url", string(&shown_url(url.reveal()))));
+            lines.extend(token.as_ref().map(|_| ("token", string("***"))));
+        }
+        HookTo::Kafka { topic } => {
+            lines.push(("type", string("kafka")));
+            lines.push(("topic", string(topic)));
+        }
+    }
+    let on = [("batch", hook.on.batch), ("folder", hook.on.folder)];
+    lines.push(("on", strings(on.into_iter().filter_map(|(what, on)| on.then_some(what)))));
+    lines.push(("timeout", time(hook.timeout)));
+    lines
 }
 
 fn load_lines(load: &LoadConfig) -> Vec<(&'static str, String)> {

@@ -14,6 +14,7 @@ mod decode;
 mod destination;
 mod effective;
 mod error;
+pub mod hook;
 mod interpolate;
 pub mod load;
 mod memory;
@@ -272,6 +273,8 @@ pub struct ArchiveConfig {
     pub complete: Option<CompleteConfig>,
     /// `[[archive.load]]`: what brings complete folders into catalogues and databases.
     pub loads: Vec<LoadConfig>,
+    /// `[[archive.hook]]`: who is told of batches and of complete folders.
+    pub hooks: Vec<HookConfig>,
     /// Whether objects of gzip and zstd text carry `Content-Encoding`. Default no (`Content-Type` is the codec's then).
     pub content_encoding: bool,
 }
@@ -304,6 +307,52 @@ pub struct LoadConfig {
     pub since_ms: Option<i64>,
     /// Into what.
     pub to: LoadTo,
+}
+
+/// `[[archive.hook]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookConfig {
+    /// Its name: it stands in the bucket. Default the type.
+    pub name: String,
+    /// How.
+    pub to: HookTo,
+    /// Of what. Default batches, and folders where they are completed.
+    pub on: HookOn,
+    /// How long one call may take. Default 30 s.
+    pub timeout: Duration,
+}
+
+/// How a hook is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookTo {
+    /// `type = "command"`.
+    Command {
+        /// The program: a path, or a name that `PATH` has.
+        program: String,
+        /// Its arguments. Any may be a secret.
+        arguments: Vec<Secret>,
+    },
+    /// `type = "http"`.
+    Http {
+        /// Where to post to. Path and query may be secrets.
+        url: Secret,
+        /// A bearer token.
+        token: Option<Secret>,
+    },
+    /// `type = "kafka"`: a topic of the cluster that is read from.
+    Kafka {
+        /// The topic.
+        topic: String,
+    },
+}
+
+/// Of what a hook is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HookOn {
+    /// Of each batch.
+    pub batch: bool,
+    /// Of each revision of a complete folder.
+    pub folder: bool,
 }
 
 /// Into what folders are loaded.

@@ -49,6 +49,9 @@ pub const SHAPES: &[&Shape] = &[
     &COMPLETE,
     &LOAD_HIVE,
     &LOAD_BIGQUERY,
+    &HOOK_COMMAND,
+    &HOOK_HTTP,
+    &HOOK_KAFKA,
     &DEAD_LETTERS,
     &OUTPUT,
     &FORMAT_RAW,
@@ -102,6 +105,7 @@ pub(super) const ARCHIVE: Shape = Shape {
         "rotate",
         "complete",
         "load",
+        "hook",
         "dead_letters",
         "output",
     ],
@@ -166,6 +170,12 @@ pub(super) const LOAD_BIGQUERY: Shape = Shape {
         "labels",
     ],
 };
+pub(super) const HOOK_COMMAND: Shape =
+    Shape { at: "archive.hook", of: "type = \"command\"", keys: &["name", "type", "command", "on", "timeout"] };
+pub(super) const HOOK_HTTP: Shape =
+    Shape { at: "archive.hook", of: "type = \"http\"", keys: &["name", "type", "url", "token", "on", "timeout"] };
+pub(super) const HOOK_KAFKA: Shape =
+    Shape { at: "archive.hook", of: "type = \"kafka\"", keys: &["name", "type", "topic", "on", "timeout"] };
 pub(super) const DEAD_LETTERS: Shape =
     Shape { at: "archive.dead_letters", of: "", keys: &["format", "path", "name", "zone", "destination"] };
 pub(super) const OUTPUT: Shape =

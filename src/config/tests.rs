@@ -275,6 +275,9 @@ fn the_effective_configuration_means_the_same() {
         "[archive.complete]\n[[archive.load]]\ntype='hive'\nuri=['thrift://a','thrift://b:9']\ntls=true\nca_file='/ca.pem'\nuser='u'\ndatabase='d'\n\
          table='x_{topic}'\ncreate=true\nadd_columns=true\nlocation='s3a://b/p/'\nparameters={k='v'}",
         "[archive.complete]\n[[archive.load]]\nname='h'\ntype='hive'\nsince='2026-11-01'\nuri='thrift://a'",
+        "[archive.complete]\n[[archive.hook]]\ntype='command'\ncommand=['bin/tell','a','']\n[[archive.hook]]\ntype='http'\nurl='https://h:8/p?q=1'\n\
+         token='t'\non='folder'\n[[archive.hook]]\ntype='kafka'\ntopic='receipts'\non=['batch']\ntimeout='5s'",
+        "[[archive.hook]]\nname='n'\ntype='command'\ncommand='tell'",
     ] {
         let config = good(&with(archive));
         let text = effective_toml(&config);
@@ -311,6 +314,13 @@ fn with_secrets(value: &str, broken: &str) -> String {
         topics = ["t"]
         [[archive.output]]
         destination = "s3"
+        [[archive.hook]]
+        type = "http"
+        url = "https://h/{key}?{key}"
+        token = "{key}"
+        [[archive.hook]]
+        type = "command"
+        command = ["tell", "{key}"]
         {broken}
         "#
     )
@@ -335,6 +345,12 @@ fn secrets_show_nowhere() {
             format!("[destinations.x]\nurl = \"s3://b\"\nsecret_acess_key = \"{value}\"\npath_style = \"{value}\""),
             format!("[destinations]\nx = \"{value}\""),
             format!("[kafka.client.x]\ny = [\"{value}\"]"),
+            format!(
+                "[[archive.hook]]\ntype = \"http\"\nname = \"x\"\nurl = \"https://u:{value}@h\"\ntoken = \"a {value}\""
+            ),
+            format!("[[archive.hook]]\ntype = \"http\"\nname = \"x\"\nurl = [\"{value}\"]\ncommand = \"{value}\""),
+            format!("[[archive.hook]]\ntype = \"command\"\nname = \"x\"\ncommand = [\"\", \"{value}\"]"),
+            format!("[[archive]]\ntopics = [\"u\"]\nname = \"x\"\nhook = \"{value}\""),
             format!("[kafka.client]\n\"group.id\" = \"{value}\""),
             format!("[rotate]\nsize = \"{value}\""),
             format!("[rotate]\nsize = {value}"),

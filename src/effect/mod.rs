@@ -31,6 +31,8 @@ pub enum Place {
     Folder,
     /// Tables that other systems keep.
     Table,
+    /// Whatever a hook calls.
+    Hook,
 }
 
 /// One line is one effect, so that none can be without a name or missing in [`Effect::ALL`].
@@ -128,6 +130,10 @@ effects! {
     RecountDelete = "recount-delete" at Store,
     /// That a revision of a completed folder was loaded is created.
     LoadedPut = "loaded-put" at Store,
+    /// Where a hook begins in a Kafka partition is created.
+    HookBegin = "hook-begin" at Store,
+    /// How far a hook was told of a Kafka partition is put.
+    HookCursor = "hook-cursor" at Store,
     /// An object is put whole.
     ObjectPut = "object-put" at Store,
     /// An upload in pieces is begun.
@@ -192,6 +198,12 @@ effects! {
     HiveTable = "hive-table" at Table,
     /// A Hive Metastore is asked to add or change a partition.
     HivePartition = "hive-partition" at Table,
+    /// A command is run that is told of a batch or a folder.
+    HookCommand = "hook-command" at Hook,
+    /// A batch or a folder is told by an HTTP POST.
+    HookPost = "hook-post" at Hook,
+    /// A batch or a folder is told by a record in a Kafka topic.
+    HookRecord = "hook-record" at Hook,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::restore::TRANSACTION_TIMEOUT_MS;
 use crate::restore::produce::BYTES_MAX;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use std::time::Duration;
 
 /// How often librdkafka and the topic watcher look for new topics and partitions. One look, one rebalance and a round
 /// of assignment stay well under the promised 60 s.
@@ -222,6 +223,29 @@ pub(super) fn producing(
         .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
         .set("enable.idempotence", "true")
         .set("acks", "all");
+    Ok(client)
+}
+
+/// The settings of a producer whose records are acknowledged one by one within `timeout`. A key goes where a Java producer puts it.
+///
+/// # Errors
+/// As [`Settings::of`].
+pub(super) fn telling(config: &KafkaConfig, timeout: Duration) -> Result<ClientConfig, KafkaError> {
+    let mut client = common(config);
+    for setting in OF_CONSUMERS {
+        client.remove(setting);
+    }
+    client
+        .set("linger.ms", "5")
+        .set("compression.type", "lz4")
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", REQUEST_BYTES_USUAL.to_string());
+    overlay(&mut client, &without_consumers(config))?;
+    // What a hook relies on is nobody's to change.
+    for setting in ["transactional.id", "delivery.timeout.ms", "request.required.acks"] {
+        client.remove(setting);
+    }
+    client.set("acks", "all").set("message.timeout.ms", timeout.as_millis().to_string());
     Ok(client)
 }
 

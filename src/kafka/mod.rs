@@ -11,7 +11,7 @@
 //! - `reading`: the client that reads. `readers`: where each reader stands. `met`: what it meets besides records.
 //!   `batch_queue`: the parts that need `unsafe`.
 //! - [`look`]: the newest records, for whoever only wants to see some.
-//! - [`producing`]: transactions, for restores.
+//! - [`producing`]: transactions, for restores. [`telling`]: records one by one, for hooks.
 //! - [`source`]: records and rebalances. [`coordinator`]: offsets. [`meta`]: the cluster and the bounds of its logs.
 //!
 //! # Invariants
@@ -41,6 +41,7 @@ pub mod producing;
 mod readers;
 mod reading;
 pub mod source;
+pub mod telling;
 mod topics;
 mod trouble;
 

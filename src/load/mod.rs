@@ -24,6 +24,7 @@ pub mod bigquery;
 pub mod bigquery_loader;
 pub mod hive;
 pub mod hive_loader;
+pub mod hook_loader;
 pub mod objects;
 pub mod open;
 pub mod origin;

@@ -10,7 +10,12 @@ pub const LOADS_MAX: usize = 10_000;
 /// First and longest pause after a load that failed, milliseconds.
 const PAUSE_MS: (i64, i64) = (10_000, 600_000);
 /// Longest text of a failure that is kept, in characters.
-const ERROR_CHARS_MAX: usize = 400;
+pub const ERROR_CHARS_MAX: usize = 400;
+
+/// How long it is waited after a load that failed, and that `tries` failed before.
+pub fn pause_ms(tries: u32) -> i64 {
+    PAUSE_MS.0.saturating_mul(1 << tries.min(10)).min(PAUSE_MS.1)
+}
 
 /// A folder that waits, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +151,7 @@ impl Queue {
     pub fn failed(&mut self, loader: &str, id: &FolderId, error: &str, now_ms: i64) -> bool {
         let Some(entry) = self.entry(loader, id) else { return false };
         let error: String = error.chars().take(ERROR_CHARS_MAX).collect();
-        let pause_ms = PAUSE_MS.0.saturating_mul(1 << entry.tries.min(10)).min(PAUSE_MS.1);
+        let pause_ms = pause_ms(entry.tries);
         entry.is_running = false;
         entry.tries = entry.tries.saturating_add(1);
         entry.not_before_ms = now_ms.saturating_add(pause_ms);

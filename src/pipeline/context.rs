@@ -15,10 +15,13 @@ use crate::decode::{Aim, Schemas};
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::effect::{Effect, requests};
+use crate::hook::Hook;
+use crate::hook::follow::Seams as TellSeams;
 use crate::layout::Layout;
 use crate::load::Setup;
 use crate::load::work::LoadSeams;
 use crate::planted::{Bug, has};
+use crate::record::TopicPartition;
 use crate::registry::{Registry, Target};
 use crate::telemetry::health::Health;
 use crate::upload::UploadSettings;
@@ -116,6 +119,8 @@ pub struct ArchiveContext {
     pub complete: Option<Complete>,
     /// What loads complete folders.
     pub loaders: Vec<Setup>,
+    /// Who is told of batches and folders.
+    pub hooks: Vec<Arc<Hook>>,
     /// Text objects carry `Content-Encoding`.
     pub content_encoding: bool,
     /// Claims and receipts.
@@ -428,6 +433,18 @@ impl Context {
             archive: archive.name.clone(),
             topic: topic.to_string(),
         }
+    }
+
+    /// What telling hooks of receipts below `committed` works with.
+    pub fn tell_seams<'a>(
+        &'a self,
+        archive: &'a ArchiveContext,
+        partition: &'a TopicPartition,
+        committed: i64,
+        goes_on: &'a (dyn Fn() -> bool + Sync),
+    ) -> TellSeams<'a> {
+        let (bucket, clock, name) = (&archive.bucket, &*self.clock, &*archive.name);
+        TellSeams { bucket, clock, goes_on, archive: name, partition, committed, begin: committed }
     }
 
     /// The room that uploads to `destination` have.

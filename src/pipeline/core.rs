@@ -13,6 +13,7 @@ mod room;
 mod schema;
 mod seal;
 mod take;
+mod tell;
 mod watch;
 
 use super::archive::Archive;
@@ -27,6 +28,7 @@ use crate::complete::round::Completer;
 use crate::consume::{Committed, Held, LogBounds};
 use crate::decode::Schemas;
 use crate::format::FormatError;
+use crate::hook::follow::Follower;
 use crate::layout::Column;
 use crate::planted::{Bug, has};
 use crate::record::TopicPartition;
@@ -53,6 +55,7 @@ pub(super) enum Completion {
     LogEnds { ends: Result<Vec<(TopicPartition, LogBounds)>, String> },
     Folded { held: Held, again: bool },
     RoundDone { held: Held, completer: Box<Completer> },
+    Told { held: Held, number: usize, follower: Box<Follower>, again_ms: Option<i64> },
     DrainCommitted { offsets: Option<BTreeMap<TopicPartition, i64>>, topic_ids: TopicIds },
 }
 
@@ -212,6 +215,7 @@ impl Core {
                 Completion::OutOfRange { held, result } => self.bounds_known(&held, result),
                 Completion::Folded { held, again } => self.folded(&held, again),
                 Completion::RoundDone { held, completer } => self.round_done(&held, completer),
+                Completion::Told { held, number, follower, again_ms } => self.told(&held, number, follower, again_ms),
                 Completion::DrainCommitted { offsets, topic_ids } => self.drain_checked(offsets, topic_ids),
             }
         }

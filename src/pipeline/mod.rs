@@ -176,6 +176,7 @@ impl<S: Source> Pipeline<S> {
         }
         self.core.start_folds(now_ms);
         self.core.start_rounds(now_ms);
+        self.core.start_telling(now_ms);
         if self.core.drain_to.is_some() && now_ms >= self.next_drain_check_ms {
             self.next_drain_check_ms = now_ms + DRAIN_CHECK_MS;
             self.core.start_drain_check();

@@ -8,6 +8,8 @@ use super::takeover::redo::Redo;
 use crate::batch::rotation::SealReason;
 use crate::complete::round::Completer;
 use crate::consume::Held;
+use crate::hook::Hook;
+use crate::hook::follow::Follower;
 use crate::registry::Target;
 use crate::spool::part::Finished;
 use std::collections::HashSet;
@@ -139,6 +141,33 @@ pub struct Partition {
     pub complete_at_ms: Option<i64>,
     /// What is known of the topic's folders, while nobody works with it.
     pub completer: Option<Box<Completer>>,
+    /// Hooks that are told of its receipts; they stay when it is taken over again.
+    pub telling: Vec<Telling>,
+}
+
+/// A hook that is told of a partition's receipts.
+pub struct Telling {
+    /// Which.
+    pub hook: Arc<Hook>,
+    /// What was committed when the partition was taken over first: where the hook begins if it was never told.
+    pub begin: i64,
+    /// How far it is, while nobody works with it.
+    pub follower: Option<Box<Follower>>,
+    /// Somebody works with it.
+    pub is_running: bool,
+    /// What was committed when it was begun last.
+    pub seen: Option<i64>,
+    /// What is new is not told before this monotonic time.
+    pub not_before_ms: i64,
+    /// When it is tried again whether there is something new or not, monotonic milliseconds.
+    pub again_ms: Option<i64>,
+}
+
+impl Telling {
+    /// One that is to begin.
+    pub fn new(hook: Arc<Hook>, begin: i64) -> Self {
+        Self { hook, begin, follower: None, is_running: false, seen: None, not_before_ms: 0, again_ms: None }
+    }
 }
 
 /// A task that asks for something; it ends when this is dropped.
@@ -232,6 +261,7 @@ impl Partition {
             fold_at_ms: None,
             complete_at_ms: None,
             completer: None,
+            telling: Vec::new(),
         }
     }
 
@@ -244,6 +274,7 @@ impl Partition {
             settling,
             records: self.records,
             committed: self.committed,
+            telling: std::mem::take(&mut self.telling),
             ..Self::new(self.held.clone(), self.archive)
         };
     }

@@ -17,6 +17,7 @@ use crate::decode::Schemas;
 use crate::destination::Destination;
 use crate::destination::fault::Verdict;
 use crate::exit::{Exit, Failure};
+use crate::hook;
 use crate::load::open::{Shared, open};
 use crate::record::TopicPartition;
 use crate::registry::{Registry, RegistryError};
@@ -193,12 +194,15 @@ async fn prepare_archive(
         }
     }
     patiently(clock, &what, || bucket.put_layout(layout)).await?;
-    let loaders = match parts.schedule {
-        // Where nothing is completed nothing is loaded.
-        Some(_) => Vec::new(),
+    let (loaders, hooks) = match parts.schedule {
+        // Where nothing is completed nothing is loaded, and nobody is told of what a job archives.
+        Some(_) => (Vec::new(), Vec::new()),
         None => {
             let shared = Shared { config, archive, bucket: &bucket, clock: &parts.clock, registry };
-            open(&shared).await?
+            let hooks = hook::open::open(config, archive, &parts.coordinator)?;
+            let mut loaders = open(&shared).await?;
+            loaders.extend(hook::open::loaders(&hooks));
+            (loaders, hooks)
         }
     };
     Ok(ArchiveContext {
@@ -212,6 +216,7 @@ async fn prepare_archive(
         max_future_ms: i64::try_from(archive.max_future.as_millis()).unwrap_or(i64::MAX),
         complete: archive.complete.as_ref().map(complete_of),
         loaders,
+        hooks,
         content_encoding: archive.content_encoding,
         bucket,
         start: StartRule { start: config.kafka.start, known: identity.start.ends },

@@ -423,6 +423,7 @@ fn a_process_that_is_aborted_at_any_effect_is_succeeded_exactly_once() {
                     &crate::folds::EFFECTS,
                     &crate::compact::EFFECTS,
                     &crate::complete::EFFECTS,
+                    &crate::hooks::EFFECTS,
                     &crate::bigquery::EFFECTS,
                     &crate::load::EFFECTS,
                 ];

@@ -25,6 +25,7 @@ mod gaps;
 mod group;
 mod hdfs;
 mod hive;
+mod hooks;
 mod left_over;
 mod life;
 mod load;

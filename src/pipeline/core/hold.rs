@@ -2,6 +2,7 @@
 
 use super::{Completion, Core, Request};
 use crate::consume::{Committed, Held};
+use crate::hook::follow::begin;
 use crate::pipeline::context::{Context, Halt};
 use crate::pipeline::partition::{Partition, Phase};
 use crate::pipeline::takeover::{self, Takeover, scheduled};
@@ -79,6 +80,7 @@ impl Core {
         let archive = self.partitions[slot].archive;
         let sampling = takeover.redo.is_none() && self.context.archives[archive].compiled.get().is_none();
         let not_before_ms = self.clock.monotonic_ms();
+        self.tells(slot, takeover.first);
         let partition = &mut self.partitions[slot];
         // Whatever is open was not begun by what this takeover found.
         partition.open = None;
@@ -236,7 +238,15 @@ async fn take_over(
     let archive = &context.archives[archive];
     match &context.schedule {
         Some(schedule) => scheduled::take_over(context, archive, schedule, held, committed).await,
-        None => takeover::take_over(context, archive, held, committed).await,
+        None => {
+            let takeover = takeover::take_over(context, archive, held, committed).await?;
+            // Before the first batch is committed: whoever comes next knows from where on hooks are to be told.
+            if !archive.hooks.is_empty() {
+                let goes_on = || context.coordinator.is_held(held);
+                begin(&archive.hooks, &context.tell_seams(archive, &held.partition, takeover.first, &goes_on)).await;
+            }
+            Ok(takeover)
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::config;
 use crate::destination::{Destination, StoreKind};
+use crate::effect::Effect;
+use crate::hook::{Caller, Hook, HookFailure};
 use crate::pipeline::context::Folding;
-use crate::pipeline::partition::Phase;
+use crate::pipeline::partition::{Phase, Telling};
 use crate::pipeline::schedule::Schedule;
 use crate::pipeline::start::{Parts, prepare};
 use crate::pipeline::testing::Yes;
@@ -195,4 +197,67 @@ fn what_was_read_is_archived_before_a_gap_that_may_not_be_absent() {
         assert_eq!((found, now.stretch.map_or(0, |stretch| stretch.end)), (sealed, stretch), "{kept:?} {start}");
         assert!(sealed.is_some() || matches!(now.phase, Phase::Waiting { .. }), "{:?}", now.phase);
     }
+}
+
+/// Notes the first offsets of the batches that it is told of.
+#[derive(Debug, Default)]
+struct Noted(Arc<std::sync::Mutex<Vec<i64>>>);
+
+#[async_trait::async_trait]
+impl Caller for Noted {
+    fn effect(&self) -> Effect {
+        Effect::HookCommand
+    }
+    fn shown(&self) -> String {
+        "note".to_string()
+    }
+    async fn call(&self, _: &str, body: &str) -> Result<(), HookFailure> {
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        self.0.lock().expect("no panic").push(body["receipt"]["first"].as_i64().expect("an offset"));
+        Ok(())
+    }
+}
+
+/// Goal: hooks are told soon after a commit, by one task at a time, which goes on where it is when the partition is taken over again; and not while nobody knows
+/// what is committed.
+#[test]
+fn hooks_are_told_of_what_is_committed() {
+    let mut trial = Trial::new();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let caller = Box::new(Noted(told.clone()));
+    let hook = Hook::new(("main", "h"), (true, false), std::time::Duration::from_secs(30), caller);
+    trial.partition().telling = vec![Telling::new(Arc::new(hook), 100)];
+    for first in [90, 100, 110] {
+        let receipt = format!(
+            r#"{{"version":1,"topic":"t","partition":0,"first":{first},"end":{},"cluster_id":"c","archive":"main","generation":1,
+            "fingerprint":"f","writer":"0","reason":"age","balance":{{"consumed":0,"outputs":{{}}}},"objects":[]}}"#,
+            first + 10
+        );
+        let receipt: crate::bucket::receipt::Receipt = serde_json::from_str(&receipt).expect("a receipt");
+        let bucket = trial.core.context.archives[0].bucket.clone();
+        trial.runtime.block_on(bucket.put_receipt(&receipt, None)).expect("vouched for");
+    }
+    let mut now_ms = 0;
+    let mut turn = |trial: &mut Trial, committed: Option<i64>| {
+        now_ms += 5_000;
+        trial.partition().committed = committed;
+        trial.core.start_telling(now_ms);
+        let began = trial.partition().telling[0].is_running;
+        // A second one does not begin beside it.
+        trial.core.start_telling(now_ms);
+        trial.runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(200)).await });
+        trial.core.drain_completions();
+        assert!(!trial.partition().telling[0].is_running);
+        (began, told.lock().expect("no panic").clone())
+    };
+    assert_eq!(turn(&mut trial, None), (false, vec![]));
+    assert_eq!(turn(&mut trial, Some(100)), (true, vec![]));
+    assert_eq!(turn(&mut trial, Some(100)), (false, vec![]), "nothing is new");
+    assert_eq!(turn(&mut trial, Some(110)), (true, vec![100]));
+    trial.core.take_over_again(0);
+    assert_eq!(turn(&mut trial, Some(120)), (false, vec![100]));
+    trial.partition().phase = Phase::Running;
+    assert_eq!(turn(&mut trial, Some(120)), (true, vec![100, 110]));
+    trial.core.shutting_down = true;
+    assert!(!turn(&mut trial, Some(130)).0);
 }
