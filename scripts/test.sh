@@ -132,7 +132,7 @@ hadoop() {
     eval "$(scripts/services.sh env hdfs)"
     set +a
     "${programs[stores]}" hdfs hadoop
-    "${programs[it]}" hdfs::
+    RUST_TEST_THREADS=1 "${programs[it]}" hdfs::
     was_running hdfs || scripts/services.sh stop hdfs
 }
 beside alone alone

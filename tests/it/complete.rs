@@ -86,7 +86,7 @@ fn a_drain_completes_what_is_over_and_late_data_completes_it_again() {
         trial.drain().expect(0);
         assert_eq!(told(&trial), first);
         topic.send_all((60..64).map(|id| of_hour(id, 1, 0)));
-        trial.drain().expect(0).says(&["late data", "revision=2"]);
+        trial.drain().expect(0).says(&["late or backfilled data", "revision=2"]);
         assert_eq!(told(&trial), as_told(&[("08", 1, 20), ("09", 2, 24), ("10", 1, 20)]));
         assert_eq!(counted(&trial, &topic)["09"], 24);
         trial.command("status", &[]).expect(0).prints(&["complete until", "hr=09", "open folders: 0"]);
