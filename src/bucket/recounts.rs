@@ -19,6 +19,7 @@ use crate::effect::{Effect, requests};
 use crate::record::TopicPartition;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Version of the stored form.
 pub const RECOUNT_VERSION: u32 = 1;
@@ -36,6 +37,13 @@ pub struct Recount {
     pub of: Whose,
     /// Where batches may come to lie.
     pub ranges: Vec<JobRange>,
+    /// It is asked once more, as the first request may have been answered too early.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub again: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Whose rows are to be looked at.
@@ -59,7 +67,12 @@ impl Recount {
     /// A request for the rows of a job.
     pub fn of_job(topic: &str, name: &str, ranges: &[JobRange]) -> Self {
         let of = Whose::Job(name.to_string());
-        Self { version: RECOUNT_VERSION, topic: topic.to_string(), of, ranges: ranges.to_vec() }
+        Self { version: RECOUNT_VERSION, topic: topic.to_string(), of, ranges: ranges.to_vec(), again: false }
+    }
+
+    /// The same, asked once more: who answers the first one does not take this one for it.
+    pub fn once_more(self) -> Self {
+        Self { again: true, ..self }
     }
 
     /// A request for the rows of replay `n` of the batch `range`.
@@ -70,12 +83,14 @@ impl Recount {
             topic: partition.topic.to_string(),
             of: Whose::Replay { partition: number, first, n },
             ranges: vec![JobRange { partition: number, first, end, batch: true }],
+            again: false,
         }
     }
 
     /// Its name in the topic's folder.
     pub fn name(&self) -> String {
         match &self.of {
+            Whose::Job(name) if self.again => format!("again-{name}"),
             Whose::Job(name) => format!("job-{name}"),
             Whose::Replay { partition, first, n } => format!("replay-{partition:05}-{first:020}.{n}"),
         }
@@ -97,20 +112,27 @@ impl Bucket {
         self.put(Effect::RecountPut, &key, to_json(again)).await
     }
 
-    /// What is asked for of a topic, or the first thousand of it. What cannot be read is told in the log: it holds back no other.
+    /// What is asked for of a topic, or the first thousand of it that `is_new` by name, and the names of the others. What cannot be read is told in the log: it holds
+    /// back no other.
     ///
     /// # Errors
     /// [`BucketError`].
-    pub async fn recounts(&self, topic: &str) -> Result<Vec<Recount>, BucketError> {
+    pub async fn recounts(
+        &self,
+        topic: &str,
+        is_new: impl Fn(&str) -> bool,
+    ) -> Result<(Vec<Recount>, BTreeSet<String>), BucketError> {
         let folder = folder(topic, self.generation);
         let path = self.destination.path(&folder)?;
         let mut listed = self.destination.store().list(Some(&path));
-        let mut found = Vec::new();
+        let (mut found, mut others) = (Vec::new(), BTreeSet::new());
         while let Some(object) = listed.try_next().await.map_err(|error| self.store_error("list", &folder, &error))? {
             let Some(name) = object.location.as_ref().strip_prefix(path.as_ref()) else { continue };
             let name = name.trim_start_matches('/');
             // What lies deeper is of another generation.
-            if name.contains('/') || !name.ends_with(".json") || found.len() >= READ_MAX {
+            let Some(bare) = name.strip_suffix(".json").filter(|bare| !bare.contains('/')) else { continue };
+            if !is_new(bare) || found.len() >= READ_MAX {
+                others.insert(bare.to_string());
                 continue;
             }
             let key = format!("{folder}/{name}");
@@ -120,7 +142,7 @@ impl Bucket {
                 Err(error) => tracing::error!("{error}; nobody counts its folders anew until it is restored"),
             }
         }
-        Ok(found)
+        Ok((found, others))
     }
 
     /// It was answered.

@@ -142,6 +142,11 @@ async fn complete_all(context: &Context, topics: impl Iterator<Item = &String>, 
                 failed.get_or_insert(failure);
             }
         }
+        // What was not counted anew is not in the last round.
+        if let Some((exit, message)) = completer.recount_failed.take() {
+            tracing::error!("{message}");
+            failed.get_or_insert(Failure::new(exit, message));
+        }
         let asked = stop.clone();
         let load = context.load_seams(archive, topic, Arc::new(move || !asked.is_asked()));
         if let Err(failure) = completer.load_all(&seams, &load).await {

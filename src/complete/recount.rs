@@ -28,14 +28,14 @@ type Ranges = BTreeMap<i32, Covered>;
 /// What is being answered.
 #[derive(Debug, Default)]
 pub(super) struct Recounting {
-    /// Requests whose makers have ended.
-    requests: Vec<Recount>,
-    /// Their folders that are not counted yet.
+    /// Requests whose makers have ended, and their folders.
+    requests: Vec<(Recount, BTreeSet<FolderId>)>,
+    /// Folders that are not counted yet.
     left: BTreeMap<FolderId, Ranges>,
-    /// Those of them that are open, by request.
+    /// Folders that are open.
     open: BTreeSet<FolderId>,
-    /// One could not be counted: all requests are kept.
-    has_failed: bool,
+    /// Why some could not be counted: requests are kept.
+    failed: Option<Failure>,
 }
 
 /// Requests that wait for open folders, by name: they are looked at again when one of these is complete.
@@ -47,51 +47,72 @@ impl Completer {
     /// # Errors
     /// A store that refuses or does not answer. What is not answered is in a later round.
     pub(super) async fn answer_recounts(&mut self, seams: &Seams<'_>, outcome: &mut Outcome) -> Result<(), Failure> {
-        let now_ms = seams.clock.monotonic_ms();
         if self.recounting.is_none() {
+            let now_ms = seams.clock.monotonic_ms();
             if self.recounts_at_ms.is_some_and(|at_ms| now_ms < at_ms) {
                 return Ok(());
             }
             self.recounts_at_ms = Some(now_ms + LOOK_MS);
             self.recounting = self.asked_for(seams).await?;
         }
-        let Some(mut recounting) = self.recounting.take() else { return Ok(()) };
-        let mut failed = None;
+        let Some(mut recounting) = self.recounting.take() else {
+            self.recount_failed = None;
+            return Ok(());
+        };
+        let mut unreachable: BTreeSet<String> = BTreeSet::new();
         for _ in 0..FOLDERS_MAX {
             if !(seams.goes_on)() {
                 return Ok(());
             }
             let Some((id, ranges)) = recounting.left.pop_first() else { break };
-            match self.recount(seams, &id, &ranges, outcome).await {
-                Ok(true) => drop(recounting.open.insert(id)),
-                Ok(false) => {}
-                // It holds back no other one.
-                Err(failure) => drop(failed.get_or_insert(failure)),
+            if unreachable.contains(&id.destination) {
+                continue;
             }
-            outcome.recounted += 1;
+            match self.recount(seams, &id, &ranges, outcome).await {
+                Ok(is_open) => {
+                    outcome.recounted += 1;
+                    recounting.open.extend(is_open.then_some(id));
+                }
+                // It holds back no other one, and a destination that does not answer none of another one.
+                Err(failure) => {
+                    if failure.exit == Exit::Unreachable {
+                        unreachable.insert(id.destination);
+                    }
+                    recounting.failed.get_or_insert(failure);
+                }
+            }
         }
-        recounting.has_failed |= failed.is_some();
-        outcome.has_more |= outcome.recounted > 0;
+        outcome.has_more |= outcome.recounted > 0 || !recounting.left.is_empty();
         if !recounting.left.is_empty() {
             self.recounting = Some(recounting);
-            return failed.map_or(Ok(()), Err);
+            return Ok(());
         }
+        self.recounts_at_ms = Some(seams.clock.monotonic_ms() + LOOK_MS);
+        let Recounting { requests, open, failed, .. } = recounting;
+        self.recount_failed = failed.as_ref().map(|failure| (failure.exit, failure.message.clone()));
         // First that it is known, then that nobody need ask any more.
         self.queue_changed();
         self.save(seams, true).await?;
-        if self.is_saved() && !recounting.has_failed {
-            self.end_requests(seams, recounting).await?;
+        if self.is_saved() && failed.is_none() {
+            self.end_requests(seams, requests, &open).await?;
         }
         failed.map_or(Ok(()), Err)
     }
 
-    async fn end_requests(&mut self, seams: &Seams<'_>, recounting: Recounting) -> Result<(), Failure> {
+    async fn end_requests(
+        &mut self,
+        seams: &Seams<'_>,
+        requests: Vec<(Recount, BTreeSet<FolderId>)>,
+        open: &BTreeSet<FolderId>,
+    ) -> Result<(), Failure> {
         let what = seams.what("say that folders were counted anew");
-        for request in recounting.requests {
-            if recounting.open.is_empty() {
+        for (request, folders) in requests {
+            let waits: BTreeSet<FolderId> = folders.intersection(open).cloned().collect();
+            if waits.is_empty() {
                 patiently(seams.clock, &what, || seams.bucket.end_recount(&request)).await?;
+                self.kept.remove(&request.name());
             } else {
-                self.kept.insert(request.name(), recounting.open.clone());
+                self.kept.insert(request.name(), waits);
             }
         }
         Ok(())
@@ -100,17 +121,18 @@ impl Completer {
     /// What is asked for by makers that have ended; `None` where there is nothing.
     async fn asked_for(&mut self, seams: &Seams<'_>) -> Result<Option<Recounting>, Failure> {
         let what = seams.what("look for folders that backfills and replays have changed");
-        let requests = patiently(seams.clock, &what, || seams.bucket.recounts(seams.topic)).await?;
-        self.kept.retain(|name, _| requests.iter().any(|request| request.name() == *name));
+        let waits = |name: &str| self.kept.get(name).is_some_and(|open| open.iter().all(|id| self.is_open(id)));
+        let read = || seams.bucket.recounts(seams.topic, |name| !waits(name));
+        let (requests, others) = patiently(seams.clock, &what, read).await?;
+        self.kept.retain(|name, _| others.contains(name));
         let mut recounting = Recounting::default();
         for request in requests {
-            let waits = self.kept.get(&request.name()).is_some_and(|open| open.iter().all(|id| self.is_open(id)));
-            if waits || !self.is_looked_at(&request) {
+            if !self.is_looked_at(&request) {
                 continue;
             }
             if patiently(seams.clock, &what, || seams.bucket.has_ended(&request)).await? {
-                self.folders_asked_for(seams, &request, &mut recounting.left).await?;
-                recounting.requests.push(request);
+                let folders = self.folders_asked_for(seams, &request, &mut recounting.left).await?;
+                recounting.requests.push((request, folders));
             }
         }
         Ok((!recounting.requests.is_empty()).then_some(recounting))
@@ -122,14 +144,15 @@ impl Completer {
         !is_replay || request.ranges.iter().all(|range| range.first < self.through(range.partition))
     }
 
-    /// Adds the folders that batches and replays in the ranges have put objects into, with these ranges by Kafka partition. What was not looked at yet is left
-    /// out: it will be.
+    /// Adds the folders that batches and replays in the ranges have put objects into, with these ranges by Kafka partition, and tells which. What was not looked at
+    /// yet is left out: it will be.
     async fn folders_asked_for(
         &mut self,
         seams: &Seams<'_>,
         request: &Recount,
         folders: &mut BTreeMap<FolderId, Ranges>,
-    ) -> Result<(), Failure> {
+    ) -> Result<BTreeSet<FolderId>, Failure> {
+        let mut own = BTreeSet::new();
         for range in &request.ranges {
             let until = self.through(range.partition).min(range.end);
             let wanted = Covered { first: range.first, end: until };
@@ -137,10 +160,11 @@ impl Completer {
                 continue;
             }
             for (id, covered) in seams.touched(range.partition, wanted, self.calendars()).await? {
-                widen(folders.entry(id).or_default(), range.partition, covered);
+                widen(folders.entry(id.clone()).or_default(), range.partition, covered);
+                own.insert(id);
             }
         }
-        Ok(())
+        Ok(own)
     }
 
     /// Counts a folder anew: what is open of it, or its next revision where it is complete. Whether it is open.
@@ -175,8 +199,8 @@ impl Completer {
             let next = Completed { window_end_ms: next.window_end_ms.max(known.window_end_ms), ..next };
             if is_same(&next, &known) {
                 // Whoever made this revision may have died before it was marked, or waited for loaders.
-                seams.mark(&known).await?;
                 self.waits_for_loaders(seams, &known);
+                seams.mark(&known).await?;
                 return Ok(false);
             }
             if patiently(seams.clock, &what, || seams.bucket.put_completed(&next)).await?.is_some() {
@@ -184,10 +208,10 @@ impl Completer {
                 continue;
             }
             seams.tell(&next);
-            seams.mark(&next).await?;
             outcome.revised += 1;
             self.waits_for_loaders(seams, &next);
             self.recently(&next, seams.clock.wall_ms());
+            seams.mark(&next).await?;
             return Ok(false);
         }
         Err(Failure::new(Exit::Unreachable, format!("{what}: other processes complete it again and again")))

@@ -100,6 +100,8 @@ pub struct Completer {
     pub(super) recounting: Option<Recounting>,
     /// Requests that wait for open folders.
     pub(super) kept: Kept,
+    /// Why folders were not counted anew when that was tried last.
+    pub recount_failed: Option<(Exit, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -404,7 +406,14 @@ impl Completer {
                 continue;
             }
             let Some(tally) = state.open.get(&id) else { continue };
-            let completed = match seams.settle(&id, tally, horizon_ms, &mut self.calendars).await {
+            let settled = seams.settle(&id, tally, horizon_ms, &mut self.calendars).await;
+            // What is complete waits for loaders, whatever becomes of its marker.
+            if let Ok((completed, _)) = &settled {
+                for setup in seams.loaders.iter().filter(|setup| setup.takes(&id, completed.window_end_ms)) {
+                    state.loads.enqueue(waiting(setup, completed));
+                }
+            }
+            let completed = match settled.and_then(|(completed, marked)| marked.map(|()| completed)) {
                 Ok(completed) => completed,
                 // A folder that is refused keeps no other one from being completed, and a destination that does not answer none of another one.
                 Err(failure) => {
@@ -421,9 +430,6 @@ impl Completer {
             match completed.revision {
                 1 => outcome.completed += 1,
                 _ => outcome.revised += 1,
-            }
-            for setup in seams.loaders.iter().filter(|setup| setup.takes(&id, completed.window_end_ms)) {
-                state.loads.enqueue(waiting(setup, &completed));
             }
             state.completed_ms.insert(id, now_ms);
             state.recent.push_back(Recent::of(&completed, now_ms));
@@ -498,14 +504,14 @@ impl Seams<'_> {
         Ok(Asked { archived: all.into_iter().map(of).collect() })
     }
 
-    /// Completes one folder: creates its revision unless one covers it, and sees to its marker.
+    /// Completes one folder: creates its revision unless one covers it, and sees to its marker. The inner error: what became of the marker.
     async fn settle(
         &self,
         id: &FolderId,
         tally: &Tally,
         watermark_ms: i64,
         calendars: &mut Calendars,
-    ) -> Result<Completed, Failure> {
+    ) -> Result<(Completed, Result<(), Failure>), Failure> {
         let of = Whose { archive: self.archive, generation: self.bucket.generation(), topic: self.topic };
         let what = self.what(&format!("complete {id}"));
         let newest = || self.bucket.completed(self.topic, id);
@@ -538,8 +544,8 @@ impl Seams<'_> {
                 }
                 self.tell(&next);
             }
-            self.mark(&next).await?;
-            return Ok(next);
+            let marked = self.mark(&next).await;
+            return Ok((next, marked));
         }
         Err(Failure::new(Exit::Unreachable, format!("{what}: other processes complete it again and again")))
     }

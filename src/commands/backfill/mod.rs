@@ -136,8 +136,8 @@ async fn backfill_with(
         drop(coordinator);
         let archived = archive_job(args, config, &site, &made.job, &clock, progress, out).await;
         if site.archive.complete.is_some() && !site.is_elsewhere {
-            // Again: a job that was cancelled meanwhile may have been answered before its last batch was there.
-            let again = Recount::of_job(&made.job.topic, &made.job.name, &made.job.ranges);
+            // Once more: a job that was cancelled meanwhile may have been answered before its last batch was there.
+            let again = Recount::of_job(&made.job.topic, &made.job.name, &made.job.ranges).once_more();
             patiently(&*clock, "ask for folders to be counted anew", || site.ledger.bucket.ask_recount(&again)).await?;
         }
         let ended = archived?;

@@ -7,6 +7,7 @@ use super::{Completion, Core};
 use crate::complete::loads::Worker;
 use crate::complete::round::Completer;
 use crate::consume::Held;
+use crate::exit::Failure;
 use crate::load::work::TAKEN_MAX;
 use crate::pipeline::context::{ArchiveContext, Context};
 use crate::pipeline::partition::Phase;
@@ -66,12 +67,16 @@ async fn round(context: &Arc<Context>, held: &Held, archive: usize, completer: &
         metrics::gauge!("siltstone_complete_until_seconds", &labels).set(horizon_ms as f64 / 1000.0);
     }
     // Offsets go on without it; what was not completed is in the next round.
-    let Some(failure) = failure else {
+    let again = completer.recount_failed.clone().map(|(exit, message)| Failure::new(exit, message));
+    let is_new = failure.is_some();
+    let Some(failure) = failure.or(again) else {
         completer.trouble = None;
         return;
     };
-    metrics::counter!("siltstone_completion_failures_total", "archive" => archive.name.clone()).increment(1);
-    tracing::warn!("{}; trying again in {} s", failure.message, ROUND_MS / 1000);
+    if is_new {
+        metrics::counter!("siltstone_completion_failures_total", "archive" => archive.name.clone()).increment(1);
+        tracing::warn!("{}; trying again in {} s", failure.message, ROUND_MS / 1000);
+    }
     let trouble = completer.trouble.get_or_insert_with(|| context.health.trouble("complete folders"));
     trouble.report(&failure.message);
 }
